@@ -1,0 +1,54 @@
+# make demo | test | lint | bench, on a machine with Python >= 3.11 and make.
+# Each target installs what it needs into .venv, at the versions of envs/constraints.txt.
+
+PYTHON ?= python3
+# Extra flags for every pip call, for example an index with another build of torch.
+PIP_FLAGS ?=
+# Extra arguments of pytest: make test ARGS="-k masks -x"
+ARGS ?=
+
+PIP = .venv/bin/python -m pip install -q --disable-pip-version-check $(PIP_FLAGS) \
+      -c envs/constraints.txt
+# The rules call `python`: it has to be the one in .venv.
+RUN = PATH="$(CURDIR)/.venv/bin:$$PATH"
+
+.PHONY: demo test lint bench
+
+demo: .venv/.demo
+	$(RUN) snakemake --cores 2 all
+	@echo
+	@cat results/tables/planted.md
+	@echo
+	@echo "table:   results/tables/planted.md"
+	@find results/figures -name '*.png' | sort | sed 's/^/figure:  /'
+
+test: .venv/.dev
+	$(RUN) pytest -n 2 $(ARGS)
+
+lint: .venv/.dev
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) snakefmt --check Snakefile rules
+	$(RUN) snakemake --lint
+
+bench: .venv/.demo
+	$(RUN) python benchmarks/objective.py
+
+.venv/bin/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "sparsepo needs Python \
+	3.11 or later, and $(PYTHON) is %d.%d: try make PYTHON=python3.12" % sys.version_info[:2])'
+	@echo "making .venv"
+	@$(PYTHON) -m venv .venv
+
+# torch comes first and alone: it is the large one, and the rest then takes the build that is there.
+.venv/.demo: pyproject.toml envs/constraints.txt | .venv/bin/pip
+	@echo "installing torch into .venv (some minutes)"
+	@$(PIP) torch
+	@echo "installing sparsepo and what it needs (some minutes)"
+	@$(PIP) -e .
+	@touch $@
+
+.venv/.dev: .venv/.demo
+	@echo "installing the tools for tests and linting"
+	@$(PIP) -e '.[dev]'
+	@touch $@
