@@ -1,0 +1,36 @@
+"""Token-level preference alignment of language models, and honest comparisons. Importing this imports no torch."""
+
+from typing import Any
+
+__version__ = "0.1.0"
+
+_LIVES_IN = {
+    "METHODS": "sparsepo.objective.methods",
+    "PreferenceConfig": "sparsepo.config",
+    "PreferenceTrainer": "sparsepo.training.preference",
+    "inspect_pairs": "sparsepo.training.objective",
+    "load_masks": "sparsepo.training.preference",
+    "Preference": "sparsepo.data.records",
+    "UserError": "sparsepo.errors",
+}
+_LIVES_IN |= dict.fromkeys(("Head", "TokenTerms", "token_terms"), "sparsepo.objective.terms")
+_LIVES_IN |= dict.fromkeys(
+    "Side PairLoss dpo cdpo robust hinge ipo simpo dpop tdpo1 tdpo2 sparsepo".split(), "sparsepo.objective.losses"
+)
+_LIVES_IN |= dict.fromkeys(
+    "Views Masks LayerHead LastHead ActivationHead RandomHead UniformHead build_masks".split(),
+    "sparsepo.objective.masks",
+)
+__all__ = sorted(_LIVES_IN)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LIVES_IN:
+        raise AttributeError(f"module 'sparsepo' has no attribute '{name}'")
+    from importlib import import_module
+
+    return getattr(import_module(_LIVES_IN[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

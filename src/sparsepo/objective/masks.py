@@ -1,0 +1,284 @@
+"""Mask heads: modules that give each response token a weight, from what the reference model makes of the text so far.
+
+A head sees features at the position that predicts a token (t - 1 weighs token t), so it never sees the token itself.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Views:
+    """What a mask head may look at, taken from the reference at the positions that predict response tokens.
+
+    states: one (s, t, d) tensor a layer, 1..L, the last after the final norm (the embedding output is not among them).
+    activations: kind -> one (s, t) tensor a module, the mean over the features of what that module computed.
+    valid: (s, t) True on response tokens; what lies elsewhere must not matter.
+    """
+
+    valid: Tensor
+    states: Sequence[Tensor] = ()
+    activations: Mapping[str, Sequence[Tensor]] | None = None
+
+
+class MaskHead(nn.Module):
+    """Abstract: views -> weights (s, t). `looks_at` says which view the head needs."""
+
+    looks_at: Literal["states", "activations", "nothing"] = "nothing"
+
+    def forward(self, views: Views) -> Tensor:
+        raise NotImplementedError
+
+    def calibrate(self, views: Views, zeros: float) -> None:
+        """Set the start so that a share `zeros` of these tokens weigh 0 and the mean weight is 1. Default: nothing."""
+
+
+class LayerHead(MaskHead):
+    r"""Learned over all layers: m_t = ReLU(sum_l c_l ReLU(w_l . LayerNorm(h_l) + b_l)).
+
+    One linear + ReLU a layer, merged by a linear (no bias) + ReLU (arXiv 2410.05102, Eq. 9-10). The LayerNorm shared by
+    all layers is the authors' code, not their paper; it makes the head independent of the scale of a model's states.
+    `inner` puts a hidden width in each layer's map, two feed-forward layers with no nonlinearity between (authors'
+    code). `binary`: the weight is 1 where the merged value is positive, with a straight-through gradient.
+    """
+
+    looks_at = "states"
+
+    def __init__(self, layers: int, width: int, *, inner: int | None = None, binary: bool = False):
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.layer = nn.ModuleList(_projection(width, inner) for _ in range(layers))
+        self.merge = nn.Linear(layers, 1, bias=False)
+        nn.init.constant_(self.merge.weight, 1 / layers)
+        self.binary = binary
+
+    def forward(self, views: Views) -> Tensor:
+        merged = F.relu(self.merge(F.relu(self._per_layer(views.states))))[..., 0]
+        return _straight_through(merged) if self.binary else merged
+
+    def _per_layer(self, states: Sequence[Tensor]) -> Tensor:
+        dtype = self.merge.weight.dtype
+        normed = (self.norm(state.to(dtype)) for state in states)
+        return torch.cat([layer(state) for layer, state in zip(self.layer, normed, strict=True)], -1)
+
+    @torch.no_grad()
+    def calibrate(self, views: Views, zeros: float) -> None:
+        """Standardise each layer's projection on these tokens, then shift all layers until `zeros` of them are dead.
+
+        A weight is 0 where every layer's projection is <= 0, so the shift is a quantile of the largest projection.
+        Left to chance the sign of the merge decides, and one small model in five starts with no live weight at all.
+        """
+        raw = self._per_layer(views.states)[views.valid]
+        for index, layer in enumerate(self.layer):
+            _standardise(layer, raw[:, index])
+        largest = self._per_layer(views.states)[views.valid].amax(-1)
+        _shift(self.layer, -torch.quantile(largest, zeros))
+        if not self.binary:
+            self.merge.weight.div_(_scale_of(self(views)[views.valid].mean()))
+
+
+class LastHead(MaskHead):
+    """Learned over the last layer only: m_t = ReLU(w . h_L + b); `inner` and `binary` as in LayerHead, no LayerNorm."""
+
+    looks_at = "states"
+
+    def __init__(self, width: int, *, inner: int | None = None, binary: bool = False):
+        super().__init__()
+        self.layer = _projection(width, inner)
+        self.binary = binary
+
+    def forward(self, views: Views) -> Tensor:
+        state = views.states[-1].to(next(self.parameters()).dtype)
+        weight = F.relu(self.layer(state))[..., 0]
+        return _straight_through(weight) if self.binary else weight
+
+    @torch.no_grad()
+    def calibrate(self, views: Views, zeros: float) -> None:
+        """As LayerHead.calibrate, for one projection."""
+        state = views.states[-1][views.valid].to(next(self.parameters()).dtype)
+        _standardise(self.layer, self.layer(state)[:, 0])
+        _shift([self.layer], -torch.quantile(self.layer(state)[:, 0], zeros))
+        if not self.binary:
+            scale = _scale_of(self(views)[views.valid].mean())
+            _last_linear(self.layer).weight.div_(scale)
+            _last_linear(self.layer).bias.div_(scale)
+
+
+class ActivationHead(MaskHead):
+    """MaPO: the weight is read off the reference's activations; nothing is learned.
+
+    Each module's output is averaged over its features and z-scored over the response; kinds of modules count equally.
+    `minmax` (the authors' code): each vector is then rescaled to [0, 1] over the response. `zscore` (the paper's text):
+    it is not, and half the weights are negative. Where all values are equal (one token, say) there is nothing to
+    compare: the rescaled weight is 1 and the z-score 0. The authors' rounding of statistics to float16 is left out.
+    """
+
+    looks_at = "activations"
+
+    def __init__(self, kinds: Sequence[str], normalisation: Literal["minmax", "zscore"]):
+        super().__init__()
+        self.kinds = tuple(kinds)
+        self.normalise = {"minmax": _minmax, "zscore": _zscore}[normalisation]
+
+    def forward(self, views: Views) -> Tensor:
+        activations = views.activations or {}
+        per_kind = [
+            torch.stack([self.normalise(values, views.valid) for values in activations[kind]]).mean(0)
+            for kind in self.kinds
+        ]
+        return torch.stack(per_kind).mean(0)
+
+
+class RandomHead(MaskHead):
+    """Uniform in [0, 1), drawn anew for each batch: the control that says whether *where* matters."""
+
+    def forward(self, views: Views) -> Tensor:
+        return torch.rand(views.valid.shape, device=views.valid.device)
+
+
+class UniformHead(MaskHead):
+    """Weight 1 everywhere: in the released form this is TDPO v1."""
+
+    def forward(self, views: Views) -> Tensor:
+        return torch.ones(views.valid.shape, device=views.valid.device)
+
+
+class Masks(nn.Module):
+    """The two weights of a method, m_u on the reward and m_d on the KL, and what they cost.
+
+    `heads` maps `common` to the one head of both, or `u` and `d` to a head each; a side without a head weighs 1.
+    """
+
+    def __init__(self, heads: Mapping[str, MaskHead], *, l1_u: float = 0.0, l1_d: float = 0.0, zeros: float = 0.25):
+        super().__init__()
+        self.heads = nn.ModuleDict(heads)
+        self.l1_u, self.l1_d, self.zeros = l1_u, l1_d, zeros
+
+    @property
+    def looks_at(self) -> set[str]:
+        return {head.looks_at for head in self.heads.values()}
+
+    @property
+    def learned(self) -> bool:
+        return any(True for _ in self.parameters())
+
+    def forward(self, views: Views) -> tuple[Tensor, Tensor]:
+        """m_u and m_d, each (s, t)."""
+        weights = {name: head(views) for name, head in self.heads.items()}
+        if "common" in weights:
+            return weights["common"], weights["common"]
+        ones = torch.ones(views.valid.shape, device=views.valid.device)
+        return weights.get("u", ones), weights.get("d", ones)
+
+    def calibrate(self, views: Views) -> None:
+        """Start every learned head alive on these tokens; see MaskHead.calibrate."""
+        for head in self.heads.values():
+            head.calibrate(views, self.zeros)
+
+    def penalty(self, m_u: Tensor, m_d: Tensor, valid: Tensor) -> Tensor:
+        """(s, t) -> (s,): l1_u sum |m_u| + l1_d sum |m_d| over response tokens, of the sides that have a head.
+
+        A common mask pays the mean of the two coefficients once, as in the authors' code.
+        """
+        share = {"u": self.l1_u, "d": self.l1_d}
+        if "common" in self.heads:
+            share = {"u": (self.l1_u + self.l1_d) / 2}
+        norms = {"u": m_u.abs().where(valid, 0.0).sum(-1), "d": m_d.abs().where(valid, 0.0).sum(-1)}
+        sides = [side for side in share if side in self.heads or "common" in self.heads]
+        return torch.stack([share[side] * norms[side] for side in sides]).sum(0)
+
+
+def build_masks(
+    layers: int,
+    width: int,
+    *,
+    head: str = "layers",
+    share: str = "common",
+    kinds: Sequence[str] = ("mlp", "attention", "residual"),
+    normalisation: Literal["minmax", "zscore"] = "minmax",
+    l1_u: float = 0.0,
+    l1_d: float = 0.0,
+    initial_zeros: float = 0.25,
+) -> Masks:
+    """Masks for a reference of `layers` layers of `width`. Raises ValueError naming the allowed heads and shares."""
+    heads = {
+        "layers": lambda: LayerHead(layers, width),
+        "last": lambda: LastHead(width),
+        "feed_forward_layers": lambda: LayerHead(layers, width, inner=200),
+        "feed_forward_last": lambda: LastHead(width, inner=200),
+        "binary_layers": lambda: LayerHead(layers, width, binary=True),
+        "binary_last": lambda: LastHead(width, binary=True),
+        "activations": lambda: ActivationHead(kinds, normalisation),
+        "random": RandomHead,
+        "uniform": UniformHead,
+    }
+    if head not in heads:
+        raise ValueError(f"mask head '{head}' is unknown; allowed: {', '.join(heads)}")
+    sides = {"common": ("common",), "independent": ("u", "d"), "reward_only": ("u",), "kl_only": ("d",)}
+    if share not in sides:
+        raise ValueError(f"mask share '{share}' is unknown; allowed: {', '.join(sides)}")
+    made = {side: heads[head]() for side in sides[share]}
+    return Masks(made, l1_u=l1_u, l1_d=l1_d, zeros=initial_zeros)
+
+
+def _projection(width: int, inner: int | None) -> nn.Module:
+    if inner is None:
+        return nn.Linear(width, 1)
+    return nn.Sequential(nn.Linear(width, inner), nn.Linear(inner, 1))
+
+
+def _last_linear(projection: nn.Module) -> nn.Linear:
+    return [module for module in projection.modules() if isinstance(module, nn.Linear)][-1]
+
+
+def _standardise(projection: nn.Module, values: Tensor) -> None:
+    """Rescale and shift the projection so that `values` (n,), its outputs, get mean 0 and deviation 1."""
+    scale = _scale_of(values.std(correction=0))
+    linear = _last_linear(projection)
+    linear.weight.div_(scale)
+    linear.bias.copy_((linear.bias - values.mean()) / scale)
+
+
+def _scale_of(spread: Tensor) -> Tensor:
+    """What to divide by: 1 where there is nothing to tell apart (one token, or all alike), as 1 / 0 is no weight."""
+    return torch.where(spread > 1e-4, spread, 1.0)
+
+
+def _shift(projections: Sequence[nn.Module], amount: Tensor) -> None:
+    for projection in projections:
+        _last_linear(projection).bias.add_(amount)
+
+
+def _straight_through(weight: Tensor) -> Tensor:
+    """1 where weight > 0 else 0, with the gradient of `weight`."""
+    return weight + ((weight > 0).to(weight.dtype) - weight).detach()
+
+
+def _zscore(values: Tensor, valid: Tensor) -> Tensor:
+    """(s, t): (x - mean) / deviation over the valid tokens of each row (unbiased deviation); 0 where it is 0."""
+    count = valid.sum(-1, keepdim=True)
+    values = values.to(torch.promote_types(values.dtype, torch.float32)).where(valid, 0.0)
+    centred = (values - values.sum(-1, keepdim=True) / count).where(valid, 0.0)
+    deviation = (centred.square().sum(-1, keepdim=True) / (count - 1).clamp_min(1)).sqrt()
+    low, high = _extremes(values, valid)  # not the deviation: a mean of equal numbers need not equal them
+    return torch.where(high > low, centred / deviation, 0.0).where(valid, 0.0)
+
+
+def _minmax(values: Tensor, valid: Tensor) -> Tensor:
+    """(s, t): rescaled to [0, 1] over the valid tokens of each row; 1 where all are equal."""
+    values = values.to(torch.promote_types(values.dtype, torch.float32))
+    low, high = _extremes(values, valid)
+    return torch.where(high > low, (values - low) / (high - low), 1.0).where(valid, 0.0)
+
+
+def _extremes(values: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Least and largest valid value of each row, (s, 1)."""
+    return (
+        values.where(valid, torch.inf).amin(-1, keepdim=True),
+        values.where(valid, -torch.inf).amax(-1, keepdim=True),
+    )

@@ -1,0 +1,230 @@
+"""THE table: method -> loss, masks, what it needs, defaults, equation, source. Plain data, without torch."""
+
+import difflib
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sparsepo.errors import UserError
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row. `loss` names a function of `losses.py`; `hyper` are its keywords with defaults.
+
+    `masks` and `fixed` are keywords of `masks.build_masks`; both empty: no token weights. A config may set the keys of
+    `hyper` and `masks` (to what `ALLOWED` says), `fixed` makes the method what it is.
+    """
+
+    label: str
+    loss: str
+    hyper: Mapping[str, Any]
+    equation: str
+    source: str
+    masks: Mapping[str, Any] = field(default_factory=dict)
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    needs_reference: bool = True
+    kl: str | None = None
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Every name a config may set, with its default."""
+        return {**self.hyper, **self.masks}
+
+    @property
+    def has_masks(self) -> bool:
+        return bool(self.fixed)
+
+    def split(self, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Defaults overridden by `given`, as (keywords of the loss, keywords of build_masks)."""
+        values = {**self.parameters, **given}
+        masks = {**{name: values[name] for name in self.masks}, **self.fixed}
+        return {name: values[name] for name in self.hyper}, masks
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """What a parameter may be: one of `choices`, or a number between `low` and `high` (low excluded if `above`)."""
+
+    choices: tuple[str, ...] = ()
+    low: float = float("-inf")
+    high: float = float("inf")
+    above: bool = False
+    subset: bool = False
+
+    def admits(self, value: Any) -> bool:
+        """Whether `value` is one that this parameter may take."""
+        if self.subset:
+            return isinstance(value, list | tuple) and bool(value) and all(item in self.choices for item in value)
+        if self.choices:
+            return value in self.choices
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            return False
+        return (value > self.low if self.above else value >= self.low) and value < self.high
+
+    def __str__(self) -> str:
+        if self.choices:
+            return ("some of " if self.subset else "one of ") + ", ".join(self.choices)
+        lower = f"{'>' if self.above else '>='} {self.low:g}"
+        return f"a number {lower}" + ("" if self.high == float("inf") else f" and < {self.high:g}")
+
+
+_LEARNED = ("layers", "last", "feed_forward_layers", "feed_forward_last", "binary_layers", "binary_last")
+ALLOWED = {
+    "beta": Allowed(low=0, above=True),
+    "gamma": Allowed(low=0),
+    "alpha": Allowed(low=0),
+    "penalty": Allowed(low=0),
+    "label_smoothing": Allowed(low=0, high=0.5),
+    "reduction": Allowed(choices=("sum", "mean")),
+    "form": Allowed(choices=("paper", "released")),
+    "head": Allowed(choices=(*_LEARNED, "random", "uniform")),
+    "l1_u": Allowed(low=0),
+    "l1_d": Allowed(low=0),
+    "initial_zeros": Allowed(low=0, high=1),
+    "kinds": Allowed(choices=("mlp", "attention", "residual"), subset=True),
+    "normalisation": Allowed(choices=("minmax", "zscore")),
+}
+
+_LEARNED_MASKS = {"head": "layers", "l1_u": 0.0, "l1_d": 0.0, "initial_zeros": 0.25}
+
+METHODS: dict[str, Method] = {
+    "dpo": Method(
+        label="DPO",
+        loss="dpo",
+        hyper={"beta": 0.1},
+        equation="-log σ(β h), h = Σ log π/ref (chosen) - Σ log π/ref (rejected)",
+        source="Rafailov et al. 2023",
+    ),
+    "cdpo": Method(
+        label="cDPO",
+        loss="cdpo",
+        hyper={"beta": 0.1, "label_smoothing": 0.1},
+        equation="-(1-ε) log σ(β h) - ε log σ(-β h)",
+        source="Mitchell 2023",
+    ),
+    "robust": Method(
+        label="robust DPO",
+        loss="robust",
+        hyper={"beta": 0.1, "label_smoothing": 0.1},
+        equation="[-(1-ε) log σ(β h) + ε log σ(-β h)] / (1-2ε)",
+        source="Chowdhury et al. 2024",
+    ),
+    "hinge": Method(
+        label="hinge",
+        loss="hinge",
+        hyper={"beta": 0.1},
+        equation="max(0, 1 - β h)",
+        source="Zhao et al. 2023 (SLiC-HF)",
+    ),
+    "ipo": Method(
+        label="IPO",
+        loss="ipo",
+        hyper={"beta": 0.1, "reduction": "sum"},
+        equation="(h - 1/(2β))²",
+        source="Azar et al. 2023",
+    ),
+    "simpo": Method(
+        label="SimPO",
+        loss="simpo",
+        hyper={"beta": 2.5, "gamma": 0.3},
+        equation="-log σ(β (mean log π (chosen) - mean log π (rejected)) - γ)",
+        source="Meng et al. 2024",
+        needs_reference=False,
+    ),
+    "dpop": Method(
+        label="DPOP",
+        loss="dpop",
+        hyper={"beta": 0.1, "penalty": 50.0},
+        equation="-log σ(β [h - λ max(0, Σ log ref/π (chosen))]), λ = penalty",
+        source="Pal et al. 2024 (Smaug)",
+    ),
+    "tdpo1": Method(
+        label="TDPO v1",
+        loss="tdpo1",
+        hyper={"beta": 0.1},
+        equation="-log σ(β [h - (F_r - F_c)]), F = Σ KL(ref‖π)",
+        source="Zeng et al. 2024",
+        kl="forward",
+    ),
+    "tdpo2": Method(
+        label="TDPO v2",
+        loss="tdpo2",
+        hyper={"beta": 0.1, "alpha": 0.5},
+        equation="-log σ(β [h - α (F_r - sg F_c)]), F = Σ KL(ref‖π)",
+        source="Zeng et al. 2024",
+        kl="forward",
+    ),
+    "mapo": Method(
+        label="MaPO",
+        loss="sparsepo",
+        hyper={"beta": 0.1, "form": "paper"},
+        equation="SparsePO with m_u = m_d read off the reference's activations",
+        source="arXiv 2410.05102, Section 3.2",
+        masks={"kinds": ("mlp", "attention", "residual"), "normalisation": "minmax"},
+        fixed={"head": "activations", "share": "common"},
+        kl="reverse (paper form), forward (released form)",
+    ),
+    "sparsepo_common": Method(
+        label="SparsePO (common)",
+        loss="sparsepo",
+        hyper={"beta": 0.1, "form": "paper"},
+        equation="-log σ(u - δ), u = β Δ Σ m_u log π/ref, δ = β Δ Σ m_d KL(π‖ref), m_u = m_d learned",
+        source="arXiv 2410.05102, Eq. 6-10",
+        masks=_LEARNED_MASKS,
+        fixed={"share": "common"},
+        kl="reverse (paper form), forward (released form)",
+    ),
+    "sparsepo_independent": Method(
+        label="SparsePO (independent)",
+        loss="sparsepo",
+        hyper={"beta": 0.1, "form": "paper"},
+        equation="-log σ(u - δ) as above, m_u and m_d learned apart",
+        source="arXiv 2410.05102, Eq. 6-10",
+        masks=_LEARNED_MASKS,
+        fixed={"share": "independent"},
+        kl="reverse (paper form), forward (released form)",
+    ),
+    "sparsepo_reward_only": Method(
+        label="SparsePO (reward only)",
+        loss="sparsepo",
+        hyper={"beta": 0.1, "form": "paper"},
+        equation="-log σ(u - δ) as above, m_u learned, m_d = 1",
+        source="arXiv 2410.05102, Section 5 (ablation)",
+        masks=_LEARNED_MASKS,
+        fixed={"share": "reward_only"},
+        kl="reverse (paper form), forward (released form)",
+    ),
+    "sparsepo_kl_only": Method(
+        label="SparsePO (KL only)",
+        loss="sparsepo",
+        hyper={"beta": 0.1, "form": "paper"},
+        equation="-log σ(u - δ) as above, m_u = 1, m_d learned",
+        source="arXiv 2410.05102, Section 5 (ablation)",
+        masks=_LEARNED_MASKS,
+        fixed={"share": "kl_only"},
+        kl="reverse (paper form), forward (released form)",
+    ),
+}
+
+
+def check_parameters(method: str, given: Mapping[str, Any]) -> Method:
+    """The method's row. Raises UserError for an unknown method or parameter, or a value it may not take."""
+    if method not in METHODS:
+        raise UserError(f"method '{method}' is unknown; {nearest(method, METHODS)}")
+    row = METHODS[method]
+    for name, value in given.items():
+        if name not in row.parameters:
+            raise UserError(f"method '{method}' has no parameter '{name}'; {nearest(name, row.parameters)}")
+        if not ALLOWED[name].admits(value):
+            raise UserError(f"parameter '{name}' of '{method}' must be {ALLOWED[name]}, not {value!r}")
+    return row
+
+
+def nearest(name: str, allowed: Iterable[str]) -> str:
+    """The end of a sentence that refuses `name`: what is allowed, and the nearest of it."""
+    allowed = list(allowed)
+    close = difflib.get_close_matches(str(name), allowed, n=1, cutoff=0.5)
+    hint = f"; did you mean '{close[0]}'?" if close else ""
+    return f"allowed: {', '.join(allowed)}{hint}"

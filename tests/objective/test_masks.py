@@ -1,0 +1,370 @@
+"""Mask heads: values by hand, a start that is alive, and what may never reach a weight."""
+
+import itertools
+
+import pytest
+import torch
+
+from sparsepo.objective.masks import (
+    ActivationHead,
+    LastHead,
+    LayerHead,
+    MaskHead,
+    Masks,
+    RandomHead,
+    UniformHead,
+    Views,
+    build_masks,
+)
+
+NAN = float("nan")
+LEARNED = ["layers", "last", "feed_forward_layers", "feed_forward_last", "binary_layers", "binary_last"]
+LAYERS, WIDTH = 3, 8
+
+
+def set_(parameter, values):
+    with torch.no_grad():
+        parameter.copy_(torch.tensor(values))
+
+
+def views_of(*states, valid=None):
+    """Views of hidden states, one (s, t, d) nested list a layer."""
+    tensors = [torch.tensor(state) for state in states]
+    if valid is None:
+        valid = [[True] * tensors[0].shape[1]] * tensors[0].shape[0]
+    return Views(valid=torch.tensor(valid), states=tensors)
+
+
+# --- learned heads by hand
+
+
+def layer_head(binary=False):
+    r"""Two layers of width 2; a LayerNorm of (a, b) is (1, -1) if a > b, (-1, 1) if a < b.
+
+    w_1 = (2, 0), b_1 = 1 gives 3 or -1; w_2 = (0, 1), b_2 = 0.5 gives -0.5 or 1.5; merged with (1, -1).
+    """
+    head = LayerHead(2, 2, binary=binary)
+    set_(head.layer[0].weight, [[2.0, 0.0]])
+    set_(head.layer[0].bias, [1.0])
+    set_(head.layer[1].weight, [[0.0, 1.0]])
+    set_(head.layer[1].bias, [0.5])
+    set_(head.merge.weight, [[1.0, -1.0]])
+    return head
+
+
+HIGH, LOW = [100.0, 0.0], [0.0, 100.0]  # far enough apart that the epsilon of a LayerNorm does not count
+HAND = views_of([[HIGH, HIGH, LOW, LOW]], [[HIGH, LOW, HIGH, LOW]])
+
+
+def test_a_layer_head_is_the_number_worked_out_by_hand():
+    """ReLU(ReLU(3) - ReLU(-0.5)) = 3, ReLU(3 - 1.5) = 1.5, ReLU(ReLU(-1) - ReLU(-0.5)) = 0, ReLU(0 - 1.5) = 0."""
+    assert layer_head()(HAND)[0].tolist() == pytest.approx([3.0, 1.5, 0.0, 0.0], abs=1e-5)
+    assert layer_head(binary=True)(HAND).tolist() == [[1.0, 1.0, 0.0, 0.0]]
+
+
+def test_a_binary_head_has_the_gradient_of_the_head_without_it():
+    plain, binary = layer_head(), layer_head(binary=True)
+    for head in (plain, binary):
+        (head(HAND) * torch.tensor([1.0, 2.0, 3.0, 4.0])).sum().backward()
+    for mine, theirs in zip(binary.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad)
+    assert binary.merge.weight.grad.abs().sum() > 0
+
+
+def test_the_layers_share_one_norm_with_learned_gain_and_shift():
+    """Gain 2 and shift 1 make (3, -1) or (-1, 3): layer 1 gives 7 or -1, layer 2 gives -0.5 or 3.5."""
+    head = layer_head()
+    set_(head.norm.weight, [2.0, 2.0])
+    set_(head.norm.bias, [1.0, 1.0])
+    assert head(HAND)[0].tolist() == pytest.approx([7.0, 3.5, 0.0, 0.0], abs=1e-4)
+
+
+def test_the_scale_of_the_states_does_not_reach_a_layer_head():
+    larger = views_of(*[(50 * state).tolist() for state in HAND.states])
+    torch.testing.assert_close(layer_head()(larger), layer_head()(HAND), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("binary, expected", [(False, [[5.0, 0.5, 0.0]]), (True, [[1.0, 1.0, 0.0]])])
+def test_a_last_head_is_the_number_worked_out_by_hand(binary, expected):
+    """w = (1, -2), b = 0.5 on the last layer alone: 1.5 + 3 + 0.5, 2 - 2 + 0.5, -1 - 2 + 0.5."""
+    head = LastHead(2, binary=binary)
+    set_(head.layer.weight, [[1.0, -2.0]])
+    set_(head.layer.bias, [0.5])
+    views = views_of([[[NAN, NAN]] * 3], [[[1.5, -1.5], [2.0, 1.0], [-1.0, 1.0]]])
+    assert head(views).tolist() == expected
+
+
+def test_a_feed_forward_head_is_two_maps_with_no_nonlinearity_between():
+    """Inner (x, -y, x + y) of (1, -3) is (1, 3, -2), then 1 - 3 * 3 - 2 * -2 + 5 = 1, with no ReLU on the -2."""
+    head = LastHead(2, inner=3)
+    set_(head.layer[0].weight, [[1.0, 0.0], [0.0, -1.0], [1.0, 1.0]])
+    set_(head.layer[0].bias, [0.0, 0.0, 0.0])
+    set_(head.layer[1].weight, [[1.0, -3.0, -2.0]])
+    set_(head.layer[1].bias, [5.0])
+    assert head(views_of([[[1.0, -3.0]]])).tolist() == [[1.0]]
+
+
+# --- calibration
+
+
+def random_views(seed, sequences=12, tokens=20, scale=1.0, padding=1e4):
+    """States with a common offset, so that an uncalibrated head would be one-sided; responses of 1 to 20 tokens.
+
+    States outside the responses are `padding`.
+    """
+    draw = torch.Generator().manual_seed(seed)
+    valid = torch.arange(tokens) < torch.randint(1, tokens + 1, (sequences, 1), generator=draw)
+    offset = 3 * torch.randn(WIDTH, generator=torch.Generator().manual_seed(1))
+    states = [scale * (offset + torch.randn(sequences, tokens, WIDTH, generator=draw)) for _ in range(LAYERS)]
+    return Views(valid=valid, states=[state.where(valid[..., None], padding) for state in states])
+
+
+def built(head, seed):
+    torch.manual_seed(seed)
+    return build_masks(LAYERS, WIDTH, head=head).heads["common"]
+
+
+@pytest.mark.parametrize("zeros", [0.0, 0.25, 0.6])
+@pytest.mark.parametrize("head", LEARNED)
+def test_a_calibrated_head_has_the_wanted_zeros_and_mean_weight_one(head, zeros):
+    for seed in range(20):
+        made, views = built(head, seed), random_views(seed)
+        made.calibrate(views, zeros)
+        weights = made(views)[views.valid].detach()
+        share = float((weights == 0).float().mean())
+        # the token at the quantile itself may fall either way
+        assert abs(share - zeros) <= 1.5 / len(weights)
+        if head.startswith("binary"):
+            assert set(weights.tolist()) <= {0.0, 1.0}
+        else:
+            assert float(weights.mean()) == pytest.approx(1.0, abs=1e-4)
+
+
+@pytest.mark.parametrize("head", LEARNED)
+def test_a_calibrated_head_is_alive_on_an_unseen_batch(head):
+    for seed in range(20):
+        made = built(head, seed)
+        made.calibrate(random_views(seed), 0.25)
+        unseen = random_views(1000 + seed)
+        weights = made(unseen)[unseen.valid]
+        assert (weights == 0).any() and (weights > 0).any()
+        weights.sum().backward()
+        assert all(p.grad.abs().sum() > 0 for n, p in made.named_parameters() if not n.startswith("norm"))
+
+
+@pytest.mark.parametrize("head", ["layers", "last"])
+def test_calibration_copes_with_states_of_any_scale(head):
+    for scale in (1e-3, 1e3):
+        made, views = built(head, 0), random_views(0, scale=scale)
+        made.calibrate(views, 0.25)
+        weights = made(views)[views.valid].detach()
+        assert float(weights.mean()) == pytest.approx(1.0, abs=1e-3)
+        assert 0.2 <= float((weights == 0).float().mean()) <= 0.3
+
+
+@pytest.mark.parametrize("head", LEARNED)
+def test_calibration_of_a_single_token_or_of_equal_ones_leaves_a_finite_head(head):
+    for seed, views in enumerate(
+        [views_of(*[[[[1.0] * WIDTH]]] * LAYERS), views_of(*[[[[0.5] * WIDTH] * 5]] * LAYERS)]
+    ):
+        made = built(head, seed)
+        made.calibrate(views, 0.25)
+        assert made(views).isfinite().all()
+        assert all(parameter.isfinite().all() for parameter in made.parameters())
+
+
+@pytest.mark.parametrize("head", LEARNED)
+def test_calibration_leaves_no_trace_in_the_graph(head):
+    made, views = built(head, 0), random_views(0)
+    made.calibrate(views, 0.25)
+    assert all(parameter.is_leaf and parameter.requires_grad for parameter in made.parameters())
+
+
+def test_both_heads_of_independent_masks_are_calibrated():
+    torch.manual_seed(0)
+    masks, views = build_masks(LAYERS, WIDTH, share="independent", initial_zeros=0.5), random_views(3)
+    masks.calibrate(views)
+    m_u, m_d = (weights[views.valid].detach() for weights in masks(views))
+    assert not torch.equal(m_u, m_d)
+    for weights in (m_u, m_d):
+        assert float((weights == 0).float().mean()) == pytest.approx(0.5, abs=0.02)
+        assert float(weights.mean()) == pytest.approx(1.0, abs=1e-4)
+
+
+@pytest.mark.parametrize("padding", [1e4, NAN])
+@pytest.mark.parametrize("head", LEARNED)
+def test_padding_reaches_neither_calibration_nor_the_weight_of_a_response_token(head, padding):
+    weights = []
+    for fill in (0.0, padding):
+        made, views = built(head, 0), random_views(5, padding=fill)
+        made.calibrate(views, 0.25)
+        weights.append(made(views)[views.valid])
+    assert torch.equal(*weights)
+
+
+@pytest.mark.parametrize("head", LEARNED)
+def test_padding_reaches_no_gradient_of_a_learned_head(head):
+    grads = []
+    for fill in (0.0, 1e4):
+        made, views = built(head, 0), random_views(5, padding=fill)
+        made(views).where(views.valid, 0.0).sum().backward()
+        grads.append([parameter.grad for parameter in made.parameters()])
+    for mine, theirs in zip(*grads, strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+# --- activation heads
+
+
+def activation_views(*modules, valid=None, kind="mlp"):
+    values = [torch.tensor(module) for module in modules]
+    valid = torch.ones(values[0].shape, dtype=torch.bool) if valid is None else torch.tensor(valid)
+    return Views(valid=valid, activations={kind: values})
+
+
+def test_minmax_weights_are_the_numbers_worked_out_by_hand():
+    """(2, 4, 6) is rescaled to (0, 0.5, 1), (3, 1, 2) to (1, 0, 0.5); their mean follows."""
+    views = activation_views([[2.0, 4.0, 6.0]], [[3.0, 1.0, 2.0]])
+    assert ActivationHead(("mlp",), "minmax")(views).tolist() == [[0.5, 0.25, 0.75]]
+
+
+def test_zscore_weights_are_the_numbers_worked_out_by_hand():
+    """(2, 4, 6): mean 4, unbiased deviation 2."""
+    views = activation_views([[2.0, 4.0, 6.0]])
+    assert ActivationHead(("mlp",), "zscore")(views).tolist() == [[-1.0, 0.0, 1.0]]
+
+
+def test_kinds_count_equally_however_many_modules_they_have():
+    """Three modules say (0, 1), one of another kind says (1, 0)."""
+    up, down = torch.tensor([[1.0, 2.0]]), torch.tensor([[2.0, 1.0]])
+    views = Views(valid=torch.tensor([[True, True]]), activations={"mlp": [up, up, up], "residual": [down]})
+    assert ActivationHead(("mlp", "residual"), "minmax")(views).tolist() == [[0.5, 0.5]]
+    assert ActivationHead(("residual",), "minmax")(views).tolist() == [[1.0, 0.0]]
+
+
+@pytest.mark.parametrize("normalisation, lonely", [("minmax", 1.0), ("zscore", 0.0)])
+def test_a_response_with_nothing_to_compare_gets_a_defined_weight(normalisation, lonely):
+    """One token, or the same activation at all tokens."""
+    views = activation_views([[5.0, NAN, NAN], [7.0, 7.0, 7.0]], valid=[[True, False, False], [True, True, True]])
+    weights = ActivationHead(("mlp",), normalisation)(views)
+    assert weights[0, 0] == lonely
+    assert weights[1].tolist() == [lonely] * 3
+
+
+@pytest.mark.parametrize("normalisation", ["minmax", "zscore"])
+@pytest.mark.parametrize("padding", [NAN, float("inf"), -float("inf"), 1e6])
+def test_padding_never_reaches_an_activation_weight(normalisation, padding):
+    head = ActivationHead(("mlp",), normalisation)
+    alone = head(activation_views([[1.0, 4.0, 2.0]]))
+    padded = activation_views([[1.0, 4.0, 2.0, padding]], valid=[[True, True, True, False]])
+    assert head(padded)[:, :3].tolist() == alone.tolist()
+    assert head(padded)[0, 3] == 0.0
+
+
+def test_activation_weights_do_not_depend_on_scale_or_offset():
+    head = ActivationHead(("mlp",), "minmax")
+    assert head(activation_views([[10.0, 70.0, 30.0]])).tolist() == head(activation_views([[1.0, 7.0, 3.0]])).tolist()
+
+
+def test_constant_activations_that_are_not_exact_in_binary_are_still_constant():
+    """The mean of five 0.1 is not 0.1 in floating point; were the z-score not 0, rounding would decide a weight."""
+    for count, value in itertools.product((3, 5, 7, 10), (0.1, 0.7, 1e-3, 123.456)):
+        views = activation_views([[value] * count])
+        assert ActivationHead(("mlp",), "zscore")(views).abs().max() < 1e-3
+        assert ActivationHead(("mlp",), "minmax")(views).tolist() == [[1.0] * count]
+
+
+def test_half_precision_activations_are_normalised_in_float32():
+    views = activation_views([[2.0, 4.0, 6.0]])
+    half = Views(valid=views.valid, activations={"mlp": [views.activations["mlp"][0].bfloat16()]})
+    assert ActivationHead(("mlp",), "minmax")(half).dtype == torch.float32
+
+
+# --- controls
+
+
+def test_random_weights_are_uniform_and_drawn_anew():
+    torch.manual_seed(0)
+    views = Views(valid=torch.ones(50, 200, dtype=torch.bool))
+    first, second = RandomHead()(views), RandomHead()(views)
+    assert not torch.equal(first, second)
+    assert first.min() >= 0 and first.max() < 1
+    assert float(first.mean()) == pytest.approx(0.5, abs=0.01)
+    assert float(first.var()) == pytest.approx(1 / 12, abs=0.005)
+
+
+def test_uniform_weights_are_one():
+    assert UniformHead()(Views(valid=torch.ones(2, 3, dtype=torch.bool))).tolist() == [[1.0] * 3] * 2
+
+
+# --- Masks
+
+
+class Constant(MaskHead):
+    """A head for tests: the same weight everywhere."""
+
+    def __init__(self, value):
+        super().__init__()
+        self.value = value
+
+    def forward(self, views):
+        return torch.full(views.valid.shape, self.value)
+
+
+THREE = Views(valid=torch.tensor([[True, True, True], [True, False, False]]))
+
+
+@pytest.mark.parametrize(
+    "heads, m_u, m_d, penalty",
+    [
+        # l1_u = 0.1, l1_d = 0.3, weights 2 (or -2) on the reward and 5 on the KL; 3 tokens and 1 token
+        ({"common": 2.0}, 2.0, 2.0, [0.2 * 3 * 2, 0.2 * 2]),  # the mean of the coefficients, once
+        ({"u": -2.0, "d": 5.0}, -2.0, 5.0, [0.1 * 6 + 0.3 * 15, 0.1 * 2 + 0.3 * 5]),
+        ({"u": 2.0}, 2.0, 1.0, [0.1 * 6, 0.1 * 2]),  # a side without a head weighs 1 and pays nothing
+        ({"d": 5.0}, 1.0, 5.0, [0.3 * 15, 0.3 * 5]),
+    ],
+)
+def test_weights_and_penalty_follow_from_which_sides_have_a_head(heads, m_u, m_d, penalty):
+    masks = Masks({side: Constant(value) for side, value in heads.items()}, l1_u=0.1, l1_d=0.3)
+    weights = masks(THREE)
+    assert [set(w.flatten().tolist()) for w in weights] == [{m_u}, {m_d}]
+    assert masks.penalty(*weights, THREE.valid).tolist() == pytest.approx(penalty)
+
+
+def test_the_penalty_counts_response_tokens_alone():
+    masks = Masks({"u": Constant(1.0), "d": Constant(1.0)}, l1_u=1.0, l1_d=1.0)
+    weights = torch.tensor([[1.0, -2.0, NAN], [3.0, NAN, NAN]], requires_grad=True)
+    valid = torch.tensor([[True, True, False], [True, False, False]])
+    penalty = masks.penalty(weights, weights, valid)
+    assert penalty.tolist() == [6.0, 6.0]
+    penalty.sum().backward()
+    assert weights.grad.tolist() == [[2.0, -2.0, 0.0], [2.0, 0.0, 0.0]]
+
+
+@pytest.mark.parametrize("share, sides", [("common", ["common"]), ("independent", ["u", "d"])])
+@pytest.mark.parametrize("head", [*LEARNED, "activations", "random", "uniform"])
+def test_every_head_comes_in_every_share(head, share, sides):
+    masks = build_masks(LAYERS, WIDTH, head=head, share=share)
+    assert list(masks.heads) == sides
+    assert masks.learned == (head in LEARNED)
+    needs = {"activations": "activations", "random": "nothing", "uniform": "nothing"}.get(head, "states")
+    assert masks.looks_at == {needs}
+
+
+@pytest.mark.parametrize("share, side", [("reward_only", "u"), ("kl_only", "d")])
+def test_an_ablated_side_has_no_head(share, side):
+    assert list(build_masks(LAYERS, WIDTH, share=share).heads) == [side]
+
+
+def test_an_unknown_head_or_share_is_refused_with_what_is_allowed():
+    with pytest.raises(ValueError, match="mask head 'layer' is unknown; allowed: layers, last, .*uniform"):
+        build_masks(LAYERS, WIDTH, head="layer")
+    with pytest.raises(
+        ValueError, match="mask share 'both' is unknown; allowed: common, independent, reward_only, kl_"
+    ):
+        build_masks(LAYERS, WIDTH, share="both")
+
+
+def test_a_model_with_more_layers_than_the_head_was_built_for_is_refused():
+    with pytest.raises(ValueError):
+        LayerHead(2, 2)(views_of([[HIGH]], [[HIGH]], [[HIGH]]))

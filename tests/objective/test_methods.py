@@ -1,0 +1,149 @@
+"""The table of methods agrees with the code it names, and refuses what no method can take."""
+
+import inspect
+
+import pytest
+
+from sparsepo.errors import UserError
+from sparsepo.objective import losses
+from sparsepo.objective.masks import Masks, build_masks
+from sparsepo.objective.methods import ALLOWED, METHODS, check_parameters, nearest
+
+
+def keyword_only(function):
+    parameters = inspect.signature(function).parameters.values()
+    return {parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_row_names_a_loss_and_exactly_its_keywords(method):
+    row = METHODS[method]
+    assert keyword_only(getattr(losses, row.loss)) == set(row.hyper)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_row_names_keywords_of_build_masks_that_build(method):
+    row = METHODS[method]
+    assert {*row.masks, *row.fixed} <= keyword_only(build_masks)
+    assert not set(row.masks) & set(row.fixed)
+    if row.has_masks:
+        assert isinstance(build_masks(2, 4, **row.split({})[1]), Masks)
+    else:
+        assert not row.masks
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_default_is_one_that_a_config_may_set(method):
+    for name, default in METHODS[method].parameters.items():
+        assert ALLOWED[name].admits(default), f"{name} = {default!r} is not {ALLOWED[name]}"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_row_tells_a_reader_its_equation_and_source(method):
+    row = METHODS[method]
+    assert row.label and row.equation and row.source
+    needs_kl = row.loss in {"tdpo1", "tdpo2", "sparsepo"}
+    assert bool(row.kl) == needs_kl
+    assert row.needs_reference == (row.loss != "simpo")
+
+
+def test_labels_are_distinct():
+    labels = [row.label for row in METHODS.values()]
+    assert len(set(labels)) == len(labels)
+
+
+def test_every_allowed_parameter_belongs_to_some_method():
+    assert set(ALLOWED) == {name for row in METHODS.values() for name in row.parameters}
+
+
+@pytest.mark.parametrize("head", ALLOWED["head"].choices)
+def test_every_head_a_config_may_name_can_be_built(head):
+    assert isinstance(build_masks(2, 4, head=head), Masks)
+
+
+def test_what_is_given_goes_to_the_loss_or_to_the_masks_and_the_rest_is_default():
+    hyper, masks = METHODS["sparsepo_common"].split({"beta": 0.5, "l1_u": 0.01})
+    assert hyper == {"beta": 0.5, "form": "paper"}
+    assert masks == {"head": "layers", "l1_u": 0.01, "l1_d": 0.0, "initial_zeros": 0.25, "share": "common"}
+
+
+# --- refusals
+
+
+def test_an_unknown_method_is_refused_with_the_nearest_name():
+    with pytest.raises(UserError, match="method 'tdpo' is unknown; allowed: dpo, .*did you mean 'tdpo"):
+        check_parameters("tdpo", {})
+
+
+def test_a_parameter_that_a_method_lacks_is_refused_with_the_nearest_name():
+    with pytest.raises(UserError, match="'dpo' has no parameter 'betta'; allowed: beta; did you mean 'beta'"):
+        check_parameters("dpo", {"betta": 0.1})
+    with pytest.raises(UserError, match="'dpo' has no parameter 'alpha'"):
+        check_parameters("dpo", {"alpha": 0.1})
+
+
+def test_what_makes_a_method_what_it_is_cannot_be_set():
+    with pytest.raises(UserError, match="'sparsepo_common' has no parameter 'share'"):
+        check_parameters("sparsepo_common", {"share": "independent"})
+
+
+BAD = [
+    ("dpo", "beta", 0),
+    ("dpo", "beta", -0.1),
+    ("dpo", "beta", float("nan")),
+    ("dpo", "beta", float("inf")),
+    ("dpo", "beta", True),
+    ("dpo", "beta", "0.1"),
+    ("dpo", "beta", None),
+    ("dpo", "beta", [0.1]),
+    ("cdpo", "label_smoothing", 0.5),
+    ("cdpo", "label_smoothing", -0.1),
+    ("simpo", "gamma", -1),
+    ("ipo", "reduction", "max"),
+    ("sparsepo_common", "form", "published"),
+    ("sparsepo_common", "form", ["paper"]),
+    ("sparsepo_common", "head", "activations"),
+    ("sparsepo_common", "initial_zeros", 1.0),
+    ("sparsepo_common", "l1_u", -0.001),
+    ("mapo", "kinds", []),
+    ("mapo", "kinds", "mlp"),
+    ("mapo", "kinds", ["mlp", "logits"]),
+    ("mapo", "kinds", [["mlp"]]),
+    ("mapo", "kinds", 3),
+    ("mapo", "normalisation", "softmax"),
+]
+
+
+@pytest.mark.parametrize("method, name, value", BAD)
+def test_a_value_that_makes_no_sense_is_refused_with_what_is_allowed(method, name, value):
+    with pytest.raises(UserError) as refusal:
+        check_parameters(method, {name: value})
+    assert f"parameter '{name}' of '{method}' must be {ALLOWED[name]}, not" in str(refusal.value)
+
+
+GOOD = [
+    ("dpo", "beta", 1),
+    ("dpo", "beta", 1e-6),
+    ("cdpo", "label_smoothing", 0),
+    ("simpo", "gamma", 0.0),
+    ("sparsepo_common", "form", "released"),
+    ("sparsepo_common", "head", "random"),
+    ("mapo", "kinds", ["residual"]),
+    ("mapo", "kinds", ("attention", "mlp")),
+]
+
+
+@pytest.mark.parametrize("method, name, value", GOOD)
+def test_a_value_at_the_edge_of_what_is_allowed_is_accepted(method, name, value):
+    assert check_parameters(method, {name: value}) is METHODS[method]
+
+
+def test_what_is_allowed_is_told_in_words():
+    assert str(ALLOWED["beta"]) == "a number > 0"
+    assert str(ALLOWED["label_smoothing"]) == "a number >= 0 and < 0.5"
+    assert str(ALLOWED["form"]) == "one of paper, released"
+    assert str(ALLOWED["kinds"]) == "some of mlp, attention, residual"
+
+
+def test_a_name_like_none_of_the_allowed_gets_no_suggestion():
+    assert nearest("zzz", ["beta", "form"]) == "allowed: beta, form"
