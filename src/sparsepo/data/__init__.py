@@ -1,0 +1,1 @@
+"""Records, sources, pairing and collation: text in files becomes tensors."""

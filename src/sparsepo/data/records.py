@@ -1,0 +1,156 @@
+"""The JSONL files between stages: one typed record a line, validated on read, written atomically."""
+
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import MISSING, asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sparsepo.errors import UserError
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a policy is asked to continue."""
+
+    prompt: str
+
+
+@dataclass(frozen=True)
+class Text:
+    """One document of the SFT corpus: `prompt` (may be empty, carries no loss) and `text` (carries the loss)."""
+
+    text: str
+    prompt: str = ""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One sampled response. `tokens` are the sampled ids, the end token included when `ended`."""
+
+    prompt: str
+    text: str
+    tokens: list[int]
+    ended: bool
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One response with a number attached; a file of them is the ODPO format."""
+
+    prompt: str
+    text: str
+    reward: float
+    ended: bool = True
+
+
+@dataclass(frozen=True)
+class Preference:
+    """One pair. `*_ended`: the response is complete and is followed by the end token, not cut at a length limit."""
+
+    prompt: str
+    chosen: str
+    rejected: str
+    chosen_score: float | None = None
+    rejected_score: float | None = None
+    chosen_ended: bool = True
+    rejected_ended: bool = True
+
+
+Record = TypeVar("Record", Prompt, Text, Completion, Scored, Preference)
+
+_SAYS = {str: "a string", float: "a finite number", bool: "true or false", int: "an integer", list: "a list"}
+
+
+def read_records(path: str | Path, kind: type[Record]) -> list[Record]:
+    """Read a JSONL file of `kind`; extra fields are ignored. Raises UserError naming file, line and field."""
+    return [record for _, record in read_numbered(path, kind)]
+
+
+def read_numbered(path: str | Path, kind: type[Record]) -> Iterator[tuple[int, Record]]:
+    """Like `read_records`, but yields (line number, record), for callers that refuse rows themselves."""
+    for number, row in _json_lines(path):
+        yield number, as_record(row, kind, f"{path}:{number}")
+
+
+def read_rows(path: str | Path) -> list[dict[str, Any]]:
+    """Plain JSON objects, one a line: what the pipeline wrote for itself (logs of steps, tokens)."""
+    return [row for _, row in _json_lines(path)]
+
+
+def _json_lines(path: str | Path) -> Iterator[tuple[int, Any]]:
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")  # some editors put a byte order mark in front
+        lines = text.split("\n")  # not splitlines: U+2028 may stand inside a string
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise UserError(f"{path}: is a folder; a JSONL file is expected") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text (byte {error.start})") from None
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            try:
+                yield number, json.loads(line)
+            except (ValueError, RecursionError) as error:
+                reason = getattr(error, "msg", "a number too long, or nested too deeply")
+                raise UserError(f"{path}:{number}: not valid JSON ({reason}); one object a line is expected") from None
+
+
+def as_record(row: Any, kind: type[Record], place: str) -> Record:
+    """A mapping as a record; extra fields are ignored. Raises UserError naming `place` and the field."""
+    if not isinstance(row, Mapping):
+        raise UserError(f"{place}: a JSON object is expected, not {_shown(row)}")
+    values = {}
+    for field in fields(kind):
+        if field.name in row:
+            values[field.name] = _checked(row[field.name], field.type, f"{place}: field '{field.name}'")
+        elif field.default is MISSING:
+            given = ", ".join(sorted(map(str, row))) or "none"
+            raise UserError(f"{place}: field '{field.name}' is missing (fields given: {given})")
+    return kind(**values)
+
+
+def _checked(value: Any, annotation: Any, place: str) -> Any:
+    wanted = {str: str, float: float, bool: bool, list[int]: list, float | None: float}[annotation]
+    if value is None and annotation == float | None:
+        return None
+    if wanted is float and type(value) is int and abs(value) < 2**1000:
+        value = float(value)
+    if not isinstance(value, wanted) or (wanted is float and not math.isfinite(value)):
+        raise UserError(f"{place} must be {_SAYS[wanted]}, not {_shown(value)}")
+    if wanted is str and not value.isascii() and value.encode("utf-8", "replace").decode() != value:
+        raise UserError(f"{place} holds half of a surrogate pair, which is not text")
+    if wanted is list and not all(type(item) is int for item in value):
+        raise UserError(f"{place} must be a list of integers")
+    return value
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def write_records(path: str | Path, records: Iterable[Any]) -> None:
+    """Write dataclasses or dicts as JSONL; a reader sees the whole file or none of it."""
+    rows = (record if isinstance(record, dict) else asdict(record) for record in records)
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write one JSON document, atomically."""
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write to a temporary name beside `path`, then rename."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,69 @@
+"""Grids of a method's parameters: values as text, as they stand in paths, and what is wrong with them."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from sparsepo.errors import UserError
+from sparsepo.objective.methods import ALLOWED, METHODS, check_parameters
+
+Mistake = tuple[str, tuple[str | int, ...]]  # a sentence, and the path below the section being checked
+
+
+def grid_mistakes(method: str, given: dict[str, Any]) -> Iterator[Mistake]:
+    """What is wrong with the grid of a method; beta must be there, as every method has one."""
+    unknown = _refusal(method, {})
+    if unknown is not None:
+        yield unknown, (method,)
+        return
+    if "beta" not in given:
+        yield f'method \'{method}\' needs a grid of betas, for example beta: ["0.1", "0.5"]', (method,)
+    for name, values in given.items():
+        if name in METHODS[method].parameters:
+            for sentence, index in _value_mistakes(method, name, values):
+                yield sentence, (method, name, *index)
+        else:
+            yield _refusal(method, {name: None}), (method, name)
+
+
+def _value_mistakes(method: str, name: str, values: Any) -> Iterator[tuple[str, tuple[int, ...]]]:
+    texts = as_texts(values)
+    if not texts:
+        yield f"the grid of '{name}' is empty; give at least one value", ()
+    if len({parse_value(name, text) for text in texts}) < len(texts):
+        yield f"the grid of '{name}' has a value twice: {', '.join(texts)}", ()
+    for index, text in enumerate(texts):
+        refused = _refusal(method, {name: parse_value(name, text)})
+        if refused is not None:
+            yield refused, (index,) if isinstance(values, list) else ()
+
+
+def _refusal(method: str, given: dict[str, Any]) -> str | None:
+    """Why the table of methods does not take these parameters."""
+    try:
+        check_parameters(method, given)
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def as_texts(values: Any) -> list[str]:
+    """The values of one parameter as they stand in paths; a single value may be given without a list."""
+    return [as_text(value) for value in (values if isinstance(values, list) else [values])]
+
+
+def as_text(value: Any) -> str:
+    """A grid value as it stands in paths; a list (of module kinds) is joined by '+'."""
+    return "+".join(map(str, value)) if isinstance(value, list) else str(value).strip()
+
+
+def parse_value(name: str, text: str) -> Any:
+    """The inverse of `as_text` for a parameter: a number, a choice, or a tuple of choices."""
+    allowed = ALLOWED.get(name)
+    if allowed is None or (allowed.choices and not allowed.subset):
+        return text
+    if allowed.subset:
+        return tuple(text.split("+"))
+    try:
+        return float(text)
+    except ValueError:
+        return text

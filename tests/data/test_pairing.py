@@ -1,0 +1,211 @@
+"""From scored responses or a user's file to pairs: worked out by hand, and every dropped row counted with its place."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sparsepo.data.pairing import Pairing, best_and_worst, place_and_spaced, preference_file
+from sparsepo.data.records import Preference, Scored
+from sparsepo.errors import UserError
+
+
+def rows(*triples):
+    """(prompt, text, reward)... -> rows with the places 1, 2, ..."""
+    return [(f"row {at}", Scored(*triple)) for at, triple in enumerate(triples, start=1)]
+
+
+def made(*triples):
+    return best_and_worst(rows(*triples))
+
+
+def dropped(pairing):
+    return [(row["reason"], row["count"], row["first"]) for row in pairing.summary["dropped"]]
+
+
+# --- best against worst
+
+
+def test_the_best_stands_against_the_worst_with_their_scores():
+    pairing = made(("p", " mid", 0.5), ("p", " low", -1.0), ("p", " high", 2.0))
+    assert pairing.pairs == [Preference("p", " high", " low", 2.0, -1.0, True, True)]
+    assert pairing.summary == {"pairs": 1, "dropped": []}
+
+
+def test_responses_of_a_prompt_need_not_stand_together_and_prompts_keep_their_order():
+    pairing = made(("b", " 1", 1.0), ("a", " 2", 2.0), ("b", " 3", 3.0), ("a", " 4", 4.0))
+    assert [(pair.prompt, pair.chosen, pair.rejected) for pair in pairing.pairs] == [
+        ("b", " 3", " 1"),
+        ("a", " 4", " 2"),
+    ]
+
+
+def test_the_first_wins_among_equals():
+    (pair,) = made(("p", " x", 1.0), ("p", " y", 1.0), ("p", " u", 0.0), ("p", " v", 0.0)).pairs
+    assert (pair.chosen, pair.rejected) == (" x", " u")
+
+
+def test_whether_a_response_was_cut_goes_with_it():
+    cut = [("1", Scored("p", " x", 1.0, ended=False)), ("2", Scored("p", " y", 0.0, ended=True))]
+    (pair,) = best_and_worst(cut).pairs
+    assert (pair.chosen_ended, pair.rejected_ended) == (False, True)
+
+
+def test_ties_and_lonely_responses_give_no_pair_and_are_counted():
+    pairing = made(
+        ("tie", " a", 1.0),
+        ("tie", " b", 1.0),
+        ("lonely", " c", 1.0),
+        ("good", " d", 1.0),
+        ("good", " e", 0.0),
+        ("tie 2", " f", 0.0),
+        ("tie 2", " g", 0.0),
+    )
+    assert len(pairing.pairs) == 1
+    assert dropped(pairing) == [
+        ("all responses of the prompt have the same reward", 2, "row 1"),
+        ("the only response of its prompt", 1, "row 3"),
+    ]
+
+
+@pytest.mark.parametrize("empty", ["", " ", "\n\t", "\u3000"])
+def test_an_empty_response_is_dropped_before_anything_is_compared(empty):
+    pairing = made(("p", " good", 1.0), ("p", empty, 9.0), ("p", " bad", 0.0), ("q", empty, 1.0), ("q", " x", 0.0))
+    assert [(pair.chosen, pair.rejected) for pair in pairing.pairs] == [(" good", " bad")]
+    assert dropped(pairing) == [("field 'text' is empty", 2, "row 2"), ("the only response of its prompt", 1, "row 5")]
+
+
+def test_equal_texts_with_other_rewards_are_no_pair():
+    pairing = made(("p", " same", 1.0), ("p", " same", 0.0))
+    assert pairing.pairs == [] and dropped(pairing) == [("chosen and rejected are equal", 1, "row 1")]
+
+
+def test_an_empty_prompt_gives_no_pair():
+    assert dropped(made(("", " a", 1.0), ("", " b", 0.0))) == [("field 'prompt' is empty", 1, "row 1")]
+
+
+TRIPLES = st.tuples(st.sampled_from("pqr"), st.sampled_from(["", " a", " b", " c"]), st.integers(0, 3).map(float))
+
+
+@given(st.lists(TRIPLES, max_size=12))
+def test_no_row_is_lost_and_no_pair_could_be_wider(triples):
+    pairing = made(*triples)
+    full = [triple for triple in triples if triple[1].strip()]
+    lost = sum(row["count"] for row in pairing.summary["dropped"] if row["reason"] != "field 'text' is empty")
+    assert len(pairing.pairs) + lost == len({prompt for prompt, _, _ in full})
+    assert pairing.dropped["field 'text' is empty"] == len(triples) - len(full)
+    for pair in pairing.pairs:
+        rewards = [reward for prompt, _, reward in full if prompt == pair.prompt]
+        assert (pair.chosen_score, pair.rejected_score) == (max(rewards), min(rewards))
+        assert (pair.prompt, pair.chosen, pair.chosen_score) in triples
+        assert (pair.prompt, pair.rejected, pair.rejected_score) in triples
+
+
+# --- files
+
+
+def write(tmp_path, *objects):
+    path = tmp_path / "file.jsonl"
+    path.write_text("".join(each if isinstance(each, str) else json.dumps(each) + "\n" for each in objects))
+    return str(path)
+
+
+def pair(prompt="p", chosen=" a", rejected=" b", **more):
+    return {"prompt": prompt, "chosen": chosen, "rejected": rejected, **more}
+
+
+def test_a_file_of_pairs_is_taken_as_it_is(tmp_path):
+    path = write(tmp_path, pair(id=1), pair("q", "x", " y ", chosen_score=2))
+    assert preference_file(path, "pairs").pairs == [Preference("p", " a", " b"), Preference("q", "x", " y ", 2.0)]
+
+
+def test_pairs_that_cannot_be_used_are_counted_with_file_and_line_of_the_first(tmp_path):
+    path = write(
+        tmp_path,
+        pair(),
+        pair(chosen=""),
+        pair(chosen=" same", rejected=" same"),
+        "\n",
+        pair(chosen="  "),
+        pair(rejected=""),
+        pair(prompt=" "),
+    )
+    found = preference_file(path, "pairs")
+    assert len(found.pairs) == 1
+    assert dropped(found) == [
+        ("field 'chosen' is empty", 2, f"{path}:2"),
+        ("chosen and rejected are equal", 1, f"{path}:3"),
+        ("field 'rejected' is empty", 1, f"{path}:6"),
+        ("field 'prompt' is empty", 1, f"{path}:7"),
+    ]
+    assert str(found) == (
+        f"1 pairs; 2 dropped: field 'chosen' is empty (first: {path}:2); "
+        f"1 dropped: chosen and rejected are equal (first: {path}:3); "
+        f"1 dropped: field 'rejected' is empty (first: {path}:6); "
+        f"1 dropped: field 'prompt' is empty (first: {path}:7)"
+    )
+
+
+@pytest.mark.parametrize("kind", ["pairs", "scored"])
+def test_a_broken_line_stops_the_reading_with_file_and_line(tmp_path, kind):
+    good = {**pair(), "text": "a", "reward": 1.0}
+    path = write(tmp_path, good, {**good, "text": "b", "reward": 0}, '{"prompt": \n')
+    with pytest.raises(UserError, match=r"file\.jsonl:3: not valid JSON"):
+        preference_file(path, kind)
+
+
+def test_a_missing_or_bad_field_stops_the_reading_with_file_line_and_field(tmp_path):
+    with pytest.raises(UserError, match=r"file\.jsonl:2: field 'rejected' is missing"):
+        preference_file(write(tmp_path, pair(), {"prompt": "p", "chosen": "c"}), "pairs")
+    with pytest.raises(UserError, match=r"file\.jsonl:1: field 'reward' must be a finite number, not NaN"):
+        preference_file(write(tmp_path, '{"prompt": "p", "text": "t", "reward": NaN}\n'), "scored")
+
+
+def test_a_file_without_a_usable_pair_is_refused_and_says_why(tmp_path):
+    tied = [{"prompt": prompt, "text": text, "reward": 1.0} for prompt in "pq" for text in "ab"]
+    path = write(tmp_path, *tied)
+    with pytest.raises(UserError) as caught:
+        preference_file(path, "scored")
+    assert str(caught.value) == (
+        f"{path}: no usable pair (0 pairs; 2 dropped: all responses of the prompt have the same reward "
+        f"(first: {path}:1))"
+    )
+    with pytest.raises(UserError, match=r"no usable pair \(0 pairs\)"):
+        preference_file(write(tmp_path), "pairs")
+
+
+@pytest.mark.parametrize(
+    ("text", "spaced"),
+    [
+        ("word", " word"),
+        ("2 words", " 2 words"),
+        ('"quoted"', ' "quoted"'),
+        ("'tis", " 'tis"),
+        ("(aside)", " (aside)"),
+        ("über", " über"),
+        (" already", " already"),
+        (", so", ", so"),
+        (". End", ". End"),
+        ("\nnext", "\nnext"),
+        ("<br />", "<br />"),
+    ],
+)
+def test_a_response_that_starts_with_a_word_follows_its_prompt_after_a_space(text, spaced):
+    assert place_and_spaced("here", Scored("p", text, 0.5, False)) == ("here", Scored("p", spaced, 0.5, False))
+
+
+def test_scored_responses_of_a_file_are_spaced_and_paired(tmp_path):
+    path = write(
+        tmp_path,
+        {"prompt": "I like", "text": "it.", "reward": 2, "model": "x"},
+        {"prompt": "I like", "text": ", not", "reward": -1.5},
+        {"prompt": "I like", "text": "", "reward": 9},
+    )
+    found = preference_file(path, "scored")
+    assert found.pairs == [Preference("I like", " it.", ", not", 2.0, -1.5)]
+    assert dropped(found) == [("field 'text' is empty", 1, f"{path}:3")]
+
+
+def test_an_empty_pairing_says_so():
+    assert str(Pairing()) == "0 pairs" and Pairing().summary == {"pairs": 0, "dropped": []}
