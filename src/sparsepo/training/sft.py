@@ -1,0 +1,65 @@
+"""Supervised fine-tuning: next-token loss on the response part of each document."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparsepo.config import SftConfig
+from sparsepo.data.collation import encode_prompt, encode_response
+from sparsepo.data.records import Text
+from sparsepo.errors import UserError
+from sparsepo.models import context_of
+from sparsepo.training.loop import Loop
+
+IGNORED = -100  # what transformers' loss skips
+
+
+class SFTTrainer(Loop):
+    """Train `model` on documents; the loss is the mean over all target tokens of a batch (transformers' own)."""
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        corpus: Sequence[Text],
+        *,
+        config: SftConfig,
+        folder: str | Path,
+        seed: int = 0,
+        identity: str = "",
+    ):
+        limit = min(config.max_tokens, context_of(model))
+        rows = [row for row in (encode_document(tokenizer, text, limit) for text in corpus) if row is not None]
+        print(f"{len(rows)} of {len(corpus)} documents have tokens to learn within {limit} tokens", flush=True)
+        if len(rows) < config.batch_size:
+            raise UserError(
+                f"the SFT corpus has {len(rows)} usable documents, fewer than sft.batch_size {config.batch_size}"
+            )
+        if config.gradient_checkpointing:
+            model.activation_checkpointing_enable()
+        pad = tokenizer.pad_token_id
+        super().__init__(
+            model, rows, lambda batch: collate(batch, pad), config, folder=folder, seed=seed, identity=identity
+        )
+
+
+def encode_document(tokenizer: Any, text: Text, limit: int) -> tuple[list[int], int] | None:
+    """(ids, length of the prompt in them), cut at `limit`; None when nothing is left to learn."""
+    prompt = encode_prompt(tokenizer, text.prompt) if text.prompt else []
+    ids = (prompt + encode_response(tokenizer, text.text, ended=True))[:limit]
+    return (ids, len(prompt)) if len(ids) > max(len(prompt), 1) else None
+
+
+def collate(batch: Sequence[tuple[list[int], int]], pad_id: int) -> dict[str, Tensor]:
+    """Right-padded ids with labels; prompt and padding are ignored by the loss."""
+    longest = max(len(ids) for ids, _ in batch)
+    ids, labels, mask = [], [], []
+    for row, prompt in batch:
+        padding, start = longest - len(row), max(prompt, 1)  # nothing predicts a first token, nor may it be counted
+        ids.append(row + [pad_id] * padding)
+        labels.append([IGNORED] * start + row[start:] + [IGNORED] * padding)
+        mask.append([1] * len(row) + [0] * padding)
+    return {"input_ids": torch.tensor(ids), "labels": torch.tensor(labels), "attention_mask": torch.tensor(mask)}

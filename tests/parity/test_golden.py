@@ -1,0 +1,316 @@
+"""The package against golden numbers: an independent float64 derivation, and what published code computed in float32.
+
+All differences are relative to the largest magnitude of the array compared, as sums over a response lose digits to
+cancellation and losses such as IPO's reach 100.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from sparsepo.data.collation import collate, rows_of
+from sparsepo.objective import losses
+from sparsepo.objective.losses import Side
+from sparsepo.objective.masks import ActivationHead, Views
+from sparsepo.training.objective import PairObjective, inspect_pairs, masks_for
+
+GOLDEN = json.loads((Path(__file__).parents[1] / "fixtures" / "golden" / "golden.json").read_text())
+TOKENS, LOSSES, SPARSEPO, MAPO = (GOLDEN[part] for part in ("tokens", "losses", "sparsepo", "mapo"))
+SIDES = ("chosen", "rejected")
+PAD = 96  # the end token, on purpose: padding must not be told from ids
+PUBLISHED = 2e-5  # the published code ran in float32
+
+
+def flat(nested):
+    """A ragged list of lists (or tensors) as one float64 vector."""
+    if isinstance(nested, torch.Tensor):
+        return nested.detach().flatten().double()
+    parts = [flat(part) if isinstance(part, list) else torch.tensor([part], dtype=torch.float64) for part in nested]
+    return torch.cat(parts)
+
+
+def assert_close(actual, expected, tolerance):
+    actual, expected = flat(actual), flat(expected)
+    assert actual.shape == expected.shape
+    error = float((actual - expected).abs().max())
+    assert error <= tolerance * float(expected.abs().max()), f"off by {error:.1e}: {actual} instead of {expected}"
+
+
+def column(records, name, side=None):
+    return [record[name] if side is None else record[side][name] for record in records]
+
+
+def our_name(published):
+    """Mask-head parameters: the published code's names in ours."""
+    pairs = {"layer_norm": "norm", "mixer": "merge", "w_per_layer": "layer", "ff1": "0", "ff2": "1"}
+    parts = [pairs.get(part, part) for part in published.split(".") if part != "w"]
+    return ".".join(parts if parts[0] in ("norm", "merge", "layer") else ["layer", *parts])
+
+
+def heads_of(problem, variant):
+    """The mask heads that a golden variant used, built the way a run builds them, with the golden weights."""
+    settings = {name: variant[name] for name in ("head", "l1_u", "l1_d")}
+    masks = masks_for(f"sparsepo_{variant['share']}", problem.reference, settings).to(problem.dtype)
+    assert set(masks.heads) == set(variant["weights"])
+    for side, source in variant["weights"].items():
+        own = {name: value for name, value in problem.heads.items() if name.startswith(f"{source}.")}
+        masks.heads[side].load_state_dict({our_name(n.removeprefix(f"{source}.")): v for n, v in own.items()})
+    return masks
+
+
+def gradients(problem, method, hyper, masks=None):
+    """Gradients of the mean loss: output matrix, final states per sequence, all policy parameters, mask heads."""
+    objective = PairObjective(problem.policy.requires_grad_(True), problem.reference, method, hyper, masks)
+    objective.zero_grad()
+    states = []
+
+    def keep(_, __, out):
+        out.last_hidden_state.retain_grad()
+        states.append(out.last_hidden_state)
+
+    handle = problem.policy.transformer.register_forward_hook(keep)
+    objective(collate(problem.pairs, PAD)).loss.mean().backward()
+    handle.remove()
+    lengths = [len(pair.prompt) + len(getattr(pair, side)) for side in SIDES for pair in problem.pairs]
+    per_sequence = [grad[:length] for grad, length in zip(states[0].grad, lengths, strict=True)]
+    policy = {name: parameter.grad for name, parameter in problem.policy.named_parameters()}
+    head = policy.pop("lm_head.weight")
+    policy["transformer.wte.weight"] = policy["transformer.wte.weight"] + head
+    norm = torch.stack([grad.norm() for grad in policy.values()]).norm()
+    padding = torch.stack([grad[length:].norm() for grad, length in zip(states[0].grad, lengths, strict=True)])
+    heads = {} if masks is None else {n: p.grad for n, p in masks.named_parameters()}
+    return {"head": head, "states": per_sequence, "padding": padding, "norm": norm, "mask": heads}
+
+
+def assert_policy_gradients(found, expected, tolerance):
+    head, state = expected["head"], expected["state"]
+    assert_close(found["head"].norm()[None], [head["norm"]], tolerance)
+    assert_close(found["head"][:8].norm(dim=1), head["row_norms"], tolerance)
+    assert_close(found["head"][:4, :4], head["block"], tolerance)
+    norms = [grad.norm(dim=1).tolist() for grad in found["states"]]
+    assert_close(flat(norms).norm()[None], [state["norm"]], tolerance)
+    assert_close(norms, state["position_norms"]["chosen"] + state["position_norms"]["rejected"], tolerance)
+    assert_close(found["states"][0][:, :4], state["block"], tolerance)
+    assert_close(found["norm"][None], [expected["policy_norm"]], tolerance)
+    assert not found["padding"].any()
+
+
+# --- token terms and losses without masks
+
+
+@pytest.mark.parametrize("name", ["logps", "ref_logps", "reverse_kl", "forward_kl"])
+@pytest.mark.parametrize("side", SIDES)
+def test_token_terms_are_the_golden_ones(problem, name, side):
+    records = inspect_pairs(problem.policy, problem.reference, problem.pairs, "dpo")
+    assert_close(column(records, name, side), TOKENS[name][side], problem.tolerance)
+
+
+@pytest.mark.parametrize("case", LOSSES)
+def test_a_loss_and_its_rewards_are_the_golden_ones(problem, case):
+    expected = LOSSES[case]
+    records = inspect_pairs(problem.policy, problem.reference, problem.pairs, expected["method"], expected["hyper"])
+    assert_close(column(records, "loss"), expected["loss"], problem.tolerance)
+    for side in SIDES if case != "tdpo2" else ():
+        if f"reward_{side}" in expected:
+            assert_close(column(records, f"reward_{side}"), expected[f"reward_{side}"], problem.tolerance)
+
+
+@pytest.mark.parametrize("case", [case for case in LOSSES if "published" in LOSSES[case]])
+def test_a_loss_is_what_published_code_computed(problem, case):
+    method, hyper = LOSSES[case]["method"], LOSSES[case]["hyper"]
+    records = inspect_pairs(problem.policy, problem.reference, problem.pairs, method, hyper)
+    assert_close(column(records, "loss"), LOSSES[case]["published"]["loss"], PUBLISHED)
+
+
+@pytest.mark.parametrize("case", [case for case in LOSSES if "gradient" in LOSSES[case]])
+def test_gradients_of_a_loss_are_the_golden_ones(problem, case):
+    found = gradients(problem, LOSSES[case]["method"], LOSSES[case]["hyper"])
+    assert_policy_gradients(found, LOSSES[case]["gradient"], problem.tolerance)
+
+
+def test_tdpo2_rewards_weigh_the_kl_by_alpha_unlike_the_published_log(problem):
+    """Published: beta (log-ratio + KL). Ours: beta (log-ratio + alpha KL), so they differ by beta (1 - alpha) KL."""
+    case = LOSSES["tdpo2"]
+    beta, alpha = case["hyper"]["beta"], case["hyper"]["alpha"]
+    records = inspect_pairs(problem.policy, problem.reference, problem.pairs, "tdpo2", case["hyper"])
+    for side in SIDES:
+        kl = [sum(tokens) for tokens in TOKENS["forward_kl"][side]]
+        expected = flat(case[f"reward_{side}"]) - beta * (1 - alpha) * flat(kl)
+        assert_close(column(records, f"reward_{side}"), expected, problem.tolerance)
+
+
+@pytest.mark.parametrize("case", ["dpop_5", "dpop_50"])
+def test_dpop_rewards_are_dpo_rewards_less_the_penalised_shortfall(problem, case):
+    hyper = LOSSES[case]["hyper"]
+    records = inspect_pairs(problem.policy, problem.reference, problem.pairs, "dpop", hyper)
+    lost = hyper["beta"] * hyper["penalty"] * flat(LOSSES[case]["shortfall"])
+    chosen = flat(LOSSES["dpo"]["reward_chosen"]) - lost
+    assert_close(column(records, "reward_chosen"), chosen, problem.tolerance)
+    assert_close(column(records, "reward_rejected"), LOSSES["dpo"]["reward_rejected"], problem.tolerance)
+
+
+@pytest.mark.parametrize("case", ["ipo_sum", "ipo_mean"])
+def test_ipo_rewards_are_those_of_dpo_summed_or_per_token(problem, case):
+    records = inspect_pairs(problem.policy, problem.reference, problem.pairs, "ipo", LOSSES[case]["hyper"])
+    for side in SIDES:
+        lengths = flat([len(tokens) for tokens in TOKENS["logps"][side]])
+        expected = flat(LOSSES["dpo"][f"reward_{side}"]) / (lengths if case == "ipo_mean" else 1)
+        assert_close(column(records, f"reward_{side}"), expected, problem.tolerance)
+
+
+# --- SparsePO
+
+
+def sparsepo(problem, variant, form):
+    hyper = {"beta": variant["beta"], "form": form}
+    masks = heads_of(problem, variant)
+    method = f"sparsepo_{variant['share']}"
+    return inspect_pairs(problem.policy, problem.reference, problem.pairs, method, hyper, masks)
+
+
+@pytest.mark.parametrize("form", ["paper", "released"])
+@pytest.mark.parametrize("name", SPARSEPO)
+def test_sparsepo_losses_and_rewards_are_the_golden_ones(problem, name, form):
+    variant = SPARSEPO[name]
+    records = sparsepo(problem, variant, form)
+    assert_close(column(records, "loss"), variant["forms"][form]["loss"], problem.tolerance)
+    assert_close(column(records, "penalty"), variant["penalty"], problem.tolerance)
+    kl, sign = {"paper": ("reverse_kl", -1), "released": ("forward_kl", 1)}[form]
+    for side in SIDES:
+        parts = (flat(variant["sums"]["reward"][side]), flat(variant["sums"][kl][side]))
+        expected = variant["beta"] * (parts[0] + sign * parts[1])
+        assert_close(column(records, f"reward_{side}"), expected, problem.tolerance)
+
+
+@pytest.mark.parametrize("name", [name for name in SPARSEPO if "published" in SPARSEPO[name]["forms"]["released"]])
+def test_sparsepo_released_form_is_what_the_authors_code_computed(problem, name):
+    records = sparsepo(problem, SPARSEPO[name], "released")
+    assert_close(column(records, "loss"), SPARSEPO[name]["forms"]["released"]["published"]["loss"], PUBLISHED)
+
+
+@pytest.mark.parametrize("name", SPARSEPO)
+def test_learned_weights_and_their_zeros_are_the_golden_ones(problem, name):
+    variant = SPARSEPO[name]
+    records = sparsepo(problem, variant, "paper")
+    for side in SIDES:
+        for mask in ("m_u", "m_d"):
+            weights = column(records, mask, side)
+            if mask in variant["masks"]:
+                assert_close(weights, variant["masks"][mask][side], problem.tolerance)
+                zeros = sum(100 * row.count(0.0) / len(row) for row in weights) / len(weights)
+                assert zeros == pytest.approx(variant["zeros_percent"][mask][side], rel=1e-9)
+            else:
+                other = {"common": column(records, "m_u", side)}
+                assert weights == other.get(variant["share"], [[1.0] * len(row) for row in weights])
+
+
+FORMS = [(name, form, values) for name, variant in SPARSEPO.items() for form, values in variant["forms"].items()]
+WITH_GRADIENT = [(name, form) for name, form, values in FORMS if "gradient" in values]
+WITH_PUBLISHED_NORMS = [(name, form) for name, form, values in FORMS if "grad_norms" in values.get("published", {})]
+
+
+def mask_name(published):
+    """A parameter of `Masks`: "rw.mixer.weight" is "heads.u.merge.weight"."""
+    head, parameter = published.split(".", 1)
+    side = {"rw": "u", "kl": "d", "common": "common"}[head]
+    return f"heads.{side}.{our_name(parameter)}"
+
+
+@pytest.mark.parametrize("name, form", WITH_GRADIENT)
+def test_sparsepo_gradients_are_the_golden_ones(problem, name, form):
+    variant = SPARSEPO[name]
+    expected = variant["forms"][form]["gradient"]
+    hyper = {"beta": variant["beta"], "form": form}
+    found = gradients(problem, f"sparsepo_{variant['share']}", hyper, heads_of(problem, variant))
+    assert_policy_gradients(found, expected, problem.tolerance)
+    assert {mask_name(parameter) for parameter in expected["mask"]} == set(found["mask"])
+    for parameter, values in expected["mask"].items():
+        grad = found["mask"][mask_name(parameter)]
+        if variant["head"].startswith("binary"):  # theirs pass no gradient, ours is straight-through
+            assert values["norm"] == 0
+            assert grad.norm() > 0
+        else:
+            assert_close(grad.norm()[None], [values["norm"]], problem.tolerance)
+            assert_close(grad.flatten()[: len(values["first"])], values["first"], problem.tolerance)
+
+
+@pytest.mark.parametrize("name, form", WITH_PUBLISHED_NORMS)
+def test_gradient_norms_are_what_the_authors_code_computed(problem, name, form):
+    variant = SPARSEPO[name]
+    hyper = {"beta": variant["beta"], "form": form}
+    found = gradients(problem, f"sparsepo_{variant['share']}", hyper, heads_of(problem, variant))
+    norms = dict(variant["forms"][form]["published"]["grad_norms"])
+    assert_close(found["head"].norm()[None], [norms.pop("lm_head")], PUBLISHED)
+    states = torch.cat(found["states"]).norm()
+    assert_close(states[None], [norms.pop("hidden")], PUBLISHED)
+    learned = {} if variant["head"].startswith("binary") else norms
+    for parameter, norm in learned.items():
+        assert_close(found["mask"][mask_name(parameter)].norm()[None], [norm], PUBLISHED)
+
+
+# --- MaPO
+
+
+def recorded(problem, kinds):
+    """The reference's views of the golden batch, for heads that read these activations."""
+    masks = masks_for("mapo", problem.reference, {"kinds": kinds})
+    batch = collate(problem.pairs, PAD)
+    objective = PairObjective(problem.policy, problem.reference, "mapo", {"beta": 0.8, "form": "released"}, masks)
+    return objective.look(batch, rows_of(batch))[1]
+
+
+@pytest.mark.parametrize("kind", ["attention", "residual"])
+@pytest.mark.parametrize("layer", [0, 1, 2])
+def test_weights_read_off_one_module_are_the_golden_ones(problem, kind, layer):
+    views = recorded(problem, (kind,))
+    one = Views(valid=views.valid, activations={kind: [views.activations[kind][layer]]})
+    expected = MAPO["first_chosen"][kind][layer]
+    assert_close(ActivationHead((kind,), "minmax")(one)[0, : len(expected)], expected, problem.tolerance)
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_weights_read_off_the_feed_forward_blocks_are_the_golden_ones(problem, side):
+    """Golden masks average kinds: three without the feed-forward blocks, four with, so 4 x - 3 y is theirs alone."""
+    without, both = flat(MAPO["all"]["mask"][side]), flat(MAPO["all_and_mlp"]["mask"][side])
+    masks = masks_for("mapo", problem.reference, {"kinds": ("mlp",)})
+    records = inspect_pairs(problem.policy, problem.reference, problem.pairs, "mapo", {}, masks)
+    assert_close(column(records, "m_u", side), 4 * both - 3 * without, problem.tolerance)
+    assert column(records, "m_d", side) == column(records, "m_u", side)
+
+
+@pytest.mark.parametrize("form", ["paper", "released"])
+def test_mapo_loss_of_the_golden_weights_is_the_golden_one(form):
+    chosen, rejected = (golden_side(side, MAPO["all"]["mask"][side]) for side in SIDES)
+    result = losses.sparsepo(chosen, rejected, beta=MAPO["beta"], form=form)
+    assert_close(result.loss, MAPO["all"][form], 1e-9)
+
+
+def golden_side(side, mask):
+    """A Side made of golden numbers alone; what lies outside the responses is nan."""
+    columns = {name: TOKENS[name][side] for name in ("logps", "ref_logps", "reverse_kl", "forward_kl")}
+    columns |= {"m_u": mask, "m_d": mask}
+    padded = {
+        name: torch.nn.utils.rnn.pad_sequence([flat(row) for row in rows], True, float("nan"))
+        for name, rows in columns.items()
+    }
+    return Side(**padded, valid=~padded["logps"].isnan())
+
+
+@pytest.mark.parametrize("form", ["paper", "released"])
+def test_uniform_weights_give_the_golden_mapo_loss(problem, form):
+    masks = masks_for("sparsepo_common", problem.reference, {"head": "uniform"})
+    hyper = {"beta": MAPO["beta"], "form": form}
+    records = inspect_pairs(problem.policy, problem.reference, problem.pairs, "sparsepo_common", hyper, masks)
+    assert_close(column(records, "loss"), MAPO["uniform"][form], problem.tolerance)
+    if form == "released":
+        assert_close(column(records, "loss"), MAPO["uniform"]["published"]["loss"], PUBLISHED)
+
+
+def test_uniform_weights_in_the_released_form_are_tdpo1(problem):
+    masks = masks_for("sparsepo_common", problem.reference, {"head": "uniform"})
+    released = {"beta": MAPO["beta"], "form": "released"}
+    sparse = inspect_pairs(problem.policy, problem.reference, problem.pairs, "sparsepo_common", released, masks)
+    tdpo1 = inspect_pairs(problem.policy, problem.reference, problem.pairs, "tdpo1", {"beta": MAPO["beta"]})
+    assert_close(column(sparse, "loss"), column(tdpo1, "loss"), 1e-12 if problem.dtype == torch.float64 else 1e-6)
