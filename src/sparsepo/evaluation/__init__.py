@@ -1,0 +1,1 @@
+"""Rewards, divergence and statistics of sampled responses, and what the masks found."""

@@ -1,0 +1,48 @@
+"""How far a policy is from its reference on the responses it samples."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from sparsepo.data.collation import collate_responses, encode_prompt, rows_of
+from sparsepo.data.records import Completion
+from sparsepo.models import hidden_states, lm_head
+from sparsepo.objective.terms import token_terms
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """Of one response y of the policy, nats.
+
+    sample: sum_t log pi(y_t) - log ref(y_t); its mean over samples estimates KL(pi || ref) without bias, a single value
+    may be negative. exact: sum_t KL(pi(. | y_<t) || ref(. | y_<t)) over the whole vocabulary; the same expectation
+    with less noise.
+    """
+
+    sample: float
+    exact: float
+
+
+@torch.no_grad()
+def divergences(
+    policy: Any, reference: Any, tokenizer: Any, completions: Sequence[Completion], batch_size: int
+) -> list[Divergence]:
+    """One a completion, in their order. The sampled token ids are used as they are, never the text tokenised anew."""
+    order = sorted(range(len(completions)), key=lambda at: len(completions[at].tokens))
+    found: dict[int, Divergence] = {}
+    device = next(policy.parameters()).device
+    for start in range(0, len(order), batch_size):
+        places = order[start : start + batch_size]
+        prompts = [encode_prompt(tokenizer, completions[at].prompt) for at in places]
+        batch = collate_responses(prompts, [completions[at].tokens for at in places], tokenizer.pad_token_id)
+        batch = {name: value.to(device) for name, value in batch.items()}
+        rows = rows_of(batch)
+        hidden, ref_hidden = (rows.take(hidden_states(model, batch)[-1]) for model in (policy, reference))
+        labels = rows.labels(batch["input_ids"])
+        terms = token_terms(hidden, ref_hidden, lm_head(policy), lm_head(reference), labels)
+        sample = rows.grid(terms.logps - terms.ref_logps).sum(-1).tolist()
+        exact = rows.grid(terms.reverse_kl).sum(-1).tolist()
+        found |= {at: Divergence(*pair) for at, pair in zip(places, zip(sample, exact, strict=True), strict=True)}
+    return [found[at] for at in range(len(completions))]

@@ -1,0 +1,60 @@
+"""Points of the reward-KL frontier, during training and after it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+import torch
+
+from sparsepo.config import SamplingConfig
+from sparsepo.data.records import Completion, Prompt
+from sparsepo.evaluation.divergence import Divergence, divergences
+from sparsepo.evaluation.rewards import Scorer
+from sparsepo.sampling.generate import sample
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Sampled responses with their rewards and divergences, in one order."""
+
+    completions: list[Completion]
+    rewards: list[float]
+    divergences: list[Divergence]
+
+
+@dataclass(frozen=True)
+class Meter:
+    """Samples a policy on fixed prompts and measures (reward, KL)."""
+
+    reference: Any
+    tokenizer: Any
+    prompts: Sequence[Prompt]
+    sampling: SamplingConfig
+    scorer: Scorer
+    batch_size: int
+
+    def samples(self, policy: Any) -> Samples:
+        """Everything, response by response."""
+        made = sample(policy, self.tokenizer, self.prompts, self.sampling)
+        return self.measured(policy, made)
+
+    def measured(self, policy: Any, completions: list[Completion]) -> Samples:
+        """Rewards and divergences of responses sampled before."""
+        rewards = self.scorer([row.prompt for row in completions], [row.text for row in completions])
+        apart = divergences(policy, self.reference, self.tokenizer, completions, self.batch_size)
+        return Samples(completions, rewards, apart)
+
+    def __call__(self, policy: Any) -> dict[str, float]:
+        """The point of the frontier where `policy` stands."""
+        was_training = policy.training
+        policy.eval()
+        with torch.no_grad():
+            made = self.samples(policy)
+        policy.train(was_training)
+        return {
+            "reward": fmean(made.rewards),
+            "kl_sample": fmean(row.sample for row in made.divergences),
+            "kl_exact": fmean(row.exact for row in made.divergences),
+            "samples": len(made.rewards),
+        }

@@ -1,0 +1,103 @@
+"""Everything that is measured of one run, as the plain numbers that tables and figures read."""
+
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Any
+
+from sparsepo.data.collation import encode_pairs
+from sparsepo.data.planted import polar_spans
+from sparsepo.data.records import Preference
+from sparsepo.evaluation.frontier import Samples
+from sparsepo.evaluation.statistics import distinct_n, roc_auc
+
+SIDES = ("chosen", "rejected")
+
+
+def scores(made: Samples) -> dict[str, Any]:
+    """Of sampled responses: reward, divergence and length of each, distinct-n of all."""
+    places = {prompt: at for at, prompt in enumerate(dict.fromkeys(row.prompt for row in made.completions))}
+    tokens = [row.tokens for row in made.completions]
+    return {
+        "prompt_ids": [places[row.prompt] for row in made.completions],
+        "reward": made.rewards,
+        "kl_sample": [row.sample for row in made.divergences],
+        "kl_exact": [row.exact for row in made.divergences],
+        "length": [len(ids) for ids in tokens],
+        "distinct_1": distinct_n(tokens, 1),
+        "distinct_2": distinct_n(tokens, 2),
+    }
+
+
+def token_records(
+    tokenizer: Any, pairs: Sequence[Preference], inspected: Sequence[dict[str, Any]], planted: bool
+) -> list[dict[str, Any]]:
+    """What `inspect_pairs` found, with the prompt as text, each token as text, and whether it was planted."""
+    records = []
+    for pair, found in zip(pairs, inspected, strict=True):
+        record = {"prompt": pair.prompt} | found
+        for side in SIDES:
+            text = getattr(pair, side)
+            length = len(found[side]["logps"])
+            pieces, spans = _pieces(tokenizer, text, length)
+            record[side] = {"tokens": pieces} | found[side]
+            if planted:
+                record[side]["planted"] = mark(spans, polar_spans(text))
+        records.append(record)
+    return records
+
+
+def _pieces(tokenizer: Any, text: str, length: int) -> tuple[list[str], list[tuple[int, int]]]:
+    """The first `length` tokens of a response as text, and their spans in it; the end token has an empty span."""
+    spans = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    spans = [(int(start), int(end)) for start, end in spans][:length]
+    pieces = [text[start:end] for start, end in spans]
+    missing = length - len(spans)
+    return pieces + [tokenizer.eos_token] * missing, spans + [(len(text), len(text))] * missing
+
+
+def mark(tokens: Sequence[tuple[int, int]], planted: Sequence[tuple[int, int]]) -> list[int]:
+    """1 for each token span that overlaps a planted span, else 0."""
+    return [int(any(start < to and end > since for since, to in planted)) for start, end in tokens]
+
+
+def planted_auc(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, float | None]]:
+    """ROC AUC with which token weights, and |log pi/ref|, rank planted tokens above the others, all pairs pooled."""
+    signals = {"m_u": "m_u", "m_d": "m_d"} if "m_u" in records[0]["chosen"] else {}
+    found: dict[str, dict[str, float | None]] = {}
+    for name in (*signals, "abs_logratio"):
+        found[name] = {}
+        for side in SIDES:
+            labels = [label for record in records for label in record[side]["planted"]]
+            found[name][side] = roc_auc([x for record in records for x in _signal(record[side], name)], labels)
+    return found
+
+
+def _signal(side: dict[str, Any], name: str) -> list[float]:
+    if name != "abs_logratio":
+        return side[name]
+    return [abs(a - b) for a, b in zip(side["logps"], side["ref_logps"], strict=True)]
+
+
+def mask_sparsity(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Share of exact zeros of m_u and m_d over response tokens; empty for a method without masks."""
+    if "m_u" not in records[0]["chosen"]:
+        return {}
+    pooled = {
+        (name, side): [x == 0 for record in records for x in record[side][name]]
+        for name in ("m_u", "m_d")
+        for side in SIDES
+    }
+    return {name: {side: fmean(pooled[name, side]) for side in SIDES} for name in ("m_u", "m_d")}
+
+
+def logp_change(records: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Mean over pairs of the summed log pi - log ref of each side."""
+    return {
+        side: fmean(sum(record[side]["logps"]) - sum(record[side]["ref_logps"]) for record in records) for side in SIDES
+    }
+
+
+def usable(tokenizer: Any, pairs: Sequence[Preference], limits: tuple[int, int, int], count: int):
+    """The first `count` pairs that training could use, as records and as token ids."""
+    encoded = encode_pairs(tokenizer, pairs, *limits)
+    return [pairs[at] for at in encoded.kept[:count]], encoded.pairs[:count]

@@ -1,0 +1,122 @@
+"""Scorers: how good each response is, by VADER, a text classifier or a scalar reward model."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from sparsepo.errors import UserError
+
+Scorer = Callable[[list[str], list[str]], list[float]]
+"""(prompts, texts) -> one finite number a pair, higher is better; scored is prompt + text."""
+
+
+def build_scorer(spec: dict[str, Any]) -> Scorer:
+    """The scorer that `spec` describes: its `kind`, and the arguments of that kind's builder.
+
+    {"kind": "vader"}; {"kind": "classifier", "model", "label", "batch_size", "device"};
+    {"kind": "reward_model", "model", "batch_size", "device"}. A model is a hub id or a folder, a
+    device what torch calls it (None: an accelerator if there is one). Raises UserError for an
+    unknown kind, a model that cannot be loaded, or a label it does not have.
+    """
+    arguments = {name: value for name, value in spec.items() if name != "kind"}
+    if spec["kind"] not in SCORERS:
+        allowed = ", ".join(SCORERS)
+        raise UserError(f"scorer kind '{spec['kind']}' is unknown; allowed are {allowed}")
+    return checked(spec["kind"], SCORERS[spec["kind"]](**arguments))
+
+
+def checked(kind: str, scorer: Scorer) -> Scorer:
+    """`scorer`, refusing with a UserError a result of the wrong length or a number not finite.
+
+    One NaN would pass unseen through best-against-worst pairing and every mean after it.
+    """
+
+    def score(prompts: list[str], texts: list[str]) -> list[float]:
+        scores = [float(value) for value in scorer(prompts, texts)]
+        if len(scores) != len(texts):
+            raise UserError(f"scorer '{kind}' returned {len(scores)} scores for {len(texts)} texts")
+        for index, value in enumerate(scores):
+            if not math.isfinite(value):
+                raise UserError(
+                    f"scorer '{kind}' returned {value} for text {index}, which begins "
+                    f"{(prompts[index] + texts[index])[:60]!r}; a finite number is expected"
+                )
+        return scores
+
+    return score
+
+
+def _vader() -> Scorer:
+    """VADER's compound score, from [-1, 1] to [0, 1]."""
+    from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+
+    analyzer = SentimentIntensityAnalyzer()
+    return lambda prompts, texts: [
+        (analyzer.polarity_scores(text)["compound"] + 1) / 2 for text in _joined(prompts, texts)
+    ]
+
+
+def _classifier(*, model: str, label: str, batch_size: int, device: str | None = None) -> Scorer:
+    """The probability of `label`."""
+    pipe = _pipeline(model, device)
+    labels = list(pipe.model.config.id2label.values())
+    if label not in labels:
+        allowed = ", ".join(map(str, labels))
+        raise UserError(f"scorer model '{model}' has no label '{label}'; its labels are {allowed}")
+    return _scorer(pipe, label, batch_size=batch_size)
+
+
+def _reward_model(*, model: str, batch_size: int, device: str | None = None) -> Scorer:
+    """The one output of the model, as it is."""
+    pipe = _pipeline(model, device)
+    labels = list(pipe.model.config.id2label.values())
+    if len(labels) != 1:
+        raise UserError(f"scorer model '{model}' has {len(labels)} outputs; a reward model has one")
+    return _scorer(pipe, labels[0], batch_size=batch_size, function_to_apply="none")
+
+
+SCORERS: dict[str, Callable[..., Scorer]] = {
+    "vader": _vader,
+    "classifier": _classifier,
+    "reward_model": _reward_model,
+}
+
+
+def _joined(prompts: list[str], texts: list[str]) -> list[str]:
+    return [prompt + text for prompt, text in zip(prompts, texts, strict=True)]
+
+
+def _scorer(pipe: Any, label: str, **options: Any) -> Scorer:
+    def score(prompts: list[str], texts: list[str]) -> list[float]:
+        if not texts:
+            return []  # the pipeline cannot take an empty list
+        outputs = pipe(_joined(prompts, texts), truncation=True, top_k=None, **options)
+        return [{row["label"]: row["score"] for row in rows}[label] for rows in outputs]
+
+    return score
+
+
+def _pipeline(name: str, device: str | None) -> Any:
+    """A text-classification pipeline that can truncate and pad.
+
+    Refuses weights without a classification head: transformers would only warn and draw one.
+    """
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        model, loading = AutoModelForSequenceClassification.from_pretrained(name, output_loading_info=True)
+    except (OSError, ValueError) as error:
+        reason = str(error).split("\n")[0]
+        raise UserError(f"scorer model '{name}' cannot be loaded: {reason}") from None
+    if loading["missing_keys"]:
+        missing = ", ".join(sorted(loading["missing_keys"]))
+        raise UserError(f"scorer model '{name}' is no trained classifier: it lacks {missing}")
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if positions is not None and tokenizer.model_max_length > positions:
+        # The tokenizer states no limit of its own. RoBERTa's positions start at 2, hence the two.
+        tokenizer.model_max_length = positions - 2
+    if tokenizer.pad_token is None:  # reward models on a GPT or Llama: the mask hides the pads
+        tokenizer.pad_token = tokenizer.eos_token
+        model.config.pad_token_id = tokenizer.pad_token_id
+    return pipeline("text-classification", model=model, tokenizer=tokenizer, device=device)

@@ -1,0 +1,95 @@
+"""Numbers about samples: means with bootstrap intervals, ROC AUC and distinct n-grams."""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+from scipy.stats import bootstrap, rankdata
+
+from sparsepo.errors import UserError
+
+_BATCH = 100  # resamples drawn at once: bounds the memory to 100 indices per group
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean and the bounds of its confidence interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        """Like "0.512 ± 0.013", with the longer of the two half widths."""
+        return f"{self.mean:.3f} ± {max(self.mean - self.low, self.high - self.mean):.3f}"
+
+
+def mean_interval(
+    values: Sequence[float],
+    groups: Sequence[Hashable] | None = None,
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Interval:
+    """Percentile bootstrap of the mean of `values`, resampling whole `groups` (one label a value).
+
+    Samples of one prompt resemble each other: resampling them singly would make the interval too
+    narrow, so the prompt is what is drawn, as a (sum, count) pair, and the mean is the ratio of the
+    drawn sums. Without groups each value is drawn by itself. A single group of unequal values says
+    nothing about spread: its bounds are nan. Raises UserError when there are no values.
+    """
+    if len(values) == 0:
+        raise UserError("a mean needs at least one value, and there are none (no samples?)")
+    numbers = np.asarray(values, dtype=np.float64)
+    mean = float(numbers.mean())
+    if (numbers == numbers[0]).all():
+        return Interval(float(numbers[0]), float(numbers[0]), float(numbers[0]))
+    members = np.arange(len(numbers)) if groups is None else _group_numbers(groups)
+    sums, counts = np.bincount(members, weights=numbers), np.bincount(members)
+    if len(sums) == 1:
+        return Interval(mean, float("nan"), float("nan"))
+    bounds = bootstrap(
+        (sums, counts),
+        lambda total, count, axis: total.sum(axis) / count.sum(axis),
+        paired=True,
+        vectorized=True,
+        n_resamples=resamples,
+        batch=_BATCH,
+        confidence_level=level,
+        method="percentile",
+        rng=seed,
+    ).confidence_interval
+    return Interval(mean, float(bounds.low), float(bounds.high))
+
+
+def _group_numbers(groups: Sequence[Hashable]) -> np.ndarray:
+    """0, 1, 2, ... in the order in which the labels first appear."""
+    numbers = {label: number for number, label in enumerate(dict.fromkeys(groups))}
+    return np.array([numbers[label] for label in groups])
+
+
+def roc_auc(scores: Sequence[float], labels: Sequence[bool | int]) -> float | None:
+    """The chance that a labelled item scores above an unlabelled one; ties count one half.
+
+    Rank form of the Mann-Whitney statistic. None when one of the two classes is absent.
+    """
+    positive = np.asarray(labels, dtype=bool)
+    ones, zeros = int(positive.sum()), int((~positive).sum())
+    if ones == 0 or zeros == 0:
+        return None
+    rank_sum = rankdata(scores)[positive].sum()
+    return float((rank_sum - ones * (ones + 1) / 2) / (ones * zeros))
+
+
+def distinct_n(token_lists: Sequence[Sequence[Hashable]], n: int) -> float:
+    """Unique n-grams over all n-grams, pooled over the responses (Li et al. 2016); 0.0 without any.
+
+    An n-gram never spans two responses.
+    """
+    ngrams = list(chain.from_iterable(_ngrams(tokens, n) for tokens in token_lists))
+    return len(set(ngrams)) / len(ngrams) if ngrams else 0.0
+
+
+def _ngrams(tokens: Sequence[Hashable], n: int) -> zip:
+    return zip(*(tokens[start:] for start in range(n)), strict=False)

@@ -1,0 +1,1 @@
+"""Tables and figures made from score, dynamics and token files; nothing here needs torch."""

@@ -1,0 +1,79 @@
+"""Points of the frontier: the means of what single responses get, and nothing disturbed on the way."""
+
+import copy
+from statistics import fmean
+
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from sparsepo.config import SamplingConfig
+from sparsepo.data.records import Prompt
+from sparsepo.evaluation.divergence import divergences
+from sparsepo.evaluation.frontier import Meter
+from sparsepo.models import train_tokenizer
+from sparsepo.sampling.generate import sample
+
+WORDS = [f"w{number:02}" for number in range(40)]
+PROMPTS = [Prompt("w01 w02"), Prompt("w03"), Prompt("w04 w05 w06")]
+SAMPLING = SamplingConfig(samples=2, max_new_tokens=6, batch_size=4)
+
+
+def network(seed, vocabulary=43):
+    torch.manual_seed(seed)
+    size = {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 32, "resid_pdrop": 0.5}
+    return GPT2LMHeadModel(GPT2Config(vocab_size=vocabulary, initializer_range=0.3, **size)).eval()
+
+
+def length_of(prompts, texts):
+    """A reward that a test can compute: words of prompt and text together."""
+    return [float(len((prompt + text).split())) for prompt, text in zip(prompts, texts, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def meter():
+    tokenizer = train_tokenizer([" ".join(WORDS)], "word", 100)
+    return Meter(network(1), tokenizer, PROMPTS, SAMPLING, length_of, batch_size=3)
+
+
+def test_a_point_is_the_means_over_sampled_responses(meter):
+    policy = network(0)
+    made = sample(policy, meter.tokenizer, PROMPTS, SAMPLING)
+    apart = divergences(policy, meter.reference, meter.tokenizer, made, 1)
+    point = meter(policy)
+    assert point["samples"] == 6
+    assert point["reward"] == fmean(len((row.prompt + row.text).split()) for row in made)
+    assert point["kl_sample"] == pytest.approx(fmean(row.sample for row in apart), rel=1e-4)
+    assert point["kl_exact"] == pytest.approx(fmean(row.exact for row in apart), rel=1e-4)
+
+
+def test_samples_rewards_and_divergences_are_in_one_order(meter):
+    policy = network(0)
+    made = meter.samples(policy)
+    assert made.completions == sample(policy, meter.tokenizer, PROMPTS, SAMPLING)
+    for row, reward, apart in zip(made.completions, made.rewards, made.divergences, strict=True):
+        assert reward == len((row.prompt + row.text).split())
+        alone = divergences(policy, meter.reference, meter.tokenizer, [row], 1)[0]
+        assert (apart.sample, apart.exact) == (
+            pytest.approx(alone.sample, abs=1e-5),
+            pytest.approx(alone.exact, abs=1e-5),
+        )
+
+
+def test_the_reference_is_no_distance_from_itself(meter):
+    point = meter(copy.deepcopy(meter.reference))
+    assert (point["kl_sample"], point["kl_exact"]) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_measuring_disturbs_neither_mode_nor_gradients_nor_random_numbers(meter, training):
+    policy = network(0).train(training)
+    before = {name: value.clone() for name, value in policy.state_dict().items()}
+    torch.manual_seed(7)
+    state = torch.get_rng_state()
+    point = meter(policy)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(module.training == training for module in policy.modules())
+    assert all(p.requires_grad and p.grad is None for p in policy.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in policy.state_dict().items())
+    assert point == meter(network(0))  # dropout is off while measuring

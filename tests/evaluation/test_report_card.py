@@ -1,0 +1,201 @@
+"""Numbers of a run, worked out by hand or by scikit-learn on made-up records."""
+
+import random
+
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from sparsepo.data.collation import encode_response
+from sparsepo.data.records import Completion, Preference
+from sparsepo.evaluation.divergence import Divergence
+from sparsepo.evaluation.frontier import Samples
+from sparsepo.evaluation.report_card import (
+    logp_change,
+    mark,
+    mask_sparsity,
+    planted_auc,
+    scores,
+    token_records,
+    usable,
+)
+from sparsepo.models import train_tokenizer
+
+SIDES = ("chosen", "rejected")
+TEXTS = ["the film was not very good .", "the plot was dull .", "a film ."]
+
+
+def tokenizer(kind):
+    return train_tokenizer(TEXTS, kind, 300)
+
+
+def inspected(*lengths):
+    """What a look inside one pair gives, as far as it is read here: a number a token."""
+    return {
+        side: {"logps": [-1.0] * length, "ref_logps": [-2.0] * length}
+        for side, length in zip(SIDES, lengths, strict=True)
+    }
+
+
+def record(draw, masks=True):
+    """Random numbers with ties, a weight of 0 among them."""
+    made = {}
+    for side in SIDES:
+        length = draw.randint(4, 9)
+        names = ("logps", "ref_logps", *(("m_u", "m_d") if masks else ()))
+        made[side] = {name: [draw.randint(0, 3) / 2 for _ in range(length)] for name in names}
+        made[side]["planted"] = [draw.randint(0, 1) for _ in range(length)]
+    return made
+
+
+# --- tokens as text
+
+
+@pytest.mark.parametrize(
+    "tokens, planted, expected",
+    [
+        ([(0, 3), (4, 8), (9, 10)], [(4, 8)], [0, 1, 0]),
+        ([(0, 3), (3, 8), (8, 10)], [(4, 8)], [0, 1, 0]),  # a space before belongs to the token
+        ([(0, 4), (4, 8)], [(4, 8)], [0, 1]),  # touching is not overlapping
+        ([(0, 2), (2, 4), (4, 6)], [(1, 5)], [1, 1, 1]),  # one word of several tokens
+        ([(0, 9), (9, 9)], [(1, 3), (5, 7)], [1, 0]),  # the end token is never planted
+        ([(0, 3)], [], [0]),
+        ([], [(0, 3)], []),
+    ],
+)
+def test_a_token_is_marked_if_it_shares_a_character_with_a_planted_span(tokens, planted, expected):
+    assert mark(tokens, planted) == expected
+
+
+def test_word_tokens_are_told_as_text_with_their_marks():
+    """The second response was cut: it has no end."""
+    pair = Preference("the plot was", " not very good .", " dull .", rejected_ended=False)
+    made = token_records(tokenizer("word"), [pair], [inspected(5, 2) | {"loss": 0.5}], planted=True)[0]
+    assert (made["prompt"], made["loss"]) == ("the plot was", 0.5)
+    assert made["chosen"]["tokens"] == ["not", "very", "good", ".", "<end>"]
+    assert made["chosen"]["planted"] == [1, 0, 1, 0, 0]
+    assert made["rejected"]["tokens"] == ["dull", "."]
+    assert made["rejected"]["planted"] == [1, 0]
+    assert made["rejected"]["ref_logps"] == [-2.0, -2.0]
+
+
+@pytest.mark.parametrize("text", [" not very good .", "the plot, dull", " café"])
+def test_the_pieces_of_byte_level_tokens_make_up_the_text(text):
+    bpe = tokenizer("bpe")
+    length = len(encode_response(bpe, text, ended=True))
+    made = token_records(bpe, [Preference("the film was", text, text)], [inspected(length, length - 1)], planted=True)[
+        0
+    ]
+    assert made["chosen"]["tokens"][-1] == "<end>" != made["rejected"]["tokens"][-1]
+    assert made["chosen"]["planted"][-1] == 0
+    if text.isascii():  # a letter of several bytes is shown by each of its tokens
+        assert "".join(made["rejected"]["tokens"]) == text
+    for token, planted in zip(made["rejected"]["tokens"], made["rejected"]["planted"], strict=True):
+        assert planted == any(part and part in token for part in ("not", "good", "dull"))
+
+
+def test_a_response_cut_at_a_limit_shows_the_tokens_it_has():
+    made = token_records(tokenizer("word"), [Preference("the", "film was good .", "plot")], [inspected(2, 2)], True)[0]
+    assert made["chosen"]["tokens"] == ["film", "was"]
+    assert made["rejected"]["tokens"] == ["plot", "<end>"]
+
+
+def test_nothing_is_marked_where_nothing_was_planted():
+    made = token_records(tokenizer("word"), [Preference("the", "film", "plot")], [inspected(2, 2)], planted=False)[0]
+    assert "planted" not in made["chosen"]
+
+
+def test_usable_pairs_are_the_first_that_training_could_use():
+    pairs = [Preference("the", text, "plot") for text in ("film", "plot", "good", "dull", "was")]
+    records, ids = usable(tokenizer("word"), pairs, (9, 9, 32), count=3)
+    assert [row.chosen for row in records] == ["film", "good", "dull"]
+    assert [pair.chosen[:-1] for pair in ids] == [
+        tokenizer("word").convert_tokens_to_ids([text]) for text in ("film", "good", "dull")
+    ]
+
+
+# --- numbers
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_auc_is_that_of_scikit_learn_over_all_pairs_pooled(seed):
+    draw = random.Random(seed)
+    records = [record(draw) for _ in range(6)]
+    found = planted_auc(records)
+    assert set(found) == {"m_u", "m_d", "abs_logratio"}
+    for side in SIDES:
+        labels = [label for row in records for label in row[side]["planted"]]
+        for name in ("m_u", "m_d"):
+            weights = [weight for row in records for weight in row[side][name]]
+            assert found[name][side] == pytest.approx(roc_auc_score(labels, weights))
+        apart = [
+            abs(row[side]["logps"][at] - row[side]["ref_logps"][at])
+            for row in records
+            for at in range(len(row[side]["logps"]))
+        ]
+        assert found["abs_logratio"][side] == pytest.approx(roc_auc_score(labels, apart))
+
+
+def test_auc_by_hand():
+    """Chosen: planted tokens above the others, in the log-ratio too, whatever its sign. Rejected: none planted."""
+    row = {
+        "chosen": {
+            "m_u": [0, 2, 3],
+            "m_d": [1, 1, 1],
+            "logps": [0, -5, 4],
+            "ref_logps": [1, 0, 0],
+            "planted": [0, 1, 1],
+        },
+        "rejected": {"m_u": [1], "m_d": [1], "logps": [0], "ref_logps": [0], "planted": [0]},
+    }
+    assert planted_auc([row]) == {
+        "m_u": {"chosen": 1.0, "rejected": None},
+        "m_d": {"chosen": 0.5, "rejected": None},
+        "abs_logratio": {"chosen": 1.0, "rejected": None},
+    }
+
+
+def test_a_method_without_masks_has_the_auc_of_the_log_ratio_alone_and_no_sparsity():
+    records = [record(random.Random(0), masks=False)]
+    assert set(planted_auc(records)) == {"abs_logratio"}
+    assert mask_sparsity(records) == {}
+
+
+def test_sparsity_is_the_share_of_zeros_over_all_tokens():
+    records = [
+        {"chosen": {"m_u": [0.0, 1.0], "m_d": [0.0, 0.0]}, "rejected": {"m_u": [0.5], "m_d": [0.0]}},
+        {"chosen": {"m_u": [2.0, 1e-9], "m_d": [1.0, 3.0]}, "rejected": {"m_u": [0.0, 0.0, 1.0], "m_d": [1.0] * 3}},
+    ]
+    assert mask_sparsity(records) == {
+        "m_u": {"chosen": 0.25, "rejected": 0.5},
+        "m_d": {"chosen": 0.5, "rejected": 0.25},
+    }
+
+
+def test_the_change_of_log_probability_is_a_mean_of_sums():
+    records = [
+        {"chosen": {"logps": [-1, -2], "ref_logps": [-2, -3]}, "rejected": {"logps": [-4], "ref_logps": [-1]}},
+        {"chosen": {"logps": [-1], "ref_logps": [-5]}, "rejected": {"logps": [-1, -1], "ref_logps": [-1, 0]}},
+    ]
+    assert logp_change(records) == {"chosen": 3.0, "rejected": -2.0}
+
+
+def test_scores_are_told_response_by_response():
+    """Two prompts; tokens 5 5 6 | 5 6 | 7: three kinds of six tokens, two kinds of three pairs of neighbours."""
+    made = Samples(
+        [
+            Completion("b", " x", [5, 5, 6], True),
+            Completion("a", " y", [5, 6], False),
+            Completion("b", " z", [7], True),
+        ],
+        [0.5, 0.25, 1.0],
+        [Divergence(1.0, 2.0), Divergence(-1.0, 0.5), Divergence(0.0, 0.0)],
+    )
+    assert scores(made) == {
+        "prompt_ids": [0, 1, 0],
+        "reward": [0.5, 0.25, 1.0],
+        "kl_sample": [1.0, -1.0, 0.0],
+        "kl_exact": [2.0, 0.5, 0.0],
+        "length": [3, 2, 1],
+        "distinct_1": 3 / 6,
+        "distinct_2": 2 / 3,
+    }

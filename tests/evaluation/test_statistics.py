@@ -1,0 +1,143 @@
+"""Intervals against hand-made numbers and simulation; ROC AUC against scikit-learn."""
+
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import norm
+from sklearn.metrics import roc_auc_score
+
+from sparsepo.errors import UserError
+from sparsepo.evaluation.statistics import Interval, distinct_n, mean_interval, roc_auc
+
+
+def test_an_interval_prints_its_mean_and_the_longer_half_width():
+    assert str(Interval(0.512, 0.500, 0.525)) == "0.512 ± 0.013"
+    assert str(Interval(-1.0, -1.25, -0.9)) == "-1.000 ± 0.250"
+
+
+def test_the_interval_of_a_large_sample_is_that_of_the_normal_approximation():
+    values = np.random.default_rng(0).exponential(size=2000)
+    error = values.std() / math.sqrt(len(values))
+    for level in (0.8, 0.95):
+        found = mean_interval(values.tolist(), level=level)
+        width = norm.ppf((1 + level) / 2) * error
+        assert found.mean == pytest.approx(values.mean())
+        assert found.low == pytest.approx(values.mean() - width, abs=0.1 * width)
+        assert found.high == pytest.approx(values.mean() + width, abs=0.1 * width)
+
+
+def test_two_values_give_the_bounds_that_can_be_counted_by_hand():
+    # The resamples are {0, 0}, {0, 1}, {1, 0}, {1, 1}: a quarter of them has each extreme mean.
+    assert mean_interval([0.0, 1.0]) == Interval(0.5, 0.0, 1.0)
+    assert mean_interval([0.0, 1.0], level=0.4) == Interval(0.5, 0.5, 0.5)
+
+
+def test_groups_are_drawn_whole():
+    # Two groups of means 0 and 1 and sizes 1 and 3: the drawn means are 0, 3/4 and 1.
+    found = mean_interval([0.0, 1.0, 1.0, 1.0], groups=["p", "q", "q", "q"])
+    assert found == Interval(0.75, 0.0, 1.0)
+    found = mean_interval([0.0, 1.0, 1.0, 1.0], groups=["p", "q", "q", "q"], level=0.4)
+    assert found == Interval(0.75, 0.75, 0.75)
+
+
+def test_copies_of_each_value_in_one_group_do_not_narrow_the_interval():
+    values = np.random.default_rng(1).normal(size=40)
+    single = mean_interval(values.tolist())
+    copied = mean_interval(np.repeat(values, 9).tolist(), groups=np.repeat(np.arange(40), 9).tolist())
+    assert (copied.low, copied.high) == pytest.approx((single.low, single.high))
+    independent = mean_interval(np.repeat(values, 9).tolist())
+    assert independent.high - independent.low < 0.5 * (copied.high - copied.low)
+
+
+def test_grouped_intervals_cover_the_true_mean_about_as_often_as_they_say():
+    rng = np.random.default_rng(2)
+    covered = 0
+    for trial in range(200):
+        prompts = np.repeat(np.arange(40), 4)
+        values = rng.normal(size=40)[prompts] + 0.5 * rng.normal(size=160)
+        found = mean_interval(values, groups=prompts, resamples=400, seed=trial)
+        covered += found.low <= 0 <= found.high
+    assert 0.88 <= covered / 200 <= 0.99
+
+
+def test_where_samples_of_a_group_stand_in_the_list_does_not_matter():
+    values, groups = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0], [7, 7, 3, 3, 5, 5]
+    shuffled = [0, 2, 4, 1, 3, 5]
+    found = mean_interval([values[i] for i in shuffled], groups=[groups[i] for i in shuffled])
+    assert found == mean_interval(values, groups=groups)
+
+
+def test_one_seed_gives_one_interval():
+    values = list(np.random.default_rng(3).normal(size=30))
+    assert mean_interval(values, seed=1) == mean_interval(values, seed=1)
+    assert mean_interval(values, seed=1) != mean_interval(values, seed=2)
+
+
+@pytest.mark.parametrize("groups", [None, [0, 0, 1], [5, 5, 5]])
+def test_equal_values_give_an_interval_of_no_width(groups):
+    assert mean_interval([0.1, 0.1, 0.1], groups=groups) == Interval(0.1, 0.1, 0.1)
+
+
+def test_one_group_of_unequal_values_has_no_bounds():
+    found = mean_interval([0.0, 1.0], groups=["only", "only"])
+    assert found.mean == 0.5
+    assert math.isnan(found.low) and math.isnan(found.high)
+
+
+def test_a_mean_of_nothing_is_a_users_mistake():
+    with pytest.raises(UserError, match="at least one value"):
+        mean_interval([])
+
+
+def test_groups_of_another_length_are_refused():
+    with pytest.raises(ValueError):
+        mean_interval([0.0, 1.0, 2.0], groups=[0, 1])
+
+
+@given(st.lists(st.floats(-100, 100), min_size=1, max_size=30), st.integers(1, 8))
+def test_the_mean_lies_between_bounds_that_lie_between_the_extremes(values, groups):
+    found = mean_interval(values, groups=[i % groups for i in range(len(values))], resamples=50)
+    assert found.mean == pytest.approx(np.mean(values), abs=1e-9)
+    if not math.isnan(found.low):
+        assert min(values) - 1e-9 <= found.low <= found.high <= max(values) + 1e-9
+
+
+def test_roc_auc_of_a_case_that_can_be_counted_by_hand():
+    # Of the 2 x 2 pairs, labelled 3 beats 1 and 2; labelled 2 beats 1 and ties with 2.
+    assert roc_auc([1, 2, 2, 3], [0, 0, 1, 1]) == 3.5 / 4
+
+
+@given(st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=1, max_size=40))
+def test_roc_auc_is_that_of_scikit_learn_and_none_for_one_class(rows):
+    scores, labels = zip(*rows, strict=True)
+    if len(set(labels)) == 1:
+        assert roc_auc(scores, labels) is None
+    else:
+        assert roc_auc(scores, labels) == pytest.approx(roc_auc_score(labels, scores))
+
+
+def test_roc_auc_is_a_plain_float_for_arrays_and_integer_labels():
+    found = roc_auc(np.array([0.1, 0.9], dtype=np.float32), np.array([0, 1]))
+    assert type(found) is float and found == 1.0
+
+
+def test_distinct_n_counts_unique_over_all_ngrams_of_all_responses():
+    responses = [[1, 2, 1, 2], [1, 2]]
+    assert distinct_n(responses, 1) == 2 / 6
+    assert distinct_n(responses, 2) == 2 / 4  # (1, 2) three times, (2, 1) once; none spans both
+    assert distinct_n([["a", "b", "c"]], 3) == 1.0
+
+
+@pytest.mark.parametrize("responses", [[], [[]], [[1], [2]]])
+def test_distinct_2_of_responses_without_a_bigram_is_zero(responses):
+    assert distinct_n(responses, 2) == 0.0
+
+
+def test_the_module_does_not_import_torch():
+    code = "import sys, sparsepo.evaluation.statistics; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,0 +1,136 @@
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.collections import PatchCollection
+
+from sparsepo.report.heatmaps import plot_tokens, token_rows
+from sparsepo.report.token_layout import choose_examples, lay_out, text_width, written
+
+SIDE = {
+    "tokens": [" good", "."],
+    "logps": [-1.0, -2.0],
+    "ref_logps": [-3.0, -1.5],
+    "reverse_kl": [0.5, 0.25],
+    "m_u": [0.5, 0.0],
+    "m_d": [2.0, 4.0],
+}
+
+
+def _response(length):
+    return {"tokens": [" x"] * length}
+
+
+def _pair(chosen, rejected):
+    return {"chosen": _response(chosen), "rejected": _response(rejected)}
+
+
+def test_rows_are_reward_and_kl_each_before_the_mask_the_mask_and_after():
+    reward, kl = token_rows(SIDE)
+    assert [row.values.tolist() for row in reward] == [[2.0, -0.5], [0.5, 0.0], [1.0, 0.0]]
+    assert [row.values.tolist() for row in kl] == [[0.5, 0.25], [2.0, 4.0], [1.0, 1.0]]
+    assert [row.scale for row in reward + kl] == ["reward", "mask", "reward", "kl", "mask", "kl"]
+
+
+def test_without_masks_there_is_one_row_of_reward_and_one_of_kl():
+    plain = {name: values for name, values in SIDE.items() if not name.startswith("m_")}
+    assert [[row.scale for row in group] for group in token_rows(plain)] == [["reward"], ["kl"]]
+
+
+def test_examples_are_the_first_that_fit_whole():
+    pairs = [_pair(41, 5), _pair(40, 40), _pair(5, 41), _pair(1, 1), _pair(2, 2), _pair(3, 3)]
+    assert choose_examples(pairs) == [pairs[1], pairs[3], pairs[4]]
+    assert choose_examples(pairs[:1] + pairs[2:3]) == [pairs[0], pairs[2]]
+
+
+@pytest.mark.parametrize(
+    ("token", "text"),
+    [(" film", "film"), ("\n\n", "↵"), (" ", "␣"), ("</s>", "<eos>"), (" 漢!", "□!"), ("$", "$")],
+)
+def test_tokens_are_written_so_that_they_can_be_seen(token, text):
+    assert written(token) == text
+
+
+def test_a_long_token_is_cut():
+    assert written("a" * 40) == "a" * 15 + "…"
+
+
+tokens = st.text(st.characters(codec="ascii", exclude_categories=["Cc"]), max_size=12)
+
+
+@given(st.lists(tokens, max_size=40), st.floats(2.0, 8.0))
+def test_lines_hold_every_token_once_in_order_within_the_width(texts, width):
+    lines = lay_out(texts, width)
+    cells = [cell for line in lines for cell in line]
+    assert [cell.index for cell in cells] == list(range(len(texts)))
+    assert all(cell.left + cell.width <= width for cell in cells)
+    assert all(cell.width > text_width(cell.text) for cell in cells)
+    for line in lines:
+        assert all(a.left + a.width <= b.left + 1e-9 for a, b in pairwise(line))
+
+
+def test_pieces_of_a_word_touch_and_words_stand_apart():
+    (line,) = lay_out([" under", "whelm", " film"], 6.0)
+    assert line[1].left == line[0].left + line[0].width
+    assert line[2].left > line[1].left + line[1].width
+
+
+def _collections(figure):
+    return [c for c in figure.axes[0].collections if isinstance(c, PatchCollection)]
+
+
+def test_colours_are_centred_at_zero_and_shared_before_and_after_the_mask():
+    side = SIDE | {"logps": [0.0, -1.0], "ref_logps": [0.0, -3.0], "m_u": [1.0, 1.0]}
+    pair = {"prompt": "p", "reward_chosen": 0.0, "reward_rejected": 0.0}
+    figure = plot_tokens([pair | {"chosen": side, "rejected": side}], "M")
+    before, _, after, *_ = _collections(figure)
+    assert (before.get_facecolor() == after.get_facecolor()).all()
+    red, _, blue, _ = before.get_facecolor()[0]
+    assert abs(red - blue) < 0.02 and red > 0.9  # nothing: near white
+    red, _, blue, _ = before.get_facecolor()[1]
+    assert blue > red + 0.2  # the policy raised it
+
+
+def test_each_line_has_a_row_of_cells_per_quantity(make_examples):
+    for masked, rows in ((True, 6), (False, 2)):
+        examples = make_examples(masked=masked)
+        shown = [pair[side] for pair in examples[:3] for side in ("chosen", "rejected")]
+        collections = _collections(plot_tokens(examples, "M"))
+        cells = sum(len(collection.get_paths()) for collection in collections)
+        assert cells == rows * sum(len(side["tokens"]) for side in shown)
+
+
+def test_every_planted_token_is_underlined(make_examples):
+    examples = make_examples(1)
+    figure = plot_tokens(examples, "SparsePO")
+    planted = sum(sum(examples[0][side]["planted"]) for side in ("chosen", "rejected"))
+    assert planted > 0 and len(figure.axes[0].lines) == planted
+    assert figure.axes[0].texts[0].get_text() == "SparsePO (planted tokens underlined)"
+
+
+def test_long_responses_are_cut_and_the_figure_says_so(make_examples):
+    example = make_examples(1)[0]
+    long = {name: list(np.resize(values, 60)) for name, values in example["chosen"].items()}
+    figure = plot_tokens([example | {"chosen": long, "rejected": long}], "MaPO")
+    assert "responses cut at 40 tokens" in figure.axes[0].texts[0].get_text()
+    assert sum(len(c.get_paths()) for c in _collections(figure)) == 2 * 6 * 40
+
+
+def test_a_policy_equal_to_the_reference_draws(make_examples, assert_renders_alike):
+    example = make_examples(1)[0]
+    still = example["chosen"] | {"logps": example["chosen"]["ref_logps"]}
+    still["reverse_kl"] = [0.0] * len(still["tokens"])
+    assert_renders_alike(lambda: plot_tokens([example | {"chosen": still, "rejected": still}], "M"))
+
+
+def test_texts_that_look_like_maths_are_drawn_as_they_are(make_examples, assert_renders_alike):
+    example = make_examples(1)[0] | {"prompt": "It cost $5 and $x_ \\frac"}
+    words = example["chosen"]["tokens"]
+    side = example["chosen"] | {"tokens": ["$", "a_", "$", "\\frac{", *words[4:]]}
+    assert_renders_alike(lambda: plot_tokens([example | {"chosen": side}], "M"))
+
+
+def test_the_heatmap_is_the_same_bytes_each_time(make_examples, assert_renders_alike):
+    assert_renders_alike(lambda: plot_tokens(make_examples(), "SparsePO"))
