@@ -1,0 +1,74 @@
+# From one config to policies, samples, tables and figures:
+#   data -> sft -> preferences -> train (method x grid x seed) -> sample -> evaluate -> tables, figures
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+
+include: "rules/common.smk"
+include: "rules/data.smk"
+include: "rules/sft.smk"
+include: "rules/preferences.smk"
+include: "rules/train.smk"
+include: "rules/sample.smk"
+include: "rules/evaluate.smk"
+include: "rules/report.smk"
+
+
+localrules:
+    all,
+    data,
+    sft,
+    preferences,
+    train,
+    samples,
+    scores,
+    tables,
+    figures,
+
+
+rule all:
+    default_target: True
+    input:
+        every_task(TABLES),
+        every_task(FIGURES),
+
+
+rule data:
+    input:
+        every_task([PROMPTS.format(task="{task}", split="train")]),
+
+
+rule sft:
+    input:
+        every_task([f"{SFT}/model.safetensors"]),
+
+
+rule preferences:
+    input:
+        every_task([f"{PREFERENCES}/train.jsonl"]),
+
+
+rule train:
+    input:
+        every_run(f"{RUN}/model.safetensors", sft=False),
+
+
+rule samples:
+    input:
+        every_run(SAMPLES),
+
+
+rule scores:
+    input:
+        every_run(SCORES),
+
+
+rule tables:
+    input:
+        every_task(TABLES),
+
+
+rule figures:
+    input:
+        every_task(FIGURES),

@@ -1,0 +1,81 @@
+import sys
+from pathlib import Path
+from shlex import quote
+
+HERE = Path(workflow.basedir)
+sys.path.insert(0, str(HERE / "src"))
+
+from sparsepo.errors import UserError
+from sparsepo.provenance import code_version
+from sparsepo.stages import Stages
+
+# A config that the user names replaces the default whole, where Snakemake would merge the two;
+# `--config key=value` then overrides single values (tasks__planted__seeds=[0,1]).
+try:
+    STAGES = Stages.read(
+        workflow.config_settings.configfiles or [HERE / "config.yaml"],
+        workflow.config_settings.config,
+    )
+except UserError as error:
+    sys.exit(str(error))
+
+PROMPTS = "results/{task}/prompts/{split}.jsonl"
+SFT = "results/{task}/sft"
+PREFERENCES = "results/{task}/preferences"
+RUN = "results/{task}/runs/{run}"
+SAMPLES = "results/{task}/samples/{run}.jsonl"
+SCORES = "results/{task}/scores/{run}.json"
+TOKENS = "results/{task}/tokens/{run}.jsonl"
+TABLES = [f"results/tables/{{task}}.{kind}" for kind in ("csv", "md", "tex")]
+FIGURES = [
+    f"results/figures/{{task}}/{figure}.{kind}"
+    for figure in ("frontier", "sparsity", "token_kl", "tokens/{method}")
+    for kind in ("svg", "png")
+]
+
+
+wildcard_constraints:
+    task="|".join(STAGES.tasks),
+    split="train|validation|test",
+    run="|".join(STAGES.run_patterns),
+    method=r"[a-z0-9_]+",
+
+
+# Our prefix replaces Snakemake's own, so strict mode is repeated. Outside conda the jobs use the
+# Python that runs Snakemake, so no environment has to be activated. An empty IFS keeps $SCRIPTS one word.
+OWN_PYTHON = f" PATH={quote(str(Path(sys.executable).parent))}:$PATH"
+IN_CONDA = any("conda" in str(method).lower() for method in workflow.deployment_settings.deployment_method)
+shell.prefix(
+    "set -euo pipefail; IFS=; export PYTHONUNBUFFERED=1 TRANSFORMERS_VERBOSITY=error TOKENIZERS_PARALLELISM=false TQDM_DISABLE=1"
+    f" PYTHONPATH={quote(str(HERE / 'src'))} SCRIPTS={quote(str(HERE / 'workflow_scripts'))}{'' if IN_CONDA else OWN_PYTHON}; "
+)
+
+
+def every_task(patterns):
+    """Expand each pattern over the tasks of the config, and over the methods of each."""
+    return [
+        path
+        for task in STAGES.tasks
+        for path in dict.fromkeys(expand(patterns, task=task, method=STAGES.config.tasks[task].methods))
+    ]
+
+
+def every_run(pattern, sft=True, tasks=STAGES.tasks):
+    """Expand a pattern over the runs of each task, the SFT model first unless left out."""
+    return [path for task in tasks for path in expand(pattern, task=task, run=STAGES.runs(task, sft))]
+
+
+def policy_of(wildcards):
+    """The weights of a run, which for the run `sft` are the reference's own."""
+    folder = SFT if wildcards.run == "sft" else RUN
+    return f"{folder}/model.safetensors".format(**wildcards)
+
+
+def settings(stage):
+    """A function of wildcards: the resolved settings that this stage reads, as JSON."""
+    return lambda wildcards: STAGES.settings(stage, **wildcards)
+
+
+def asks(what):
+    """A function of wildcards and attempt: memory or minutes of a GPU job; minutes grow with each attempt."""
+    return lambda wildcards, attempt: STAGES.resources(wildcards.task)[what] * (attempt if what == "runtime" else 1)

@@ -1,0 +1,27 @@
+rule evaluate_run:
+    input:
+        policy=policy_of,
+        reference=f"{SFT}/model.safetensors",
+        samples=SAMPLES,
+        pairs=f"{PREFERENCES}/validation.jsonl",
+    output:
+        scores=SCORES,
+        tokens=TOKENS,
+    log:
+        "logs/{task}/evaluate/{run}.log",
+    conda:
+        "../envs/eval.yaml"
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=asks("mem_mb"),
+        runtime=asks("runtime"),
+    params:
+        policy=subpath(input.policy, parent=True),
+        reference=subpath(input.reference, parent=True),
+        settings=settings("evaluate"),
+        code=code_version("workflow_scripts/evaluate.py"),
+    shell:
+        "python -m sparsepo.gpu -- python $SCRIPTS/evaluate.py --settings {params.settings:q}"
+        " --policy {params.policy} --reference {params.reference} --samples {input.samples}"
+        " --pairs {input.pairs} --scores {output.scores} --tokens {output.tokens} > {log} 2>&1"

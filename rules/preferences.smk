@@ -1,0 +1,30 @@
+rule make_preferences:
+    input:
+        reference=f"{SFT}/model.safetensors",
+        train=PROMPTS.format(task="{task}", split="train"),
+        validation=PROMPTS.format(task="{task}", split="validation"),
+    output:
+        train=ensure(f"{PREFERENCES}/train.jsonl", non_empty=True),
+        validation=ensure(f"{PREFERENCES}/validation.jsonl", non_empty=True),
+        summary=f"{PREFERENCES}/summary.json",
+    log:
+        "logs/{task}/preferences.log",
+    benchmark:
+        "logs/{task}/benchmarks/preferences.tsv"
+    conda:
+        "../envs/train.yaml"
+    threads: 2
+    resources:
+        gpu=1,
+        mem_mb=asks("mem_mb"),
+        runtime=asks("runtime"),
+    params:
+        reference=subpath(input.reference, parent=True),
+        folder=subpath(output.train, parent=True),
+        settings=settings("preferences"),
+        inputs=lambda wildcards: STAGES.input_hashes(wildcards.task),
+        code=code_version("workflow_scripts/preferences.py"),
+    shell:
+        "python -m sparsepo.gpu -- python $SCRIPTS/preferences.py --settings {params.settings:q}"
+        " --reference {params.reference} --prompts {input.train} {input.validation}"
+        " --out {params.folder} > {log} 2>&1"

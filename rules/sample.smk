@@ -1,0 +1,24 @@
+rule sample_policy:
+    input:
+        policy=policy_of,
+        prompts=PROMPTS.format(task="{task}", split="test"),
+    output:
+        ensure(SAMPLES, non_empty=True),
+    log:
+        "logs/{task}/sample/{run}.log",
+    benchmark:
+        "logs/{task}/benchmarks/sample/{run}.tsv"
+    conda:
+        "../envs/train.yaml"
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=asks("mem_mb"),
+        runtime=asks("runtime"),
+    params:
+        policy=subpath(input.policy, parent=True),
+        settings=settings("sample"),
+        code=code_version("workflow_scripts/sample.py"),
+    shell:
+        "python -m sparsepo.gpu -- python $SCRIPTS/sample.py --settings {params.settings:q}"
+        " --policy {params.policy} --prompts {input.prompts} --out {output} > {log} 2>&1"

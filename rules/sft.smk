@@ -1,0 +1,29 @@
+rule make_sft:
+    input:
+        corpus="results/{task}/corpus.jsonl",
+        model=lambda wildcards: STAGES.model_files(wildcards.task),
+    output:
+        weights=f"{SFT}/model.safetensors",
+        config=f"{SFT}/config.json",
+        dynamics=f"{SFT}/dynamics.jsonl",
+    log:
+        "logs/{task}/sft.log",
+    benchmark:
+        "logs/{task}/benchmarks/sft.tsv"
+    conda:
+        "../envs/train.yaml"
+    threads: 2
+    resources:
+        gpu=1,
+        mem_mb=asks("mem_mb"),
+        runtime=asks("runtime"),
+    params:
+        # Not an output: Snakemake deletes outputs before a retry, and a killed training needs its checkpoints.
+        checkpoint=f"{SFT}/checkpoint",
+        folder=subpath(output.weights, parent=True),
+        settings=settings("sft"),
+        code=code_version("workflow_scripts/sft.py"),
+    shell:
+        "python -m sparsepo.gpu -- python $SCRIPTS/sft.py --settings {params.settings:q}"
+        " --corpus {input.corpus} --checkpoint {params.checkpoint} --code {params.code}"
+        " --out {params.folder} > {log} 2>&1"

@@ -1,0 +1,33 @@
+rule train_policy:
+    input:
+        reference=f"{SFT}/model.safetensors",
+        pairs=f"{PREFERENCES}/train.jsonl",
+        prompts=PROMPTS.format(task="{task}", split="test"),
+    output:
+        weights=f"{RUN}/model.safetensors",
+        config=f"{RUN}/config.json",
+        dynamics=f"{RUN}/dynamics.jsonl",
+        frontier=f"{RUN}/frontier.jsonl",
+        record=f"{RUN}/run.json",
+    log:
+        "logs/{task}/train/{run}.log",
+    benchmark:
+        "logs/{task}/benchmarks/train/{run}.tsv"
+    conda:
+        "../envs/train.yaml"
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=asks("mem_mb"),
+        runtime=asks("runtime"),
+    params:
+        # Not an output: see make_sft.
+        checkpoint=f"{RUN}/checkpoint",
+        reference=subpath(input.reference, parent=True),
+        folder=subpath(output.weights, parent=True),
+        settings=settings("train"),
+        code=code_version("workflow_scripts/train.py"),
+    shell:
+        "python -m sparsepo.gpu -- python $SCRIPTS/train.py --settings {params.settings:q}"
+        " --reference {params.reference} --pairs {input.pairs} --prompts {input.prompts}"
+        " --checkpoint {params.checkpoint} --code {params.code} --out {params.folder} > {log} 2>&1"

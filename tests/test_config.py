@@ -1,0 +1,630 @@
+"""Every mistake in a config gets one sentence: file and line, the place, what was given, what is allowed."""
+
+import copy
+import datetime
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sparsepo.config import Config
+from sparsepo.configfile import load_config
+from sparsepo.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+DEFAULT = ROOT / "config.yaml"
+SHIPPED = [DEFAULT, *sorted((ROOT / "configs").rglob("*.yaml"))]
+SCHEMA = ROOT / "schemas/config.schema.json"
+
+MODEL = "{source: scratch, config: {model_type: gpt2, n_embd: 8}, tokenizer: {kind: word, vocabulary: 100}}"
+PREFERENCES = "{source: generated, scorer: {kind: vader}, sampling: {samples: 2}}"
+TEXT = f"""\
+name: small
+
+tasks:
+  reviews:
+    model: {MODEL}
+    data:
+      source: planted
+      texts: 60
+      prompts: {{train: 40, validation: 8, test: 8}}
+    sft: {{epochs: 1}}
+    preferences: {PREFERENCES}
+    methods:
+      dpo: {{beta: ["0.1", "0.5"]}}
+      simpo: {{beta: ["2"], gamma: ["0.3"]}}
+    seeds: [0]
+    training: {{batch_size: 10, frontier_every: 5}}
+    sampling: {{samples: 1}}
+    evaluation: {{scorer: {{kind: vader}}, token_pairs: 4, frontier_prompts: 8}}
+    resources: {{mem_mb: 1000}}
+"""
+DPO = 'dpo: {beta: ["0.1", "0.5"]}'
+
+
+@pytest.fixture
+def complaints(tmp_path):
+    """(text, overrides) -> the sentences that it gets, one a line."""
+    path = tmp_path / "config.yaml"
+
+    def load(text, overrides=None):
+        path.write_text(text, encoding="utf-8")
+        with pytest.raises(UserError) as caught:
+            load_config(path, overrides)
+        return str(caught.value).replace(str(path), "FILE").split("\n")
+
+    return load
+
+
+def edited(*edits):
+    text = TEXT
+    for old, new in edits:
+        assert text.count(old) >= 1, old
+        text = text.replace(old, new, 1)
+    return text
+
+
+def line_of(text, part):
+    return text[: text.index(part)].count("\n") + 1
+
+
+def loaded(tmp_path, text, overrides=None):
+    path = tmp_path / "good.yaml"
+    path.write_text(text, encoding="utf-8")
+    return load_config(path, overrides)
+
+
+UNKNOWN_KEYS = [
+    ("name: small", "name: small\nnmae: x", "nmae", "nmae", "name"),
+    ("    seeds:", "    seed:", "seed:", "tasks.reviews.seed", "seeds"),
+    ("n_embd: 8},", "n_embd: 8}, sed: 1,", "sed: 1", "tasks.reviews.model.sed", "seed"),
+    ("vocabulary:", "vocabulry:", "vocabulry", "tasks.reviews.model.tokenizer.vocabulry", "vocabulary"),
+    ("texts: 60", "text: 60", "text: 60", "tasks.reviews.data.text", "texts"),
+    ("{train: 40,", "{train: 40, trian: 1,", "trian", "tasks.reviews.data.prompts.trian", "train"),
+    ("{epochs: 1}", "{epoch: 1}", "epoch:", "tasks.reviews.sft.epoch", "epochs"),
+    ("{kind: vader}, s", "{kind: vader, kid: 1}, s", "kid", "tasks.reviews.preferences.scorer.kid", "kind"),
+    ("{samples: 2}", "{samples: 2, top_q: 1}", "top_q", "tasks.reviews.preferences.sampling.top_q", "top_p"),
+    ("{batch_size: 10,", "{batch_sise: 10,", "batch_sise", "tasks.reviews.training.batch_sise", "batch_size"),
+    ("{samples: 1}", "{sample: 1}", "sample: 1", "tasks.reviews.sampling.sample", "samples"),
+    ("token_pairs:", "tokenpairs:", "tokenpairs", "tasks.reviews.evaluation.tokenpairs", "token_pairs"),
+    ("mem_mb:", "memory_mb:", "memory_mb", "tasks.reviews.resources.memory_mb", "mem_mb"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("old", "new", "mark", "place", "meant"), UNKNOWN_KEYS, ids=[row[3] for row in UNKNOWN_KEYS])
+def test_an_unknown_key_is_told_with_its_line_and_the_nearest_of_the_allowed(complaints, old, new, mark, place, meant):
+    text = edited((old, new))
+    (sentence,) = complaints(text)
+    assert sentence.startswith(f"FILE:{line_of(text, mark)}: {place}: unknown key; allowed: ")
+    allowed = sentence.split("allowed: ")[1].split(";")[0].split(", ")
+    assert meant in allowed and sentence.endswith(f"; did you mean '{meant}'?")
+
+
+MISTAKES = {
+    "unknown method": (
+        (DPO, "dp0: {beta: [1]}"),
+        ("dp0", "tasks.reviews.methods.dp0"),
+        r"method 'dp0' is unknown; allowed: dpo, .*, sparsepo_kl_only; did you mean 'dpo'\?",
+    ),
+    "parameter of other methods": (
+        (DPO, "dpo: {beta: [1], alpha: [0.5]}"),
+        ("alpha", "tasks.reviews.methods.dpo.alpha"),
+        r"method 'dpo' has no parameter 'alpha'; allowed: beta",
+    ),
+    "parameter of no method": (
+        ("gamma:", "gama:"),
+        ("gama", "tasks.reviews.methods.simpo.gama"),
+        r"method 'simpo' has no parameter 'gama'; allowed: beta, gamma; did you mean 'gamma'\?",
+    ),
+    "unknown parameter without values": (
+        ("gamma: [\"0.3\"]", "gama: []"),
+        ("gama", "tasks.reviews.methods.simpo.gama"),
+        r"method 'simpo' has no parameter 'gama'; allowed: beta, gamma; did you mean 'gamma'\?",
+    ),
+    "empty grid": (
+        (DPO, "dpo: {beta: []}"),
+        ("dpo", "tasks.reviews.methods.dpo.beta"),
+        r"the grid of 'beta' is empty; give at least one value",
+    ),
+    "no grid of betas": (
+        (DPO, "dpo: {}"),
+        ("dpo", "tasks.reviews.methods.dpo"),
+        r"method 'dpo' needs a grid of betas, for example beta: \[\"0.1\", \"0.5\"\]",
+    ),
+    "method without a mapping": (
+        (DPO, "dpo: [0.1]"),
+        ("dpo", "tasks.reviews.methods.dpo"),
+        r"must be a mapping, not \[0.1\]",
+    ),
+    "no method": (
+        (f"methods:\n      {DPO}\n      simpo: {{beta: [\"2\"], gamma: [\"0.3\"]}}", "methods: {}"),
+        ("methods", "tasks.reviews.methods"),
+        r"at least one method is needed",
+    ),
+    "value given twice": (
+        (DPO, 'dpo: {beta: ["0.1", 0.10]}'),
+        ("dpo", "tasks.reviews.methods.dpo.beta"),
+        r"the grid of 'beta' has a value twice: 0.1, 0.1",
+    ),
+    "split smaller than a batch": (
+        ("train: 40", "train: 9"),
+        ("train: 9", "tasks.reviews.data.prompts.train"),
+        r"9 prompts give at most 9 pairs, fewer than one batch of 10 \(training.batch_size\)",
+    ),
+    "more frontier prompts than test prompts": (
+        ("frontier_prompts: 8", "frontier_prompts: 9"),
+        ("frontier_prompts: 9", "tasks.reviews.evaluation.frontier_prompts"),
+        r"at most the 8 test prompts \(data.prompts.test\) can be sampled, not 9",
+    ),
+    "generator without an end": (
+        ("train: 40, ", ""),
+        ("prompts:", "tasks.reviews.data.prompts.train"),
+        r"a generator has no end, so 'train' needs a number here",
+    ),
+    "unknown scorer": (
+        ("kind: vader}, token", "kind: vadr}, token"),
+        ("vadr", "tasks.reviews.evaluation.scorer.kind"),
+        r"'vadr' is unknown; allowed: vader, classifier, reward_model; did you mean 'vader'\?",
+    ),
+    "scorer without a kind": (
+        ("{kind: vader}, token", "{}, token"),
+        ("{}, token", "tasks.reviews.evaluation.scorer"),
+        r"needs a key 'kind' that says what kind it is",
+    ),
+    "scorer that is a word": (
+        ("{kind: vader}, token", "vader, token"),
+        ("vader, token", "tasks.reviews.evaluation.scorer"),
+        r"must be a mapping, not \"vader\"",
+    ),
+    "unknown data source": (
+        ("source: planted", "source: planetd"),
+        ("planetd", "tasks.reviews.data.source"),
+        r"'planetd' is unknown; allowed: planted, texts, preferences; did you mean 'planted'\?",
+    ),
+    "unknown preference source": (
+        ("source: generated", "source: file"),
+        ("source: file", "tasks.reviews.preferences.source"),
+        r"'file' is unknown; allowed: generated, pairs, scored",
+    ),
+    "unknown model source": (
+        ("source: scratch", "source: scrach"),
+        ("scrach", "tasks.reviews.model.source"),
+        r"'scrach' is unknown; allowed: scratch, hub, folder, gguf; did you mean 'scratch'\?",
+    ),
+    "scratch without a type": (
+        ("model_type: gpt2, ", ""),
+        ("n_embd", "tasks.reviews.model.config"),
+        r"a transformers config needs 'model_type', for example gpt2, llama or gpt_neox",
+    ),
+    "scratch without sft": (
+        ("    sft: {epochs: 1}\n", ""),
+        ("reviews:", "tasks.reviews.sft"),
+        r"a model from scratch knows nothing: it needs an 'sft' section",
+    ),
+    "missing section": (
+        (f"    preferences: {PREFERENCES}\n", ""),
+        ("reviews:", "tasks.reviews.preferences"),
+        r"is missing; it has no default",
+    ),
+    "one sample": (
+        ("samples: 2", "samples: 1"),
+        ("samples: 1}}", "tasks.reviews.preferences.sampling.samples"),
+        r"a pair needs at least 2 samples of each prompt",
+    ),
+    "micro batch that does not divide": (
+        ("{batch_size: 10,", "{batch_size: 10, micro_batch_size: 4,"),
+        ("micro", "tasks.reviews.training.micro_batch_size"),
+        r"must divide batch_size \(10\), not 4",
+    ),
+    "seed given twice": (
+        ("seeds: [0]", "seeds: [0, 1, 0]"),
+        ("seeds", "tasks.reviews.seeds"),
+        r"seeds must be distinct, not \[0, 1, 0\]",
+    ),
+    "no seed": (
+        ("seeds: [0]", "seeds: []"),
+        ("seeds", "tasks.reviews.seeds"),
+        r"is empty; give at least one",
+    ),
+    "negative seed": (
+        ("seeds: [0]", "seeds: [0,\n      -1]"),
+        ("-1", "tasks.reviews.seeds[1]"),
+        r"must be greater than or equal to 0, not -1",
+    ),
+    "seed that is a word": (
+        ("seeds: [0]", "seeds: [one]"),
+        ("one", "tasks.reviews.seeds[0]"),
+        r"must be a valid integer, .*, not \"one\"",
+    ),
+    "no number": (
+        ("{epochs: 1}", "{epochs: many}"),
+        ("many", "tasks.reviews.sft.epochs"),
+        r"must be a valid number, .*, not \"many\"",
+    ),
+    "choice that is none": (
+        ("{epochs: 1}", "{epochs: 1, schedule: cosin}"),
+        ("cosin", "tasks.reviews.sft.schedule"),
+        r"must be 'cosine', 'linear' or 'constant_with_warmup', not \"cosin\"",
+    ),
+    "no name": (("name: small\n", ""), (None, "name"), r"is missing; it has no default"),
+    "name that escapes": (
+        ("name: small", "name: ../small"),
+        ("../small", "name"),
+        r"\"../small\" is not a name: letters, digits, '.', '-' and single '_'",
+    ),
+    "no task": ((TEXT[TEXT.index("tasks:") :], "tasks: {}\n"), ("tasks", "tasks"), r"is empty; give at least one"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("edit", "where", "saying"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_gets_one_sentence_with_its_line_and_place(complaints, edit, where, saying):
+    text = edited(edit)
+    mark, place = where
+    (sentence,) = complaints(text)
+    line = "" if mark is None else f":{line_of(text, mark)}"
+    assert re.fullmatch(re.escape(f"FILE{line}: {place}: ") + saying, sentence), sentence
+
+
+@pytest.mark.parametrize("beta", ["0", "-0.1", ".nan", "nan", ".inf", "inf", "1e999", "small", "null", "true", "''"])
+def test_a_beta_must_be_a_finite_number_above_0(complaints, beta):
+    text = edited((DPO, f"dpo: {{beta: [0.1,\n        {beta}]}}"))
+    (sentence,) = complaints(text)
+    start = f"FILE:{line_of(text, DPO[:3]) + 1}: tasks.reviews.methods.dpo.beta[1]: "
+    assert sentence.startswith(start + "parameter 'beta' of 'dpo' must be a number > 0, not ")
+
+
+def test_a_single_value_needs_no_list_and_is_blamed_without_an_index(tmp_path, complaints):
+    config = loaded(tmp_path, edited((DPO, "dpo: {beta: 0.1}")))
+    assert config.tasks["reviews"].methods["dpo"] == {"beta": ["0.1"]}
+    (sentence,) = complaints(edited((DPO, "dpo: {beta: -1}")))
+    assert ": tasks.reviews.methods.dpo.beta: parameter 'beta'" in sentence
+
+
+def test_grid_values_stay_text_and_lists_of_choices_are_joined(tmp_path):
+    grid = 'mapo: {beta: ["0.10", 1e-05, 2], kinds: [[mlp, attention], mlp], form: released}'
+    methods = loaded(tmp_path, edited((DPO, grid))).tasks["reviews"].methods
+    assert methods["mapo"] == {
+        "beta": ["0.10", "1e-05", "2"],
+        "kinds": ["mlp+attention", "mlp"],
+        "form": ["released"],
+    }
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "..", "x y", "a__b", "-x", "~", "''", "tables", "figures", "report"])
+def test_a_task_name_cannot_leave_its_folder_nor_take_one_of_the_workflow(complaints, name):
+    text = edited(("  reviews:", f"  {name}:"))
+    bare = {"''": "", "~": "~"}.get(name, name)
+    sentences = complaints(text if name != "~" else edited(("  reviews:", '  "~":')))
+    assert len(sentences) == 1 and sentences[0].startswith(f"FILE:4: tasks.{bare}: ")
+    assert re.search("is not a name|a folder of results/", sentences[0])
+
+
+def test_every_mistake_is_reported_one_a_line(complaints):
+    text = edited(
+        ("vocabulary: 100", "vocabulary: -3"),
+        (DPO, 'dop: {beta: ["1"]}\n      mapo: {beta: ["0", "x"], alpha: [], normalisation: [no]}'),
+        ("seeds:", "sede:"),
+        ("{samples: 1}", "{top_p: 2}"),
+    )
+    found = complaints(text)
+    places = [sentence.split(": ")[1] for sentence in found]
+    assert places == [
+        "tasks.reviews.model.tokenizer.vocabulary",
+        "tasks.reviews.methods.dop",
+        "tasks.reviews.methods.mapo.beta[0]",
+        "tasks.reviews.methods.mapo.beta[1]",
+        "tasks.reviews.methods.mapo.alpha",
+        "tasks.reviews.methods.mapo.normalisation[0]",
+        "tasks.reviews.sampling.top_p",
+        "tasks.reviews.sede",
+    ]
+
+
+def test_sections_that_do_not_fit_together_are_all_reported(complaints):
+    text = edited(
+        ("train: 40", "train: 4"), ("    sft: {epochs: 1}\n", ""), ("frontier_prompts: 8", "frontier_prompts: 9")
+    )
+    places = [sentence.split(": ")[1] for sentence in complaints(text)]
+    assert places == [
+        "tasks.reviews.sft",
+        "tasks.reviews.data.prompts.train",
+        "tasks.reviews.evaluation.frontier_prompts",
+    ]
+
+
+def test_mistakes_of_several_tasks_are_all_reported(complaints):
+    second = TEXT[TEXT.index("  reviews:") :].replace("reviews", "second").replace("texts: 60", "texts: 0")
+    found = complaints(edited(("texts: 60", "texts: many")) + second)
+    assert [sentence.split(": ")[1] for sentence in found] == ["tasks.reviews.data.texts", "tasks.second.data.texts"]
+
+
+# --- files that a config names
+
+
+def test_a_missing_preference_file_is_told_by_name(complaints):
+    text = edited((PREFERENCES, "{source: pairs, path: no/pairs.jsonl}"))
+    (sentence,) = complaints(text)
+    assert sentence == (
+        f"FILE:{line_of(text, 'no/pairs')}: tasks.reviews.preferences.path: no such file: no/pairs.jsonl "
+        "(paths are relative to the working directory)"
+    )
+
+
+def test_a_missing_text_file_is_told_by_name_also_where_a_key_is_called_like_the_source(complaints):
+    text = edited(("source: planted", "source: texts\n      path: no/texts.jsonl"))
+    (sentence,) = complaints(text)
+    assert sentence.startswith(f"FILE:{line_of(text, 'path:')}: tasks.reviews.data.path: no such file: no/texts.jsonl")
+
+
+def test_texts_come_from_one_place(complaints):
+    (sentence,) = complaints(edited(("source: planted", "source: texts")))
+    assert sentence.startswith("FILE:6: tasks.reviews.data: give either 'path' (a JSONL file) or 'hub'")
+
+
+def test_the_length_of_an_opening_is_from_the_smaller_to_the_larger(complaints):
+    (sentence,) = complaints(edited(("source: planted", "source: texts\n      hub: {id: imdb}\n      opening: [8, 5]")))
+    assert sentence.startswith("FILE:9: tasks.reviews.data.opening: the first number must not exceed the second")
+
+
+def pair_file(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    path.write_text('{"prompt": "a", "chosen": "b", "rejected": "c", "text": "b", "reward": 1}\n')
+    return path
+
+
+def test_prompts_come_from_the_preference_file_if_and_only_if_there_is_one(tmp_path, complaints):
+    path = pair_file(tmp_path)
+    (sentence,) = complaints(edited((PREFERENCES, f"{{source: scored, path: {path}}}")))
+    assert sentence == (
+        "FILE:7: tasks.reviews.data.source: preferences.source 'scored' needs data.source preferences, not 'planted'"
+    )
+    (sentence,) = complaints(edited(("source: planted\n      texts: 60", "source: preferences")))
+    assert sentence.endswith("preferences.source 'generated' needs data.source planted or texts, not 'preferences'")
+
+
+def model_folder(tmp_path, *files):
+    folder = tmp_path / "model"
+    folder.mkdir(exist_ok=True)
+    for name in files:
+        (folder / name).write_text("{}")
+    return folder
+
+
+def test_a_model_folder_must_be_one(tmp_path, complaints):
+    def refused(folder):
+        (sentence,) = complaints(edited((MODEL, f"{{source: folder, path: {folder}}}")))
+        assert sentence.startswith(f"FILE:5: tasks.reviews.model.path: {folder}: ")
+        return sentence
+
+    assert "no such folder" in refused(tmp_path / "nowhere")
+    assert "it has no config.json" in refused(model_folder(tmp_path))
+    assert "it has no *.safetensors weights" in refused(model_folder(tmp_path, "config.json", "pytorch_model.bin"))
+    folder = model_folder(tmp_path, "model.safetensors")
+    config = loaded(tmp_path, edited((MODEL, f"{{source: folder, path: {folder}}}")))
+    assert config.tasks["reviews"].model.path == folder
+
+
+# --- YAML
+
+
+def test_a_key_given_twice_is_refused_with_both_lines(complaints):
+    text = edited(("    seeds: [0]", "    seeds: [0]\n    resources: {}\n    seeds: [1]"))
+    first = line_of(text, "seeds: [0]")
+    assert complaints(text) == [f"FILE:{first + 2}: tasks.reviews.seeds is given twice, also in line {first}"]
+
+
+def test_yaml_that_cannot_be_read_is_told_with_its_line(complaints):
+    (sentence,) = complaints(edited(("    seeds: [0]", "\tseeds: [0]")))
+    assert re.fullmatch(r"FILE:15: not valid YAML \(found character .*\)", sentence)
+    (sentence,) = complaints("name: [1\n\ntasks: {}\n")
+    assert re.fullmatch(r"FILE:\d+: not valid YAML \(.+\)", sentence)
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "- name\n- tasks\n", "planted\n", "12\n", "null\n"])
+def test_a_file_that_is_no_mapping_is_refused(complaints, text):
+    assert complaints(text) == ["FILE: a mapping with 'name' and 'tasks' is expected"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["name: &a [*a]\n", "name: *a\n", "name: a\x01\n", "name: !!python/object:os.system x\n", "a: 1\n---\nb: 2\n"],
+    ids=["endless", "alias of nothing", "control character", "tag", "two documents"],
+)
+def test_yaml_that_makes_no_sense_here_gets_one_line(complaints, text):
+    (sentence,) = complaints(text)
+    assert re.match(r"FILE(:\d+)?: not valid YAML \(", sentence)
+
+
+def test_a_config_that_cannot_be_read_is_told(tmp_path):
+    with pytest.raises(UserError, match="nowhere.yaml: no such config file"):
+        load_config(tmp_path / "nowhere.yaml")
+    with pytest.raises(UserError, match="cannot be read"):
+        load_config(tmp_path)
+    (tmp_path / "latin.yaml").write_bytes("name: é".encode("latin-1"))
+    with pytest.raises(UserError, match="latin.yaml: cannot be read"):
+        load_config(tmp_path / "latin.yaml")
+
+
+# --- overrides
+
+
+def test_overrides_replace_single_values_and_leave_the_rest(tmp_path):
+    before = loaded(tmp_path, TEXT).tasks["reviews"]
+    after = loaded(tmp_path, TEXT, {"tasks": {"reviews": {"training": {"batch_size": "20"}}}}).tasks["reviews"]
+    assert after.training.batch_size == 20 and after.training.frontier_every == 5
+    assert after.model_copy(update={"training": before.training}) == before
+
+
+def test_a_key_with_double_underscores_spells_the_way_down(tmp_path):
+    nested = {"tasks": {"reviews": {"methods": {"dpo": {"beta": ["0.3"]}}, "seeds": [0, 1]}}}
+    spelt = {"tasks__reviews__methods__dpo__beta": ["0.3"], "tasks__reviews": {"seeds": [0, 1]}}
+    config = loaded(tmp_path, TEXT, spelt)
+    assert config == loaded(tmp_path, TEXT, nested)
+    assert config.tasks["reviews"].methods["dpo"] == {"beta": ["0.3"]}
+
+
+def test_text_as_the_command_line_gives_it_becomes_numbers(tmp_path):
+    """Snakemake reads `--config` with YAML's BaseLoader, which knows text only."""
+    given = yaml.load("{seeds: [0,1], training__learning_rate: 1e-4}", Loader=yaml.BaseLoader)
+    assert given["seeds"] == ["0", "1"]
+    task = loaded(tmp_path, TEXT, {f"tasks__reviews__{key}": value for key, value in given.items()}).tasks["reviews"]
+    assert task.seeds == [0, 1] and task.training.learning_rate == 1e-4
+
+
+OVERRIDES = {
+    "unknown key": ({"tasks__reviews__sede": ["0"]}, "tasks.reviews.sede: unknown key; .*; did you mean 'seeds'\\?"),
+    "unknown key on top": ({"seed": "0"}, "seed: unknown key; allowed: name, tasks"),
+    "wrong item": ({"tasks__reviews__seeds": ["0", "-1"]}, r"tasks\.reviews\.seeds\[1\]: must be greater .*-1.*"),
+    "wrong value": ({"tasks__reviews__methods__dpo__beta": ["0"]}, r"tasks.reviews.methods.dpo.beta\[0\]: .* > 0, .*"),
+    "section replaced by a word": ({"tasks__reviews": "x"}, 'tasks.reviews: must be a mapping, not "x"'),
+    "unknown method": ({"tasks__reviews__methods__dop__beta": ["1"]}, "tasks.reviews.methods.dop: method 'dop' is .*"),
+    "task without sections": ({"tasks__more__model": {"source": "hub"}}, r"tasks\.more\.\w+(\.id)?: is missing; .*"),
+    "too small": ({"tasks__reviews__data__prompts__train": "4"}, r"tasks\.reviews\.data\.prompts\.train: 4 prompts .*"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("overrides", "saying"), OVERRIDES.values(), ids=OVERRIDES)
+def test_a_mistake_of_the_command_line_is_blamed_on_it(complaints, overrides, saying):
+    for sentence in complaints(TEXT, overrides):
+        assert re.fullmatch(f"--config: {saying}", sentence), sentence
+
+
+def test_a_mistake_of_the_file_is_not_blamed_on_the_command_line(complaints):
+    (sentence,) = complaints(edited(("    sft: {epochs: 1}\n", "")), {"tasks__reviews__seeds": ["1"]})
+    assert sentence.startswith("FILE:4: tasks.reviews.sft: ")
+
+
+def test_a_later_file_lies_on_top_and_is_blamed_for_what_it_says(tmp_path):
+    first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
+    first.write_text(TEXT)
+    second.write_text("tasks:\n  reviews:\n    seeds: [3]\n")
+    assert load_config([first, second]).tasks["reviews"].seeds == [3]
+    second.write_text("tasks:\n  reviews:\n    seeds: [-3]\n")
+    with pytest.raises(UserError, match=re.escape(f"{second}:3: tasks.reviews.seeds[0]: ")):
+        load_config([first, second])
+
+
+# --- what is shipped
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=[str(path.relative_to(ROOT)) for path in SHIPPED])
+def test_every_shipped_config_is_good_in_the_folder_of_the_repository(monkeypatch, path):
+    monkeypatch.chdir(ROOT)
+    assert list(load_config(path).tasks) == list(yaml.safe_load(path.read_text())["tasks"])
+
+
+def test_the_default_needs_neither_network_nor_files():
+    for task in load_config(DEFAULT).tasks.values():
+        assert (task.model.source, task.data.source, task.preferences.source) == ("scratch", "planted", "generated")
+
+
+def test_a_config_does_not_depend_on_the_order_of_its_keys(tmp_path):
+    def backwards(value):
+        return {key: backwards(value[key]) for key in reversed(value)} if isinstance(value, dict) else value
+
+    text = yaml.safe_dump(backwards(yaml.safe_load(TEXT)), sort_keys=False)
+    assert loaded(tmp_path, text) == loaded(tmp_path, TEXT)
+
+
+def test_the_schema_is_the_one_of_the_models():
+    wanted = json.dumps(Config.model_json_schema(), indent=2) + "\n"
+    command = "python -m sparsepo.configfile --schema > schemas/config.schema.json"
+    assert SCHEMA.is_file() and SCHEMA.read_text() == wanted, f"the schema has drifted; run: {command}"
+
+
+def run_cli(*arguments):
+    command = [sys.executable, "-m", "sparsepo.configfile", *map(str, arguments)]
+    environment = {"PYTHONPATH": str(ROOT / "src"), "PATH": ""}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
+
+
+def test_the_command_line_prints_the_schema_and_checks_files(tmp_path):
+    done = run_cli("--schema")
+    assert done.returncode == 0 and done.stdout == SCHEMA.read_text()
+    (tmp_path / "bad.yaml").write_text(TEXT.replace("seeds:", "seed:"))
+    done = run_cli(DEFAULT, tmp_path / "bad.yaml")
+    assert done.returncode == 1 and done.stdout == f"{DEFAULT}: good\n"
+    assert done.stderr.startswith(f"{tmp_path}/bad.yaml:15: tasks.reviews.seed: unknown key")
+    assert done.stderr.count("\n") == 1
+
+
+# --- whatever is in a config
+
+SCALARS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(10**20), 10**20),
+    st.floats(),
+    st.text(max_size=8),
+    st.binary(max_size=3),
+    st.dates(datetime.date(1, 1, 1)),
+    st.sampled_from(["dpo", "beta", "vader", "texts", "pairs", "source", "kind", "0.1", "inf", "../x", "a__b", "/"]),
+)
+KEYS = st.one_of(st.text(max_size=5), st.integers(0, 3), st.booleans(), st.dates(), st.sampled_from(["source", "kind"]))
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(KEYS, inner, max_size=3)),
+    max_leaves=6,
+)
+SENTENCE = re.compile(r"FILE(:\d+)?: .+")
+
+
+def containers(value):
+    """Every mapping and list in a config."""
+    if isinstance(value, dict | list):
+        yield value
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from containers(inner)
+
+
+@st.composite
+def mutated(draw):
+    """The default config with one to three values deleted, replaced or inserted anywhere."""
+    config = copy.deepcopy(yaml.safe_load(DEFAULT.read_text()))
+    for _ in range(draw(st.integers(1, 3))):
+        holder = draw(st.sampled_from([each for each in containers(config) if each] or [config]))
+        places = list(holder) if isinstance(holder, dict) else list(range(len(holder)))
+        action = draw(st.sampled_from(["delete", "replace", "insert"]))
+        if action == "insert" or not places:
+            if isinstance(holder, dict):
+                holder[draw(KEYS)] = draw(VALUES)
+            else:
+                holder.insert(draw(st.integers(0, len(holder))), draw(VALUES))
+        elif action == "delete":
+            del holder[draw(st.sampled_from(places))]
+        else:
+            holder[draw(st.sampled_from(places))] = draw(VALUES)
+    return yaml.safe_dump(config, allow_unicode=True)
+
+
+def only_sentences(folder, text):
+    path = folder / "config.yaml"
+    path.write_text(text, encoding="utf-8")
+    try:
+        load_config(path)
+    except UserError as error:
+        for sentence in str(error).replace(str(path), "FILE").split("\n"):
+            assert SENTENCE.fullmatch(sentence), sentence
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("mutated")
+
+
+@settings(max_examples=200, deadline=None)
+@given(mutated())
+def test_a_config_with_anything_in_it_loads_or_gets_sentences(folder, text):
+    only_sentences(folder, text)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, len(TEXT)), st.integers(0, 12), st.text(max_size=4))
+def test_a_config_with_any_text_cut_out_or_put_in_loads_or_gets_sentences(folder, at, length, more):
+    only_sentences(folder, TEXT[:at] + more + TEXT[at + length :])

@@ -1,0 +1,291 @@
+"""What the workflow asks of a config: which runs there are, and what can change what each stage makes."""
+
+import itertools
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sparsepo.config import Config
+from sparsepo.configfile import merge, nested
+from sparsepo.errors import UserError
+from sparsepo.runs import Run, find_run, runs_of
+from sparsepo.stages import Stages, check_owner
+
+BASE = yaml.safe_load("""
+name: small
+tasks:
+  reviews:
+    model: {source: scratch, config: {model_type: gpt2}}
+    data: {source: planted, texts: 60, prompts: {train: 40, validation: 8, test: 8}}
+    sft: {epochs: 1}
+    preferences: {source: generated, scorer: {kind: vader}}
+    methods:
+      dpo: {beta: ["0.1", "0.5"]}
+      sparsepo_common: {l1_u: ["0.001"], beta: ["0.1"]}
+    seeds: [0, 3]
+    training: {batch_size: 10}
+    evaluation: {scorer: {kind: vader}, token_pairs: 4, frontier_prompts: 8}
+""")
+RUNS = [
+    "dpo/beta~0.1/seed~0",
+    "dpo/beta~0.1/seed~3",
+    "dpo/beta~0.5/seed~0",
+    "dpo/beta~0.5/seed~3",
+    "sparsepo_common/beta~0.1-l1_u~0.001/seed~0",
+    "sparsepo_common/beta~0.1-l1_u~0.001/seed~3",
+]
+STAGES = ("data", "sft", "preferences", "train", "sample", "evaluate", "table")
+
+
+def stages(**changes):
+    """The stages of BASE, changed as on the command line."""
+    below = {f"tasks__reviews__{key}": value for key, value in changes.items()}
+    return Stages(Config.model_validate(merge(BASE, nested(below))))
+
+
+def parsed(stage, run="sft", **changes):
+    return json.loads(stages(**changes).settings(stage, "reviews", run))
+
+
+def changed_by(**changes):
+    """The stages whose settings differ, with the runs for those that have some: {'train': ['dpo/...'], 'sft': []}."""
+    before, after = stages(), stages(**changes)
+    found = {}
+    for stage in STAGES:
+        runs = {"train": RUNS, "evaluate": ["sft", *RUNS]}.get(stage, ["sft"])
+        known = set(after.runs("reviews"))
+        differ = [
+            run
+            for run in runs
+            if run in known and before.settings(stage, "reviews", run) != after.settings(stage, "reviews", run)
+        ]
+        if differ:
+            found[stage] = differ if stage in ("train", "evaluate") else []
+    return found
+
+
+# --- runs
+
+
+def test_the_runs_are_the_grid_times_the_seeds_in_the_order_of_the_config():
+    assert stages().runs("reviews") == ["sft", *RUNS]
+    assert stages().runs("reviews", sft=False) == RUNS
+
+
+def test_a_grid_of_several_parameters_is_their_product():
+    task = stages(methods__tdpo2={"beta": ["1", "2"], "alpha": ["0.5", "0.7", "0.9"]}).config.tasks["reviews"]
+    points = [run.point for run in runs_of(task) if run.method == "tdpo2" and run.seed == 0]
+    assert points == [f"alpha~{alpha}-beta~{beta}" for beta, alpha in itertools.product("12", ("0.5", "0.7", "0.9"))]
+
+
+def test_a_path_names_the_parameters_sorted_and_as_written():
+    run = Run("mapo", (("kinds", "mlp+residual"), ("beta", "1e-05"), ("form", "released")), 7)
+    assert run.path == "mapo/beta~1e-05-form~released-kinds~mlp+residual/seed~7"
+    assert run.hyper == {"kinds": ("mlp", "residual"), "beta": 1e-05, "form": "released"}
+
+
+def test_every_run_is_found_by_its_path():
+    task = stages().config.tasks["reviews"]
+    assert [find_run(task, path).path for path in RUNS] == RUNS
+
+
+def test_a_run_keeps_its_path_when_others_are_added():
+    more = stages(methods__ipo={"beta": ["0.1"]}, seeds=[3, 0, 9], methods__dpo={"beta": ["2", "0.5", "0.1"]})
+    assert set(RUNS) < set(more.runs("reviews"))
+
+
+def test_the_patterns_match_the_runs_and_nothing_else():
+    pattern = "|".join(stages().run_patterns)
+    assert all(re.fullmatch(pattern, run) for run in ["sft", *RUNS])
+    assert not re.fullmatch(pattern, RUNS[0].replace("0.1", "0x1"))
+    assert not re.fullmatch(pattern, "dpo/beta~0.2/seed~0")
+
+
+def test_the_first_run_of_a_method_is_that_of_its_first_point_and_seed():
+    assert stages().first_run("reviews", "sparsepo_common", other="wildcard") == RUNS[4]
+
+
+# --- settings
+
+
+def test_each_stage_reads_what_it_needs():
+    assert set(parsed("data")) == {"name", "data", "preferences", "model"}
+    assert parsed("data")["preferences"] is None and parsed("data")["model"] is None
+    assert parsed("sft")["sft"]["epochs"] == 1 and parsed("sft")["model"]["config"] == {"model_type": "gpt2"}
+    assert parsed("preferences")["preferences"]["sampling"]["samples"] == 2
+    assert parsed("sample")["max_new_tokens"] == 64
+    train = parsed("train", RUNS[5])
+    assert (train["method"], train["seed"]) == ("sparsepo_common", 3)
+    assert train["hyper"] == {"beta": 0.1, "l1_u": 0.001} and train["training"]["batch_size"] == 10
+    evaluate = parsed("evaluate", RUNS[5])
+    assert evaluate["params"] == {"beta": "0.1", "l1_u": "0.001"} and evaluate["hyper"] == train["hyper"]
+    assert (evaluate["task"], evaluate["run"], evaluate["seed"], evaluate["planted"]) == ("reviews", RUNS[5], 3, True)
+
+
+def test_the_reference_is_evaluated_without_a_method():
+    found = parsed("evaluate")
+    assert (found["run"], found["method"], found["seed"], found["params"]) == ("sft", None, None, {})
+
+
+def test_settings_do_not_depend_on_the_order_of_keys_in_the_config():
+    task = BASE["tasks"]["reviews"]
+    turned = {**BASE, "tasks": {"reviews": {key: task[key] for key in reversed(task)}}}
+    there = Stages(Config.model_validate(turned))
+    for stage in STAGES:
+        assert there.settings(stage, "reviews", RUNS[0]) == stages().settings(stage, "reviews", RUNS[0])
+
+
+def test_another_beta_changes_that_run_alone():
+    assert changed_by(methods__dpo__beta=["0.1", "0.7"]) == {"table": []}
+    after = stages(methods__dpo__beta=["0.1", "0.7"])
+    assert [run for run in after.runs("reviews") if run not in stages().runs("reviews")] == [
+        "dpo/beta~0.7/seed~0",
+        "dpo/beta~0.7/seed~3",
+    ]
+
+
+def test_another_seed_changes_no_run_that_was_there():
+    assert changed_by(seeds=[0, 3, 4]) == {"table": []}
+
+
+def test_another_method_changes_no_run_that_was_there():
+    assert changed_by(methods__ipo={"beta": ["1"]}) == {"table": []}
+
+
+def test_training_settings_reach_the_training_alone():
+    assert changed_by(training__learning_rate=1e-3) == {"train": RUNS, "table": []}
+
+
+def test_limits_of_length_reach_training_and_evaluation_which_cut_alike():
+    assert changed_by(training__max_response_tokens=9) == {"train": RUNS, "evaluate": ["sft", *RUNS], "table": []}
+
+
+def test_sampling_reaches_the_training_only_when_points_of_the_frontier_are_measured():
+    assert changed_by(sampling__temperature=0.7) == {"sample": [], "table": []}
+    with_points = {stage: stages(training__frontier_every=5).settings(stage, "reviews", RUNS[0]) for stage in STAGES}
+    other = stages(training__frontier_every=5, sampling__temperature=0.7)
+    assert {stage for stage in STAGES if other.settings(stage, "reviews", RUNS[0]) != with_points[stage]} == {
+        *("train", "sample", "table")
+    }
+
+
+def test_the_number_of_samples_never_retrains():
+    """Points of the frontier take one response a prompt, whatever the final sampling takes."""
+    one, four = (stages(training__frontier_every=5, sampling__samples=count) for count in (1, 4))
+    assert one.settings("train", "reviews", RUNS[0]) == four.settings("train", "reviews", RUNS[0])
+    assert one.settings("sample", "reviews") != four.settings("sample", "reviews")
+
+
+def test_evaluation_settings_reach_the_stages_that_use_them():
+    everywhere = ["sft", *RUNS]
+    assert changed_by(evaluation__token_pairs=5) == {"evaluate": everywhere, "table": []}
+    assert changed_by(evaluation__frontier_prompts=5) == {"table": []}
+    one, other = (stages(training__frontier_every=5, evaluation__frontier_prompts=count) for count in (4, 5))
+    assert one.settings("train", "reviews", RUNS[0]) != other.settings("train", "reviews", RUNS[0])
+    one, other = (stages(training__frontier_every=5, evaluation__token_pairs=count) for count in (4, 5))
+    assert one.settings("train", "reviews", RUNS[0]) == other.settings("train", "reviews", RUNS[0])
+
+
+def test_data_sft_and_preferences_are_each_their_own():
+    assert changed_by(data__texts=61) == {"data": [], "table": []}
+    assert changed_by(sft__epochs=2) == {"sft": [], "table": []}
+    assert changed_by(model__seed=5) == {"sft": [], "table": []}
+    assert changed_by(preferences__sampling__samples=3) == {"preferences": [], "table": []}
+
+
+def test_what_a_scheduler_is_asked_for_changes_no_result():
+    assert changed_by(resources__mem_mb=9000) == {}
+    assert stages(resources__mem_mb=9000).resources("reviews") == {"mem_mb": 9000, "runtime": 120}
+
+
+def test_one_task_does_not_touch_another():
+    second = Stages(
+        Config.model_validate(merge(BASE, {"tasks": {"other": {**BASE["tasks"]["reviews"], "seeds": [9]}}}))
+    )
+    for stage in STAGES:
+        assert second.settings(stage, "reviews", RUNS[0]) == stages().settings(stage, "reviews", RUNS[0])
+    assert second.runs("other", sft=False)[0] == "dpo/beta~0.1/seed~9"
+
+
+# --- files of the user
+
+
+def from_files(tmp_path, **changes):
+    pairs = tmp_path / "pairs.jsonl"
+    section = {"source": "pairs", "path": str(pairs)}
+    data = {"source": "preferences", "prompts": {"validation": 8, "test": 8}}
+    task = {**BASE["tasks"]["reviews"], "preferences": section, "data": data, **changes}
+    return pairs, lambda: Stages(Config.model_validate({"name": "small", "tasks": {"reviews": task}}))
+
+
+def test_input_hashes_follow_the_content_of_a_file_and_nothing_else(tmp_path):
+    pairs, make = from_files(tmp_path)
+    pairs.write_text("first\n")
+    before = make().input_hashes("reviews")
+    os.utime(pairs, (1, 1))
+    assert before and make().input_hashes("reviews") == before
+    pairs.write_text("other\n")
+    assert make().input_hashes("reviews") != before
+    pairs.write_text("first\n")
+    assert make().input_hashes("reviews") == before
+
+
+def test_both_text_and_preference_files_count(tmp_path):
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text("one\n")
+    data = {"source": "texts", "path": str(texts), "prompts": {"validation": 8, "test": 8}}
+    _, make = from_files(tmp_path, data=data, preferences=BASE["tasks"]["reviews"]["preferences"])
+    before = make().input_hashes("reviews")
+    texts.write_text("two\n")
+    assert make().input_hashes("reviews") != before
+
+
+def test_a_task_without_files_has_no_input_hashes():
+    assert stages().input_hashes("reviews") == ""
+
+
+# --- results of another config
+
+
+def stamp(folder, text):
+    path = Path(folder, "results", "reviews", "data.json")
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    return path
+
+
+def test_no_results_and_own_results_are_fine(tmp_path):
+    check_owner(tmp_path / "data.json", "small")
+    check_owner(stamp(tmp_path, '{"config": "small", "train": 40}'), "small")
+
+
+def test_results_of_another_config_are_refused_with_what_to_do(tmp_path):
+    path = stamp(tmp_path, '{"config": "big"}')
+    with pytest.raises(UserError) as caught:
+        check_owner(path, "small")
+    assert str(caught.value) == (
+        f"{path.parent} holds results of the config named 'big', and this one is named 'small': work in another folder "
+        "(snakemake --directory), rename the task, or remove that folder"
+    )
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", "12", '"small"', "null"])
+def test_a_file_that_is_no_stamp_is_refused(tmp_path, text):
+    path = stamp(tmp_path, text)
+    with pytest.raises(UserError, match="data.json: not a stamp of sparsepo; is .*/results/reviews a results folder"):
+        check_owner(path, "small")
+
+
+def test_reading_a_config_refuses_the_results_of_another(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump(BASE))
+    assert Stages.read([config], {}).tasks == ["reviews"]
+    stamp(tmp_path, '{"config": "big"}')
+    with pytest.raises(UserError, match="results/reviews holds results of the config named 'big'"):
+        Stages.read([config], {})
+    assert Stages.read([config], {"name": "big"}).config.name == "big"

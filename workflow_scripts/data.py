@@ -1,0 +1,28 @@
+"""Make a task's prompts and SFT corpus."""
+
+import argparse
+import json
+from pathlib import Path
+
+from sparsepo.data.records import write_json, write_records
+from sparsepo.data.sources import make_data
+from sparsepo.errors import run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--settings", type=json.loads, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    settings = options.settings
+    made = make_data(settings["data"], settings["preferences"], settings["model"])
+    for split, prompts in made.prompts.items():
+        write_records(options.out / "prompts" / f"{split}.jsonl", prompts)
+    write_records(options.out / "corpus.jsonl", made.corpus)
+    summary = {split: len(prompts) for split, prompts in made.prompts.items()} | {"corpus": len(made.corpus)}
+    write_json(options.out / "data.json", {"config": settings["name"]} | summary)
+    print(summary)
+
+
+if __name__ == "__main__":
+    run(main)

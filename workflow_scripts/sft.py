@@ -1,0 +1,41 @@
+"""Make the reference model: fetch it, fine-tune it on the corpus if asked to, save it as a Hugging Face folder."""
+
+import argparse
+import json
+from pathlib import Path
+
+from sparsepo.config import SftConfig
+from sparsepo.data.hashes import identity_of
+from sparsepo.data.records import Text, read_records, write_text
+from sparsepo.errors import run
+from sparsepo.models import fetch_model, save_model
+from sparsepo.training.sft import SFTTrainer
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--settings", type=json.loads, required=True)
+    parser.add_argument("--corpus", type=Path, required=True)
+    parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--code", required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    settings, dynamics = options.settings, options.out / "dynamics.jsonl"
+    corpus = read_records(options.corpus, Text)
+    model, tokenizer = fetch_model(settings["model"], [text.text for text in corpus])
+    print(f"{type(model).__name__}: {model.num_parameters():,} parameters, {len(tokenizer)} tokens", flush=True)
+    if settings["sft"] is None:
+        save_model(model, tokenizer, options.out)
+        write_text(dynamics, "")
+        return
+    config = SftConfig(**settings["sft"])
+    identity = identity_of(settings, options.code, [options.corpus])
+    where = {"folder": options.checkpoint, "seed": config.seed, "identity": identity}
+    trainer = SFTTrainer(model, tokenizer, corpus, config=config, **where)
+    trainer.run()
+    save_model(model, tokenizer, options.out)
+    trainer.finish(dynamics)
+
+
+if __name__ == "__main__":
+    run(main)

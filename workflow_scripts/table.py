@@ -1,0 +1,24 @@
+"""Write a task's table as CSV, Markdown and LaTeX."""
+
+import argparse
+import json
+from pathlib import Path
+
+from sparsepo.errors import run
+from sparsepo.report.tables import main_table, write_table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--settings", type=json.loads, required=True)
+    parser.add_argument("--scores", type=Path, nargs="+", required=True)
+    for kind in ("csv", "markdown", "latex"):
+        parser.add_argument(f"--{kind}", type=Path, required=True)
+    options = parser.parse_args()
+    frame = main_table([json.loads(path.read_text()) for path in options.scores])
+    targets = {kind: getattr(options, kind) for kind in ("csv", "markdown", "latex")}
+    write_table(frame, **targets, provenance=options.settings["provenance"])
+
+
+if __name__ == "__main__":
+    run(main)

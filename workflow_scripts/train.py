@@ -1,0 +1,74 @@
+"""Train one policy: one method at one point of its grid with one seed."""
+
+import argparse
+import json
+import resource
+import time
+from pathlib import Path
+
+from sparsepo.config import PreferenceConfig, SamplingConfig
+from sparsepo.data.hashes import file_hash, identity_of
+from sparsepo.data.records import Preference, Prompt, read_records, write_json
+from sparsepo.errors import run
+from sparsepo.evaluation.frontier import Meter
+from sparsepo.evaluation.rewards import build_scorer
+from sparsepo.models import load_model, load_tokenizer
+from sparsepo.provenance import environment, git_state
+from sparsepo.sampling.generate import check_room
+from sparsepo.training.preference import PreferenceTrainer
+
+
+def meter(settings: dict, reference, tokenizer, path: Path) -> Meter:
+    """What measures the policy's place on the frontier while it trains."""
+    evaluation = settings["evaluation"]
+    prompts = read_records(path, Prompt)[: evaluation["frontier_prompts"]]
+    sampling = SamplingConfig(**{**settings["sampling"], "samples": 1})
+    check_room(reference, tokenizer, prompts, sampling, path)
+    return Meter(reference, tokenizer, prompts, sampling, build_scorer(evaluation["scorer"]), evaluation["batch_size"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--settings", type=json.loads, required=True)
+    parser.add_argument("--reference", type=Path, required=True, help="folder of the reference model")
+    parser.add_argument("--pairs", type=Path, required=True)
+    parser.add_argument("--prompts", type=Path, required=True, help="sampled for points of the frontier")
+    parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--code", required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    start, settings = time.perf_counter(), options.settings
+    config = PreferenceConfig(**settings["training"])
+    inputs = [options.reference / "model.safetensors", options.pairs, options.prompts]
+    reference, tokenizer = load_model(options.reference), load_tokenizer(options.reference)
+    trainer = PreferenceTrainer(
+        load_model(options.reference),
+        reference,
+        tokenizer,
+        read_records(options.pairs, Preference),
+        method=settings["method"],
+        hyper=settings["hyper"],
+        config=config,
+        folder=options.checkpoint,
+        seed=settings["seed"],
+        identity=identity_of(settings, options.code, inputs),
+        measure=meter(settings, reference, tokenizer, options.prompts) if config.frontier_every else None,
+    )
+    trainer.run()
+    trainer.save(options.out)
+    trainer.finish(options.out / "dynamics.jsonl", options.out / "frontier.jsonl")
+    record = {
+        "settings": settings,
+        "pairs": {"trained": len(trainer.train_dataset), "dropped": trainer.dropped},
+        "code": options.code,
+        "inputs": {str(path): file_hash(path) for path in inputs},
+        "git": git_state(),
+        "environment": environment(),
+        "seconds": round(time.perf_counter() - start, 2),
+        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+    }
+    write_json(options.out / "run.json", record)
+
+
+if __name__ == "__main__":
+    run(main)
