@@ -1,0 +1,46 @@
+"""README.md is true: its table, its links, its code, its length."""
+
+import ast
+import re
+from pathlib import Path
+
+import sparsepo
+from sparsepo.report.method_table import with_table
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_method_table_is_the_one_of_the_code():
+    assert README == with_table(README), "run: python -m sparsepo.report.method_table"
+
+
+def test_it_is_short():
+    assert len(README.splitlines()) < 150
+
+
+def test_every_file_it_links_to_or_names_is_there():
+    links = re.findall(r"\]\((?!https?:)([^)]+)\)", README)
+    names = re.findall(r"`((?:configs|docs|src|schemas|tests)/[\w./-]+)`", README)
+    assert len(links) >= 3 and len(names) >= 3
+    missing = [name for name in [*links, *names] if not (ROOT / name).exists()]
+    assert not missing
+
+
+def test_the_example_uses_names_that_exist():
+    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.S)
+    imports = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.ImportFrom)]
+    names = [alias.name for node in imports if node.module == "sparsepo" for alias in node.names]
+    assert names and all(hasattr(sparsepo, name) for name in names)
+
+
+def test_importing_the_package_imports_no_torch():
+    import subprocess
+    import sys
+
+    code = "import sys, sparsepo, sparsepo.stages; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_every_public_name_resolves():
+    assert all(getattr(sparsepo, name) is not None for name in sparsepo.__all__)
