@@ -34,6 +34,19 @@ def test_the_example_uses_names_that_exist():
     assert names and all(hasattr(sparsepo, name) for name in names)
 
 
+def test_the_example_runs(tmp_path, monkeypatch):
+    from sparsepo.models import fetch_model, save_model
+
+    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.S)
+    config = {"model_type": "gpt2", "n_layer": 1, "n_head": 1, "n_embd": 8, "n_positions": 32}
+    tokenizer = {"kind": "bpe", "vocabulary": 300}
+    spec = {"source": "scratch", "config": config, "tokenizer": tokenizer, "seed": 0, "dtype": "float32"}
+    monkeypatch.chdir(tmp_path)
+    save_model(*fetch_model(spec, ["The film was a joy.", "The film was a bore."]), "my-sft-model")
+    exec(code, {})
+    assert (tmp_path / "policy" / "model.safetensors").exists() and (tmp_path / "policy" / "masks.safetensors").exists()
+
+
 def test_importing_the_package_imports_no_torch():
     import subprocess
     import sys

@@ -32,7 +32,7 @@ def main() -> None:
     identity = identity_of(settings, options.code, [options.corpus])
     where = {"folder": options.checkpoint, "seed": config.seed, "identity": identity}
     trainer = SFTTrainer(model, tokenizer, corpus, config=config, **where)
-    trainer.run()
+    trainer.train()
     save_model(model, tokenizer, options.out)
     trainer.finish(dynamics)
 

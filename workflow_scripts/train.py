@@ -54,7 +54,7 @@ def main() -> None:
         identity=identity_of(settings, options.code, inputs),
         measure=meter(settings, reference, tokenizer, options.prompts) if config.frontier_every else None,
     )
-    trainer.run()
+    trainer.train()
     trainer.save(options.out)
     trainer.finish(options.out / "dynamics.jsonl", options.out / "frontier.jsonl")
     record = {

@@ -110,7 +110,7 @@ def toy(tokenizer):
 
     def run_killed(made):
         with pytest.raises(Killed):
-            made.run()
+            made.train()
 
     made = (model, pairs, trainer, rows, weights, run_killed)
     return SimpleNamespace(tokenizer=tokenizer, kill=Kill, **{function.__name__: function for function in made})

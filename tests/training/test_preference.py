@@ -33,7 +33,7 @@ def test_a_method_moves_the_policy_and_leaves_the_reference_bit_for_bit(toy, tmp
     reference = toy.model()
     trainer = toy.trainer(tmp_path, method, reference=reference, max_steps=3)
     before, policy = toy.weights(reference), toy.weights(trainer.policy)
-    trainer.run()
+    trainer.train()
     assert same(toy.weights(reference), before)
     moved = toy.weights(trainer.policy)
     assert all(not torch.equal(moved[name], policy[name]) for name in policy if name.endswith("weight"))
@@ -46,7 +46,7 @@ def test_a_method_moves_the_policy_and_leaves_the_reference_bit_for_bit(toy, tmp
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "simpo"])
 def test_rewards_and_kl_are_exactly_zero_at_the_first_step(toy, tmp_path, method):
-    toy.trainer(tmp_path, method, max_steps=1).run()
+    toy.trainer(tmp_path, method, max_steps=1).train()
     row = toy.rows(tmp_path)[0]
     zero = [name for name in row if name.startswith(("reward_", "reverse_kl_", "forward_kl_", "logp_change_"))]
     assert len(zero) == 10
@@ -55,7 +55,7 @@ def test_rewards_and_kl_are_exactly_zero_at_the_first_step(toy, tmp_path, method
 
 @pytest.mark.parametrize("method", ["dpo", "tdpo1", "tdpo2", "dpop", *MASKED])
 def test_the_first_loss_is_log_2(toy, tmp_path, method):
-    toy.trainer(tmp_path, method, max_steps=1).run()
+    toy.trainer(tmp_path, method, max_steps=1).train()
     assert toy.rows(tmp_path)[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
 
 
@@ -70,7 +70,7 @@ def test_the_second_line_of_the_log_is_what_a_look_inside_the_pairs_tells(toy, t
         return step(model, *rest, **named)
 
     step, trainer.training_step = trainer.training_step, keep
-    trainer.run()
+    trainer.train()
     found = inspect_pairs(kept["policy"], trainer.model.reference, encoded(toy, 8), trainer.method, {}, kept["masks"])
     row = toy.rows(tmp_path)[1]
 
@@ -100,7 +100,7 @@ def test_the_second_line_of_the_log_is_what_a_look_inside_the_pairs_tells(toy, t
 def test_learned_heads_move(toy, tmp_path, method):
     trainer = toy.trainer(tmp_path, method, max_steps=3)
     before = toy.weights(trainer.masks)
-    trainer.run()
+    trainer.train()
     after = toy.weights(trainer.masks)
     assert before and all(not torch.equal(after[name], value) for name, value in before.items())
 
@@ -114,7 +114,7 @@ def test_mapo_has_nothing_to_learn(toy, tmp_path):
 @pytest.mark.parametrize("method", ["sparsepo_common", "sparsepo_independent"])
 @pytest.mark.parametrize("seed", range(10))
 def test_masks_start_with_zeros_and_with_live_weights(toy, tmp_path, method, seed):
-    toy.trainer(tmp_path, method, seed=seed, max_steps=1).run()
+    toy.trainer(tmp_path, method, seed=seed, max_steps=1).train()
     row = toy.rows(tmp_path)[0]
     for letter in "ud":
         assert row[f"mask_{letter}_mean"] > 0.1
@@ -137,7 +137,7 @@ def test_each_learning_rate_moves_its_own_weights(toy, tmp_path, moving):
     still = ({"policy", "masks"} - {moving}).pop()
     trainer = toy.trainer(tmp_path, "sparsepo_common", hyper={"l1_u": 0.1}, max_steps=3, **{rates[still]: 1e-30})
     before = {name: toy.weights(getattr(trainer, name)) for name in rates}
-    trainer.run()
+    trainer.train()
     change = {
         name: max(
             float((value - before[name][key]).abs().max()) for key, value in getattr(trainer, name).state_dict().items()
@@ -148,7 +148,7 @@ def test_each_learning_rate_moves_its_own_weights(toy, tmp_path, moving):
 
 
 def test_the_l1_of_the_masks_is_logged_and_is_part_of_the_loss(toy, tmp_path):
-    toy.trainer(tmp_path, "sparsepo_independent", hyper={"l1_u": 0.01, "l1_d": 0.02}, max_steps=1).run()
+    toy.trainer(tmp_path, "sparsepo_independent", hyper={"l1_u": 0.01, "l1_d": 0.02}, max_steps=1).train()
     row = toy.rows(tmp_path)[0]
     assert row["mask_l1"] > 0.05
     assert row["loss"] == pytest.approx(math.log(2) + row["mask_l1"], abs=1e-5)
@@ -171,7 +171,7 @@ def telling(seed):
 
 
 def test_dpo_learns_which_word_is_preferred(toy, tmp_path):
-    toy.trainer(tmp_path, data=telling(0), epochs=6, learning_rate=1e-2).run()
+    toy.trainer(tmp_path, data=telling(0), epochs=6, learning_rate=1e-2).train()
     first, *_, last = toy.rows(tmp_path)
     assert first["reward_accuracy"] == 0 and last["reward_accuracy"] == 1
     assert last["loss"] < 0.3 and last["logp_change_chosen"] > last["logp_change_rejected"]
@@ -198,6 +198,6 @@ def test_a_learned_mask_weighs_the_words_that_tell_responses_apart(toy, tmp_path
         return fmean(weights[True]) / fmean(weights[False])
 
     before = contrast()
-    trainer.run()
+    trainer.train()
     assert before < 1
     assert contrast() > 1.3

@@ -49,7 +49,7 @@ def whole(toy, tmp_path_factory):
         key = method, *changed.items()
         if key not in found:
             trainer = start(toy, tmp_path_factory.mktemp(method), method, **changed)
-            trainer.run()
+            trainer.train()
             found[key] = outcome(toy, trainer, "frontier.jsonl")
         return found[key]
 
@@ -58,7 +58,7 @@ def whole(toy, tmp_path_factory):
 
 def go_on(toy, folder, method="dpo", **changed):
     trainer = start(toy, folder, method, **changed)
-    trainer.run()
+    trainer.train()
     return outcome(toy, trainer, "frontier.jsonl")
 
 
@@ -152,7 +152,7 @@ def test_a_harmed_checkpoint_is_dropped_and_the_one_before_it_used(toy, tmp_path
 
 def test_the_working_folder_goes_when_the_logs_have_been_copied(toy, tmp_path, whole):
     trainer = start(toy, tmp_path / "work")
-    trainer.run()
+    trainer.train()
     expected = {name: (trainer.folder / name).read_text() for name in ("dynamics.jsonl", "frontier.jsonl")}
     trainer.finish(tmp_path / "out" / "steps.jsonl", tmp_path / "out" / "points.jsonl")
     assert (tmp_path / "out" / "steps.jsonl").read_text() == expected["dynamics.jsonl"]
@@ -193,7 +193,7 @@ def test_a_full_disk_is_told_in_a_sentence_and_the_checkpoint_before_it_serves(
         trainer = start(toy, tmp_path)
         patch.setattr(place, name, failing(getattr(place, name), error, lambda: trainer, step=4))
         with pytest.raises(UserError) as told:
-            trainer.run()
+            trainer.train()
     message = str(told.value)
     assert message.startswith(f"{tmp_path}/checkpoint-4: the checkpoint at step 4 could not be written (")
     assert "make room on the disk and run again" in message and "\n" not in message
@@ -217,11 +217,11 @@ def sft(toy, folder, **changed):
 @pytest.mark.parametrize("step", [1, 3, 4, 6])
 def test_killed_fine_tuning_ends_as_uninterrupted(toy, tmp_path, step):
     straight, killed = sft(toy, tmp_path / "straight"), sft(toy, tmp_path / "killed")
-    straight.run()  # and draws random numbers, after both were made
+    straight.train()  # and draws random numbers, after both were made
     killed.add_callback(toy.kill(step))
     toy.run_killed(killed)
     resumed = sft(toy, tmp_path / "killed")
-    resumed.run()
+    resumed.train()
     assert_same(outcome(toy, resumed), outcome(toy, straight))
 
 
@@ -229,6 +229,6 @@ def test_fine_tuning_that_had_finished_takes_no_further_step(toy, tmp_path):
     found = []
     for _ in range(2):
         trainer = sft(toy, tmp_path, max_steps=5, schedule="constant_with_warmup")
-        trainer.run()
+        trainer.train()
         found.append(outcome(toy, trainer))
     assert_same(*found)

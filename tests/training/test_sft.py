@@ -42,7 +42,7 @@ def loss_by_hand(toy, model, limit=99):
 def test_the_loss_is_the_mean_over_response_tokens_and_the_end(toy, tmp_path, architecture, micro):
     trainer = fine_tune(toy, tmp_path, architecture=architecture, micro_batch_size=micro)
     expected = loss_by_hand(toy, trainer.model)
-    trainer.run()
+    trainer.train()
     assert toy.rows(tmp_path)[0]["loss"] == pytest.approx(expected, rel=1e-5)
 
 
@@ -51,7 +51,7 @@ def test_a_document_is_cut_at_max_tokens(toy, tmp_path, limit):
     """At 3 one document has nothing left but its prompt and is not learned from."""
     trainer = fine_tune(toy, tmp_path, max_tokens=limit, batch_size=3 if limit == 3 else 4)
     expected = loss_by_hand(toy, trainer.model, limit)
-    trainer.run()
+    trainer.train()
     assert toy.rows(tmp_path)[0]["loss"] == pytest.approx(expected, rel=1e-5)
 
 
@@ -59,7 +59,7 @@ def test_the_context_of_the_model_cuts_as_max_tokens_does(toy, tmp_path, capsys)
     long = Text(" ".join(["w01"] * 100))
     trainer = fine_tune(toy, tmp_path, [long] * 4, max_tokens=512)
     assert "4 of 4 documents have tokens to learn within 48 tokens" in capsys.readouterr().out
-    trainer.run()
+    trainer.train()
     assert len(toy.rows(tmp_path)) == 1
 
 
@@ -88,13 +88,13 @@ def test_too_few_documents_are_refused_and_what_is_left_out_is_said(toy, tmp_pat
 
 def test_fine_tuning_learns_its_documents(toy, tmp_path):
     trainer = fine_tune(toy, tmp_path, max_steps=60, learning_rate=3e-2, log_every=10)
-    trainer.run()
+    trainer.train()
     assert toy.rows(tmp_path)[-1]["loss"] < 0.5 < 3 < toy.rows(tmp_path)[0]["loss"]
     assert loss_by_hand(toy, trainer.model) < 0.5
 
 
 def test_activations_computed_twice_give_the_same_losses(toy, tmp_path):
     for on in (True, False):
-        fine_tune(toy, tmp_path / str(on), gradient_checkpointing=on, max_steps=3).run()
+        fine_tune(toy, tmp_path / str(on), gradient_checkpointing=on, max_steps=3).train()
     twice, once = (toy.rows(tmp_path / str(on)) for on in (True, False))
     assert [row["loss"] for row in twice] == pytest.approx([row["loss"] for row in once], rel=1e-6)

@@ -14,7 +14,7 @@ from sparsepo.errors import UserError
 def test_a_policy_that_is_not_the_reference_is_refused_at_step_0(toy, tmp_path):
     trainer = toy.trainer(tmp_path, policy=toy.model(seed=1))
     with pytest.raises(UserError, match="policy and reference differ before the first step .*allowed 0.001"):
-        trainer.run()
+        trainer.train()
 
 
 def test_one_model_for_both_is_refused(toy, tmp_path):
@@ -45,7 +45,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run_at_its_step_with_its_batch(to
 
     trainer = toy.trainer(tmp_path, measure=poison, frontier_every=2)
     with pytest.raises(UserError, match=rf"^the loss is nan at step 3; the batch is in {tmp_path}/bad_batch.json$"):
-        trainer.run()
+        trainer.train()
     bad = json.loads((tmp_path / "bad_batch.json").read_text())
     rows = [[token for token in row if token != toy.tokenizer.pad_token_id] for row in bad["input_ids"]]
     assert bad["step"] == 3
@@ -67,7 +67,7 @@ def test_the_bad_batch_is_the_micro_batch_at_fault_and_never_reaches_a_checkpoin
     given = {"reference": reference, "data": data, "epochs": 3, "micro_batch_size": 2, "log_every": 5}
     trainer = toy.trainer(tmp_path, measure=poison, frontier_every=1, checkpoint_every=1, **given)
     with pytest.raises(UserError, match="the loss is nan at step [234]"):
-        trainer.run()
+        trainer.train()
     bad = json.loads((tmp_path / "bad_batch.json").read_text())
     assert len(bad["input_ids"]) == 4 and any(word in row for row in bad["input_ids"])
     last = load_file(tmp_path / f"checkpoint-{bad['step'] - 1}" / "model.safetensors")

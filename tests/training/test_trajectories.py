@@ -25,7 +25,7 @@ def test_a_batch_of_8_is_two_of_4(toy, tmp_path, method, count):
     for micro in (None, 4):
         folder, reference = tmp_path / str(micro), toy.model(dtype=torch.float64)
         trainer = toy.trainer(folder, method, reference=reference, data=count, epochs=2, micro_batch_size=micro)
-        trainer.run()
+        trainer.train()
         found[micro] = toy.rows(folder), toy.weights(trainer.policy)
     rows, weights = found[None]
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
@@ -40,7 +40,7 @@ def test_the_loss_of_a_batch_is_the_mean_over_its_pairs_however_many(toy, tmp_pa
     trainer = toy.trainer(tmp_path, "simpo", data=21, micro_batch_size=micro, learning_rate=1e-12)
     pairs = encode_pairs(toy.tokenizer, toy.pairs(21), 512, 512, 48).pairs
     losses = [record["loss"] for record in inspect_pairs(trainer.policy, trainer.model.reference, pairs, "simpo")]
-    trainer.run()
+    trainer.train()
     logged = [row["loss"] for row in toy.rows(tmp_path)]
     assert (8 * logged[0] + 8 * logged[1] + 5 * logged[2]) / 21 == pytest.approx(sum(losses) / 21, rel=1e-5)
 
@@ -48,7 +48,7 @@ def test_the_loss_of_a_batch_is_the_mean_over_its_pairs_however_many(toy, tmp_pa
 @pytest.mark.parametrize("method", ["dpo", "sparsepo_independent"])
 def test_a_line_of_the_log_is_the_mean_over_the_steps_since_the_last(toy, tmp_path, method):
     for every in (1, 3):
-        toy.trainer(tmp_path / str(every), method, data=24, epochs=2, log_every=every).run()
+        toy.trainer(tmp_path / str(every), method, data=24, epochs=2, log_every=every).train()
     single, grouped = toy.rows(tmp_path / "1"), toy.rows(tmp_path / "3")
     assert [row["step"] for row in grouped] == [1, 3, 6]
     for name in set(single[0]) - {"step", "grad_norm", "learning_rate"}:
@@ -57,7 +57,7 @@ def test_a_line_of_the_log_is_the_mean_over_the_steps_since_the_last(toy, tmp_pa
 
 
 def test_the_last_step_is_in_the_log_whatever_the_interval(toy, tmp_path):
-    toy.trainer(tmp_path, data=40, log_every=3).run()
+    toy.trainer(tmp_path, data=40, log_every=3).train()
     assert [row["step"] for row in toy.rows(tmp_path)] == [1, 3, 5]
 
 
@@ -70,7 +70,7 @@ def test_dropout_in_the_config_changes_nothing(toy, tmp_path, architecture, drop
     found = []
     for name, rate in (("with", 1), ("without", 0)):
         reference = toy.model(architecture, **{key: rate * value for key, value in dropout.items()}).train(training)
-        toy.trainer(tmp_path / name, "sparsepo_common", reference=reference, max_steps=4).run()
+        toy.trainer(tmp_path / name, "sparsepo_common", reference=reference, max_steps=4).train()
         found.append(toy.rows(tmp_path / name))
     assert found[0] == found[1]
     assert found[0][0]["reward_chosen"] == found[0][0]["logp_change_rejected"] == 0
@@ -81,7 +81,7 @@ def test_activations_computed_twice_give_the_same_losses(toy, tmp_path):
     for on in (True, False):
         trainer = toy.trainer(tmp_path / str(on), "sparsepo_common", max_steps=4, gradient_checkpointing=on)
         assert trainer.policy.is_activation_checkpointing == on
-        trainer.run()
+        trainer.train()
         rows[on] = toy.rows(tmp_path / str(on))
     assert_one_trajectory(rows[True], rows[False])
 
@@ -92,7 +92,7 @@ def test_bfloat16_is_near_float32_and_keeps_float32_weights(toy, tmp_path, metho
     for precision in ("bfloat16", "float32"):
         folder = tmp_path / precision
         trainer = toy.trainer(folder, method, data=24, precision=precision, learning_rate=1e-2)
-        trainer.run()
+        trainer.train()
         rows[precision] = toy.rows(folder)
         assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
     assert len(rows["bfloat16"]) == 3
@@ -104,8 +104,8 @@ def test_bfloat16_is_near_float32_and_keeps_float32_weights(toy, tmp_path, metho
 def test_a_seed_gives_one_run_whatever_was_drawn_before_it_and_another_seed_another(toy, tmp_path):
     """A trainer of another seed that is made in between is no matter."""
     alone = toy.trainer(tmp_path / "alone", "simpo", max_steps=3)
-    alone.run()
+    alone.train()
     again, other = (toy.trainer(tmp_path / str(seed), "simpo", seed=seed, max_steps=3) for seed in (0, 1))
     for trainer in (again, other):
-        trainer.run()
+        trainer.train()
     assert toy.rows(again.folder) == toy.rows(alone.folder) != toy.rows(other.folder)

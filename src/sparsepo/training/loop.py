@@ -64,8 +64,8 @@ class Loop(Trainer):
 
         return None if measure is None else timed
 
-    def run(self) -> None:
-        """Train from the last complete checkpoint, or from the start."""
+    def train(self) -> None:
+        """Train from the last complete checkpoint of this run in `folder`, or from the start."""
         checkpoint = latest(self.folder, self.identity)
         step = 0 if checkpoint is None else step_of(checkpoint)
         if checkpoint is not None:
