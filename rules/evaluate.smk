@@ -9,6 +9,8 @@ rule evaluate_run:
         tokens=TOKENS,
     log:
         "logs/{task}/evaluate/{run}.log",
+    benchmark:
+        "logs/{task}/benchmarks/evaluate/{run}.tsv"
     conda:
         "../envs/eval.yaml"
     threads: 1
