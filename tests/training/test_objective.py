@@ -46,7 +46,7 @@ def objective(method, policy_seed=0, **given):
     hyper, _ = METHODS[method].split(given)
     masks = masks_for(method, reference, given)
     made = PairObjective(model(policy_seed), reference, method, hyper, masks.double() if masks else None)
-    made.calibrate(collate(PAIRS, 0))
+    made.calibrate([collate(PAIRS, 0)])
     return made
 
 

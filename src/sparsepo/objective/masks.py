@@ -3,7 +3,7 @@
 A head sees features at the position that predicts a token (t - 1 weighs token t), so it never sees the token itself.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -34,11 +34,27 @@ class MaskHead(nn.Module):
     def forward(self, views: Views) -> Tensor:
         raise NotImplementedError
 
-    def calibrate(self, views: Views, zeros: float) -> None:
-        """Set the start so that a share `zeros` of these tokens weigh 0 and the mean weight is 1. Default: nothing."""
+
+class LearnedHead(MaskHead):
+    """Abstract: a head whose weight is a ReLU over learned projections of the states."""
+
+    looks_at = "states"
+
+    def projections(self, views: Views) -> Tensor:
+        """(n, p): every projection at the n valid tokens, before any ReLU."""
+        raise NotImplementedError
+
+    def start(self, raw: Tensor, zeros: float) -> None:
+        """Set the weights so that on the tokens of `raw` (n, p) a share `zeros` weighs 0, and the mean weight is 1.
+
+        Each projection is standardised, then all are shifted. A weight is 0 where every projection is <= 0, so the
+        shift is a quantile of the largest. Left to chance the sign of the merge decides, and one small model in five
+        starts with no live weight at all.
+        """
+        raise NotImplementedError
 
 
-class LayerHead(MaskHead):
+class LayerHead(LearnedHead):
     r"""Learned over all layers: m_t = ReLU(sum_l c_l ReLU(w_l . LayerNorm(h_l) + b_l)).
 
     One linear + ReLU a layer, merged by a linear (no bias) + ReLU (arXiv 2410.05102, Eq. 9-10). The LayerNorm shared by
@@ -66,23 +82,17 @@ class LayerHead(MaskHead):
         normed = (self.norm(state.to(dtype)) for state in states)
         return torch.cat([layer(state) for layer, state in zip(self.layer, normed, strict=True)], -1)
 
+    def projections(self, views: Views) -> Tensor:
+        return self._per_layer(views.states)[views.valid]
+
     @torch.no_grad()
-    def calibrate(self, views: Views, zeros: float) -> None:
-        """Standardise each layer's projection on these tokens, then shift all layers until `zeros` of them are dead.
-
-        A weight is 0 where every layer's projection is <= 0, so the shift is a quantile of the largest projection.
-        Left to chance the sign of the merge decides, and one small model in five starts with no live weight at all.
-        """
-        raw = self._per_layer(views.states)[views.valid]
-        for index, layer in enumerate(self.layer):
-            _standardise(layer, raw[:, index])
-        largest = self._per_layer(views.states)[views.valid].amax(-1)
-        _shift(self.layer, -torch.quantile(largest, zeros))
+    def start(self, raw: Tensor, zeros: float) -> None:
+        live = F.relu(_start(self.layer, raw, zeros))
         if not self.binary:
-            self.merge.weight.div_(_scale_of(self(views)[views.valid].mean()))
+            self.merge.weight.div_(_scale_of(F.relu(self.merge(live)).mean()))
 
 
-class LastHead(MaskHead):
+class LastHead(LearnedHead):
     """Learned over the last layer only: m_t = ReLU(w . h_L + b); `inner` and `binary` as in LayerHead, no LayerNorm."""
 
     looks_at = "states"
@@ -93,18 +103,20 @@ class LastHead(MaskHead):
         self.binary = binary
 
     def forward(self, views: Views) -> Tensor:
-        state = views.states[-1].to(next(self.parameters()).dtype)
-        weight = F.relu(self.layer(state))[..., 0]
+        weight = F.relu(self._project(views))
         return _straight_through(weight) if self.binary else weight
 
+    def _project(self, views: Views) -> Tensor:
+        return self.layer(views.states[-1].to(next(self.parameters()).dtype))[..., 0]
+
+    def projections(self, views: Views) -> Tensor:
+        return self._project(views)[views.valid][:, None]
+
     @torch.no_grad()
-    def calibrate(self, views: Views, zeros: float) -> None:
-        """As LayerHead.calibrate, for one projection."""
-        state = views.states[-1][views.valid].to(next(self.parameters()).dtype)
-        _standardise(self.layer, self.layer(state)[:, 0])
-        _shift([self.layer], -torch.quantile(self.layer(state)[:, 0], zeros))
+    def start(self, raw: Tensor, zeros: float) -> None:
+        live = F.relu(_start([self.layer], raw, zeros))
         if not self.binary:
-            scale = _scale_of(self(views)[views.valid].mean())
+            scale = _scale_of(live.mean())
             _last_linear(self.layer).weight.div_(scale)
             _last_linear(self.layer).bias.div_(scale)
 
@@ -175,10 +187,13 @@ class Masks(nn.Module):
         ones = torch.ones(views.valid.shape, device=views.valid.device)
         return weights.get("u", ones), weights.get("d", ones)
 
-    def calibrate(self, views: Views) -> None:
-        """Start every learned head alive on these tokens; see MaskHead.calibrate."""
-        for head in self.heads.values():
-            head.calibrate(views, self.zeros)
+    @torch.no_grad()
+    def calibrate(self, batches: Iterable[Views]) -> None:
+        """Start every learned head alive on these tokens, see LearnedHead.start; one batch of states at a time."""
+        heads = {name: head for name, head in self.heads.items() if isinstance(head, LearnedHead)}
+        raw = [{name: head.projections(views) for name, head in heads.items()} for views in batches]
+        for name, head in heads.items():
+            head.start(torch.cat([of[name] for of in raw]), self.zeros)
 
     def penalty(self, m_u: Tensor, m_d: Tensor, valid: Tensor) -> Tensor:
         """(s, t) -> (s,): l1_u sum |m_u| + l1_d sum |m_d| over response tokens, of the sides that have a head.
@@ -236,22 +251,21 @@ def _last_linear(projection: nn.Module) -> nn.Linear:
     return [module for module in projection.modules() if isinstance(module, nn.Linear)][-1]
 
 
-def _standardise(projection: nn.Module, values: Tensor) -> None:
-    """Rescale and shift the projection so that `values` (n,), its outputs, get mean 0 and deviation 1."""
-    scale = _scale_of(values.std(correction=0))
-    linear = _last_linear(projection)
-    linear.weight.div_(scale)
-    linear.bias.copy_((linear.bias - values.mean()) / scale)
+def _start(projections: Iterable[nn.Module], raw: Tensor, zeros: float) -> Tensor:
+    """Standardise and shift projections with outputs `raw` (n, p) as LearnedHead.start says; what they give then."""
+    scale, mean = _scale_of(raw.std(0, correction=0)), raw.mean(0)
+    standard = (raw - mean) / scale
+    shift = -torch.quantile(standard.amax(-1), zeros)
+    for index, projection in enumerate(projections):
+        linear = _last_linear(projection)
+        linear.weight.div_(scale[index])
+        linear.bias.copy_((linear.bias - mean[index]) / scale[index] + shift)
+    return standard + shift
 
 
 def _scale_of(spread: Tensor) -> Tensor:
     """What to divide by: 1 where there is nothing to tell apart (one token, or all alike), as 1 / 0 is no weight."""
     return torch.where(spread > 1e-4, spread, 1.0)
-
-
-def _shift(projections: Sequence[nn.Module], amount: Tensor) -> None:
-    for projection in projections:
-        _last_linear(projection).bias.add_(amount)
 
 
 def _straight_through(weight: Tensor) -> Tensor:

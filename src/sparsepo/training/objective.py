@@ -1,6 +1,6 @@
 """One step of preference optimisation as a module: policy, reference, masks and a loss; and a look inside a pair."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,10 +81,10 @@ class PairObjective(nn.Module):
         )
         return rows.take(states[-1]), views
 
-    def calibrate(self, batch: dict[str, Tensor]) -> None:
-        """Start learned mask heads alive on this batch."""
-        if self.masks is not None:
-            self.masks.calibrate(self.look(batch, rows_of(batch))[1])
+    def calibrate(self, batches: Iterable[dict[str, Tensor]]) -> None:
+        """Start learned mask heads alive on the tokens of these batches."""
+        if self.masks is not None and self.masks.learned:
+            self.masks.calibrate(self.look(batch, rows_of(batch))[1] for batch in batches)
 
 
 def _heads(masks: Masks | None) -> Sequence[Any]:
@@ -138,13 +138,11 @@ def inspect_pairs(
 
     own = masks if masks is not None else masks_for(method, reference, hyper or {})
     objective = PairObjective(policy, reference, method, loss_hyper, own)
+    batches = [made[start : start + batch_size] for start in range(0, len(made), batch_size)]
     if masks is None and own is not None and made:
         own.to(device)
-        objective.calibrate(batch_of(made))
-    records = []
-    for start in range(0, len(made), batch_size):
-        records += describe(objective(batch_of(made[start : start + batch_size])))
-    return records
+        objective.calibrate(map(batch_of, batches))
+    return [record for batch in batches for record in describe(objective(batch_of(batch)))]
 
 
 def _token_pair(pair: TokenPair | Mapping[str, Sequence[int]]) -> TokenPair:

@@ -111,8 +111,10 @@ class PreferenceTrainer(Loop):
             save_weights(self.masks, str(Path(folder) / "masks.safetensors"))
 
     def _calibrate(self, pairs: list[Any]) -> None:
-        batch = self.data_collator(pairs)
-        self.model.calibrate({name: value.to(self.args.device) for name, value in batch.items()})
+        size = self.args.per_device_train_batch_size
+        batches = (self.data_collator(pairs[start : start + size]) for start in range(0, len(pairs), size))
+        device = self.args.device
+        self.model.calibrate({name: value.to(device) for name, value in batch.items()} for batch in batches)
 
     # what transformers' Trainer asks for
 
