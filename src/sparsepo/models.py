@@ -26,7 +26,10 @@ UNLOADABLE = (OSError, ValueError, KeyError, RuntimeError, SafetensorError, Stri
 
 
 def load_model(folder: str | Path, dtype: str = "float32") -> Any:
-    """A causal LM from a Hugging Face folder, in eval mode, dropout off. Raises UserError when it is not one."""
+    """A causal LM from a Hugging Face folder: on the accelerator if there is one, in eval mode, dropout off.
+
+    Raises UserError when the folder holds no such model, or not all of its weights.
+    """
     folder = Path(folder)
     require_model_folder(folder)
     settings = {"dtype": getattr(torch, dtype), "use_safetensors": True, "output_loading_info": True}
@@ -37,7 +40,8 @@ def load_model(folder: str | Path, dtype: str = "float32") -> Any:
     if info["missing_keys"]:
         lost = sorted(info["missing_keys"])
         raise UserError(f"{folder}: the weights lack {len(lost)} tensors that config.json asks for, {lost[0]} first")
-    return without_dropout(model).eval()
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+    return without_dropout(model).eval().to(device)
 
 
 def load_tokenizer(folder: str | Path) -> Any:

@@ -7,6 +7,7 @@ from sklearn.metrics import roc_auc_score
 
 from sparsepo.data.collation import encode_response
 from sparsepo.data.records import Completion, Preference
+from sparsepo.errors import UserError
 from sparsepo.evaluation.divergence import Divergence
 from sparsepo.evaluation.frontier import Samples
 from sparsepo.evaluation.report_card import (
@@ -133,6 +134,12 @@ def test_auc_is_that_of_scikit_learn_over_all_pairs_pooled(seed):
             for at in range(len(row[side]["logps"]))
         ]
         assert found["abs_logratio"][side] == pytest.approx(roc_auc_score(labels, apart))
+
+
+def test_validation_pairs_of_which_none_is_usable_are_a_users_mistake():
+    pairs = [Preference("p", " same", " same")]
+    with pytest.raises(UserError, match="none of the 1 validation pairs can be looked into; dropped: .*equal"):
+        usable(tokenizer("word"), pairs, (8, 8, 32), 4)
 
 
 def test_auc_by_hand():

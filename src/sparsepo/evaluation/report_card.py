@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
-from sparsepo.data.collation import encode_pairs
+from sparsepo.data.collation import TokenPair, encode_pairs
 from sparsepo.data.planted import polar_spans
 from sparsepo.data.records import Preference
+from sparsepo.errors import UserError
 from sparsepo.evaluation.frontier import Samples
 from sparsepo.evaluation.statistics import distinct_n, roc_auc
 
@@ -97,7 +98,14 @@ def logp_change(records: Sequence[dict[str, Any]]) -> dict[str, float]:
     }
 
 
-def usable(tokenizer: Any, pairs: Sequence[Preference], limits: tuple[int, int, int], count: int):
-    """The first `count` pairs that training could use, as records and as token ids."""
+def usable(
+    tokenizer: Any, pairs: Sequence[Preference], limits: tuple[int, int, int], count: int
+) -> tuple[list[Preference], list[TokenPair]]:
+    """The first `count` pairs that training could use, as records and as token ids. Raises UserError if there is none.
+
+    limits: the longest prompt, the longest response, and the model's context.
+    """
     encoded = encode_pairs(tokenizer, pairs, *limits)
+    if not encoded.pairs:
+        raise UserError(f"none of the {len(pairs)} validation pairs can be looked into; dropped: {encoded.dropped}")
     return [pairs[at] for at in encoded.kept[:count]], encoded.pairs[:count]

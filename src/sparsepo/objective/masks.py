@@ -191,6 +191,8 @@ class Masks(nn.Module):
     def calibrate(self, batches: Iterable[Views]) -> None:
         """Start every learned head alive on these tokens, see LearnedHead.start; one batch of states at a time."""
         heads = {name: head for name, head in self.heads.items() if isinstance(head, LearnedHead)}
+        if not heads:
+            return
         raw = [{name: head.projections(views) for name, head in heads.items()} for views in batches]
         for name, head in heads.items():
             head.start(torch.cat([of[name] for of in raw]), self.zeros)

@@ -83,7 +83,7 @@ class PairObjective(nn.Module):
 
     def calibrate(self, batches: Iterable[dict[str, Tensor]]) -> None:
         """Start learned mask heads alive on the tokens of these batches."""
-        if self.masks is not None and self.masks.learned:
+        if self.masks is not None:
             self.masks.calibrate(self.look(batch, rows_of(batch))[1] for batch in batches)
 
 
@@ -139,8 +139,9 @@ def inspect_pairs(
     own = masks if masks is not None else masks_for(method, reference, hyper or {})
     objective = PairObjective(policy, reference, method, loss_hyper, own)
     batches = [made[start : start + batch_size] for start in range(0, len(made), batch_size)]
-    if masks is None and own is not None and made:
+    if own is not None:
         own.to(device)
+    if masks is None and made:
         objective.calibrate(map(batch_of, batches))
     return [record for batch in batches for record in describe(objective(batch_of(batch)))]
 
