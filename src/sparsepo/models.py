@@ -16,6 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 from sparsepo.errors import UserError
 from sparsepo.folders import check_model_folder
+from sparsepo.objective.methods import nearest
 from sparsepo.objective.terms import Head
 
 LINEAR = (nn.Linear, Conv1D)
@@ -144,6 +145,10 @@ def _from_scratch(spec: dict[str, Any], corpus: list[str]) -> tuple[Any, Any]:
     ids = {f"{name}_token_id": tokenizer.eos_token_id for name in ("bos", "eos")}
     torch.manual_seed(spec["seed"])
     try:
+        known = AutoConfig.for_model(settings["model_type"])
+        unknown = [key for key in settings if key != "model_type" and not hasattr(known, key)]
+        if unknown:
+            raise UserError(f"model.config has an unknown key '{unknown[0]}'; {nearest(unknown[0], known.to_dict())}")
         config = AutoConfig.for_model(**settings, **ids, pad_token_id=tokenizer.pad_token_id)
         return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, spec["dtype"])), tokenizer
     except (*UNLOADABLE, TypeError) as error:
@@ -233,8 +238,8 @@ def lm_head(model: Any) -> Head:
 
 @torch.no_grad()
 def check_head(model: Any) -> None:
-    """Raises UserError, naming the architecture, when `lm_head` does not reproduce the model's own logits."""
-    device = model.get_output_embeddings().weight.device
+    """Raises UserError, naming the architecture, when `lm_head` is not the model's own, or it looks ahead."""
+    name, device = type(model).__name__, model.get_output_embeddings().weight.device
     ids = torch.arange(4, device=device)[None] % model.config.vocab_size
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     own = model(**batch, use_cache=False).logits.float()
@@ -243,8 +248,10 @@ def check_head(model: Any) -> None:
     logits = logits * head.scale
     logits = logits if head.softcap is None else head.softcap * torch.tanh(logits / head.softcap)
     if not torch.allclose(own, logits, atol=1e-3 * max(1.0, float(own.abs().max())), rtol=1e-2):
-        name = type(model).__name__
         raise UserError(f"{name} changes its logits in a way that is not known here, so its log-probs would be wrong")
+    alone = model(input_ids=ids[:, :1], attention_mask=batch["attention_mask"][:, :1], use_cache=False).logits.float()
+    if not torch.allclose(own[:, :1], alone, atol=1e-2 * max(1.0, float(own.abs().max())), rtol=1e-2):
+        raise UserError(f"{name} looks ahead: what it says about a token depends on later ones, so it is no causal LM")
 
 
 def decoder_layers(model: Any) -> nn.ModuleList:

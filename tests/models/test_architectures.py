@@ -355,3 +355,13 @@ def test_dropout_is_off_in_training_mode_also_where_it_is_a_number(architecture)
         assert not torch.allclose(logits(True), logits(False))
     without_dropout(noisy)
     assert torch.equal(logits(True), logits(False))
+
+
+def test_a_model_that_looks_ahead_is_refused_by_name():
+    from transformers import BertConfig, BertLMHeadModel
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+    looking = BertLMHeadModel(BertConfig(vocab_size=20, initializer_range=0.5, **sizes)).eval()
+    with pytest.raises(UserError, match="BertLMHeadModel .*(looks ahead|not known here)"):
+        check_head(looking)

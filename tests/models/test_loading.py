@@ -70,6 +70,12 @@ def test_a_scratch_model_fits_its_tokenizer_and_its_seed():
     assert not all(torch.equal(a, b) for a, b in zip(states[0], states[2], strict=True))
 
 
+def test_a_typo_in_a_scratch_config_is_told_with_the_nearest_key():
+    spec = {**SCRATCH, "config": {**SCRATCH["config"], "n_lyer": 3}}
+    with pytest.raises(UserError, match="model.config has an unknown key 'n_lyer'; .*did you mean 'n_layer'"):
+        fetch_model(spec, CORPUS)
+
+
 def test_a_scratch_model_has_the_dtype_asked_for_and_no_dropout():
     made, _ = fetch_model({**SCRATCH, "dtype": "bfloat16"}, CORPUS)
     assert {parameter.dtype for parameter in made.parameters()} == {torch.bfloat16}
