@@ -42,7 +42,9 @@ def test_the_example_runs(tmp_path, monkeypatch):
     tokenizer = {"kind": "bpe", "vocabulary": 300}
     spec = {"source": "scratch", "config": config, "tokenizer": tokenizer, "seed": 0, "dtype": "float32"}
     monkeypatch.chdir(tmp_path)
-    save_model(*fetch_model(spec, ["The film was a joy.", "The film was a bore."]), "my-sft-model")
+    model, tokenizer = fetch_model(spec, ["The film was a joy.", "The film was a bore."])
+    tokenizer.pad_token = None  # as GPT-2's and many others'
+    save_model(model, tokenizer, "my-sft-model")
     exec(code, {})
     assert (tmp_path / "policy" / "model.safetensors").exists() and (tmp_path / "policy" / "masks.safetensors").exists()
 

@@ -142,7 +142,7 @@ class _Terms(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         dtype = torch.promote_types(hidden.dtype, torch.float32)
         norm, ref_norm, logps, ref_logps, reverse, forward = (
-            hidden.new_empty(len(hidden), dtype=dtype) for _ in "zqprfk"
+            hidden.new_empty(len(hidden), dtype=dtype) for _ in range(6)
         )
         for start in range(0, len(hidden), chunk):
             at = slice(start, start + chunk)

@@ -58,6 +58,8 @@ class PreferenceTrainer(Loop):
         loss_hyper, _ = check_parameters(method, self.hyper).split(self.hyper)
         if policy is reference:
             raise UserError("policy and reference must be two models, as one is trained: pass copy.deepcopy(policy)")
+        if tokenizer.eos_token_id is None:
+            raise UserError("the tokenizer has no end-of-text token (tokenizer.eos_token), which responses need")
         check_head(without_dropout(policy))
         records = [
             pair if isinstance(pair, Preference) else as_record(pair, Preference, f"pairs[{place}]")
@@ -81,7 +83,7 @@ class PreferenceTrainer(Loop):
         super().__init__(
             objective,
             encoded.pairs,
-            PairCollator(tokenizer.pad_token_id),
+            PairCollator(tokenizer.pad_token_id or 0),  # never looked at: the attention mask tells padding
             config,
             folder=folder,
             seed=seed,
