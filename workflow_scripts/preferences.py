@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from sparsepo.config import SamplingConfig
@@ -13,15 +14,29 @@ from sparsepo.models import load_model, load_tokenizer
 from sparsepo.sampling.generate import check_room, sample
 
 
-def generated(settings: dict, reference: Path, prompts: list[Prompt], place: Path) -> Pairing:
-    """Sample, score, and take the best against the worst response of each prompt."""
+def generator(settings: dict, reference: Path) -> Callable[[list[Prompt], Path], Pairing]:
+    """(prompts, their file) -> pairs: sample, score, take the best against the worst response of each prompt."""
     model, tokenizer = load_model(reference), load_tokenizer(reference)
-    sampling = SamplingConfig(**settings["sampling"])
-    check_room(model, tokenizer, prompts, sampling, place)
-    rows = sample(model, tokenizer, prompts, sampling)
-    rewards = build_scorer(settings["scorer"])([row.prompt for row in rows], [row.text for row in rows])
-    scored = [Scored(row.prompt, row.text, reward, row.ended) for row, reward in zip(rows, rewards, strict=True)]
-    return best_and_worst([(f"{place}: {row.prompt!r}", row) for row in scored])
+    sampling, scorer = SamplingConfig(**settings["sampling"]), build_scorer(settings["scorer"])
+
+    def pairs_of(prompts: list[Prompt], place: Path) -> Pairing:
+        check_room(model, tokenizer, prompts, sampling, place)
+        rows = sample(model, tokenizer, prompts, sampling)
+        rewards = scorer([row.prompt for row in rows], [row.text for row in rows])
+        scored = [Scored(row.prompt, row.text, reward, row.ended) for row, reward in zip(rows, rewards, strict=True)]
+        return best_and_worst([(f"{place}: {row.prompt!r}", row) for row in scored])
+
+    return pairs_of
+
+
+def chooser(from_file: Pairing) -> Callable[[list[Prompt], Path], Pairing]:
+    """(prompts, their file) -> the pairs of the user's file that have these prompts."""
+
+    def pairs_of(prompts: list[Prompt], place: Path) -> Pairing:
+        wanted = {prompt.prompt for prompt in prompts}
+        return Pairing([pair for pair in from_file.pairs if pair.prompt in wanted])
+
+    return pairs_of
 
 
 def main() -> None:
@@ -32,17 +47,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     settings, summary = options.settings["preferences"], {}
-    from_file = None if settings["source"] == "generated" else preference_file(settings["path"], settings["source"])
-    if from_file is not None:
+    if settings["source"] == "generated":
+        pairs_of = generator(settings, options.reference)
+    else:
+        from_file = preference_file(settings["path"], settings["source"])
         summary["file"] = from_file.summary
         print(f"{settings['path']}: {from_file}", flush=True)
+        pairs_of = chooser(from_file)
     for split, path in zip(("train", "validation"), options.prompts, strict=True):
         prompts = read_records(path, Prompt)
-        if from_file is None:
-            made = generated(settings, options.reference, prompts, path)
-        else:
-            wanted = {prompt.prompt for prompt in prompts}
-            made = Pairing([pair for pair in from_file.pairs if pair.prompt in wanted])
+        made = pairs_of(prompts, path)
         if not made.pairs:
             raise UserError(f"{path}: none of its {len(prompts)} prompts gives a usable pair ({made})")
         write_records(options.out / f"{split}.jsonl", made.pairs)

@@ -56,6 +56,11 @@ def load_tokenizer(folder: str | Path) -> Any:
         raise UserError(f"{folder}: no tokenizer files, or a tokenizer that encodes text to nothing")
     if tokenizer.eos_token_id is None:
         raise UserError(f"{folder}: the tokenizer has no end-of-text token, which responses need")
+    return _padding(tokenizer)
+
+
+def _padding(tokenizer: Any) -> Any:
+    """The tokenizer, padding with the end token if it has no token for it."""
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -85,9 +90,7 @@ def fetch_model(spec: dict[str, Any], corpus: list[str]) -> tuple[Any, Any]:
         model, tokenizer = _from_scratch(spec, corpus)
     else:
         model, tokenizer = makers[spec["source"]](spec)
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return without_dropout(model), tokenizer
+    return without_dropout(model), _padding(tokenizer)
 
 
 def _from_folder(spec: dict[str, Any]) -> tuple[Any, Any]:
@@ -243,10 +246,7 @@ def check_head(model: Any) -> None:
     ids = torch.arange(4, device=device)[None] % model.config.vocab_size
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     own = model(**batch, use_cache=False).logits.float()
-    head = lm_head(model)
-    logits = nn.functional.linear(hidden_states(model, batch)[-1], head.weight, head.bias).float()
-    logits = logits * head.scale
-    logits = logits if head.softcap is None else head.softcap * torch.tanh(logits / head.softcap)
+    logits = lm_head(model).logits(hidden_states(model, batch)[-1]).float()
     if not torch.allclose(own, logits, atol=1e-3 * max(1.0, float(own.abs().max())), rtol=1e-2):
         raise UserError(f"{name} changes its logits in a way that is not known here, so its log-probs would be wrong")
     alone = model(input_ids=ids[:, :1], attention_mask=batch["attention_mask"][:, :1], use_cache=False).logits.float()
@@ -277,7 +277,7 @@ def recording(model: Any, kinds: set[str]) -> Iterator[dict[str, list[Tensor]]]:
         record[kind].append(value.detach().to(torch.promote_types(value.dtype, torch.float32)).mean(-1))
 
     handles = []
-    for block in decoder_layers(model):
+    for block in decoder_layers(model) if kinds else ():
         for kind in kinds & {"mlp", "attention"}:
             linear = _last_linear(block, kind, type(model).__name__)
             handles.append(linear.register_forward_pre_hook(lambda _, args, kind=kind: keep(kind, args[0])))

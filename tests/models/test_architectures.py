@@ -357,6 +357,15 @@ def test_dropout_is_off_in_training_mode_also_where_it_is_a_number(architecture)
     assert torch.equal(logits(True), logits(False))
 
 
+def test_an_architecture_without_a_list_of_blocks_is_refused_only_if_its_activations_are_asked_for(monkeypatch):
+    made = model("gpt2", 0)
+    monkeypatch.setattr(made.config, "n_layer", 7)
+    with recording(made, set()) as record:
+        assert record == {}
+    with pytest.raises(UserError, match="has no list of 7 blocks"), recording(made, {"mlp"}):
+        pass
+
+
 def test_a_model_that_looks_ahead_is_refused_by_name():
     from transformers import BertConfig, BertLMHeadModel
 

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-import torch
-
 from sparsepo.config import SamplingConfig
 from sparsepo.data.records import Completion, Prompt
 from sparsepo.evaluation.divergence import Divergence, divergences
@@ -35,9 +33,8 @@ class Meter:
     batch_size: int
 
     def samples(self, policy: Any) -> Samples:
-        """Everything, response by response."""
-        made = sample(policy, self.tokenizer, self.prompts, self.sampling)
-        return self.measured(policy, made)
+        """Sampled anew, with everything that is measured of each response."""
+        return self.measured(policy, sample(policy, self.tokenizer, self.prompts, self.sampling))
 
     def measured(self, policy: Any, completions: list[Completion]) -> Samples:
         """Rewards and divergences of responses sampled before."""
@@ -49,8 +46,7 @@ class Meter:
         """The point of the frontier where `policy` stands."""
         was_training = policy.training
         policy.eval()
-        with torch.no_grad():
-            made = self.samples(policy)
+        made = self.samples(policy)
         policy.train(was_training)
         return {
             "reward": fmean(made.rewards),

@@ -63,9 +63,9 @@ def mark(tokens: Sequence[tuple[int, int]], planted: Sequence[tuple[int, int]]) 
 
 def planted_auc(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, float | None]]:
     """ROC AUC with which token weights, and |log pi/ref|, rank planted tokens above the others, all pairs pooled."""
-    signals = {"m_u": "m_u", "m_d": "m_d"} if "m_u" in records[0]["chosen"] else {}
+    masks = ("m_u", "m_d") if "m_u" in records[0]["chosen"] else ()
     found: dict[str, dict[str, float | None]] = {}
-    for name in (*signals, "abs_logratio"):
+    for name in (*masks, "abs_logratio"):
         found[name] = {}
         for side in SIDES:
             labels = [label for record in records for label in record[side]["planted"]]

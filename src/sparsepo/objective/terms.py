@@ -19,6 +19,10 @@ class Head:
     scale: float = 1.0
     softcap: float | None = None
 
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(..., width) -> (..., vocabulary), float32 or float64: exactly what `token_terms` computes with."""
+        return _logits(hidden, self.weight, self.bias, _shape_of(self))
+
 
 @dataclass(frozen=True)
 class TokenTerms:
