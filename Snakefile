@@ -1,5 +1,5 @@
 # From one config to policies, samples, tables and figures:
-#   data -> sft -> preferences -> train (method x grid x seed) -> sample -> evaluate -> tables, figures
+#   data -> sft -> preferences -> reference (cached) -> train (method x grid x seed) -> sample -> evaluate -> tables, figures
 from snakemake.utils import min_version
 
 min_version("9.0")
@@ -9,6 +9,7 @@ include: "rules/common.smk"
 include: "rules/data.smk"
 include: "rules/sft.smk"
 include: "rules/preferences.smk"
+include: "rules/reference.smk"
 include: "rules/train.smk"
 include: "rules/sample.smk"
 include: "rules/evaluate.smk"

@@ -22,6 +22,7 @@ except UserError as error:
 PROMPTS = "results/{task}/prompts/{split}.jsonl"
 SFT = "results/{task}/sft"
 PREFERENCES = "results/{task}/preferences"
+REFERENCE = "results/{task}/reference/{kind}"
 RUN = "results/{task}/runs/{run}"
 SAMPLES = "results/{task}/samples/{run}.jsonl"
 SCORES = "results/{task}/scores/{run}.json"
@@ -38,6 +39,7 @@ wildcard_constraints:
     task="|".join(STAGES.tasks),
     split="train|validation|test",
     run="|".join(STAGES.run_patterns),
+    kind=r"states|logps|weights~[a-z]+~[a-z+]+",
     method=r"[a-z0-9_]+",
 
 
@@ -69,6 +71,12 @@ def policy_of(wildcards):
     """The weights of a run, which for the run `sft` are the reference's own."""
     folder = SFT if wildcards.run == "sft" else RUN
     return f"{folder}/model.safetensors".format(**wildcards)
+
+
+def cache_of(wildcards):
+    """What a run reads of the reference instead of running it."""
+    kinds = STAGES.cached(wildcards.task, wildcards.run)
+    return [f"{REFERENCE}/index.json".format(task=wildcards.task, kind=kind) for kind in kinds]
 
 
 def settings(stage):

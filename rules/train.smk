@@ -3,6 +3,7 @@ rule train_policy:
         reference=f"{SFT}/model.safetensors",
         pairs=f"{PREFERENCES}/train.jsonl",
         prompts=PROMPTS.format(task="{task}", split="test"),
+        cache=cache_of,
     output:
         weights=f"{RUN}/model.safetensors",
         config=f"{RUN}/config.json",
@@ -24,10 +25,11 @@ rule train_policy:
         # Not an output: see make_sft.
         checkpoint=f"{RUN}/checkpoint",
         reference=subpath(input.reference, parent=True),
+        cache=lambda wildcards, input: [str(Path(index).parent) for index in input.cache],
         folder=subpath(output.weights, parent=True),
         settings=settings("train"),
         code=code_version("workflow_scripts/train.py"),
     shell:
         "python -m sparsepo.gpu -- python $SCRIPTS/train.py --settings {params.settings:q}"
         " --reference {params.reference} --pairs {input.pairs} --prompts {input.prompts}"
-        " --checkpoint {params.checkpoint} --code {params.code} --out {params.folder} > {log} 2>&1"
+        " --cache {params.cache:q} --checkpoint {params.checkpoint} --code {params.code} --out {params.folder} > {log} 2>&1"

@@ -117,13 +117,38 @@ def test_each_stage_reads_what_it_needs():
     assert parsed("data")["preferences"] is None and parsed("data")["model"] is None
     assert parsed("sft")["sft"]["epochs"] == 1 and parsed("sft")["model"]["config"] == {"model_type": "gpt2"}
     assert parsed("preferences")["preferences"]["sampling"]["samples"] == 2
-    assert parsed("sample")["max_new_tokens"] == 64
+    assert parsed("sample")["sampling"]["max_new_tokens"] == 64
     train = parsed("train", RUNS[5])
     assert (train["method"], train["seed"]) == ("sparsepo_common", 3)
     assert train["hyper"] == {"beta": 0.1, "l1_u": 0.001} and train["training"]["batch_size"] == 10
     evaluate = parsed("evaluate", RUNS[5])
     assert evaluate["params"] == {"beta": "0.1", "l1_u": "0.001"} and evaluate["hyper"] == train["hyper"]
     assert (evaluate["task"], evaluate["run"], evaluate["seed"], evaluate["planted"]) == ("reviews", RUNS[5], 3, True)
+
+
+@pytest.mark.parametrize(
+    "changes, cached",
+    [
+        ({}, ("states",)),
+        ({"training__log_kl": False}, ("logps",)),
+        ({"training__reference": "online"}, ()),
+        ({"training__adapter": {"rank": 4}}, ("states",)),
+        ({"training__adapter": {"quantise": "nf4"}}, ()),
+    ],
+)
+def test_what_a_run_reads_of_the_reference_instead_of_running_it(changes, cached):
+    """Learned masks run it; the cache is of the full-precision model, so policies of 4 bits do too."""
+    made = stages(**changes)
+    assert made.cached("reviews", RUNS[0]) == cached
+    assert made.cached("reviews", RUNS[4]) == ()
+
+
+def test_a_reference_of_4_bits_is_sampled_and_measured_as_it_is_and_policies_as_they_were_merged():
+    nf4 = {"quantise": "nf4", "compute": "bfloat16"}
+    changes = {"training__adapter": {"quantise": "nf4"}, "training__precision": "bfloat16"}
+    assert parsed("sample", **changes)["loading"] == parsed("evaluate", **changes)["loading"] == nf4
+    assert parsed("sample", RUNS[0], **changes)["loading"] == parsed("evaluate")["loading"] == {}
+    assert parsed("evaluate", RUNS[0], **changes)["loading"] == nf4  # of the reference
 
 
 def test_the_reference_is_evaluated_without_a_method():

@@ -37,7 +37,9 @@ def main() -> None:
     parser.add_argument("--tokens", type=Path, required=True)
     options = parser.parse_args()
     settings, evaluation = options.settings, options.settings["evaluation"]
-    policy, reference = load_model(options.policy), load_model(options.reference)
+    reference = load_model(options.reference, **settings["loading"])
+    # a trained policy of 4 bits has its adapter merged into the values that they stand for
+    policy = load_model(options.policy, **settings["loading"] if settings["run"] == "sft" else {})
     tokenizer, masks = load_tokenizer(options.policy), load_masks(options.policy, reference)
     meter = Meter(reference, tokenizer, [], None, build_scorer(evaluation["scorer"]), evaluation["batch_size"])
     result = report_card.scores(meter.measured(policy, read_records(options.samples, Completion)))
@@ -50,7 +52,7 @@ def main() -> None:
         "auc": report_card.planted_auc(tokens) if settings["planted"] and method else {},
         "sparsity": report_card.mask_sparsity(tokens),
         "logp_change": report_card.logp_change(tokens) if method else {},
-        "train_seconds": json.loads(made.read_text())["seconds"] if method else None,
+        "train_seconds": json.loads(made.read_text())["training_seconds"] if method else None,
     }
     write_json(options.scores, head | result)
     write_records(options.tokens, tokens)

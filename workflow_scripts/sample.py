@@ -18,8 +18,10 @@ def main() -> None:
     parser.add_argument("--prompts", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    model, tokenizer = load_model(options.policy), load_tokenizer(options.policy)
-    prompts, sampling = read_records(options.prompts, Prompt), SamplingConfig(**options.settings)
+    settings = options.settings
+    model = load_model(options.policy, **settings["loading"])
+    tokenizer, prompts = load_tokenizer(options.policy), read_records(options.prompts, Prompt)
+    sampling = SamplingConfig(**settings["sampling"])
     check_room(model, tokenizer, prompts, sampling, options.prompts)
     write_records(options.out, sample(model, tokenizer, prompts, sampling))
 

@@ -6,6 +6,7 @@ import resource
 import time
 from pathlib import Path
 
+from sparsepo.adapters import twin
 from sparsepo.config import PreferenceConfig, SamplingConfig
 from sparsepo.data.hashes import file_hash, identity_of
 from sparsepo.data.records import Preference, Prompt, read_records, write_json
@@ -16,6 +17,7 @@ from sparsepo.models import load_model, load_tokenizer
 from sparsepo.provenance import environment, git_state
 from sparsepo.sampling.generate import check_room
 from sparsepo.training.preference import PreferenceTrainer
+from sparsepo.training.reference import Cache, content
 
 
 def meter(settings: dict, reference, tokenizer, path: Path) -> Meter:
@@ -27,12 +29,21 @@ def meter(settings: dict, reference, tokenizer, path: Path) -> Meter:
     return Meter(reference, tokenizer, prompts, sampling, build_scorer(evaluation["scorer"]), evaluation["batch_size"])
 
 
+def models(folder: Path, config: PreferenceConfig, referred: bool) -> tuple:
+    """The policy, and the reference if it is referred to; with an adapter the two share their weights."""
+    if config.adapter is None:
+        return load_model(folder), load_model(folder) if referred else None
+    policy = load_model(folder, quantise=config.adapter.quantise, compute=config.precision)
+    return policy, twin(policy) if referred else None
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--settings", type=json.loads, required=True)
     parser.add_argument("--reference", type=Path, required=True, help="folder of the reference model")
     parser.add_argument("--pairs", type=Path, required=True)
     parser.add_argument("--prompts", type=Path, required=True, help="sampled for points of the frontier")
+    parser.add_argument("--cache", type=Path, nargs="*", default=[], help="of the reference, instead of running it")
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--code", required=True)
     parser.add_argument("--out", type=Path, required=True)
@@ -40,10 +51,12 @@ def main() -> None:
     start, settings = time.perf_counter(), options.settings
     config = PreferenceConfig(**settings["training"])
     inputs = [options.reference / "model.safetensors", options.pairs, options.prompts]
-    reference, tokenizer = load_model(options.reference), load_tokenizer(options.reference)
+    tokenizer = load_tokenizer(options.reference)
+    of = content(options.reference, options.pairs, config) if options.cache else ""
+    policy, reference = models(options.reference, config, not options.cache or config.frontier_every > 0)
     trainer = PreferenceTrainer(
-        load_model(options.reference),
-        reference,
+        policy,
+        None if options.cache else reference,
         tokenizer,
         read_records(options.pairs, Preference),
         method=settings["method"],
@@ -52,11 +65,13 @@ def main() -> None:
         folder=options.checkpoint,
         seed=settings["seed"],
         identity=identity_of(settings, options.code, inputs),
+        cache=[Cache.open(folder, of) for folder in options.cache],
         measure=meter(settings, reference, tokenizer, options.prompts) if config.frontier_every else None,
     )
     trainer.train()
     trainer.save(options.out)
     trainer.finish(options.out / "dynamics.jsonl", options.out / "frontier.jsonl")
+    seconds = time.perf_counter() - start
     record = {
         "settings": settings,
         "pairs": {"trained": len(trainer.train_dataset), "dropped": trainer.dropped},
@@ -64,7 +79,8 @@ def main() -> None:
         "inputs": {str(path): file_hash(path) for path in inputs},
         "git": git_state(),
         "environment": environment(),
-        "seconds": round(time.perf_counter() - start, 2),
+        "seconds": round(seconds, 2),
+        "training_seconds": round(seconds - trainer.measuring, 2),
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
     write_json(options.out / "run.json", record)

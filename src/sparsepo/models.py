@@ -2,47 +2,66 @@
 
 import importlib.metadata
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
-from transformers.pytorch_utils import Conv1D
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerFast
 
 from sparsepo.errors import UserError
 from sparsepo.folders import check_model_folder
 from sparsepo.objective.methods import nearest
-from sparsepo.objective.terms import Head
 
-LINEAR = (nn.Linear, Conv1D)
 UNLOADABLE = (OSError, ValueError, KeyError, RuntimeError, SafetensorError, StrictDataclassError)
 
 
 # --- loading
 
 
-def load_model(folder: str | Path, dtype: str = "float32") -> Any:
+def load_model(folder: str | Path, dtype: str = "float32", *, quantise: str = "none", compute: str = "float32") -> Any:
     """A causal LM from a Hugging Face folder: on the accelerator if there is one, in eval mode, dropout off.
 
-    Raises UserError when the folder holds no such model, or not all of its weights.
+    quantise: `nf4` keeps the linear maps of the blocks in 4 bits, multiplied in the dtype `compute`. Raises UserError
+    when the folder holds no such model, or not all of its weights, or the library for 4 bits is not there.
     """
     folder = Path(folder)
     require_model_folder(folder)
     settings = {"dtype": getattr(torch, dtype), "use_safetensors": True, "output_loading_info": True}
     try:
+        if quantise != "none":
+            settings["quantization_config"] = _four_bits(quantise, compute)
         model, info = AutoModelForCausalLM.from_pretrained(folder, **settings)
+    except ImportError as error:
+        raise UserError(f"quantise '{quantise}' cannot be used here ({_first_line(error)})") from None
     except UNLOADABLE as error:
         raise UserError(f"{folder}: cannot be loaded as a causal LM ({_first_line(error)})") from None
     if info["missing_keys"]:
         lost = sorted(info["missing_keys"])
         raise UserError(f"{folder}: the weights lack {len(lost)} tensors that config.json asks for, {lost[0]} first")
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-    return without_dropout(model).eval().to(device)
+    return without_dropout(_kept_trainable(model)).eval().to(device)
+
+
+def _four_bits(kind: str, compute: str) -> BitsAndBytesConfig:
+    """As in QLoRA: 4 bits a weight, and the scales of each block of weights quantised once more."""
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=kind,
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=getattr(torch, compute),
+    )
+
+
+def _kept_trainable(model: Any) -> Any:
+    """On some CPUs bitsandbytes packs 4-bit weights anew at their first use in eval mode, with a product that has no
+    gradient: training after it would go wrong in silence. Not so here."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    return model
 
 
 def load_tokenizer(folder: str | Path) -> Any:
@@ -190,9 +209,6 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
-# --- parts
-
-
 def without_dropout(model: Any) -> Any:
     """Turn dropout off for good, also where it is a plain number: policy and reference must agree at step 0."""
     for module in model.modules():
@@ -204,96 +220,6 @@ def without_dropout(model: Any) -> Any:
     return model
 
 
-def backbone(model: Any) -> nn.Module:
-    """The model without its output head: ids -> last hidden states (after the final norm)."""
-    return model.base_model if model.base_model is not model else model.get_decoder()
-
-
-def hidden_states(model: Any, batch: dict[str, Tensor], every: bool = False) -> tuple[Tensor, ...]:
-    """Hidden states (s, T, d) of layers 1..L, or of the last alone; the last is after the final norm.
-
-    Position ids are explicit, so that padding, on whichever side, never moves a token.
-    """
-    attention = batch["attention_mask"]
-    out = backbone(model)(
-        input_ids=batch["input_ids"],
-        attention_mask=attention,
-        position_ids=(attention.cumsum(-1) - 1).clamp_min(0),
-        use_cache=False,
-        output_hidden_states=every,
-        return_dict=True,
-    )
-    return (*out.hidden_states[1:-1], out.last_hidden_state) if every else (out.last_hidden_state,)
-
-
 def context_of(model: Any) -> int:
     """How many tokens the model can look at; a model without a limit says a million."""
     return getattr(model.config, "max_position_embeddings", None) or 1_000_000
-
-
-def lm_head(model: Any) -> Head:
-    """The output head with whatever the architecture does to its logits; see `check_head`."""
-    output, config = model.get_output_embeddings(), model.config
-    scale = getattr(config, "logit_scale", None) or 1.0  # Cohere multiplies
-    scale = scale / (getattr(config, "logits_scaling", None) or 1.0)  # Granite divides
-    return Head(output.weight, output.bias, scale, getattr(config, "final_logit_softcapping", None))
-
-
-@torch.no_grad()
-def check_head(model: Any) -> None:
-    """Raises UserError, naming the architecture, when `lm_head` is not the model's own, or it looks ahead."""
-    name, device = type(model).__name__, model.get_output_embeddings().weight.device
-    ids = torch.arange(4, device=device)[None] % model.config.vocab_size
-    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    own = model(**batch, use_cache=False).logits.float()
-    logits = lm_head(model).logits(hidden_states(model, batch)[-1]).float()
-    if not torch.allclose(own, logits, atol=1e-3 * max(1.0, float(own.abs().max())), rtol=1e-2):
-        raise UserError(f"{name} changes its logits in a way that is not known here, so its log-probs would be wrong")
-    alone = model(input_ids=ids[:, :1], attention_mask=batch["attention_mask"][:, :1], use_cache=False).logits.float()
-    if not torch.allclose(own[:, :1], alone, atol=1e-2 * max(1.0, float(own.abs().max())), rtol=1e-2):
-        raise UserError(f"{name} looks ahead: what it says about a token depends on later ones, so it is no causal LM")
-
-
-def decoder_layers(model: Any) -> nn.ModuleList:
-    """The stack of blocks, whatever the architecture calls it: the list as long as the config says."""
-    depth = model.config.num_hidden_layers
-    found = [m for m in backbone(model).modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
-    if not found:
-        raise UserError(f"{type(model).__name__} has no list of {depth} blocks to read activations from")
-    return found[0]
-
-
-@contextmanager
-def recording(model: Any, kinds: set[str]) -> Iterator[dict[str, list[Tensor]]]:
-    """While open, each forward records per kind and layer the mean over features, (s, T) tensors in layer order.
-
-    mlp: what enters the feed-forward block's last linear map, that is its output after the nonlinearity (and gate);
-    attention: what enters the attention block's last linear map, that is the merged heads; residual: a block's output.
-    """
-    record: dict[str, list[Tensor]] = {kind: [] for kind in kinds}
-
-    def keep(kind: str, value: Any) -> None:
-        value = value[0] if isinstance(value, tuple) else value
-        record[kind].append(value.detach().to(torch.promote_types(value.dtype, torch.float32)).mean(-1))
-
-    handles = []
-    for block in decoder_layers(model) if kinds else ():
-        for kind in kinds & {"mlp", "attention"}:
-            linear = _last_linear(block, kind, type(model).__name__)
-            handles.append(linear.register_forward_pre_hook(lambda _, args, kind=kind: keep(kind, args[0])))
-        if "residual" in kinds:
-            handles.append(block.register_forward_hook(lambda _, __, out: keep("residual", out)))
-    try:
-        yield record
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _last_linear(block: nn.Module, kind: str, architecture: str) -> nn.Module:
-    names = {"mlp": ("mlp", "ffn", "feed_forward"), "attention": ("attn", "attention")}[kind]
-    for name, module in block.named_children():
-        linears = [m for m in module.modules() if isinstance(m, LINEAR)]
-        if any(part in name for part in names) and linears:
-            return linears[-1]
-    raise UserError(f"{architecture}: no {kind} module in a block (looked for {', '.join(names)}); use other `kinds`")

@@ -13,6 +13,7 @@ from sparsepo.config import Config, TaskConfig
 from sparsepo.configfile import load_config
 from sparsepo.data.hashes import file_hash
 from sparsepo.errors import UserError
+from sparsepo.objective.methods import METHODS
 from sparsepo.runs import find_run, runs_of
 
 
@@ -41,6 +42,14 @@ class Stages:
     def first_run(self, task: str, method: str, **_: Any) -> str:
         """The first point and seed of a method."""
         return next(run.path for run in runs_of(self.config.tasks[task]) if run.method == method)
+
+    def cached(self, task: str, run: str) -> tuple[str, ...]:
+        """What this run reads of the reference instead of running it."""
+        section = self.config.tasks[task]
+        made = find_run(section, run)
+        needs = METHODS[made.method].of_the_reference(made.hyper, section.training.log_kl)
+        cacheable = section.training.reference == "cached" and not _loading(section)
+        return needs or () if cacheable else ()
 
     @property
     def run_patterns(self) -> list[str]:
@@ -100,6 +109,11 @@ def _preferences(config: Config, task: TaskConfig, name: str, run: str) -> dict[
     return {"preferences": _dump(task.preferences)}
 
 
+def _reference(config: Config, task: TaskConfig, name: str, run: str) -> dict[str, Any]:
+    keys = ("max_prompt_tokens", "max_response_tokens", "precision", "layout", "micro_batch_size", "micro_batch_tokens")
+    return {"training": {key: getattr(task.training, key) for key in keys}}
+
+
 def _train(config: Config, task: TaskConfig, name: str, run: str) -> dict[str, Any]:
     made = find_run(task, run)
     settings = {"method": made.method, "hyper": made.hyper, "seed": made.seed, "training": _dump(task.training)}
@@ -109,8 +123,16 @@ def _train(config: Config, task: TaskConfig, name: str, run: str) -> dict[str, A
     return settings | ({"sampling": sampling, "evaluation": evaluation} if measured else {})
 
 
+def _loading(task: TaskConfig) -> dict[str, str]:
+    """How the reference of this task is loaded: in 4 bits where the policies' frozen weights are."""
+    adapter = task.training.adapter
+    if adapter is None or adapter.quantise == "none":
+        return {}
+    return {"quantise": adapter.quantise, "compute": task.training.precision}
+
+
 def _sample(config: Config, task: TaskConfig, name: str, run: str) -> dict[str, Any]:
-    return _dump(task.sampling)
+    return {"sampling": _dump(task.sampling), "loading": _loading(task) if run == "sft" else {}}
 
 
 def _evaluate(config: Config, task: TaskConfig, name: str, run: str) -> dict[str, Any]:
@@ -118,6 +140,7 @@ def _evaluate(config: Config, task: TaskConfig, name: str, run: str) -> dict[str
     keys = ("max_prompt_tokens", "max_response_tokens")
     return {
         "task": name,
+        "loading": _loading(task),
         "run": run,
         "method": made and made.method,
         "hyper": made.hyper if made else {},
@@ -139,6 +162,7 @@ _STAGES = {
     "data": _data,
     "sft": _sft,
     "preferences": _preferences,
+    "reference": _reference,
     "train": _train,
     "sample": _sample,
     "evaluate": _evaluate,

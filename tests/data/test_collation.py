@@ -6,13 +6,14 @@ import pytest
 import torch
 
 from sparsepo.data.collation import (
-    PairCollator,
+    LAYOUTS,
     TokenPair,
     collate,
     encode_pairs,
     encode_prompt,
     encode_response,
     rows_of,
+    split,
 )
 from sparsepo.data.records import Preference
 from sparsepo.models import train_tokenizer
@@ -130,16 +131,88 @@ def test_a_batch_is_the_one_worked_out_by_hand():
         [9, 5, 6, 0, 5],
     ]
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 1, 0], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]
-    assert batch["target"].tolist() == [2, 3, 6, 12, 16, 17, 18, 19]
-    assert batch["index"].tolist() == [1, 2, 5, 11, 15, 16, 17, 18]
-    assert batch["slot"].tolist() == [0, 1, 4, 8, 12, 13, 14, 15]
+    assert batch["target"].tolist() == [2, 3, 12, 6, 16, 17, 18, 19]
+    assert batch["index"].tolist() == [1, 2, 11, 5, 15, 16, 17, 18]
+    assert batch["slot"].tolist() == [0, 1, 8, 4, 12, 13, 14, 15]
+    assert (batch["ends"], batch["tokens"]) == ((3, 8), 14)
     assert batch["valid"].tolist() == [
         [True, True, False, False],
         [True] + [False] * 3,
         [True] + [False] * 3,
         [True] * 4,
     ]
-    assert rows_of(batch).labels(batch["input_ids"]).tolist() == [1, 2, 4, 3, 5, 6, 0, 5]
+    assert rows_of(batch).labels(batch["input_ids"]).tolist() == [1, 2, 3, 4, 5, 6, 0, 5]
+
+
+TWO = [TokenPair([7, 8], [1, 2], [3]), TokenPair([9], [4], [5, 6])]
+LAID_OUT = {
+    "packed": {
+        "input_ids": [[7, 8, 1, 2, 7, 8, 3, 9, 4, 9, 5, 6]],
+        "position_ids": [[0, 1, 2, 3, 0, 1, 2, 0, 1, 0, 1, 2]],
+        "segments": ((0, 4, 0, 0), (4, 7, 4, 4), (7, 9, 7, 7), (9, 12, 9, 9)),
+        "target": [2, 3, 6, 8, 10, 11],
+        "index": [1, 2, 5, 7, 9, 10],
+    },
+    "shared": {
+        "input_ids": [[7, 8, 1, 2, 3, 9, 4, 5, 6]],
+        "position_ids": [[0, 1, 2, 3, 2, 0, 1, 1, 2]],
+        "segments": ((0, 4, 0, 0), (4, 5, 0, 2), (5, 7, 5, 5), (7, 9, 5, 6)),
+        "target": [2, 3, 4, 6, 7, 8],
+        "index": [1, 2, 1, 5, 5, 7],
+    },
+    "pairs": {
+        "input_ids": [[7, 8, 1, 2, 3], [9, 4, 5, 6, 99]],
+        "position_ids": [[0, 1, 2, 3, 2], [0, 1, 1, 2, 0]],
+        "parts": [[0, 0, 1, 1, 2], [0, 1, 2, 2, 3]],
+        "target": [2, 3, 4, 6, 7, 8],
+        "index": [1, 2, 1, 5, 5, 7],
+    },
+}
+
+
+@pytest.mark.parametrize("layout", LAID_OUT)
+def test_a_layout_is_the_one_worked_out_by_hand(layout):
+    """The first token of a rejected response is predicted by the last of its prompt, wherever that stands."""
+    batch = collate(TWO, 99, layout)
+    for name, expected in LAID_OUT[layout].items():
+        assert (batch[name].tolist() if isinstance(batch[name], torch.Tensor) else batch[name]) == expected
+    assert batch["slot"].tolist() == [0, 1, 4, 2, 6, 7]
+    assert batch["valid"].tolist() == [[True, True], [True, False], [True, False], [True, True]]
+    assert (batch["ends"], batch["tokens"]) == ((3, 6), 12)
+
+
+@pytest.mark.parametrize("layout, cost", [("packed", 12), ("shared", 9), ("pairs", 10), ("padded", 16)])
+def test_a_layout_costs_the_positions_that_a_model_computes(layout, cost):
+    assert LAYOUTS[layout].cost(TWO) == cost == collate(TWO, 0, layout)["input_ids"].numel()
+
+
+def sizes(lengths):
+    return [TokenPair([1], [1] * (length - 2), [2]) for length in lengths]
+
+
+def test_a_step_is_cut_into_micro_batches_of_pairs_of_like_length():
+    pairs = sizes([10, 40, 12, 38, 11])
+    assert split(range(5), pairs, "shared", 2, None) == [[1, 3], [2, 4], [0]]
+    assert split(range(5), pairs, "shared", None, None) == [[1, 3, 2, 4, 0]]
+
+
+def test_a_token_budget_is_kept_except_by_a_pair_that_exceeds_it_alone():
+    pairs = sizes([10, 40, 12, 38, 11])
+    assert split(range(5), pairs, "shared", None, 39) == [[1], [3], [2, 4, 0]]
+    assert split(range(5), pairs, "pairs", None, 33) == [[1], [3], [2, 4], [0]]  # three rows of 12 would be 36
+    assert split([4, 0], pairs, "shared", None, 21) == [[4, 0]]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_part_of_the_rows_is_the_batch_of_these_pairs(layout):
+    """Rows of pair 1 alone, as rows of a batch of one; the width of the grid stays."""
+    batch = collate(TWO, 0, layout)
+    rows = rows_of(batch)
+    part = rows.part(slice(3, 6), torch.tensor([1, 3]))
+    assert part.valid.tolist() == [[True, False], [True, True]]
+    values = torch.arange(6.0)
+    assert part.grid(values[3:]).tolist() == [[3.0, 0.0], [4.0, 5.0]]
+    assert rows.tokens(rows.grid(values)).tolist() == values.tolist()
 
 
 @pytest.mark.parametrize("pad_id", [0, 3, 7])
@@ -147,7 +220,7 @@ def test_padding_is_told_from_position_and_never_from_the_ids(pad_id):
     """The pairs use each of these ids, at the end of a response as well."""
     pairs = [TokenPair([7, 3], [0, 7, 3], [7]), TokenPair([0], [0], [3, 3])]
     batch, other = collate(pairs, pad_id), collate(pairs, 99)
-    for name in set(batch) - {"input_ids"}:
+    for name in set(batch) - {"input_ids", "ends", "tokens"}:
         assert torch.equal(batch[name], other[name])
     assert batch["attention_mask"].sum(1).tolist() == [5, 2, 3, 3]
 
@@ -156,13 +229,6 @@ def test_a_batch_of_one_pair_works():
     batch = collate([TokenPair([1], [2], [3])], 0)
     assert batch["input_ids"].tolist() == [[1, 2], [1, 3]]
     assert batch["index"].tolist() == [0, 2]
-
-
-def test_the_collator_of_a_data_loader_makes_the_same_batch():
-    pairs = [TokenPair([7, 8], [1, 2], [3])]
-    mine, theirs = PairCollator(5)(pairs), collate(pairs, 5)
-    assert mine.keys() == theirs.keys()
-    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
 
 
 @pytest.mark.parametrize("pair", [TokenPair([], [1], [2]), TokenPair([1], [], [2]), TokenPair([1], [2], [])])

@@ -6,15 +6,9 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM
 
+from sparsepo.anatomy import check_head, decoder_layers, hidden_states, recording
 from sparsepo.errors import UserError
-from sparsepo.models import (
-    check_head,
-    context_of,
-    decoder_layers,
-    hidden_states,
-    recording,
-    without_dropout,
-)
+from sparsepo.models import context_of, without_dropout
 from sparsepo.training.objective import inspect_pairs
 
 VOCABULARY = 37
@@ -145,6 +139,16 @@ def test_a_policy_equal_to_its_reference_has_no_reward_and_no_kl(architecture):
 # --- hidden states
 
 
+def all_states(reference, batch):
+    """The states of every layer, as they are shown."""
+    shown = []
+    with torch.no_grad():
+        last = hidden_states(reference, batch, lambda layer, depth, states: shown.append((layer, depth, states)))
+    assert [(layer, depth) for layer, depth, _ in shown] == [(0, 2), (1, 2)]
+    assert last is shown[1][2]
+    return [states for _, _, states in shown]
+
+
 @pytest.mark.parametrize("architecture", CONFIGS)
 def test_states_are_the_outputs_of_the_blocks_and_the_last_what_the_head_multiplies(architecture):
     reference = model(architecture, 1)
@@ -158,13 +162,13 @@ def test_states_are_the_outputs_of_the_blocks_and_the_last_what_the_head_multipl
         reference(**batch)
     for handle in handles:
         handle.remove()
-    with torch.no_grad():
-        states = hidden_states(reference, batch, every=True)
-        last = hidden_states(reference, batch)
-    assert (len(states), len(last)) == (2, 1)
+    states = all_states(reference, batch)
     torch.testing.assert_close(states[0], first[0][0] if isinstance(first[0], tuple) else first[0])
     torch.testing.assert_close(states[1], entering[0])
-    torch.testing.assert_close(last[0], entering[0])
+    with torch.no_grad():
+        torch.testing.assert_close(hidden_states(reference, batch), entering[0])
+        own = reference(**batch, output_hidden_states=True).hidden_states
+    torch.testing.assert_close(states, list(own[1:]))
 
 
 @pytest.mark.parametrize("architecture", CONFIGS)
@@ -177,8 +181,7 @@ def test_padding_on_neither_side_moves_a_token(architecture):
             "input_ids": torch.tensor([[9] * left + tokens + [9] * right]),
             "attention_mask": torch.tensor([[0] * left + [1] * 6 + [0] * right]),
         }
-        with torch.no_grad():
-            states = hidden_states(reference, batch, every=True)
+        states = all_states(reference, batch)
         results.append([state[:, left : left + 6] for state in states])
     for padded in results[1:]:
         for mine, theirs in zip(padded, results[0], strict=True):
@@ -321,12 +324,28 @@ def test_the_stack_of_blocks_is_found(architecture):
     assert decoder_layers(reference) is reference.get_submodule(BLOCKS.get(architecture, "model.layers"))
 
 
-def test_a_kind_that_an_architecture_lacks_is_refused_by_name():
-    """OPT's feed-forward maps are direct children of a block."""
+def test_feed_forward_maps_that_are_the_blocks_own_are_found():
+    """OPT's fc1 and fc2 are direct children of a block."""
     config = AutoConfig.for_model("opt", hidden_size=16, num_hidden_layers=1, num_attention_heads=2, ffn_dim=8)
-    reference = AutoModelForCausalLM.from_config(config)
-    with pytest.raises(UserError, match="OPTForCausalLM: no mlp module in a block .*use other `kinds`"):
-        with recording(reference, {"mlp"}):
+    reference, entering = AutoModelForCausalLM.from_config(config), []
+    block = reference.model.decoder.layers[0]
+    handle = block.fc2.register_forward_pre_hook(lambda _, args: entering.append(args[0]))
+    with recording(reference, {"mlp"}) as record, torch.no_grad():
+        reference(torch.tensor([[3, 4, 5]]))
+    handle.remove()
+    torch.testing.assert_close(record["mlp"], [entering[0].mean(-1)])
+
+
+@pytest.mark.parametrize(
+    "architecture, kind, reason",
+    [("mamba", "attention", "no attention module in a block"), ("qwen2_moe", "mlp", "a block's mlp has experts")],
+)
+def test_a_kind_that_an_architecture_lacks_is_refused_by_name(architecture, kind, reason):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    heads = {"num_key_value_heads": 2} if architecture == "qwen2_moe" else {}
+    reference = AutoModelForCausalLM.from_config(AutoConfig.for_model(architecture, **sizes, **heads, vocab_size=9))
+    with pytest.raises(UserError, match=f"ForCausalLM: {reason}.*use other `kinds`"):
+        with recording(reference, {kind}):
             pass
 
 

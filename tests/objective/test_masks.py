@@ -129,7 +129,7 @@ def built(head, seed):
 def test_a_calibrated_head_has_the_wanted_zeros_and_mean_weight_one(head, zeros):
     for seed in range(20):
         made, views = built(head, seed), random_views(seed)
-        made.start(made.projections(views).detach(), zeros)
+        made.start(made.projections(views)[views.valid].detach(), zeros)
         weights = made(views)[views.valid].detach()
         share = float((weights == 0).float().mean())
         # the token at the quantile itself may fall either way
@@ -144,7 +144,7 @@ def test_a_calibrated_head_has_the_wanted_zeros_and_mean_weight_one(head, zeros)
 def test_a_calibrated_head_is_alive_on_an_unseen_batch(head):
     for seed in range(20):
         made = built(head, seed)
-        made.start(made.projections(random_views(seed)).detach(), 0.25)
+        made.start(made.projections(random_views(seed))[random_views(seed).valid].detach(), 0.25)
         unseen = random_views(1000 + seed)
         weights = made(unseen)[unseen.valid]
         assert (weights == 0).any() and (weights > 0).any()
@@ -156,7 +156,7 @@ def test_a_calibrated_head_is_alive_on_an_unseen_batch(head):
 def test_calibration_copes_with_states_of_any_scale(head):
     for scale in (1e-3, 1e3):
         made, views = built(head, 0), random_views(0, scale=scale)
-        made.start(made.projections(views).detach(), 0.25)
+        made.start(made.projections(views)[views.valid].detach(), 0.25)
         weights = made(views)[views.valid].detach()
         assert float(weights.mean()) == pytest.approx(1.0, abs=1e-3)
         assert 0.2 <= float((weights == 0).float().mean()) <= 0.3
@@ -168,7 +168,7 @@ def test_calibration_of_a_single_token_or_of_equal_ones_leaves_a_finite_head(hea
         [views_of(*[[[[1.0] * WIDTH]]] * LAYERS), views_of(*[[[[0.5] * WIDTH] * 5]] * LAYERS)]
     ):
         made = built(head, seed)
-        made.start(made.projections(views).detach(), 0.25)
+        made.start(made.projections(views)[views.valid].detach(), 0.25)
         assert made(views).isfinite().all()
         assert all(parameter.isfinite().all() for parameter in made.parameters())
 
@@ -176,7 +176,7 @@ def test_calibration_of_a_single_token_or_of_equal_ones_leaves_a_finite_head(hea
 @pytest.mark.parametrize("head", LEARNED)
 def test_calibration_leaves_no_trace_in_the_graph(head):
     made, views = built(head, 0), random_views(0)
-    made.start(made.projections(views).detach(), 0.25)
+    made.start(made.projections(views)[views.valid].detach(), 0.25)
     assert all(parameter.is_leaf and parameter.requires_grad for parameter in made.parameters())
 
 
@@ -208,7 +208,7 @@ def test_padding_reaches_neither_calibration_nor_the_weight_of_a_response_token(
     weights = []
     for fill in (0.0, padding):
         made, views = built(head, 0), random_views(5, padding=fill)
-        made.start(made.projections(views).detach(), 0.25)
+        made.start(made.projections(views)[views.valid].detach(), 0.25)
         weights.append(made(views)[views.valid])
     assert torch.equal(*weights)
 

@@ -14,10 +14,16 @@ from sparsepo.data.collation import TokenPair
 FOLDER = Path(__file__).parents[1] / "fixtures" / "golden"
 
 
-@pytest.fixture(scope="session", params=["float64", "float32"])
+EXACT = [("float64", layout) for layout in ("padded", "left", "packed", "shared", "pairs")]
+
+
+@pytest.fixture(scope="session", params=[*EXACT, ("float32", "padded"), ("float32", "shared")], ids="-".join)
 def problem(request):
-    """Models, pairs and head weights in one dtype, with the relative tolerance that this dtype deserves."""
-    dtype = getattr(torch, request.param)
+    """Models, pairs and head weights in one dtype, with the relative tolerance that this dtype deserves, and a layout.
+
+    `left` is padding on the left, which the package never makes but computes.
+    """
+    dtype = getattr(torch, request.param[0])
     load = {
         who: AutoModelForCausalLM.from_pretrained(FOLDER / who, dtype=dtype).eval() for who in ("policy", "reference")
     }
@@ -29,7 +35,9 @@ def problem(request):
         pairs=[TokenPair(**pair) for pair in json.loads((FOLDER / "pairs.json").read_text())],
         heads={name: value.to(dtype) for name, value in load_file(FOLDER / "mask_heads.safetensors").items()},
         dtype=dtype,
-        tolerance={"float64": 1e-9, "float32": 2e-5}[request.param],
+        layout=request.param[1],
+        gradients="forward" if request.param[1] in ("packed", "shared") else "recompute",
+        tolerance={"float64": 1e-9, "float32": 2e-5}[request.param[0]],
     )
 
 

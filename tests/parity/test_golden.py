@@ -13,11 +13,14 @@ import torch
 from sparsepo.data.collation import collate, rows_of
 from sparsepo.objective import losses
 from sparsepo.objective.losses import Side
-from sparsepo.objective.masks import ActivationHead, Views
-from sparsepo.training.objective import PairObjective, inspect_pairs, masks_for
+from sparsepo.objective.masks import ActivationHead, MaskHead, Masks, Views
+from sparsepo.objective.methods import check_parameters
+from sparsepo.objective.terms import rows_at
+from sparsepo.training.objective import PairObjective, describe, inspect_pairs, masks_for
+from sparsepo.training.views import look
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "fixtures" / "golden" / "golden.json").read_text())
-TOKENS, LOSSES, SPARSEPO, MAPO = (GOLDEN[part] for part in ("tokens", "losses", "sparsepo", "mapo"))
+TOKENS, LOSSES, SPARSEPO, MAPO, LEFT = (GOLDEN[part] for part in ("tokens", "losses", "sparsepo", "mapo", "left"))
 SIDES = ("chosen", "rejected")
 PAD = 96  # the end token, on purpose: padding must not be told from ids
 PUBLISHED = 2e-5  # the published code ran in float32
@@ -60,9 +63,71 @@ def heads_of(problem, variant):
     return masks
 
 
+def left_padded(pairs, positions=True):
+    """What `collate` makes of pairs, but padded on the left; without position ids a token's place is its column."""
+    sequences = [pair.prompt + getattr(pair, side) for side in SIDES for pair in pairs]
+    width = max(map(len, sequences))
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in sequences])
+    start = [
+        (side * len(pairs) + at + 1) * width - len(getattr(pair, name))
+        for at, pair in enumerate(pairs)
+        for side, name in enumerate(SIDES)
+    ]
+    lengths = [len(getattr(pair, name)) for pair in pairs for name in SIDES]
+    places = [side * len(pairs) + at for at in range(len(pairs)) for side in (0, 1)]
+    batch = {
+        "input_ids": torch.tensor([[PAD] * (width - len(row)) + row for row in sequences]),
+        "attention_mask": mask,
+        **vars(rows_at([place - 1 for place in start], start, lengths, places)),
+    }
+    return batch if positions else {**batch, "position_ids": torch.arange(width).expand(len(sequences), -1)}
+
+
+def batch_of(problem):
+    return left_padded(problem.pairs) if problem.layout == "left" else collate(problem.pairs, PAD, problem.layout)
+
+
+def inspect(problem, method, given=None, masks=None, batch=None):
+    """What `inspect_pairs` tells of the problem's pairs in the problem's layout, or in a batch of one's own."""
+    if problem.layout != "left" and batch is None:
+        pairs = problem.policy, problem.reference, problem.pairs
+        return inspect_pairs(*pairs, method, given, masks, layout=problem.layout)
+    hyper, _ = check_parameters(method, given or {}).split(given or {})
+    own = masks if masks is not None else masks_for(method, problem.reference, given or {})
+    with torch.no_grad():
+        made = PairObjective(problem.policy, problem.reference, method, hyper, own)
+        return describe(made(batch_of(problem) if batch is None else batch))
+
+
+def sequence_states(problem, states):
+    """The (length, d) part of flattened states that belongs to each sequence, chosen ones first; and what is no one's.
+
+    Where the prompt is shared, its last state carries the gradient of both responses: its row is nan.
+    """
+    made, used = [], torch.zeros(states.shape[:2], dtype=torch.bool)
+    batch, shared = batch_of(problem), problem.layout in ("shared", "pairs")
+    rows = rows_of(batch)
+    ends = torch.cat([torch.tensor([0]), rows.valid.sum(1).cumsum(0)])
+    target = rows.target[rows.slot.argsort()]  # in the order of the grid
+    flat_states, flat_used = states.flatten(0, 1), used.flatten()
+    for place, sequence in enumerate((side, pair) for side in SIDES for pair in problem.pairs):
+        prompt = len(sequence[1].prompt)
+        own = target[ends[place] : ends[place + 1]]
+        first = rows.index[rows.slot.argsort()][ends[place]]
+        before = torch.arange(int(first) - prompt + 1, int(first) + 1)
+        flat_used[torch.cat([before, own])] = True
+        part = flat_states[torch.cat([before, own])].clone()
+        if shared:
+            part[prompt - 1] = float("nan")
+        made.append(part)
+    return made, flat_states[~flat_used]
+
+
 def gradients(problem, method, hyper, masks=None):
     """Gradients of the mean loss: output matrix, final states per sequence, all policy parameters, mask heads."""
-    objective = PairObjective(problem.policy.requires_grad_(True), problem.reference, method, hyper, masks)
+    objective = PairObjective(
+        problem.policy.requires_grad_(True), problem.reference, method, hyper, masks, gradients=problem.gradients
+    )
     objective.zero_grad()
     states = []
 
@@ -71,15 +136,13 @@ def gradients(problem, method, hyper, masks=None):
         states.append(out.last_hidden_state)
 
     handle = problem.policy.transformer.register_forward_hook(keep)
-    objective(collate(problem.pairs, PAD)).loss.mean().backward()
+    (objective(batch_of(problem)).total / len(problem.pairs)).backward()
     handle.remove()
-    lengths = [len(pair.prompt) + len(getattr(pair, side)) for side in SIDES for pair in problem.pairs]
-    per_sequence = [grad[:length] for grad, length in zip(states[0].grad, lengths, strict=True)]
+    per_sequence, padding = sequence_states(problem, states[0].grad)
     policy = {name: parameter.grad for name, parameter in problem.policy.named_parameters()}
     head = policy.pop("lm_head.weight")
     policy["transformer.wte.weight"] = policy["transformer.wte.weight"] + head
     norm = torch.stack([grad.norm() for grad in policy.values()]).norm()
-    padding = torch.stack([grad[length:].norm() for grad, length in zip(states[0].grad, lengths, strict=True)])
     heads = {} if masks is None else {n: p.grad for n, p in masks.named_parameters()}
     return {"head": head, "states": per_sequence, "padding": padding, "norm": norm, "mask": heads}
 
@@ -89,10 +152,15 @@ def assert_policy_gradients(found, expected, tolerance):
     assert_close(found["head"].norm()[None], [head["norm"]], tolerance)
     assert_close(found["head"][:8].norm(dim=1), head["row_norms"], tolerance)
     assert_close(found["head"][:4, :4], head["block"], tolerance)
-    norms = [grad.norm(dim=1).tolist() for grad in found["states"]]
-    assert_close(flat(norms).norm()[None], [state["norm"]], tolerance)
-    assert_close(norms, state["position_norms"]["chosen"] + state["position_norms"]["rejected"], tolerance)
-    assert_close(found["states"][0][:, :4], state["block"], tolerance)
+    norms = torch.cat([grad.norm(dim=1) for grad in found["states"]])
+    known = ~norms.isnan()
+    expected_norms = flat(state["position_norms"]["chosen"] + state["position_norms"]["rejected"])
+    assert_close(norms[known], expected_norms[known], tolerance)
+    if known.all():
+        assert_close(norms.norm()[None], [state["norm"]], tolerance)
+    block = found["states"][0][:, :4]
+    own = ~block.isnan().any(1)
+    assert_close(block[own], torch.tensor(state["block"], dtype=torch.float64)[own], tolerance)
     assert_close(found["norm"][None], [expected["policy_norm"]], tolerance)
     assert not found["padding"].any()
 
@@ -103,14 +171,14 @@ def assert_policy_gradients(found, expected, tolerance):
 @pytest.mark.parametrize("name", ["logps", "ref_logps", "reverse_kl", "forward_kl"])
 @pytest.mark.parametrize("side", SIDES)
 def test_token_terms_are_the_golden_ones(problem, name, side):
-    records = inspect_pairs(problem.policy, problem.reference, problem.pairs, "dpo")
+    records = inspect(problem, "dpo")
     assert_close(column(records, name, side), TOKENS[name][side], problem.tolerance)
 
 
 @pytest.mark.parametrize("case", LOSSES)
 def test_a_loss_and_its_rewards_are_the_golden_ones(problem, case):
     expected = LOSSES[case]
-    records = inspect_pairs(problem.policy, problem.reference, problem.pairs, expected["method"], expected["hyper"])
+    records = inspect(problem, expected["method"], expected["hyper"])
     assert_close(column(records, "loss"), expected["loss"], problem.tolerance)
     for side in SIDES if case != "tdpo2" else ():
         if f"reward_{side}" in expected:
@@ -120,7 +188,7 @@ def test_a_loss_and_its_rewards_are_the_golden_ones(problem, case):
 @pytest.mark.parametrize("case", [case for case in LOSSES if "published" in LOSSES[case]])
 def test_a_loss_is_what_published_code_computed(problem, case):
     method, hyper = LOSSES[case]["method"], LOSSES[case]["hyper"]
-    records = inspect_pairs(problem.policy, problem.reference, problem.pairs, method, hyper)
+    records = inspect(problem, method, hyper)
     assert_close(column(records, "loss"), LOSSES[case]["published"]["loss"], PUBLISHED)
 
 
@@ -134,7 +202,7 @@ def test_tdpo2_rewards_weigh_the_kl_by_alpha_unlike_the_published_log(problem):
     """Published: beta (log-ratio + KL). Ours: beta (log-ratio + alpha KL), so they differ by beta (1 - alpha) KL."""
     case = LOSSES["tdpo2"]
     beta, alpha = case["hyper"]["beta"], case["hyper"]["alpha"]
-    records = inspect_pairs(problem.policy, problem.reference, problem.pairs, "tdpo2", case["hyper"])
+    records = inspect(problem, "tdpo2", case["hyper"])
     for side in SIDES:
         kl = [sum(tokens) for tokens in TOKENS["forward_kl"][side]]
         expected = flat(case[f"reward_{side}"]) - beta * (1 - alpha) * flat(kl)
@@ -144,7 +212,7 @@ def test_tdpo2_rewards_weigh_the_kl_by_alpha_unlike_the_published_log(problem):
 @pytest.mark.parametrize("case", ["dpop_5", "dpop_50"])
 def test_dpop_rewards_are_dpo_rewards_less_the_penalised_shortfall(problem, case):
     hyper = LOSSES[case]["hyper"]
-    records = inspect_pairs(problem.policy, problem.reference, problem.pairs, "dpop", hyper)
+    records = inspect(problem, "dpop", hyper)
     lost = hyper["beta"] * hyper["penalty"] * flat(LOSSES[case]["shortfall"])
     chosen = flat(LOSSES["dpo"]["reward_chosen"]) - lost
     assert_close(column(records, "reward_chosen"), chosen, problem.tolerance)
@@ -153,7 +221,7 @@ def test_dpop_rewards_are_dpo_rewards_less_the_penalised_shortfall(problem, case
 
 @pytest.mark.parametrize("case", ["ipo_sum", "ipo_mean"])
 def test_ipo_rewards_are_those_of_dpo_summed_or_per_token(problem, case):
-    records = inspect_pairs(problem.policy, problem.reference, problem.pairs, "ipo", LOSSES[case]["hyper"])
+    records = inspect(problem, "ipo", LOSSES[case]["hyper"])
     for side in SIDES:
         lengths = flat([len(tokens) for tokens in TOKENS["logps"][side]])
         expected = flat(LOSSES["dpo"][f"reward_{side}"]) / (lengths if case == "ipo_mean" else 1)
@@ -167,7 +235,7 @@ def sparsepo(problem, variant, form):
     hyper = {"beta": variant["beta"], "form": form}
     masks = heads_of(problem, variant)
     method = f"sparsepo_{variant['share']}"
-    return inspect_pairs(problem.policy, problem.reference, problem.pairs, method, hyper, masks)
+    return inspect(problem, method, hyper, masks)
 
 
 @pytest.mark.parametrize("form", ["paper", "released"])
@@ -243,11 +311,51 @@ def test_gradient_norms_are_what_the_authors_code_computed(problem, name, form):
     found = gradients(problem, f"sparsepo_{variant['share']}", hyper, heads_of(problem, variant))
     norms = dict(variant["forms"][form]["published"]["grad_norms"])
     assert_close(found["head"].norm()[None], [norms.pop("lm_head")], PUBLISHED)
-    states = torch.cat(found["states"]).norm()
-    assert_close(states[None], [norms.pop("hidden")], PUBLISHED)
+    states, expected = torch.cat(found["states"]).norm(), norms.pop("hidden")
+    if not states.isnan():
+        assert_close(states[None], [expected], PUBLISHED)
     learned = {} if variant["head"].startswith("binary") else norms
     for parameter, norm in learned.items():
         assert_close(found["mask"][mask_name(parameter)].norm()[None], [norm], PUBLISHED)
+
+
+class Drawn(MaskHead):
+    """The golden draws in the place of new ones."""
+
+    def forward(self, views):
+        rows = [flat(row) for side in SIDES for row in GOLDEN["random"]["m_u"][side]]
+        return torch.nn.utils.rnn.pad_sequence(rows, True, float("nan"))
+
+
+@pytest.mark.parametrize("form", ["paper", "released"])
+def test_a_mask_of_given_draws_gives_the_golden_loss(problem, form):
+    hyper = {"beta": GOLDEN["random"]["beta"], "form": form}
+    records = inspect(problem, "sparsepo_common", hyper, Masks({"common": Drawn()}))
+    assert_close(column(records, "loss"), GOLDEN["random"][form], problem.tolerance)
+    if form == "released":
+        assert_close(column(records, "loss"), GOLDEN["random"]["published"], PUBLISHED)
+
+
+# --- left padding without position ids, as the published trainers do it
+
+
+@pytest.mark.parametrize("case", LOSSES)
+def test_left_padding_without_position_ids_gives_the_golden_losses_of_that(problem, case):
+    batch = left_padded(problem.pairs, positions=False)
+    records = inspect(problem, LOSSES[case]["method"], LOSSES[case]["hyper"], batch=batch)
+    assert_close(column(records, "loss"), LEFT["losses"][case], problem.tolerance)
+    for name, sides in LEFT["tokens"].items():
+        for side in SIDES:
+            assert_close(column(records, name, side), sides[side], problem.tolerance)
+
+
+@pytest.mark.parametrize("form", ["paper", "released"])
+@pytest.mark.parametrize("name", SPARSEPO)
+def test_left_padding_without_position_ids_gives_the_golden_sparsepo_losses_of_that(problem, name, form):
+    variant, batch = SPARSEPO[name], left_padded(problem.pairs, positions=False)
+    hyper = {"beta": variant["beta"], "form": form}
+    records = inspect(problem, f"sparsepo_{variant['share']}", hyper, heads_of(problem, variant), batch)
+    assert_close(column(records, "loss"), LEFT["sparsepo"][name][form], problem.tolerance)
 
 
 # --- MaPO
@@ -256,9 +364,8 @@ def test_gradient_norms_are_what_the_authors_code_computed(problem, name, form):
 def recorded(problem, kinds):
     """The reference's views of the golden batch, for heads that read these activations."""
     masks = masks_for("mapo", problem.reference, {"kinds": kinds})
-    batch = collate(problem.pairs, PAD)
-    objective = PairObjective(problem.policy, problem.reference, "mapo", {"beta": 0.8, "form": "released"}, masks)
-    return objective.look(batch, rows_of(batch))[1]
+    batch = batch_of(problem)
+    return look(problem.reference, masks, batch, rows_of(batch))[1]
 
 
 @pytest.mark.parametrize("kind", ["attention", "residual"])
@@ -275,7 +382,7 @@ def test_weights_read_off_the_feed_forward_blocks_are_the_golden_ones(problem, s
     """Golden masks average kinds: three without the feed-forward blocks, four with, so 4 x - 3 y is theirs alone."""
     without, both = flat(MAPO["all"]["mask"][side]), flat(MAPO["all_and_mlp"]["mask"][side])
     masks = masks_for("mapo", problem.reference, {"kinds": ("mlp",)})
-    records = inspect_pairs(problem.policy, problem.reference, problem.pairs, "mapo", {}, masks)
+    records = inspect(problem, "mapo", {}, masks)
     assert_close(column(records, "m_u", side), 4 * both - 3 * without, problem.tolerance)
     assert column(records, "m_d", side) == column(records, "m_u", side)
 
@@ -302,7 +409,7 @@ def golden_side(side, mask):
 def test_uniform_weights_give_the_golden_mapo_loss(problem, form):
     masks = masks_for("sparsepo_common", problem.reference, {"head": "uniform"})
     hyper = {"beta": MAPO["beta"], "form": form}
-    records = inspect_pairs(problem.policy, problem.reference, problem.pairs, "sparsepo_common", hyper, masks)
+    records = inspect(problem, "sparsepo_common", hyper, masks)
     assert_close(column(records, "loss"), MAPO["uniform"][form], problem.tolerance)
     if form == "released":
         assert_close(column(records, "loss"), MAPO["uniform"]["published"]["loss"], PUBLISHED)
@@ -311,6 +418,6 @@ def test_uniform_weights_give_the_golden_mapo_loss(problem, form):
 def test_uniform_weights_in_the_released_form_are_tdpo1(problem):
     masks = masks_for("sparsepo_common", problem.reference, {"head": "uniform"})
     released = {"beta": MAPO["beta"], "form": "released"}
-    sparse = inspect_pairs(problem.policy, problem.reference, problem.pairs, "sparsepo_common", released, masks)
-    tdpo1 = inspect_pairs(problem.policy, problem.reference, problem.pairs, "tdpo1", {"beta": MAPO["beta"]})
+    sparse = inspect(problem, "sparsepo_common", released, masks)
+    tdpo1 = inspect(problem, "tdpo1", {"beta": MAPO["beta"]})
     assert_close(column(sparse, "loss"), column(tdpo1, "loss"), 1e-12 if problem.dtype == torch.float64 else 1e-6)

@@ -16,6 +16,7 @@ from sparsepo.training.preference import PreferenceTrainer
 
 WORDS = [f"w{number:02}" for number in range(60)]
 SETTINGS = {"batch_size": 8, "learning_rate": 1e-3, "checkpoint_every": 0}
+CLOCK = ("tokens_per_second", "seconds")
 SIZES = {
     "gpt2": {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 48},
     "gpt_bigcode": {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 48},
@@ -84,8 +85,9 @@ def toy(tokenizer):
 
     def trainer(folder, method="dpo", *, reference=None, policy=None, data=20, killed_at=None, **given):
         """Settings of the config by name; `data`: the pairs, or how many of them."""
-        options = {name: given.pop(name) for name in ("hyper", "seed", "identity", "measure") if name in given}
-        reference = model() if reference is None else reference
+        options = {name: given.pop(name) for name in ("hyper", "seed", "identity", "measure", "cache") if name in given}
+        if "cache" not in options:
+            reference = model() if reference is None else reference
         made = PreferenceTrainer(
             copy.deepcopy(reference) if policy is None else policy,
             reference,
@@ -101,9 +103,9 @@ def toy(tokenizer):
         return made
 
     def rows(folder, name="dynamics.jsonl"):
-        """Lines of a log, without the one number that is of the clock."""
+        """Lines of a log, without the numbers of the clock."""
         found = [json.loads(line) for line in (folder / name).read_text().splitlines()]
-        return [{name: value for name, value in row.items() if name != "tokens_per_second"} for row in found]
+        return [{name: value for name, value in row.items() if name not in CLOCK} for row in found]
 
     def weights(module):
         return {name: value.clone() for name, value in module.state_dict().items()}

@@ -1,11 +1,14 @@
 """One trajectory, several ways to it: in micro-batches, with dropout in the config, in bfloat16, with less memory."""
 
+import importlib.util
 import math
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sparsepo.data.collation import encode_pairs
+from sparsepo.errors import UserError
 from sparsepo.training.objective import inspect_pairs
 
 METHODS = ["dpo", "mapo", "sparsepo_independent"]
@@ -32,6 +35,78 @@ def test_a_batch_of_8_is_two_of_4(toy, tmp_path, method, count):
     assert_one_trajectory(found[4][0], rows)
     for name, value in found[4][1].items():
         torch.testing.assert_close(value, weights[name], rtol=0, atol=1e-6)
+
+
+WAYS = {
+    "packed": {"layout": "packed"},
+    "padded": {"layout": "padded"},
+    "pairs": {"layout": "pairs"},
+    "recomputed": {"gradients": "recompute"},
+    "budget": {"micro_batch_tokens": 40},
+    "padded budget": {"layout": "padded", "micro_batch_tokens": 60, "gradients": "recompute"},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("method", METHODS)
+def test_how_a_step_is_computed_does_not_change_the_trajectory(toy, tmp_path, method, way):
+    """Against shared prompts, gradients in the forward pass and one micro-batch; in float64, as above."""
+    found = {}
+    for name, settings in (("default", {}), (way, WAYS[way])):
+        folder, reference = tmp_path / name, toy.model(dtype=torch.float64)
+        trainer = toy.trainer(folder, method, reference=reference, data=24, epochs=2, **settings)
+        trainer.train()
+        found[name] = toy.rows(folder), toy.weights(trainer.policy)
+    (rows, weights), (others, other_weights) = found["default"], found[way]
+    assert_one_trajectory(others, rows)
+    for name, value in other_weights.items():
+        torch.testing.assert_close(value, weights[name], rtol=0, atol=1e-6)
+
+
+def test_a_token_budget_cuts_every_step_and_loses_no_pair(toy, tmp_path):
+    trainer = toy.trainer(tmp_path, data=24, micro_batch_tokens=40)
+    micro = trainer.data_collator(range(8))["micro"]
+    assert len(micro) > 1 and all(batch["input_ids"].numel() <= 40 for batch in micro)
+    assert sorted(place for batch in micro for place in batch["pairs"]) == list(range(8))
+
+
+class CountsSyncs(TorchDispatchMode):
+    """Counts what would make a GPU wait: values that leave the device."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func.overloadpacket._qualified_op_name == "aten::_local_scalar_dense"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("gradients", ["forward", "recompute"])
+def test_no_value_leaves_the_device_between_two_logs(toy, tmp_path, method, gradients):
+    """After the first step, which is checked; an optimiser's own steps are not looked at."""
+    trainer = toy.trainer(tmp_path, method, gradients=gradients, micro_batch_size=4)
+    trainer.create_optimizer()
+    trainer.state.global_step = 1
+    inputs = trainer.data_collator(range(8))
+    with CountsSyncs() as syncs:
+        trainer.training_step(trainer.model, inputs)
+    assert syncs.count == 0
+
+
+def test_the_optimiser_is_fused_and_has_a_group_for_the_mask_heads(toy, tmp_path):
+    optimizer = toy.trainer(tmp_path, "sparsepo_common", mask_learning_rate=0.5).create_optimizer()
+    assert isinstance(optimizer, torch.optim.AdamW) and optimizer.defaults["fused"]
+    assert [group["lr"] for group in optimizer.param_groups] == [1e-3, 0.5]
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.0, 0.01]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")
+def test_an_optimiser_whose_library_is_missing_is_refused_by_name(toy, tmp_path):
+    trainer = toy.trainer(tmp_path, optimizer="adamw_8bit")
+    with pytest.raises(UserError, match="^optimizer 'adamw_8bit' cannot be used here .*bitsandbytes"):
+        trainer.train()
 
 
 @pytest.mark.parametrize("micro", [None, 4])

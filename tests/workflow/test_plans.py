@@ -130,7 +130,7 @@ def test_a_value_of_the_command_line_replaces_one_of_the_default(tmp_path):
     assert two["make_sft"] == two["make_preferences"] == two["make_table"] == 1
 
 
-CHAIN = {"make_data": 1, "make_sft": 1, "make_preferences": 1, "train_policy": 2}
+CHAIN = {"make_data": 1, "make_sft": 1, "make_preferences": 1, "cache_reference": 1, "train_policy": 2}
 ALL = {**CHAIN, "sample_policy": 3, "evaluate_run": 3, "make_table": 1}
 FIGURES = {"plot_frontier": 1, "plot_dynamics": 1, "plot_tokens": 2}
 TARGETS = {

@@ -1,15 +1,16 @@
 """From text to padded tensors: tokenise prompt and response apart, drop what cannot train, put pairs into a batch."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from sparsepo.data.records import Preference
-from sparsepo.objective.terms import Rows, response_rows
+from sparsepo.objective.terms import Rows, response_rows, rows_at
 
 
 @dataclass(frozen=True)
@@ -81,10 +82,125 @@ def unusable(
     return "responses are equal after tokenisation and truncation" if chosen == rejected else None
 
 
-def collate(pairs: Sequence[TokenPair], pad_id: int) -> dict[str, Tensor]:
-    """A batch of b pairs as 2b sequences, the chosen ones first; see `collate_responses`."""
-    prompts = [pair.prompt for pair in pairs] * 2
-    return collate_responses(prompts, [p.chosen for p in pairs] + [p.rejected for p in pairs], pad_id)
+@dataclass(frozen=True)
+class Layout:
+    """How pairs become a batch.
+
+    padded: 2b right-padded sequences, the chosen ones first. packed: all sequences in one row, without padding.
+    shared: the same with each prompt once, its chosen and rejected response behind it. pairs: one right-padded row
+    [prompt, chosen, rejected] a pair. In `shared` and `pairs` both responses continue the positions of their prompt and
+    neither sees the other.
+    """
+
+    place: Callable[[Sequence[TokenPair], int], dict[str, Any]]
+    cost: Callable[[Sequence[TokenPair]], int]
+
+
+def collate(pairs: Sequence[TokenPair], pad_id: int, layout: str = "padded") -> dict[str, Any]:
+    """A batch of b pairs in one of `LAYOUTS`: ids, positions, what may see what, and the rows of the responses.
+
+    Rows are ordered pair by pair, chosen before rejected, and `ends` says where each pair ends; in the grid of 2b
+    responses the chosen ones come first. `tokens` counts prompt and response of every sequence, whatever the layout.
+    Raises ValueError for a pair with an empty part.
+    """
+    if not all(pair.prompt and pair.chosen and pair.rejected for pair in pairs):
+        raise ValueError("each pair needs at least one prompt token and at least one response token on either side")
+    batch = LAYOUTS[layout].place(pairs, pad_id)
+    tokens = sum(2 * len(pair.prompt) + len(pair.chosen) + len(pair.rejected) for pair in pairs)
+    return {**batch, "ends": tuple(accumulate(len(p.chosen) + len(p.rejected) for p in pairs)), "tokens": tokens}
+
+
+def _rows(pairs: Sequence[TokenPair], first: Iterable[int], start: Iterable[int]) -> dict[str, Tensor]:
+    """Rows of the responses in the order chosen, rejected of each pair."""
+    length = [len(response) for pair in pairs for response in (pair.chosen, pair.rejected)]
+    place = [side * len(pairs) + at for at in range(len(pairs)) for side in (0, 1)]
+    return vars(rows_at(list(first), list(start), length, place))
+
+
+def _padded(pairs: Sequence[TokenPair], pad_id: int) -> dict[str, Any]:
+    ids = [pair.prompt + pair.chosen for pair in pairs] + [pair.prompt + pair.rejected for pair in pairs]
+    longest = max(map(len, ids))
+    start = [(side * len(pairs) + at) * longest + len(p.prompt) for at, p in enumerate(pairs) for side in (0, 1)]
+    return _right_padded(ids, pad_id) | _rows(pairs, [place - 1 for place in start], start)
+
+
+def _packed(pairs: Sequence[TokenPair], pad_id: int) -> dict[str, Any]:
+    sequences = [pair.prompt + response for pair in pairs for response in (pair.chosen, pair.rejected)]
+    prompts = [len(pair.prompt) for pair in pairs for _ in (0, 1)]
+    begin = list(accumulate(map(len, sequences), initial=0))
+    start = [place + prompt for place, prompt in zip(begin, prompts, strict=False)]
+    return {
+        "input_ids": torch.tensor([sum(sequences, [])]),
+        "position_ids": torch.cat([torch.arange(len(sequence)) for sequence in sequences])[None],
+        "segments": tuple((a, b, a, a) for a, b in pairwise(begin)),
+        **_rows(pairs, [place - 1 for place in start], start),
+    }
+
+
+def _shared(pairs: Sequence[TokenPair], pad_id: int) -> dict[str, Any]:
+    ids, positions, segments, first, start = [], [], [], [], []
+    for pair in pairs:
+        begin, prompt, chosen = len(ids), len(pair.prompt), len(pair.chosen)
+        ids += pair.prompt + pair.chosen + pair.rejected
+        middle = begin + prompt + chosen
+        segments += [(begin, middle, begin, begin), (middle, len(ids), begin, begin + prompt)]
+        positions += [*range(prompt + chosen), *range(prompt, prompt + len(pair.rejected))]
+        first += [begin + prompt - 1] * 2
+        start += [begin + prompt, middle]
+    batch = {"input_ids": torch.tensor([ids]), "position_ids": torch.tensor([positions]), "segments": tuple(segments)}
+    return batch | _rows(pairs, first, start)
+
+
+def _pairs(pairs: Sequence[TokenPair], pad_id: int) -> dict[str, Any]:
+    ids = [pair.prompt + pair.chosen + pair.rejected for pair in pairs]
+    longest = max(map(len, ids))
+    positions, parts, first, start = torch.zeros(len(ids), longest, dtype=torch.long), [], [], []
+    for at, pair in enumerate(pairs):
+        prompt, chosen, rejected = len(pair.prompt), len(pair.chosen), len(pair.rejected)
+        own = [*range(prompt + chosen), *range(prompt, prompt + rejected)]
+        positions[at, : len(own)] = torch.tensor(own)
+        parts.append([0] * prompt + [1] * chosen + [2] * rejected + [3] * (longest - len(own)))
+        first += [at * longest + prompt - 1] * 2
+        start += [at * longest + prompt, at * longest + prompt + chosen]
+    batch = {"input_ids": _right_padded(ids, pad_id)["input_ids"], "position_ids": positions}
+    return batch | {"parts": torch.tensor(parts)} | _rows(pairs, first, start)
+
+
+def _longer(pair: TokenPair) -> int:
+    return len(pair.prompt) + max(len(pair.chosen), len(pair.rejected))
+
+
+def _once(pair: TokenPair) -> int:
+    return len(pair.prompt) + len(pair.chosen) + len(pair.rejected)
+
+
+LAYOUTS = {
+    "shared": Layout(_shared, lambda pairs: sum(map(_once, pairs))),
+    "packed": Layout(_packed, lambda pairs: sum(_once(pair) + len(pair.prompt) for pair in pairs)),
+    "pairs": Layout(_pairs, lambda pairs: len(pairs) * max(map(_once, pairs))),
+    "padded": Layout(_padded, lambda pairs: 2 * len(pairs) * max(map(_longer, pairs))),
+}
+"""By name; `cost` is the number of positions that the model computes, padding included."""
+
+
+def split(
+    places: Iterable[int], pairs: Sequence[TokenPair], layout: str, size: int | None, budget: int | None
+) -> list[list[int]]:
+    """Micro-batches of at most `size` pairs or `budget` positions (None: no limit), a pair beyond the budget alone.
+
+    Pairs of like length go together, which saves padding; the longest first, as what does not fit should fail at once.
+    """
+    made: list[list[int]] = []
+    for place in sorted(places, key=lambda place: LAYOUTS[layout].cost([pairs[place]]), reverse=True):
+        group = [*made[-1], place] if made else [place]
+        fits = len(group) <= (size or len(group)) and (
+            budget is None or LAYOUTS[layout].cost([pairs[at] for at in group]) <= budget
+        )
+        if made and fits:
+            made[-1] = group
+        else:
+            made.append([place])
+    return made
 
 
 def collate_responses(prompts: Sequence[list[int]], responses: Sequence[list[int]], pad_id: int) -> dict[str, Tensor]:
@@ -97,25 +213,23 @@ def collate_responses(prompts: Sequence[list[int]], responses: Sequence[list[int
 
     Padding is told from the attention mask, never from the ids: `pad_id` may be the end token.
     """
-    sequences = [prompt + response for prompt, response in zip(prompts, responses, strict=True)]
+    batch = _right_padded([prompt + response for prompt, response in zip(prompts, responses, strict=True)], pad_id)
+    prompt = torch.arange(batch["input_ids"].shape[1]) < torch.tensor([len(prompt) for prompt in prompts])[:, None]
+    return batch | vars(response_rows(batch["attention_mask"].bool() & ~prompt))
+
+
+def _right_padded(sequences: Sequence[list[int]], pad_id: int) -> dict[str, Tensor]:
     longest = max(map(len, sequences))
     ids = torch.tensor([sequence + [pad_id] * (longest - len(sequence)) for sequence in sequences])
-    lengths = torch.tensor([len(sequence) for sequence in sequences])[:, None]
-    position = torch.arange(longest)
-    response = (position >= torch.tensor([len(prompt) for prompt in prompts])[:, None]) & (position < lengths)
-    return {"input_ids": ids, "attention_mask": (position < lengths).long(), **vars(response_rows(response))}
+    mask = torch.arange(longest) < torch.tensor([len(sequence) for sequence in sequences])[:, None]
+    return {"input_ids": ids, "attention_mask": mask.long()}
 
 
-def rows_of(batch: dict[str, Tensor]) -> Rows:
+def rows_of(batch: dict[str, Any]) -> Rows:
     """The response rows that `collate` put into a batch."""
     return Rows(**{name: batch[name] for name in ("index", "target", "slot", "valid")})
 
 
-class PairCollator:
-    """`collate` as the callable that a data loader wants."""
-
-    def __init__(self, pad_id: int):
-        self.pad_id = pad_id
-
-    def __call__(self, pairs: Sequence[TokenPair]) -> dict[str, Tensor]:
-        return collate(pairs, self.pad_id)
+def onto(device: Any, batch: dict[str, Any]) -> dict[str, Any]:
+    """The batch with its tensors on a device."""
+    return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}

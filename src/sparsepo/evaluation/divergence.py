@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
+from sparsepo.anatomy import hidden_states, lm_head
 from sparsepo.data.collation import collate_responses, encode_prompt, rows_of
 from sparsepo.data.records import Completion
-from sparsepo.models import hidden_states, lm_head
 from sparsepo.objective.terms import token_terms
 
 
@@ -39,9 +39,9 @@ def divergences(
         batch = collate_responses(prompts, [completions[at].tokens for at in places], tokenizer.pad_token_id)
         batch = {name: value.to(device) for name, value in batch.items()}
         rows = rows_of(batch)
-        hidden, ref_hidden = (rows.take(hidden_states(model, batch)[-1]) for model in (policy, reference))
+        hidden, ref_hidden = (rows.take(hidden_states(model, batch)) for model in (policy, reference))
         labels = rows.labels(batch["input_ids"])
-        terms = token_terms(hidden, ref_hidden, lm_head(policy), lm_head(reference), labels)
+        terms = token_terms(hidden, ref_hidden, lm_head(policy), lm_head(reference), labels, kl=("reverse",))
         sample = rows.grid(terms.logps - terms.ref_logps).sum(-1).tolist()
         exact = rows.grid(terms.reverse_kl).sum(-1).tolist()
         found |= {at: Divergence(*pair) for at, pair in zip(places, zip(sample, exact, strict=True), strict=True)}

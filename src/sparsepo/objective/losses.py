@@ -14,13 +14,13 @@ class Side:
 
     logps, ref_logps: log-probs of the tokens, nats. reverse_kl = KL(policy || reference) and forward_kl =
     KL(reference || policy) at each position, nats, >= 0. valid: True on response tokens. m_u, m_d: token weights
-    on the reward and on the KL; a loss without masks does not look at them.
+    on the reward and on the KL; a loss without masks does not look at them. None: not computed, as no loss asks for it.
     """
 
     logps: Tensor
-    ref_logps: Tensor
-    reverse_kl: Tensor
-    forward_kl: Tensor
+    ref_logps: Tensor | None
+    reverse_kl: Tensor | None
+    forward_kl: Tensor | None
     valid: Tensor
     m_u: Tensor | None = None
     m_d: Tensor | None = None

@@ -4,7 +4,8 @@ A head sees features at the position that predicts a token (t - 1 weighs token t
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -17,6 +18,8 @@ class Views:
     """What a mask head may look at, taken from the reference at the positions that predict response tokens.
 
     states: one (s, t, d) tensor a layer, 1..L, the last after the final norm (the embedding output is not among them).
+    projected: instead of states, what each learned head made of them layer by layer: name -> (s, t, p).
+    weights: instead of all else, the weight (s, t) that a head without parameters gave before.
     activations: kind -> one (s, t) tensor a module, the mean over the features of what that module computed.
     valid: (s, t) True on response tokens; what lies elsewhere must not matter.
     """
@@ -24,6 +27,20 @@ class Views:
     valid: Tensor
     states: Sequence[Tensor] = ()
     activations: Mapping[str, Sequence[Tensor]] | None = None
+    projected: Mapping[str, Tensor] = field(default_factory=dict)
+    weights: Tensor | None = None
+
+
+class State:
+    """A layer's states (..., d); `standard` is computed once, whatever number of heads look at it."""
+
+    def __init__(self, values: Tensor):
+        self.values = values.to(torch.promote_types(values.dtype, torch.float32))
+
+    @cached_property
+    def standard(self) -> Tensor:
+        """Mean 0 and variance 1 over the features."""
+        return F.layer_norm(self.values, self.values.shape[-1:])
 
 
 class MaskHead(nn.Module):
@@ -36,13 +53,35 @@ class MaskHead(nn.Module):
 
 
 class LearnedHead(MaskHead):
-    """Abstract: a head whose weight is a ReLU over learned projections of the states."""
+    """Abstract: a head whose weight is a ReLU over learned projections of the states, each of one layer alone.
+
+    So a layer's states can be forgotten as soon as they are projected.
+    """
 
     looks_at = "states"
+    binary: bool
+
+    def project(self, layer: int, depth: int, state: State) -> Tensor | None:
+        """(..., 1): what the head says of layer number `layer` of 0 .. depth - 1, before any ReLU; None: nothing."""
+        raise NotImplementedError
+
+    def merged(self, projected: Tensor) -> Tensor:
+        """(..., p) -> (...): the weight >= 0 that these projections make, before it is made binary."""
+        raise NotImplementedError
+
+    def forward(self, views: Views) -> Tensor:
+        return self.weigh(self.projections(views))
+
+    def weigh(self, projected: Tensor) -> Tensor:
+        """(..., p) -> (...): the weight."""
+        weight = self.merged(projected)
+        return _straight_through(weight) if self.binary else weight
 
     def projections(self, views: Views) -> Tensor:
-        """(n, p): every projection at the n valid tokens, before any ReLU."""
-        raise NotImplementedError
+        """(s, t, p): every projection, before any ReLU."""
+        depth = len(views.states)
+        found = [self.project(layer, depth, State(state)) for layer, state in enumerate(views.states)]
+        return torch.cat([projected for projected in found if projected is not None], -1)
 
     def start(self, raw: Tensor, zeros: float) -> None:
         """Set the weights so that on the tokens of `raw` (n, p) a share `zeros` weighs 0, and the mean weight is 1.
@@ -63,8 +102,6 @@ class LayerHead(LearnedHead):
     code). `binary`: the weight is 1 where the merged value is positive, with a straight-through gradient.
     """
 
-    looks_at = "states"
-
     def __init__(self, layers: int, width: int, *, inner: int | None = None, binary: bool = False):
         super().__init__()
         self.norm = nn.LayerNorm(width)
@@ -73,52 +110,48 @@ class LayerHead(LearnedHead):
         nn.init.constant_(self.merge.weight, 1 / layers)
         self.binary = binary
 
-    def forward(self, views: Views) -> Tensor:
-        merged = F.relu(self.merge(F.relu(self._per_layer(views.states))))[..., 0]
-        return _straight_through(merged) if self.binary else merged
+    def project(self, layer: int, depth: int, state: State) -> Tensor:
+        """The norm's gain and shift go into the linear map, so that one standardised state serves every head."""
+        if depth != len(self.layer):
+            raise ValueError(f"a head for {len(self.layer)} layers cannot look at a model of {depth}")
+        first, *rest = _linears(self.layer[layer])
+        bias = first.bias + first.weight @ self.norm.bias
+        found = F.linear(state.standard.to(first.weight.dtype), first.weight * self.norm.weight, bias)
+        for linear in rest:
+            found = linear(found)
+        return found
 
-    def _per_layer(self, states: Sequence[Tensor]) -> Tensor:
-        dtype = self.merge.weight.dtype
-        normed = (self.norm(state.to(dtype)) for state in states)
-        return torch.cat([layer(state) for layer, state in zip(self.layer, normed, strict=True)], -1)
-
-    def projections(self, views: Views) -> Tensor:
-        return self._per_layer(views.states)[views.valid]
+    def merged(self, projected: Tensor) -> Tensor:
+        return F.relu(self.merge(F.relu(projected)))[..., 0]
 
     @torch.no_grad()
     def start(self, raw: Tensor, zeros: float) -> None:
-        live = F.relu(_start(self.layer, raw, zeros))
+        live = _start(self.layer, raw, zeros)
         if not self.binary:
-            self.merge.weight.div_(_scale_of(F.relu(self.merge(live)).mean()))
+            self.merge.weight.div_(_scale_of(self.merged(live).mean()))
 
 
 class LastHead(LearnedHead):
     """Learned over the last layer only: m_t = ReLU(w . h_L + b); `inner` and `binary` as in LayerHead, no LayerNorm."""
-
-    looks_at = "states"
 
     def __init__(self, width: int, *, inner: int | None = None, binary: bool = False):
         super().__init__()
         self.layer = _projection(width, inner)
         self.binary = binary
 
-    def forward(self, views: Views) -> Tensor:
-        weight = F.relu(self._project(views))
-        return _straight_through(weight) if self.binary else weight
+    def project(self, layer: int, depth: int, state: State) -> Tensor | None:
+        return self.layer(state.values.to(next(self.parameters()).dtype)) if layer == depth - 1 else None
 
-    def _project(self, views: Views) -> Tensor:
-        return self.layer(views.states[-1].to(next(self.parameters()).dtype))[..., 0]
-
-    def projections(self, views: Views) -> Tensor:
-        return self._project(views)[views.valid][:, None]
+    def merged(self, projected: Tensor) -> Tensor:
+        return F.relu(projected)[..., 0]
 
     @torch.no_grad()
     def start(self, raw: Tensor, zeros: float) -> None:
-        live = F.relu(_start([self.layer], raw, zeros))
+        live = self.merged(_start([self.layer], raw, zeros))
         if not self.binary:
-            scale = _scale_of(live.mean())
-            _last_linear(self.layer).weight.div_(scale)
-            _last_linear(self.layer).bias.div_(scale)
+            last, scale = _linears(self.layer)[-1], _scale_of(live.mean())
+            last.weight.div_(scale)
+            last.bias.div_(scale)
 
 
 class ActivationHead(MaskHead):
@@ -181,19 +214,39 @@ class Masks(nn.Module):
 
     def forward(self, views: Views) -> tuple[Tensor, Tensor]:
         """m_u and m_d, each (s, t)."""
-        weights = {name: head(views) for name, head in self.heads.items()}
+        weights = {name: self._weight(name, head, views) for name, head in self.heads.items()}
         if "common" in weights:
             return weights["common"], weights["common"]
         ones = torch.ones(views.valid.shape, device=views.valid.device)
         return weights.get("u", ones), weights.get("d", ones)
 
+    def _weight(self, name: str, head: MaskHead, views: Views) -> Tensor:
+        if head.looks_at == "activations" and views.weights is not None:
+            return views.weights
+        return head.weigh(views.projected[name]) if name in views.projected else head(views)
+
+    def project(self, layer: int, depth: int, values: Tensor) -> dict[str, Tensor]:
+        """What every learned head that looks at this layer makes of its states (..., d): name -> (..., 1)."""
+        state = State(values)
+        found = {name: head.project(layer, depth, state) for name, head in self._learned().items()}
+        return {name: projected for name, projected in found.items() if projected is not None}
+
+    def _learned(self) -> dict[str, LearnedHead]:
+        return {name: head for name, head in self.heads.items() if isinstance(head, LearnedHead)}
+
     @torch.no_grad()
     def calibrate(self, batches: Iterable[Views]) -> None:
         """Start every learned head alive on these tokens, see LearnedHead.start; one batch of states at a time."""
-        heads = {name: head for name, head in self.heads.items() if isinstance(head, LearnedHead)}
+        heads = self._learned()
         if not heads:
             return
-        raw = [{name: head.projections(views) for name, head in heads.items()} for views in batches]
+        raw = [
+            {
+                name: (views.projected[name] if name in views.projected else head.projections(views))[views.valid]
+                for name, head in heads.items()
+            }
+            for views in batches
+        ]
         for name, head in heads.items():
             head.start(torch.cat([of[name] for of in raw]), self.zeros)
 
@@ -249,8 +302,8 @@ def _projection(width: int, inner: int | None) -> nn.Module:
     return nn.Sequential(nn.Linear(width, inner), nn.Linear(inner, 1))
 
 
-def _last_linear(projection: nn.Module) -> nn.Linear:
-    return [module for module in projection.modules() if isinstance(module, nn.Linear)][-1]
+def _linears(projection: nn.Module) -> list[nn.Linear]:
+    return [module for module in projection.modules() if isinstance(module, nn.Linear)]
 
 
 def _start(projections: Iterable[nn.Module], raw: Tensor, zeros: float) -> Tensor:
@@ -259,7 +312,7 @@ def _start(projections: Iterable[nn.Module], raw: Tensor, zeros: float) -> Tenso
     standard = (raw - mean) / scale
     shift = -torch.quantile(standard.amax(-1), zeros)
     for index, projection in enumerate(projections):
-        linear = _last_linear(projection)
+        linear = _linears(projection)[-1]
         linear.weight.div_(scale[index])
         linear.bias.copy_((linear.bias - mean[index]) / scale[index] + shift)
     return standard + shift

@@ -14,7 +14,8 @@ class Method:
     """One row. `loss` names a function of `losses.py`; `hyper` are its keywords with defaults.
 
     `masks` and `fixed` are keywords of `masks.build_masks`; both empty: no token weights. A config may set the keys of
-    `hyper` and `masks` (to what `ALLOWED` says), `fixed` makes the method what it is.
+    `hyper` and `masks` (to what `ALLOWED` says), `fixed` makes the method what it is. `kl`: the direction that the loss
+    looks at, or one for each value of `form`.
     """
 
     label: str
@@ -25,12 +26,32 @@ class Method:
     masks: Mapping[str, Any] = field(default_factory=dict)
     fixed: Mapping[str, Any] = field(default_factory=dict)
     needs_reference: bool = True
-    kl: str | None = None
+    kl: str | Mapping[str, str] | None = None
 
     @property
     def parameters(self) -> dict[str, Any]:
         """Every name a config may set, with its default."""
         return {**self.hyper, **self.masks}
+
+    def kl_directions(self, hyper: Mapping[str, Any]) -> tuple[str, ...]:
+        """Directions of the KL that the loss looks at with these keywords: `reverse`, `forward` or none."""
+        if isinstance(self.kl, Mapping):
+            return (self.kl[hyper.get("form", self.hyper["form"])],)
+        return () if self.kl is None else (self.kl,)
+
+    def of_the_reference(self, given: Mapping[str, Any], log_kl: bool) -> tuple[str, ...] | None:
+        """What a run needs of the frozen reference and can be computed once, before any run.
+
+        `states`: its last hidden states, for a KL; `logps`: its log-probs of the response tokens;
+        `weights~NORMALISATION~KINDS`: MaPO's mask. None: learned heads look at all layers, too large to store.
+        """
+        hyper, masks = self.split(given)
+        if masks.get("head") in _LEARNED:
+            return None
+        needs = ("states",) if log_kl or self.kl_directions(hyper) else ("logps",) if self.needs_reference else ()
+        if masks.get("head") == "activations":
+            needs += (f"weights~{masks['normalisation']}~{'+'.join(masks['kinds'])}",)
+        return needs
 
     @property
     def has_masks(self) -> bool:
@@ -87,6 +108,7 @@ ALLOWED = {
     "normalisation": Allowed(choices=("minmax", "zscore")),
 }
 
+_KL_BY_FORM = {"paper": "reverse", "released": "forward"}
 _LEARNED_MASKS = {"head": "layers", "l1_u": 0.0, "l1_d": 0.0, "initial_zeros": 0.25}
 
 METHODS: dict[str, Method] = {
@@ -164,7 +186,7 @@ METHODS: dict[str, Method] = {
         source="arXiv 2410.05102, Section 3.2",
         masks={"kinds": ("mlp", "attention", "residual"), "normalisation": "minmax"},
         fixed={"head": "activations", "share": "common"},
-        kl="reverse (paper form), forward (released form)",
+        kl=_KL_BY_FORM,
     ),
     "sparsepo_common": Method(
         label="SparsePO (common)",
@@ -174,7 +196,7 @@ METHODS: dict[str, Method] = {
         source="arXiv 2410.05102, Eq. 6-10",
         masks=_LEARNED_MASKS,
         fixed={"share": "common"},
-        kl="reverse (paper form), forward (released form)",
+        kl=_KL_BY_FORM,
     ),
     "sparsepo_independent": Method(
         label="SparsePO (independent)",
@@ -184,7 +206,7 @@ METHODS: dict[str, Method] = {
         source="arXiv 2410.05102, Eq. 6-10",
         masks=_LEARNED_MASKS,
         fixed={"share": "independent"},
-        kl="reverse (paper form), forward (released form)",
+        kl=_KL_BY_FORM,
     ),
     "sparsepo_reward_only": Method(
         label="SparsePO (reward only)",
@@ -194,7 +216,7 @@ METHODS: dict[str, Method] = {
         source="arXiv 2410.05102, Section 5 (ablation)",
         masks=_LEARNED_MASKS,
         fixed={"share": "reward_only"},
-        kl="reverse (paper form), forward (released form)",
+        kl=_KL_BY_FORM,
     ),
     "sparsepo_kl_only": Method(
         label="SparsePO (KL only)",
@@ -204,7 +226,7 @@ METHODS: dict[str, Method] = {
         source="arXiv 2410.05102, Section 5 (ablation)",
         masks=_LEARNED_MASKS,
         fixed={"share": "kl_only"},
-        kl="reverse (paper form), forward (released form)",
+        kl=_KL_BY_FORM,
     ),
 }
 

@@ -4,11 +4,12 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
@@ -17,6 +18,11 @@ from sparsepo.data.records import write_json, write_text
 from sparsepo.errors import UserError
 from sparsepo.training.checkpoints import latest, mark_complete, step_of, writing
 
+OPTIMIZERS = {  # transformers' names
+    "adamw": "adamw_torch_fused",
+    "adamw_8bit": "adamw_bnb_8bit",
+    "paged_adamw_8bit": "paged_adamw_8bit",
+}
 QUIET = {"total_flos", "train_loss", "train_runtime", "train_samples_per_second", "train_steps_per_second", "epoch"}
 
 
@@ -25,13 +31,14 @@ class Loop(Trainer):
 
     `folder` holds checkpoints and logs while training. `identity` names everything the result depends on: a checkpoint
     of another identity is dropped. `measure`, called on the model every `measure_every` steps and at the end,
-    returns numbers for `frontier.jsonl`.
+    returns numbers for `frontier.jsonl`, to which its seconds are added. `whole_batches`: the collator gets all data of
+    a step at once, and the subclass cuts them into micro-batches itself.
     """
 
     def __init__(
         self,
         model: Any,
-        data: list[Any],
+        data: Sequence[Any],
         collator: Callable[..., Any],
         config: OptimisationConfig,
         *,
@@ -40,15 +47,17 @@ class Loop(Trainer):
         identity: str,
         measure: Callable[[Any], dict[str, float]] | None = None,
         measure_every: int = 0,
-        **options: Any,
+        whole_batches: bool = False,
     ):
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.identity = identity
         self.settings = config
         self._clock, self._tokens = time.perf_counter(), 0
-        arguments = arguments_of(config, self.folder, seed)
-        super().__init__(model=model, args=arguments, data_collator=collator, train_dataset=data, **options)
+        self.measuring = 0.0  # seconds of `measure`, which are not training
+        self._watched: list[tuple[int, Tensor, Any]] = []
+        arguments = arguments_of(config, self.folder, seed, whole_batches)
+        super().__init__(model=model, args=arguments, data_collator=collator, train_dataset=data)
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
         self.add_callback(Progress(self._apart(measure), self.folder / "frontier.jsonl", measure_every))
@@ -59,8 +68,10 @@ class Loop(Trainer):
         def timed(model: Any) -> dict[str, float]:
             start = time.perf_counter()
             point = measure(model)
-            self._clock += time.perf_counter() - start
-            return point
+            seconds = time.perf_counter() - start
+            self._clock += seconds
+            self.measuring += seconds
+            return point | {"seconds": round(seconds, 3)}
 
         return None if measure is None else timed
 
@@ -89,16 +100,31 @@ class Loop(Trainer):
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         loss = super().training_step(model, inputs, num_items_in_batch)
-        if not torch.isfinite(loss):
-            self._stop_on(float(loss), inputs)
-        self._tokens += inputs["attention_mask"].sum()
+        self.watch(loss, inputs["input_ids"], inputs["attention_mask"].sum())
         return loss
+
+    def watch(self, loss: Tensor, batch: Any, tokens: Any) -> None:
+        """Count tokens, and keep the loss with its batch until the next log: to look at it here would stall a GPU."""
+        self._tokens += tokens
+        self._watched.append((self.state.global_step + 1, loss, batch))
+
+    def _stop_on_nan(self) -> None:
+        """Raises UserError if a loss since the last look was not finite, with its batch written down."""
+        watched, self._watched = self._watched, []
+        finite = torch.stack([loss for _, loss, _ in watched]).isfinite().tolist() if watched else []
+        if all(finite):
+            return
+        step, loss, batch = watched[finite.index(False)]
+        path = self.folder / "bad_batch.json"
+        write_json(path, {"step": step, "batch": batch.tolist() if isinstance(batch, Tensor) else batch})
+        raise UserError(f"the loss is {float(loss)} at step {step}; the batch is in {path}")
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """One line of numbers a logging interval."""
         logs = {name: value for name, value in logs.items() if name not in QUIET}
         if "loss" not in logs:
             return
+        self._stop_on_nan()
         now, tokens = time.perf_counter(), float(self._tokens)
         logs = {"step": self.state.global_step} | logs | self.extra_logs()
         logs["tokens_per_second"] = tokens / max(now - self._clock, 1e-9)
@@ -110,10 +136,14 @@ class Loop(Trainer):
         """What a subclass adds to a line."""
         return {}
 
-    def _stop_on(self, loss: float, inputs: dict[str, Any]) -> None:
-        path, step = self.folder / "bad_batch.json", self.state.global_step + 1
-        write_json(path, {"step": step, "input_ids": inputs["input_ids"].tolist()})
-        raise UserError(f"the loss is {loss} at step {step}; the batch is in {path}")
+    def optimizer_of(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """The optimiser that the config names, over parameter groups; UserError if its library is not there."""
+        try:
+            kind, options = self.get_optimizer_cls_and_kwargs(self.args)
+            return kind(groups, **options | {"weight_decay": self.settings.weight_decay})
+        except (ImportError, ValueError) as error:
+            name = self.settings.optimizer
+            raise UserError(f"optimizer '{name}' cannot be used here ({str(error).splitlines()[0][:120]})") from None
 
     def _save_checkpoint(self, model, trial):
         target = self.folder / f"checkpoint-{self.state.global_step}"
@@ -122,21 +152,26 @@ class Loop(Trainer):
             mark_complete(target, self.identity)
 
 
-def arguments_of(config: OptimisationConfig, folder: Path, seed: int) -> TrainingArguments:
+def arguments_of(config: OptimisationConfig, folder: Path, seed: int, whole_batches: bool) -> TrainingArguments:
     """Our few settings as transformers' many. Saving and logging are ours to name; the rest keeps its default."""
-    micro = config.micro_batch_size or config.batch_size
+    ranks = int(os.environ.get("WORLD_SIZE", 1))
+    if config.batch_size % ranks:
+        raise UserError(f"batch_size ({config.batch_size}) must be a multiple of the {ranks} processes that share it")
+    share = config.batch_size // ranks
+    micro = share if whole_batches else min(config.micro_batch_size or share, share)
+    cuda = torch.cuda.is_available()
     return TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=config.epochs,
         max_steps=config.max_steps or -1,
         per_device_train_batch_size=micro,
-        gradient_accumulation_steps=config.batch_size // micro,
+        gradient_accumulation_steps=share // micro,
         learning_rate=config.learning_rate,
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
         lr_scheduler_type=config.schedule,
         warmup_steps=config.warmup,  # a value below 1 is a share of all steps
-        optim="adamw_torch",
+        optim=OPTIMIZERS[config.optimizer],
         use_cpu=not torch.accelerator.is_available(),  # bfloat16 is refused on a CPU that is not asked for
         bf16=config.precision == "bfloat16",
         fp16=config.precision == "float16",
@@ -150,7 +185,9 @@ def arguments_of(config: OptimisationConfig, folder: Path, seed: int) -> Trainin
         disable_tqdm=True,
         report_to=[],
         seed=seed,
-        dataloader_pin_memory=torch.cuda.is_available(),
+        dataloader_pin_memory=cuda,
+        dataloader_num_workers=int(cuda),  # collates the next step while the device computes this one
+        accelerator_config={"non_blocking": cuda},
     )
 
 

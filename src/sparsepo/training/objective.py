@@ -1,30 +1,36 @@
 """One step of preference optimisation as a module: policy, reference, masks and a loss; and a look inside a pair."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sparsepo.data.collation import TokenPair, collate, rows_of
+from sparsepo.anatomy import hidden_states, lm_head
+from sparsepo.data.collation import TokenPair, collate, onto, rows_of
 from sparsepo.errors import UserError
-from sparsepo.models import hidden_states, lm_head, recording
 from sparsepo.objective import losses
 from sparsepo.objective.losses import PairLoss, Side
 from sparsepo.objective.masks import Masks, Views, build_masks
 from sparsepo.objective.methods import METHODS, check_parameters
-from sparsepo.objective.terms import Rows, token_terms
+from sparsepo.objective.terms import KL, Rows, SummedLoss, TokenTerms, token_terms
+from sparsepo.training.views import look
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one batch of b pairs gave: loss and rewards, both sides token by token, and the mask penalty (b,)."""
+    """What one batch of b pairs gave: loss and rewards, both sides token by token, and the mask penalty (b,).
+
+    total: the sum of `loss`, a scalar that carries the gradient; `loss` itself does so too, unless gradients were
+    computed in the forward pass.
+    """
 
     pair: PairLoss
     chosen: Side
     rejected: Side
     penalty: Tensor
+    total: Tensor
 
     @property
     def loss(self) -> Tensor:
@@ -35,66 +41,124 @@ class Outcome:
 class PairObjective(nn.Module):
     """policy + mask heads (trained, saved) and the reference (not a submodule, run without gradient).
 
-    `hyper` are the loss's keywords. Position ids are explicit, so that padding never moves a token.
+    `hyper` are the loss's keywords. `kl`: the directions to compute besides those that the loss needs. `gradients`:
+    `recompute`, or `forward` (see `token_terms`). `reference` None: batches bring what is needed of it, see
+    `training.reference`, and its output head is the policy's at this moment.
     """
 
-    def __init__(self, policy: Any, reference: Any, method: str, hyper: Mapping[str, Any], masks: Masks | None):
+    def __init__(
+        self,
+        policy: Any,
+        reference: Any | None,
+        method: str,
+        hyper: Mapping[str, Any],
+        masks: Masks | None,
+        *,
+        kl: Sequence[str] = KL,
+        gradients: str = "recompute",
+    ):
         super().__init__()
         self.policy = policy
         self.masks = masks
+        self.gradients = gradients
         self._reference = (reference,)
+        self._ref_head = lm_head(policy).copy() if reference is None else None
         self._loss = getattr(losses, METHODS[method].loss)
         self._hyper = dict(hyper)
+        self._kl = tuple(name for name in KL if name in {*kl, *METHODS[method].kl_directions(hyper)})
+        self._blind = not METHODS[method].needs_reference and not kl  # SimPO, where nobody logs a KL
 
     @property
-    def reference(self) -> Any:
+    def reference(self) -> Any | None:
         return self._reference[0]
 
-    def forward(self, batch: dict[str, Tensor]) -> Outcome:
+    def forward(self, batch: dict[str, Any]) -> Outcome:
         rows = rows_of(batch)
-        ref_hidden, views = self.look(batch, rows)
-        hidden = rows.take(hidden_states(self.policy, batch)[-1])
-        terms = token_terms(
-            hidden, ref_hidden, lm_head(self.policy), lm_head(self.reference), rows.labels(batch["input_ids"])
-        )
-        tokens = {name: rows.grid(value) for name, value in vars(terms).items()}
-        penalty = hidden.new_zeros(len(rows.valid), dtype=terms.logps.dtype)
+        known = self.known(batch, rows)
+        weights = {} if self.masks is None else dict(zip(("m_u", "m_d"), self.masks(known.views), strict=True))
+        hidden = rows.take(hidden_states(self.policy, batch))
+        kl = self._kl if known.hidden is not None else ()
+        head = None if known.hidden is None else self._ref_head or lm_head(self.reference)
+        where = (hidden, known.hidden, lm_head(self.policy), head, rows.labels(batch["input_ids"]))
+        if self.gradients == "recompute" or not torch.is_grad_enabled():
+            return self._judge(rows, token_terms(*where, kl=kl), weights, known.logps)
+        return self._judge_in_forward(rows, batch["ends"], where, kl, weights, known.logps)
+
+    def _judge_in_forward(self, rows, ends, where, kl, weights, ref_logps) -> Outcome:
+        """Group by group of whole pairs; what is logged is computed again from the finished terms, without gradient."""
+        half, names = len(rows.valid) // 2, list(weights)
+        groups = groups_of(ends, 256)
+        parts = {
+            at.start: rows.part(at, torch.tensor([*pairs, *(half + pair for pair in pairs)], device=rows.slot.device))
+            for at, pairs in groups
+        }
+
+        def loss_of(at: slice, terms: TokenTerms, values: Sequence[Tensor]) -> Tensor:
+            part = parts[at.start]
+            grids = {name: part.grid(value) for name, value in zip(names, values, strict=True)}
+            return self._judge(part, terms, grids, None if ref_logps is None else ref_logps[at]).total
+
+        tokens = [rows.tokens(weights[name]) for name in names]
+        terms = token_terms(*where, kl=kl, loss=SummedLoss(loss_of, [at for at, _ in groups], tokens))
+        with torch.no_grad():
+            outcome = self._judge(rows, terms, weights, ref_logps)
+        return replace(outcome, total=terms.total)
+
+    def _judge(self, rows: Rows, terms: TokenTerms, weights: Mapping[str, Tensor], ref_logps: Tensor | None) -> Outcome:
+        """The loss of these terms; `weights` m_u and m_d are grids, `ref_logps` are known ones."""
+        ref_logps = terms.ref_logps if ref_logps is None else ref_logps
+        by_row = {"logps": terms.logps, "ref_logps": ref_logps}
+        by_row |= {"reverse_kl": terms.reverse_kl, "forward_kl": terms.forward_kl}
+        tokens = {name: None if value is None else rows.grid(value) for name, value in by_row.items()} | dict(weights)
+        penalty = terms.logps.new_zeros(len(rows.valid))
         if self.masks is not None:
-            tokens["m_u"], tokens["m_d"] = self.masks(views)
             penalty = self.masks.penalty(tokens["m_u"], tokens["m_d"], rows.valid)
         chosen, rejected = _split(tokens, rows.valid)
         half = len(rows.valid) // 2
-        result = self._loss(chosen, rejected, **self._hyper)
-        return Outcome(result, chosen, rejected, penalty[:half] + penalty[half:])
+        result, penalty = self._loss(chosen, rejected, **self._hyper), penalty[:half] + penalty[half:]
+        return Outcome(result, chosen, rejected, penalty, (result.loss + penalty).sum())
 
-    @torch.no_grad()
-    def look(self, batch: dict[str, Tensor], rows: Rows) -> tuple[Tensor, Views]:
-        """The reference's last hidden states at the response rows (n, d), and what the masks want to see of it."""
-        wants = self.masks.looks_at if self.masks is not None else set()
-        kinds = {kind for head in _heads(self.masks) for kind in getattr(head, "kinds", ())}
-        with recording(self.reference, kinds) as record:
-            states = hidden_states(self.reference, batch, every="states" in wants)
-        views = Views(
-            valid=rows.valid,
-            states=[rows.grid(rows.take(state)) for state in states] if "states" in wants else (),
-            activations={kind: [rows.grid(rows.take(value)) for value in record[kind]] for kind in kinds},
-        )
-        return rows.take(states[-1]), views
+    def known(self, batch: dict[str, Any], rows: Rows) -> "Known":
+        """What the batch brings of the reference, or what the reference says of the batch."""
+        if self._blind:
+            return Known(None, None, Views(rows.valid))
+        if self.reference is None:
+            weights = batch.get("ref_weights")
+            views = Views(rows.valid, weights=None if weights is None else rows.grid(weights))
+            return Known(batch.get("ref_states"), batch.get("ref_logps"), views)
+        hidden, views = look(self.reference, self.masks, batch, rows)
+        return Known(hidden, None, views)
 
-    def calibrate(self, batches: Iterable[dict[str, Tensor]]) -> None:
+    def calibrate(self, batches: Iterable[dict[str, Any]]) -> None:
         """Start learned mask heads alive on the tokens of these batches."""
-        if self.masks is not None:
-            self.masks.calibrate(self.look(batch, rows_of(batch))[1] for batch in batches)
+        if self.masks is not None and self.masks.learned:
+            with torch.no_grad():
+                self.masks.calibrate(look(self.reference, self.masks, batch, rows_of(batch))[1] for batch in batches)
 
 
-def _heads(masks: Masks | None) -> Sequence[Any]:
-    return () if masks is None else list(masks.heads.values())
+@dataclass(frozen=True)
+class Known:
+    """Of the reference: last hidden states (n, d) or else log-probs (n,) or neither, and what the masks look at."""
+
+    hidden: Tensor | None
+    logps: Tensor | None
+    views: Views
 
 
-def _split(tokens: dict[str, Tensor], valid: Tensor) -> tuple[Side, Side]:
+def groups_of(ends: Sequence[int], least: int) -> list[tuple[slice, range]]:
+    """Rows and pairs of groups that hold whole pairs and, but for the last, at least `least` rows."""
+    found, row, first = [], 0, 0
+    for pair, end in enumerate(ends):
+        if end - row >= least or pair == len(ends) - 1:
+            found.append((slice(row, end), range(first, pair + 1)))
+            row, first = end, pair + 1
+    return found
+
+
+def _split(tokens: dict[str, Tensor | None], valid: Tensor) -> tuple[Side, Side]:
     half = len(valid) // 2
-    chosen = {name: value[:half] for name, value in tokens.items()}
-    rejected = {name: value[half:] for name, value in tokens.items()}
+    chosen = {name: None if value is None else value[:half] for name, value in tokens.items()}
+    rejected = {name: None if value is None else value[half:] for name, value in tokens.items()}
     return Side(**chosen, valid=valid[:half]), Side(**rejected, valid=valid[half:])
 
 
@@ -117,12 +181,14 @@ def inspect_pairs(
     masks: Masks | None = None,
     *,
     batch_size: int = 8,
+    layout: str = "padded",
 ) -> list[dict[str, Any]]:
     """What the trainer would compute for each pair, token by token.
 
     pairs: token ids, `TokenPair` or mappings with `prompt`, `chosen`, `rejected`. hyper: what to change from the
     method's defaults in `METHODS`. masks: trained heads; None builds the method's own from its defaults, calibrated on
-    all pairs given. The models' mode and dtype are left as they are (call `.eval()` for a model with dropout).
+    all pairs given. layout: one of `data.collation.LAYOUTS`; the numbers are the same in all that a model can do. The
+    models' mode and dtype are left as they are (call `.eval()` for a model with dropout).
 
     Returns a dict a pair: `loss`, `penalty` (the masks' L1, contained in `loss`), `reward_chosen`,
     `reward_rejected`, and for `chosen` and `rejected` one list each, a number a response token, of `logps`,
@@ -133,8 +199,8 @@ def inspect_pairs(
     made = [_token_pair(pair) for pair in pairs]
     device = next(policy.parameters()).device
 
-    def batch_of(some: Sequence[TokenPair]) -> dict[str, Tensor]:
-        return {name: value.to(device) for name, value in collate(some, pad_id=0).items()}
+    def batch_of(some: Sequence[TokenPair]) -> dict[str, Any]:
+        return onto(device, collate(some, pad_id=0, layout=layout))
 
     own = masks if masks is not None else masks_for(method, reference, hyper or {})
     objective = PairObjective(policy, reference, method, loss_hyper, own)

@@ -1,0 +1,28 @@
+# What the runs of a sweep need of the frozen reference, computed once; which run reads what: sparsepo.stages.
+rule cache_reference:
+    input:
+        reference=f"{SFT}/model.safetensors",
+        pairs=f"{PREFERENCES}/train.jsonl",
+    output:
+        values=f"{REFERENCE}/values.bin",
+        index=f"{REFERENCE}/index.json",
+    log:
+        "logs/{task}/reference/{kind}.log",
+    benchmark:
+        "logs/{task}/benchmarks/reference/{kind}.tsv"
+    conda:
+        "../envs/train.yaml"
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=asks("mem_mb"),
+        runtime=asks("runtime"),
+    params:
+        reference=subpath(input.reference, parent=True),
+        folder=subpath(output.index, parent=True),
+        settings=settings("reference"),
+        code=code_version("workflow_scripts/reference.py"),
+    shell:
+        "python -m sparsepo.gpu -- python $SCRIPTS/reference.py --settings {params.settings:q}"
+        " --reference {params.reference} --pairs {input.pairs} --kind {wildcards.kind}"
+        " --out {params.folder} > {log} 2>&1"

@@ -1,0 +1,80 @@
+"""How a run computes: the layout of its batches and the way to its gradients, by what model and memory allow."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import psutil
+import torch
+
+from sparsepo.anatomy import hidden_states, lm_head
+from sparsepo.attention import CannotSegment, chunk_of, look_back
+from sparsepo.data.collation import TokenPair, collate, onto, rows_of
+from sparsepo.errors import UserError
+
+PREFERRED = ("shared", "pairs", "padded")
+PROBE = [TokenPair([1, 2, 3, 4], [5, 6, 7], [8, 9]), TokenPair([3, 1], [2, 7], [4, 6, 8, 1, 5])]
+
+
+def choose_layout(models: Sequence[Any], wanted: str, pairs: Sequence[TokenPair]) -> str:
+    """The best layout that every model computes right, or the wanted one; a line says which and why not another.
+
+    Raises UserError when the wanted layout is none of them.
+    """
+    longest = max(len(pair.prompt) + len(pair.chosen) + len(pair.rejected) for pair in pairs)
+    for layout in PREFERRED if wanted == "auto" else (wanted,):
+        name, reason = next(
+            ((type(model).__name__, found) for model in models if (found := why_not(model, layout, longest))),
+            ("", None),
+        )
+        if reason is None:
+            print(f"layout: {layout}", flush=True)
+            return layout
+        if wanted != "auto":
+            raise UserError(f"training.layout '{layout}' does not work for {name}: {reason}; write 'auto'")
+        print(f"layout '{layout}' does not work for {name}: {reason}", flush=True)
+    raise UserError(f"{name} computes no layout right, not even plain padding: {reason}")
+
+
+@torch.no_grad()
+def why_not(model: Any, layout: str, longest: int) -> str | None:
+    """Why the states of a few made-up pairs differ from those of plain padding, or cannot be had; None: they agree."""
+    if layout == "padded":
+        return None
+    device, dtype = model.get_output_embeddings().weight.device, model.dtype
+    vocabulary = model.config.vocab_size
+    probe = [TokenPair(*([token % vocabulary for token in part] for part in vars(pair).values())) for pair in PROBE]
+    found = []
+    try:
+        _check_reach(model, layout, longest)
+        for name in ("padded", layout):
+            batch = onto(device, collate(probe, 0, name))
+            found.append(rows_of(batch).take(hidden_states(model, batch)).float())
+    except (CannotSegment, TypeError, ValueError, RuntimeError) as error:
+        return str(error).splitlines()[0][:160]
+    error = float((found[1] - found[0]).abs().max() / found[0].abs().max())
+    allowed = 1e-3 if dtype in (torch.float32, torch.float64) else 0.05
+    return None if error <= allowed else f"its states would be off by {error:.2g} of the largest"
+
+
+def _check_reach(model: Any, layout: str, longest: int) -> None:
+    reach = min(look_back(model), chunk_of(model))
+    if layout == "pairs" and longest > reach:
+        raise CannotSegment(f"its layers look back {reach} tokens, and prompt, chosen and rejected are up to {longest}")
+
+
+def choose_gradients(policy: Any, wanted: str, pairs: Sequence[TokenPair], least: int = 256) -> str:
+    """`forward` where the logits of both models for the rows of a group fit into a quarter of what memory is free."""
+    if wanted != "auto":
+        return wanted
+    weight = lm_head(policy).weight
+    rows = least + max(len(pair.chosen) + len(pair.rejected) for pair in pairs)
+    on_device = 16 if weight.device.type == "cuda" else 0  # elementwise passes hold float32 copies there
+    need = rows * len(weight) * (2 * weight.element_size() + on_device)
+    fits = need < free_bytes(weight.device) / 4
+    print(f"gradients: {'in the forward pass' if fits else 'recomputed'} ({need / 2**20:.0f} MB of logits)", flush=True)
+    return "forward" if fits else "recompute"
+
+
+def free_bytes(device: torch.device) -> int:
+    """What is free on an accelerator, or available on the machine."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available

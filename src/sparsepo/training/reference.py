@@ -1,0 +1,141 @@
+"""What runs need of the frozen reference, computed once for all of them and read from memory-mapped files."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparsepo.anatomy import hidden_states, lm_head
+from sparsepo.config import PreferenceConfig
+from sparsepo.data.collation import TokenPair, collate, onto, rows_of, split
+from sparsepo.data.hashes import file_hash
+from sparsepo.data.records import write_json
+from sparsepo.errors import UserError
+from sparsepo.models import without_dropout
+from sparsepo.objective.masks import build_masks
+from sparsepo.objective.methods import METHODS
+from sparsepo.objective.terms import token_terms
+from sparsepo.training.plan import choose_layout
+from sparsepo.training.views import look
+
+FIELDS = {"states": "ref_states", "logps": "ref_logps", "weights": "ref_weights"}
+"""Kind of a cache, up to the first ~ -> its name in a batch."""
+CUTS = ("max_prompt_tokens", "max_response_tokens", "precision")
+
+
+def content(reference: Path, pairs: Path, config: PreferenceConfig) -> str:
+    """A hash of all that cached values depend on: weights, config, tokenizer, pairs, truncation, precision."""
+    files = sorted(path for path in reference.iterdir() if path.suffix in (".safetensors", ".json", ".model", ".txt"))
+    parts = [f"{path.name} {file_hash(path)}" for path in files] + [file_hash(pairs)]
+    parts += [f"{name} {getattr(config, name)}" for name in CUTS]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+@torch.no_grad()
+def write_cache(
+    reference: Any, pairs: Sequence[TokenPair], kind: str, config: PreferenceConfig, folder: str | Path, of: str
+) -> None:
+    """Write `values.bin`, the values of `kind` for every response token, pair by pair, chosen before rejected.
+
+    `index.json`, which says what they are and `of` which content, comes last: without it there is no cache.
+    """
+    folder, reference = Path(folder), without_dropout(reference).eval()
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "index.json").unlink(missing_ok=True)
+    (folder / "values.bin").unlink(missing_ok=True)
+    ends = list(accumulate(len(pair.chosen) + len(pair.rejected) for pair in pairs))
+    layout = choose_layout((reference,), config.layout, pairs)
+    device, dtype = reference.get_output_embeddings().weight.device, getattr(torch, config.precision)
+    target, shape = None, ()
+    for places in split(range(len(pairs)), pairs, layout, config.micro_batch_size or 8, config.micro_batch_tokens):
+        batch = onto(device, collate([pairs[place] for place in places], 0, layout))
+        with torch.autocast(device.type, dtype, enabled=dtype in (torch.bfloat16, torch.float16)):
+            values = compute(reference, batch, kind).cpu()
+        if target is None:
+            shape = values.shape[1:]
+            target = _mapped(folder / "values.bin", ends[-1], shape, values.dtype, new=True)
+        for place, part in zip(places, values.tensor_split(batch["ends"][:-1]), strict=True):
+            target[ends[place] - len(part) : ends[place]] = part
+    index = {"kind": kind, "of": of, "dtype": str(target.dtype).removeprefix("torch."), "shape": list(shape)}
+    write_json(folder / "index.json", index | {"ends": ends})
+
+
+def compute(reference: Any, batch: dict[str, Any], kind: str) -> Tensor:
+    """(n, ...) values of a kind for the response tokens of a batch."""
+    rows = rows_of(batch)
+    name, *details = kind.split("~")
+    if name == "weights":
+        normalisation, kinds = details
+        masks = build_masks(0, 0, head="activations", kinds=kinds.split("+"), normalisation=normalisation)
+        return rows.tokens(masks(look(reference, masks, batch, rows)[1])[0])
+    states = rows.take(hidden_states(reference, batch))
+    if name == "states":
+        return states
+    return token_terms(states, None, lm_head(reference), None, rows.labels(batch["input_ids"]), kl=()).logps
+
+
+@dataclass(frozen=True)
+class Cache:
+    """One kind of cached values, mapped when they are first read: a data loader's worker maps them itself."""
+
+    folder: Path
+    field: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    ends: tuple[int, ...]
+
+    @classmethod
+    def open(cls, folder: str | Path, of: str) -> "Cache":
+        """Raises UserError if there is no cache, or one of another content."""
+        folder = Path(folder)
+        try:
+            index = json.loads((folder / "index.json").read_text())
+        except (OSError, ValueError):
+            raise UserError(f"{folder}: no cache of a reference (index.json is missing or broken)") from None
+        if index["of"] != of:
+            raise UserError(
+                f"{folder} was made of other weights, pairs or limits (content {index['of']}, needed {of}): remove it"
+            )
+        shape, field = tuple(index["shape"]), FIELDS[index["kind"].split("~")[0]]
+        return cls(folder, field, getattr(torch, index["dtype"]), shape, tuple(index["ends"]))
+
+    @cached_property
+    def values(self) -> Tensor:
+        return _mapped(self.folder / "values.bin", self.ends[-1], self.shape, self.dtype, new=False)
+
+    def of_pairs(self, places: Sequence[int]) -> Tensor:
+        """(n, ...) in the order of a batch's rows."""
+        starts = (0, *self.ends)
+        return torch.cat([self.values[starts[place] : self.ends[place]] for place in places])
+
+
+def check_cache(
+    method: str, hyper: Mapping[str, Any], config: PreferenceConfig, cache: Sequence[Cache], pairs: int
+) -> None:
+    """Raises UserError unless these caches, of as many pairs, hold what the method needs of the reference."""
+    needs = METHODS[method].of_the_reference(hyper, config.log_kl)
+    if needs is None:
+        raise UserError(f"{method} has learned masks, which look at all layers of the reference: it cannot be cached")
+    there = {one.field for one in cache}
+    missing = [kind for kind in needs if FIELDS[kind.split("~")[0]] not in there]
+    if missing:
+        raise UserError(f"{method} needs the reference model or a cache of its {missing[0]}")
+    for one in cache:
+        if len(one.ends) != pairs:
+            raise UserError(f"{one.folder} holds {len(one.ends)} pairs, not the {pairs} that can train")
+
+
+def _mapped(path: Path, rows: int, shape: Sequence[int], dtype: torch.dtype, new: bool) -> Tensor:
+    """(rows, *shape) backed by a file."""
+    size = rows * torch.Size(shape).numel()
+    wanted = size * torch.empty(0, dtype=dtype).element_size()
+    if not new and path.stat().st_size != wanted:
+        raise UserError(f"{path}: {path.stat().st_size} bytes, {wanted} are expected: remove it")
+    return torch.from_file(str(path), shared=new, size=size, dtype=dtype).view(rows, *shape)

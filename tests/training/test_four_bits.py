@@ -1,0 +1,111 @@
+"""4-bit weights under an adapter: what is stored, what is trained, and what is saved."""
+
+import importlib.util
+
+import pytest
+import torch
+
+from sparsepo import adapters
+from sparsepo.config import AdapterConfig
+from sparsepo.errors import UserError
+from sparsepo.models import load_model
+
+HERE = importlib.util.find_spec("bitsandbytes") is not None
+needs_4_bits = pytest.mark.skipif(not HERE, reason="4-bit weights need bitsandbytes: pip install 'sparsepo[qlora]'")
+RUN = {"adapter": {"rank": 4, "quantise": "nf4"}, "warmup": 0, "learning_rate": 1e-2}
+KILLED = {"epochs": 2, "micro_batch_size": 4, "checkpoint_every": 2, "identity": "mine"}
+IDS = torch.arange(2, 20).reshape(2, 9)
+
+
+def trainer_of(toy, folder, model, method="dpo", **changed):
+    """A trainer whose reference shares the policy's weights."""
+    return toy.trainer(folder, method, policy=model, reference=adapters.twin(model), **RUN | changed)
+
+
+@torch.no_grad()
+def logits(model):
+    return model.eval()(input_ids=IDS).logits
+
+
+def assert_equal(found, expected):
+    assert found.keys() == expected.keys()
+    assert [name for name, value in found.items() if not torch.equal(value, expected[name])] == []
+
+
+@pytest.mark.skipif(HERE, reason="bitsandbytes is here")
+def test_without_its_library_4_bits_are_refused_in_a_sentence(toy, tmp_path):
+    toy.model("llama").save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="quantise 'nf4' cannot be used here .*bitsandbytes"):
+        load_model(tmp_path, quantise="nf4")
+
+
+@pytest.fixture
+def four_bits(toy, tmp_path):
+    """Makes the same 4-bit model each time; wide enough that blocks of 64 weights are a part of a map."""
+
+    def make(architecture="llama"):
+        if not (tmp_path / architecture).exists():
+            wide = {"n_embd": 64} if architecture == "gpt2" else {"hidden_size": 64, "intermediate_size": 128}
+            toy.model(architecture, **wide, initializer_range=0.1).save_pretrained(tmp_path / architecture)
+        return load_model(tmp_path / architecture, quantise="nf4")
+
+    return make
+
+
+@needs_4_bits
+def test_4_bit_weights_are_4_bits_and_never_touched_by_a_run(toy, tmp_path, four_bits):
+    model = four_bits()
+    before = toy.weights(model)
+    packed = model.model.layers[0].mlp.up_proj.weight
+    assert packed.numel() * packed.element_size() == 64 * 128 // 2
+    trainer = trainer_of(toy, tmp_path / "work", model, "sparsepo_independent", epochs=2)
+    said = logits(trainer.model.reference)
+    assert torch.equal(logits(trainer.policy), said)
+    trainer.train()
+    after = {name.replace(".base_layer", ""): v for name, v in toy.weights(trainer.policy).items()}
+    assert_equal({name: value for name, value in after.items() if ".lora_" not in name}, before)
+    assert torch.equal(logits(trainer.model.reference), said)
+    assert not torch.allclose(logits(trainer.policy), said, atol=1e-3)
+
+
+@needs_4_bits
+@pytest.mark.parametrize("checkpointing", [True, False])
+def test_a_killed_4_bit_run_ends_as_an_uninterrupted_one(toy, tmp_path, four_bits, checkpointing):
+    given = KILLED | {"gradient_checkpointing": checkpointing}
+    straight = trainer_of(toy, tmp_path / "straight", four_bits(), **given)
+    straight.train()
+    toy.run_killed(trainer_of(toy, tmp_path / "killed", four_bits(), killed_at=3, **given))
+    resumed = trainer_of(toy, tmp_path / "killed", four_bits(), **given)
+    resumed.train()
+    assert_equal(toy.weights(resumed.model), toy.weights(straight.model))
+    assert toy.rows(resumed.folder) == toy.rows(straight.folder)
+
+
+@needs_4_bits
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+@pytest.mark.parametrize("method", ["tdpo1", "sparsepo_independent"])
+def test_a_4_bit_run_is_a_run_on_the_weights_that_the_4_bits_stand_for(toy, tmp_path, four_bits, architecture, method):
+    """Also after the model was used in eval mode, where some CPUs would lose the gradient."""
+    model, zero = four_bits(architecture), four_bits(architecture)
+    logits(model)
+    adapters.add(zero, AdapterConfig(**RUN["adapter"]))
+    plain = adapters.merged(zero)
+    torch.testing.assert_close(logits(plain), logits(model), rtol=0, atol=1e-4)
+    for name, start, kind in (("4", model, "nf4"), ("32", plain, "none")):
+        adapter = {"rank": 4, "quantise": kind}
+        trainer_of(toy, tmp_path / name, start, method, max_steps=4, adapter=adapter).train()
+    for mine, theirs in zip(toy.rows(tmp_path / "4"), toy.rows(tmp_path / "32"), strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-3, abs=1e-4)
+
+
+@needs_4_bits
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_a_saved_4_bit_policy_is_plain_and_what_was_trained(toy, tmp_path, four_bits, architecture):
+    model = four_bits(architecture)
+    trainer = trainer_of(toy, tmp_path / "work", model, "tdpo1", max_steps=3)
+    trainer.train()
+    trainer.save(tmp_path / "out")
+    loaded = load_model(tmp_path / "out")
+    assert not hasattr(loaded.config, "quantization_config")
+    assert {value.dtype for value in loaded.parameters()} == {torch.float32}
+    torch.testing.assert_close(logits(loaded), logits(trainer.policy), rtol=0, atol=1e-4)

@@ -1,0 +1,208 @@
+"""What is cached of the reference: the values it would give online, the same runs, and no stale or missing cache."""
+
+import json
+
+import pytest
+import torch
+
+from sparsepo.config import PreferenceConfig
+from sparsepo.data.collation import collate, encode_pairs, rows_of
+from sparsepo.data.records import write_records
+from sparsepo.errors import UserError
+from sparsepo.models import save_model
+from sparsepo.objective.methods import METHODS
+from sparsepo.training.objective import inspect_pairs
+from sparsepo.training.reference import Cache, content, write_cache
+
+KINDS = ("states", "logps", "weights~minmax~mlp+attention+residual", "weights~zscore~residual")
+CACHED = {  # what each method reads when the KL is logged, and when it is not
+    "dpo": (("states",), ("logps",)),
+    "ipo": (("states",), ("logps",)),
+    "dpop": (("states",), ("logps",)),
+    "simpo": (("states",), ()),
+    "tdpo1": (("states",), ("states",)),
+    "mapo": (("states", KINDS[2]), ("states", KINDS[2])),
+    "sparsepo_common": (None, None),
+}
+
+
+def token_pairs(toy, count=20):
+    return encode_pairs(toy.tokenizer, toy.pairs(count), 512, 512, 48).pairs
+
+
+def written(toy, folder, kind, reference, count=20, **settings):
+    """A cache of the toy pairs, opened."""
+    write_cache(reference, token_pairs(toy, count), kind, PreferenceConfig(**settings), folder / kind, "this")
+    return Cache.open(folder / kind, "this")
+
+
+# --- values
+
+
+@pytest.mark.parametrize("method", CACHED)
+def test_a_run_reads_what_its_loss_and_its_log_need(method):
+    row, (logged, needed) = METHODS[method], CACHED[method]
+    assert (row.of_the_reference({}, True), row.of_the_reference({}, False)) == (logged, needed)
+
+
+@pytest.mark.parametrize("settings", [{}, {"layout": "padded"}, {"micro_batch_tokens": 50}, {"micro_batch_size": 4}])
+@pytest.mark.parametrize("kind", KINDS)
+def test_cached_values_are_those_of_the_reference_itself(toy, tmp_path, kind, settings):
+    """Against inspect_pairs, which runs the reference; the last states against the model's own."""
+    reference = toy.model(dtype=torch.float64)
+    cache, pairs = written(toy, tmp_path, kind, reference, **settings), token_pairs(toy)
+    if kind == "states":
+        batch = collate(pairs, 0)
+        with torch.no_grad():
+            ids, mask = batch["input_ids"], batch["attention_mask"]
+            expected = rows_of(batch).take(reference.base_model(ids, attention_mask=mask).last_hidden_state)
+    else:
+        method, name = ("mapo", "m_u") if kind.startswith("weights") else ("dpo", "ref_logps")
+        _, normalisation, kinds = (*kind.split("~"), "", "")[:3]
+        hyper = {"normalisation": normalisation, "kinds": kinds.split("+")} if method == "mapo" else {}
+        records = inspect_pairs(toy.model(seed=1, dtype=torch.float64), reference, pairs, method, hyper)
+        values = [value for record in records for side in ("chosen", "rejected") for value in record[side][name]]
+        expected = torch.tensor(values, dtype=torch.float64)
+    torch.testing.assert_close(cache.of_pairs(range(20)).double(), expected, rtol=1e-6, atol=1e-6)
+    lengths = [len(pair.chosen) + len(pair.rejected) for pair in pairs]
+    some = torch.cat([expected.split(lengths)[place] for place in (7, 0, 19)])
+    torch.testing.assert_close(cache.of_pairs([7, 0, 19]).double(), some, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("log_kl", [True, False])
+@pytest.mark.parametrize("method", [method for method in CACHED if method != "sparsepo_common"])
+def test_a_run_without_its_reference_is_the_run_with_it(toy, tmp_path, method, log_kl):
+    """In float64, as Adam blows up the rounding of a gradient that is zero."""
+    reference = toy.model(dtype=torch.float64)
+    online = toy.trainer(tmp_path / "online", method, reference=reference, epochs=2, log_kl=log_kl)
+    online.train()
+    kinds = METHODS[method].of_the_reference({}, log_kl)
+    cache = [written(toy, tmp_path, kind, reference) for kind in kinds]
+    cached = toy.trainer(
+        tmp_path / "cached", method, policy=toy.model(dtype=torch.float64), cache=cache, log_kl=log_kl, epochs=2
+    )
+    assert cached.model.reference is None
+    cached.train()
+    rows = toy.rows(tmp_path / "online"), toy.rows(tmp_path / "cached")
+    assert len(rows[0]) == 6
+    for mine, theirs in zip(*rows, strict=True):
+        assert mine.keys() - theirs.keys() == (
+            set() if log_kl or method in ("mapo", "tdpo1") else KL_NAMES & mine.keys()
+        )
+        assert {name: mine[name] for name in theirs} == pytest.approx(theirs, rel=1e-5, abs=1e-6)
+    for name, value in cached.policy.state_dict().items():
+        torch.testing.assert_close(value, online.policy.state_dict()[name], rtol=0, atol=1e-6)
+
+
+KL_NAMES = {f"{direction}_kl_{side}" for direction in ("reverse", "forward") for side in ("chosen", "rejected")}
+
+
+def test_simpo_asks_nothing_of_a_reference_when_no_kl_is_logged(toy, tmp_path):
+    trainer = toy.trainer(tmp_path, "simpo", policy=toy.model(), cache=[], log_kl=False)
+    trainer.train()
+    names = set(toy.rows(tmp_path)[0])
+    assert "reward_margin" in names and not names & {*KL_NAMES, "logp_change_chosen"}
+
+
+def test_bfloat16_states_are_kept_as_they_are(toy, tmp_path):
+    reference = toy.model("llama", dtype=torch.bfloat16)
+    cache = written(toy, tmp_path, "states", reference)
+    assert cache.values.dtype == torch.bfloat16 and cache.values.shape[1:] == (16,)
+    assert (tmp_path / "states" / "values.bin").stat().st_size == cache.values.numel() * 2
+
+
+# --- refusals
+
+
+def folders(toy, tmp_path):
+    """A model folder and a file of pairs."""
+    save_model(toy.model(), toy.tokenizer, tmp_path / "sft")
+    write_records(tmp_path / "pairs.jsonl", toy.pairs(20))
+    return tmp_path / "sft", tmp_path / "pairs.jsonl"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda sft, pairs: sft.joinpath("model.safetensors").write_bytes(b"other"),
+        lambda sft, pairs: sft.joinpath("tokenizer.json").write_text("{}"),
+        lambda sft, pairs: sft.joinpath("config.json").write_text("{}"),
+        lambda sft, pairs: pairs.write_text(pairs.read_text() + "\n"),
+    ],
+    ids=["weights", "tokenizer", "config", "pairs"],
+)
+def test_the_content_hash_changes_with_every_file(toy, tmp_path, change):
+    sft, pairs = folders(toy, tmp_path)
+    before = content(sft, pairs, PreferenceConfig())
+    assert content(sft, pairs, PreferenceConfig()) == before
+    change(sft, pairs)
+    assert content(sft, pairs, PreferenceConfig()) != before
+
+
+@pytest.mark.parametrize(
+    "changed, same",
+    [
+        ({"max_prompt_tokens": 100}, False),
+        ({"max_response_tokens": 100}, False),
+        ({"precision": "bfloat16"}, False),
+        ({"learning_rate": 1.0}, True),
+        ({"batch_size": 3}, True),
+    ],
+)
+def test_the_content_hash_changes_with_truncation_and_precision_alone(toy, tmp_path, changed, same):
+    sft, pairs = folders(toy, tmp_path)
+    found = content(sft, pairs, PreferenceConfig()) == content(sft, pairs, PreferenceConfig(**changed))
+    assert found == same
+
+
+def test_a_cache_of_another_content_is_refused_with_both_hashes(toy, tmp_path):
+    written(toy, tmp_path, "logps", toy.model())
+    with pytest.raises(UserError, match=r"logps was made of other weights.*content this, needed that.*remove it"):
+        Cache.open(tmp_path / "logps", "that")
+
+
+def test_a_cache_that_is_not_finished_is_none(toy, tmp_path):
+    written(toy, tmp_path, "logps", toy.model())
+    (tmp_path / "logps" / "index.json").unlink()
+    with pytest.raises(UserError, match="no cache of a reference"):
+        Cache.open(tmp_path / "logps", "this")
+
+
+def test_a_cache_that_was_cut_is_refused_when_it_is_read(toy, tmp_path):
+    cache = written(toy, tmp_path, "logps", toy.model())
+    path = tmp_path / "logps" / "values.bin"
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(UserError, match=r"values.bin: \d+ bytes, \d+ are expected"):
+        cache.of_pairs([0])
+
+
+@pytest.mark.parametrize(
+    "method, kinds, message",
+    [
+        ("dpo", [], "dpo needs the reference model or a cache of its states"),
+        ("mapo", ["states"], "mapo needs the reference model or a cache of its weights~minmax~mlp"),
+        ("sparsepo_common", ["states"], "sparsepo_common has learned masks.*cannot be cached"),
+    ],
+)
+def test_a_run_that_lacks_what_it_needs_of_the_reference_is_refused(toy, tmp_path, method, kinds, message):
+    cache = [written(toy, tmp_path, kind, toy.model()) for kind in kinds]
+    with pytest.raises(UserError, match=message):
+        toy.trainer(tmp_path / "run", method, policy=toy.model(), cache=cache)
+
+
+def test_a_cache_of_other_pairs_is_refused_with_both_counts(toy, tmp_path):
+    cache = written(toy, tmp_path, "states", toy.model(), count=19)
+    with pytest.raises(UserError, match="holds 19 pairs, not the 20 that can train"):
+        toy.trainer(tmp_path / "run", "dpo", policy=toy.model(), cache=[cache])
+
+
+def test_an_index_says_what_the_values_are(toy, tmp_path):
+    written(toy, tmp_path, "states", toy.model())
+    index = json.loads((tmp_path / "states" / "index.json").read_text())
+    assert {name: index[name] for name in ("kind", "of", "dtype", "shape")} == {
+        "kind": "states",
+        "of": "this",
+        "dtype": "float32",
+        "shape": [16],
+    }
+    assert len(index["ends"]) == 20

@@ -1,0 +1,31 @@
+"""Compute once what the runs of a sweep need of the frozen reference."""
+
+import argparse
+import json
+from pathlib import Path
+
+from sparsepo.config import PreferenceConfig
+from sparsepo.data.records import Preference, read_records
+from sparsepo.errors import run
+from sparsepo.models import load_model, load_tokenizer
+from sparsepo.training.batches import encode
+from sparsepo.training.reference import content, write_cache
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--settings", type=json.loads, required=True)
+    parser.add_argument("--reference", type=Path, required=True, help="folder of the reference model")
+    parser.add_argument("--pairs", type=Path, required=True)
+    parser.add_argument("--kind", required=True, help="states, logps or weights~NORMALISATION~KINDS")
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    config = PreferenceConfig(**options.settings["training"])
+    reference, tokenizer = load_model(options.reference), load_tokenizer(options.reference)
+    encoded = encode(tokenizer, read_records(options.pairs, Preference), config, reference)
+    of = content(options.reference, options.pairs, config)
+    write_cache(reference, encoded.pairs, options.kind, config, options.out, of)
+
+
+if __name__ == "__main__":
+    run(main)
