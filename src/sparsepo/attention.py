@@ -1,11 +1,12 @@
 """Which tokens of a batch see which, for batches without padding: attention per segment, by transformers' interface."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -22,12 +23,14 @@ class CannotSegment(Exception):
 def visibility(model: Any, batch: Mapping[str, Any]) -> Tensor:
     """What `attention_mask` has to be: a padding mask (rows, T), an additive one (rows, 1, T, T), or segments.
 
-    Segments travel as a small tensor on the CPU in the place of a mask, because a model hands what has four dimensions
+    Segments travel as a small tensor on the CPU in the place of a mask, with a column that says whether attention is
+    to be computed `again` in the backward pass instead of kept, because a model hands what has four dimensions
     to its attention function as it is, also when gradient checkpointing computes a block again.
     """
     if "segments" in batch:
         attend_to_segments(model)
-        return torch.tensor(batch["segments"])[None, None]
+        again = int(batch.get("again", False))
+        return torch.tensor([(*segment, again) for segment in batch["segments"]])[None, None]
     if "parts" in batch:
         reach = min(look_back(model), chunk_of(model))
         if batch["parts"].shape[1] > reach:
@@ -98,21 +101,36 @@ def segmented(
     if asked:
         raise CannotSegment(f"its attention asks for {asked[0]}, which SDPA does not know")
     segments = attention_mask[0, 0].tolist()
+    if any(again for *_, again in segments) and torch.is_grad_enabled():
+        settings = query, key, value, segments, scaling, sliding_window
+        return checkpoint(_by_segment, *settings, use_reentrant=False, preserve_rng_state=False), None
+    return _by_segment(query, key, value, segments, scaling, sliding_window), None
+
+
+def _by_segment(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    segments: Sequence[Sequence[int]],
+    scaling: float | None,
+    window: int | None,
+) -> Tensor:
+    """(1, N, h, d)."""
     queries, keys, values = (_split(states, segments) for states in (query, key, value))
     made = []
-    for place, (_, _, start, end) in enumerate(segments):
+    for place, (_, _, start, end, _) in enumerate(segments):
         k, v = keys[place], values[place]
         if start < end:
-            source = next(at for at, (a, b, _, _) in enumerate(segments) if a <= start and end <= b)
+            source = next(at for at, (a, b, *_) in enumerate(segments) if a <= start and end <= b)
             seen = slice(start - segments[source][0], end - segments[source][0])
             k, v = torch.cat([keys[source][:, :, seen], k], 2), torch.cat([values[source][:, :, seen], v], 2)
-        made.append(_attend(queries[place], k, v, scaling, sliding_window))
-    return torch.cat(made, 2).transpose(1, 2), None
+        made.append(_attend(queries[place], k, v, scaling, window).transpose(1, 2))
+    return torch.cat(made, 1)
 
 
-def _split(states: Tensor, segments: list[list[int]]) -> tuple[Tensor, ...]:
+def _split(states: Tensor, segments: Sequence[Sequence[int]]) -> tuple[Tensor, ...]:
     """One view a segment; slices would each come back as a gradient of the whole length."""
-    return states.split([end - start for start, end, _, _ in segments], 2)
+    return states.split([end - start for start, end, *_ in segments], 2)
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, scaling: float | None, window: int | None) -> Tensor:
@@ -127,9 +145,10 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, scaling: float | None, wi
     mask = torch.ones(length, total, dtype=torch.bool, device=query.device).tril(total - length)
     if windowed:
         mask = mask.triu(total - length - window + 1)
-    if groups > 1:  # with a mask the fast kernels want as many keys as queries
+    if groups > 1 and query.device.type != "cpu":  # with a mask the fast kernels there want as many keys as queries
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
+        groups = 1
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling, enable_gqa=groups > 1)
 
 
 AttentionInterface.register(SEGMENTED, segmented)

@@ -7,9 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sparsepo.objective.fused import InForward, Problem, Recompute, Side
+from sparsepo.objective.fused import InForward, Recompute
+from sparsepo.objective.kernels import OutputMap, Problem
 
 KL = ("reverse", "forward")
+CHUNK = 2**23
+"""Logits of a model that exist at a time when they are recomputed: 32 MB in float32."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +154,7 @@ def token_terms(
     labels: Tensor,
     *,
     kl: Sequence[str] = KL,
-    chunk: int = 256,
+    chunk: int | None = None,
     loss: SummedLoss | None = None,
 ) -> TokenTerms:
     r"""Terms of n response tokens.
@@ -163,9 +166,10 @@ def token_terms(
     and `head`, never to the reference. ref_hidden and ref_head None: the policy alone. kl: the directions to compute,
     some of "reverse", "forward".
 
-    Without `loss` at most `chunk` rows of logits of either model exist at a time: the backward pass recomputes them, so
-    memory grows with n * (d + d'), not with n * vocabulary. With `loss` its gradients are computed in this call, a
-    group of rows at a time, and nothing is computed twice; the terms then carry no gradient, `total` does.
+    Without `loss` at most `chunk` rows of logits of either model exist at a time (None: as many as make 8 million): the
+    backward pass recomputes them, so memory grows with n * (d + d'), not with n * vocabulary. With `loss` its gradients
+    are computed in this call, a group of rows at a time, and nothing is computed twice; the terms then carry no
+    gradient, `total` does.
 
     Statistics are float32 over logits of the hidden states' dtype (float64 stays float64): a softmax in bfloat16 puts a
     KL of 1e-3 off by 920%. A token that both models ban (logit -inf) contributes nothing, and no 0 * inf.
@@ -179,7 +183,8 @@ def token_terms(
         problem = Problem(policy, reference, labels, tuple(kl))
         trained = (policy.hidden, policy.weight, policy.bias)
         if loss is None:
-            return TokenTerms(*Recompute.apply(problem, chunk, *trained))
+            size = max(1, CHUNK // len(policy.weight)) if chunk is None else chunk
+            return TokenTerms(*Recompute.apply(problem, size, *trained))
 
         def score(rows: slice, *values: Tensor | Sequence[Tensor] | None) -> Tensor:
             return loss.of(rows, TokenTerms(*values[:-1]), values[-1])
@@ -201,10 +206,10 @@ def _check_shapes(hidden, ref_hidden, head, ref_head, labels, kl) -> None:
         raise ValueError(f"policy and reference have different vocabularies: {sizes[0]} and {sizes[1]} tokens")
 
 
-def _side(hidden: Tensor, head: Head) -> Side:
+def _side(hidden: Tensor, head: Head) -> OutputMap:
     """Under autocast its dtype, as a linear map of the model would take."""
     tensors = (hidden, head.weight, head.bias)
     if torch.is_autocast_enabled(hidden.device.type):
         dtype = torch.get_autocast_dtype(hidden.device.type)
         tensors = tuple(None if tensor is None else tensor.to(dtype) for tensor in tensors)
-    return Side(*tensors, head.scale, head.softcap)
+    return OutputMap(*tensors, head.scale, head.softcap)

@@ -11,6 +11,7 @@ from sparsepo.anatomy import hidden_states, lm_head
 from sparsepo.data.collation import TokenPair, collate, onto, rows_of
 from sparsepo.errors import UserError
 from sparsepo.objective import losses
+from sparsepo.objective.fused import LEAST
 from sparsepo.objective.losses import PairLoss, Side
 from sparsepo.objective.masks import Masks, Views, build_masks
 from sparsepo.objective.methods import METHODS, check_parameters
@@ -42,8 +43,9 @@ class PairObjective(nn.Module):
     """policy + mask heads (trained, saved) and the reference (not a submodule, run without gradient).
 
     `hyper` are the loss's keywords. `kl`: the directions to compute besides those that the loss needs. `gradients`:
-    `recompute`, or `forward` (see `token_terms`). `reference` None: batches bring what is needed of it, see
-    `training.reference`, and its output head is the policy's at this moment.
+    `recompute`, of the logits (see `token_terms`) and, where a batch has segments, of attention; or `forward`.
+    `reference` None: batches bring what is needed of it, see `training.reference`, and its output head is the policy's
+    at this moment.
     """
 
     def __init__(
@@ -76,7 +78,8 @@ class PairObjective(nn.Module):
         rows = rows_of(batch)
         known = self.known(batch, rows)
         weights = {} if self.masks is None else dict(zip(("m_u", "m_d"), self.masks(known.views), strict=True))
-        hidden = rows.take(hidden_states(self.policy, batch))
+        again = self.gradients == "recompute"
+        hidden = rows.take(hidden_states(self.policy, {**batch, "again": again}))
         kl = self._kl if known.hidden is not None else ()
         head = None if known.hidden is None else self._ref_head or lm_head(self.reference)
         where = (hidden, known.hidden, lm_head(self.policy), head, rows.labels(batch["input_ids"]))
@@ -87,7 +90,7 @@ class PairObjective(nn.Module):
     def _judge_in_forward(self, rows, ends, where, kl, weights, ref_logps) -> Outcome:
         """Group by group of whole pairs; what is logged is computed again from the finished terms, without gradient."""
         half, names = len(rows.valid) // 2, list(weights)
-        groups = groups_of(ends, 256)
+        groups = groups_of(ends)
         parts = {
             at.start: rows.part(at, torch.tensor([*pairs, *(half + pair for pair in pairs)], device=rows.slot.device))
             for at, pairs in groups
@@ -145,7 +148,7 @@ class Known:
     views: Views
 
 
-def groups_of(ends: Sequence[int], least: int) -> list[tuple[slice, range]]:
+def groups_of(ends: Sequence[int], least: int = LEAST) -> list[tuple[slice, range]]:
     """Rows and pairs of groups that hold whole pairs and, but for the last, at least `least` rows."""
     found, row, first = [], 0, 0
     for pair, end in enumerate(ends):

@@ -10,6 +10,7 @@ from sparsepo.anatomy import hidden_states, lm_head
 from sparsepo.attention import CannotSegment, chunk_of, look_back
 from sparsepo.data.collation import TokenPair, collate, onto, rows_of
 from sparsepo.errors import UserError
+from sparsepo.objective.fused import LEAST
 
 PREFERRED = ("shared", "pairs", "padded")
 PROBE = [TokenPair([1, 2, 3, 4], [5, 6, 7], [8, 9]), TokenPair([3, 1], [2, 7], [4, 6, 8, 1, 5])]
@@ -62,12 +63,12 @@ def _check_reach(model: Any, layout: str, longest: int) -> None:
         raise CannotSegment(f"its layers look back {reach} tokens, and prompt, chosen and rejected are up to {longest}")
 
 
-def choose_gradients(policy: Any, wanted: str, pairs: Sequence[TokenPair], least: int = 256) -> str:
+def choose_gradients(policy: Any, wanted: str, pairs: Sequence[TokenPair]) -> str:
     """`forward` where the logits of both models for the rows of a group fit into a quarter of what memory is free."""
     if wanted != "auto":
         return wanted
     weight = lm_head(policy).weight
-    rows = least + max(len(pair.chosen) + len(pair.rejected) for pair in pairs)
+    rows = LEAST + max(len(pair.chosen) + len(pair.rejected) for pair in pairs)
     on_device = 16 if weight.device.type == "cuda" else 0  # elementwise passes hold float32 copies there
     need = rows * len(weight) * (2 * weight.element_size() + on_device)
     fits = need < free_bytes(weight.device) / 4

@@ -1,0 +1,259 @@
+"""Our training step against the authors' math and TRL's DPO: time and peak memory, as ratios with goals.
+
+    python benchmarks/step.py                       every row, two at a time if two cores and 21 GiB are free
+    python benchmarks/step.py --only hh-float32     one
+
+One CPU thread, gradients included, optimiser not. Nothing is downloaded. Each row names how ours got its gradients:
+`forward` (fastest) or `recompute` (smallest).
+"""
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any
+
+import head
+import psutil
+import torch
+from harness import LEAST, Finding, interleaved, median_ratio, peak_above, table, total_ratio
+from peers import ours, published, trl
+from workloads import PLAIN, SHORT, Workload, by_length, hh_lengths, smollm2, token_pair
+
+from sparsepo.errors import UserError
+
+HEAD = {"rows": 512, "width": 576, "vocabulary": 49_152}
+QUIET = 0.9
+"""Share of a core below which a time is told to be doubtful: CPU time grows when caches and memory are shared."""
+ROOMY = 21 * 2**30
+"""Bytes that two rows need together at most."""
+ALONE = "memory-hh-float32"
+"""Needs 18 GiB by itself: it runs after all others."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What is compared, and for each peer the ratio ours / peer to reach.
+
+    quantity: `time` of a step, median of batches; `total` time where the peer groups batches by length; `memory`, the
+    peak above the models and their gradients; `head`, time of the output head alone.
+    """
+
+    quantity: str
+    workload: Workload
+    gradients: str
+    goals: dict[str, float] = field(default_factory=dict)
+
+    def claim(self, peer: str) -> str:
+        at, checkpointed = self.workload, ", checkpointing" if self.workload.checkpointing else ""
+        if self.quantity == "head":
+            return f"head time / {peer}: {HEAD['rows']} rows, {at.dtype}"
+        grouped = " grouped by length" if self.quantity == "total" else ""
+        return f"{self.quantity} / {peer}{grouped}: {at.model} {at.dtype}, {at.lengths}, {at.pairs} pairs{checkpointed}"
+
+
+def _time(model: str, dtype: str, lengths: str, batches: int, to_published: float, to_trl: float) -> Experiment:
+    workload = Workload(model, dtype, lengths, batches=batches)
+    return Experiment("time", workload, "forward", {"published": to_published, "trl": to_trl})
+
+
+def _memory(workload: Workload, to_published: float, to_trl: float) -> Experiment:
+    return Experiment("memory", workload, "recompute", {"published": to_published, "trl": to_trl})
+
+
+def _small(model: str, dtype: str, checkpointing: bool = False) -> Workload:
+    return Workload(model, dtype, "mixed", batches=1, checkpointing=checkpointing)
+
+
+EXPERIMENTS = {
+    "mixed-float32": _time("smollm2", "float32", "mixed", 2, 0.45, 0.60),
+    "mixed-bfloat16": _time("smollm2", "bfloat16", "mixed", 3, 0.45, 0.60),
+    "wide-float32": _time("wide", "float32", "mixed", 3, 0.30, 0.55),
+    "hh-float32": _time("smollm2", "float32", "hh", 3, 0.30, 0.40),
+    "hh-grouped": Experiment("total", Workload("smollm2", "float32", "hh", batches=5), "forward", {"trl": 0.55}),
+    "memory-mixed-float32": _memory(_small("smollm2", "float32"), 0.35, 0.55),
+    "memory-mixed-bfloat16": _memory(_small("smollm2", "bfloat16"), 0.35, 0.55),
+    "memory-checkpointed-float32": _memory(_small("smollm2", "float32", True), 0.15, 0.40),
+    "memory-checkpointed-bfloat16": _memory(_small("smollm2", "bfloat16", True), 0.15, 0.40),
+    "memory-wide-float32": _memory(_small("wide", "float32"), 0.13, 0.55),
+    "head-float32": Experiment("head", Workload("head", "float32", "", batches=5), "forward", {"trl": 0.30}),
+    "head-bfloat16": Experiment("head", Workload("head", "bfloat16", "", batches=5), "forward", {"trl": 0.30}),
+    "memory-hh-float32": _memory(Workload("smollm2", "float32", "hh", pairs=8, batches=1), 0.20, 0.36),
+}
+
+
+# --- one measurement: contender -> a number for each batch
+
+
+def contender(name: str, experiment: Experiment, policy: Any, reference: Any) -> Callable[[Sequence], Callable]:
+    """A run for `interleaved`: a whole step, then the gradients are dropped."""
+    make = {"ours": lambda *models: ours(*models, experiment.gradients), "published": published, "trl": trl}[name]
+    step = make(policy, reference)
+
+    def run(pairs: Sequence) -> Callable[[], None]:
+        step(pairs).backward()
+        return lambda: policy.zero_grad(set_to_none=True)
+
+    run([SHORT])()
+    return run
+
+
+def time_steps(experiment: Experiment) -> dict[str, list[float]]:
+    policy, reference = experiment.workload.models()
+    names = ["ours", *experiment.goals]
+    own = deepcopy(policy), deepcopy(reference)  # our attention stays switched on in a model; the peers share theirs
+    runs = {name: contender(name, experiment, *(own if name == "ours" else (policy, reference))) for name in names}
+    if experiment.quantity == "total":
+        rounds = grouped_rounds(experiment.workload, policy.config.vocab_size)
+    else:
+        rounds = [dict.fromkeys(names, pairs) for pairs in experiment.workload.draw(policy.config.vocab_size)]
+    return after_warming_up(runs, rounds)
+
+
+def after_warming_up(runs: dict[str, Callable], rounds: list[dict[str, Any]]) -> dict[str, list[float]]:
+    """The last round first and for nothing: until then the memory that a step takes is new to the process, which costs
+    seconds of page faults and hits whoever comes first."""
+    return {name: seconds[1:] for name, seconds in interleaved(runs, [rounds[-1], *rounds]).items()}
+
+
+def grouped_rounds(workload: Workload, vocabulary: int) -> list[dict[str, list]]:
+    """The same pairs for both: the peer's batches hold pairs of like length, ours are shuffled."""
+    rng = random.Random(2)
+    grouped = [
+        [token_pair(lengths, vocabulary, rng) for lengths in batch]
+        for batch in by_length(hh_lengths(), workload.pairs, workload.batches)
+    ]
+    mixed = rng.sample(sum(grouped, []), workload.pairs * workload.batches)
+    shuffled = [mixed[at : at + workload.pairs] for at in range(0, len(mixed), workload.pairs)]
+    return [{"ours": own, "trl": theirs} for own, theirs in zip(shuffled, grouped, strict=True)]
+
+
+def time_heads(experiment: Experiment) -> dict[str, list[float]]:
+    at = head.inputs(**HEAD, dtype=experiment.workload.dtype)
+
+    def tidy() -> None:
+        at.hidden.grad = at.weight.grad = None
+
+    def run(value: Callable[[head.Inputs], torch.Tensor]) -> Callable:
+        return lambda _: value(at).backward() or tidy
+
+    runs = {"ours": run(lambda at: head.ours(at, experiment.gradients)), "trl": run(head.trl)}
+    return after_warming_up(runs, [dict.fromkeys(runs)] * experiment.workload.batches)
+
+
+def memory_of(experiment: Experiment, name: str) -> list[int]:
+    """Bytes for each batch, above the models and the policy's gradients, which are there before; a process each."""
+    policy, reference = experiment.workload.models()
+    run, peaks = contender(name, experiment, policy, reference), []
+    for weight in policy.parameters():
+        weight.grad = torch.zeros_like(weight)
+    for pairs in experiment.workload.draw(policy.config.vocab_size):
+        peaks.append(peak_above(lambda pairs=pairs: run(pairs)))
+        policy.zero_grad(set_to_none=False)
+    return peaks
+
+
+# --- processes and the table
+
+
+def in_process(*arguments: str, **environment: str) -> Any:
+    """What this script says as JSON on its last line when run with these arguments."""
+    command = [sys.executable, __file__, *arguments]
+    done = subprocess.run(command, env=os.environ | environment, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        killed = ": killed, most likely for want of memory" if done.returncode == -9 else ", see above"
+        raise UserError(f"{' '.join(arguments)} failed with code {done.returncode}{killed}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def measure(name: str) -> tuple[dict[str, list[float]], float]:
+    """What was measured, and the share of a core that the clock's thread got (1 for memory, which does not mind)."""
+    experiment = EXPERIMENTS[name]
+    if experiment.quantity != "memory":
+        said = in_process("--measure", name, OMP_NUM_THREADS="1")
+        return said["measured"], said["share"]
+    who = ("ours", *experiment.goals)
+    return {one: in_process("--measure", name, "--of", one, **LEAST)["measured"] for one in who}, 1.0
+
+
+def findings(name: str, measured: dict[str, list[float]], share: float = 1.0) -> list[Finding]:
+    experiment = EXPERIMENTS[name]
+    ratio = total_ratio if experiment.quantity == "total" else median_ratio
+    mode = experiment.gradients + ("" if share >= QUIET else f", busy machine ({share:.0%} of a core)")
+    return [
+        Finding(name, experiment.claim(peer), ratio(measured["ours"], measured[peer]), goal, mode)
+        for peer, goal in experiment.goals.items()
+    ]
+
+
+def report(name: str) -> list[Finding]:
+    """Measure and say at once what came out; the whole table follows."""
+    measured, share = measure(name)
+    scale, unit = (2**20, "MiB") if EXPERIMENTS[name].quantity == "memory" else (1, "s")
+    parts = [f"{who} {sum(values) / len(values) / scale:.4g} {unit}" for who, values in measured.items()]
+    print(f"{name}: " + ", ".join(parts), file=sys.stderr, flush=True)
+    return findings(name, measured, share)
+
+
+def attempt(name: str) -> list[Finding] | None:
+    """None where the row failed: the others are worth having, and the failure is told at once and at the end."""
+    try:
+        return report(name)
+    except UserError as error:
+        print(f"{name}: {error}", file=sys.stderr, flush=True)
+
+
+def measured_here(name: str, of: str | None) -> Any:
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    experiment = EXPERIMENTS[name]
+    if of is not None:
+        return memory_of(experiment, of)
+    return time_heads(experiment) if experiment.quantity == "head" else time_steps(experiment)
+
+
+def measured_rows(wanted: Sequence[str], jobs: int | None) -> dict[str, list[Finding] | None]:
+    """Row by row, or two at a time where there is room."""
+    roomy = (os.cpu_count() or 1) > 1 and psutil.virtual_memory().available > ROOMY
+    names = [name for name in wanted if name != ALONE]
+    with ThreadPoolExecutor(jobs or (2 if roomy else 1)) as pool:
+        done = dict(zip(names, pool.map(attempt, names), strict=True))
+    return done | ({ALONE: attempt(ALONE)} if ALONE in wanted else {})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", choices=EXPERIMENTS, default=list(EXPERIMENTS), metavar="ROW")
+    parser.add_argument("--jobs", type=int, help="rows at a time")
+    parser.add_argument("--measure", choices=EXPERIMENTS, help=argparse.SUPPRESS)
+    parser.add_argument("--of", help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.measure:
+        before = time.perf_counter(), time.process_time()
+        measured = measured_here(asked.measure, asked.of)
+        share = (time.process_time() - before[1]) / (time.perf_counter() - before[0])
+        print(json.dumps({"measured": measured, "share": share}))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        smollm2("float32").save_pretrained(folder)
+        os.environ[PLAIN] = folder
+        done = measured_rows(asked.only, asked.jobs)
+    rows = [row for found in done.values() for row in found or ()]
+    print(table(rows))
+    print(f"{sum(row.met for row in rows)} of {len(rows)} goals met; torch {torch.__version__}, one thread a row")
+    if lost := [name for name, found in done.items() if found is None]:
+        sys.exit(f"not measured: {', '.join(lost)}")
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    main()

@@ -1,0 +1,241 @@
+"""Claims about the benchmarks: the peers compute what ours computes, and what the table says follows from the clock."""
+
+import importlib.util
+import random
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+
+import harness  # noqa: E402
+import head  # noqa: E402
+import peers  # noqa: E402
+import step  # noqa: E402
+import workloads  # noqa: E402
+
+from sparsepo.data.collation import TokenPair, collate  # noqa: E402
+from sparsepo.training.objective import PairObjective, masks_for  # noqa: E402
+
+needs_trl = pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="trl, of the extra `bench`, is missing")
+PAIRS = [TokenPair([5, 9, 2, 11], [7, 3, 8, 60, 4], [6, 1]), TokenPair([12, 2], [40], [33, 21, 2])]
+RESPONSE_TOKENS = 5 + 2 + 1 + 3
+
+
+def models(dtype):
+    return workloads.Workload("tiny", dtype, "mixed").models()
+
+
+def gradients(policy):
+    found = {name: weight.grad.clone() for name, weight in policy.named_parameters()}
+    policy.zero_grad(set_to_none=True)
+    return found
+
+
+def assert_same(found, wanted, **tolerance):
+    assert found.keys() == wanted.keys()
+    for name in wanted:
+        torch.testing.assert_close(
+            found[name], wanted[name], msg=lambda text, name=name: f"{name}: {text}", **tolerance
+        )
+
+
+def same_masks(reference, m_u, m_d):
+    """Our heads with the weights of the published ones, and no penalty on them."""
+    masks = masks_for("sparsepo_independent", reference, {"l1_u": 0.0, "l1_d": 0.0}).to(reference.dtype)
+    for side, made in (("u", m_u), ("d", m_d)):
+        masks.heads[side].load_state_dict(made.state_dict())
+    return masks
+
+
+def live_mask(reference, seed):
+    torch.manual_seed(seed)
+    mask = peers.PublishedMask(reference.config.num_hidden_layers, reference.config.hidden_size).to(reference.dtype)
+    torch.nn.init.uniform_(mask.merge.weight, 0.2, 1.0)
+    torch.nn.init.normal_(mask.norm.weight)
+    torch.nn.init.normal_(mask.norm.bias)
+    return mask
+
+
+@pytest.mark.parametrize("mode", ["recompute", "forward"])
+def test_the_published_math_gives_our_released_loss_and_its_gradients(mode):
+    policy, reference = models("float64")
+    m_u, m_d = live_mask(reference, 1), live_mask(reference, 2)
+    masks = same_masks(reference, m_u, m_d)
+    hyper = {"beta": peers.BETA, "form": "released"}
+    objective = PairObjective(policy, reference, "sparsepo_independent", hyper, masks, gradients=mode)
+    theirs = peers.published_loss(policy, reference, m_u, m_d, PAIRS)
+    theirs.sum().backward()
+    wanted = gradients(policy)
+    outcome = objective(collate(PAIRS, 0, layout="shared"))
+    outcome.total.backward()
+    close = {"rtol": 1e-5, "atol": 1e-8}  # the tables of rotary positions are float32
+    torch.testing.assert_close(outcome.loss.detach(), theirs.detach(), **close)
+    assert_same(gradients(policy), wanted, **close)
+    for side, made in (("u", m_u), ("d", m_d)):
+        grads = {name: weight.grad for name, weight in masks.heads[side].named_parameters()}
+        assert_same(grads, {name: weight.grad for name, weight in made.named_parameters()}, **close)
+        assert any(grad.abs().max() > 0 for grad in grads.values())
+
+
+@needs_trl
+def test_trl_gives_our_dpo_loss_and_its_gradients():
+    policy, reference = models("float32")
+    objective = PairObjective(policy, reference, "dpo", {"beta": peers.BETA}, None)
+    ours = objective(collate(PAIRS, 0, layout="shared")).total / len(PAIRS)
+    ours.backward()
+    wanted = gradients(policy)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = peers.trl(policy, reference)(PAIRS)
+    theirs.backward()
+    torch.testing.assert_close(theirs.detach(), ours.detach(), rtol=1e-5, atol=1e-6)
+    assert_same(gradients(policy), wanted, rtol=1e-3, atol=1e-6)
+
+
+@needs_trl
+def test_trl_projects_response_positions_only(monkeypatch):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from trl.trainer import utils
+
+        run, rows = peers.trl(*models("float32")), []
+        original = utils._ChunkedLogProbFunction.apply
+        monkeypatch.setattr(
+            utils._ChunkedLogProbFunction,
+            "apply",
+            lambda hidden, *rest: rows.append(len(hidden)) or original(hidden, *rest),
+        )
+        run(PAIRS)
+    assert rows == [RESPONSE_TOKENS, RESPONSE_TOKENS]  # policy and reference
+
+
+@needs_trl
+@pytest.mark.parametrize("mode", ["recompute", "forward"])
+def test_the_heads_of_trl_and_ours_agree(mode):
+    at = head.inputs(8, 12, 50, "float32")
+    found = []
+    for value in (head.ours(at, mode), head.trl(at)):
+        value.backward()
+        found.append({"value": value.detach(), "hidden": at.hidden.grad, "weight": at.weight.grad})
+        at.hidden.grad = at.weight.grad = None
+    assert_same(*found, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("contender", ["ours", "published", pytest.param("trl", marks=needs_trl)])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_contender_leaves_no_gradient_behind(contender, checkpointing):
+    workload = workloads.Workload("tiny", "float32", "mixed", checkpointing=checkpointing)
+    policy, reference = workload.models()
+    seen = []
+    next(policy.parameters()).register_hook(lambda grad: seen.append(grad.abs().sum().item()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        run = step.contender(contender, step.Experiment("time", workload, "forward"), policy, reference)
+        run(PAIRS)()
+    assert seen and all(size > 0 for size in seen)
+    assert all(weight.grad is None for weight in [*policy.parameters(), *reference.parameters()])
+
+
+# --- the harness
+
+
+def test_contenders_take_turns_and_tidying_up_costs_nothing():
+    now, order = [0.0], []
+
+    def run(name, seconds):
+        def work(scale):
+            order.append(name)
+            now[0] += seconds * scale
+
+            def tidy():
+                now[0] += 1000.0
+
+            return tidy
+
+        return work
+
+    runs = {"a": run("a", 1.0), "b": run("b", 2.0), "c": run("c", 4.0)}
+    rounds = [dict.fromkeys("abc", scale) for scale in (1, 10, 100)]
+    seconds = harness.interleaved(runs, rounds, clock=lambda: now[0])
+    assert seconds == {"a": [1, 10, 100], "b": [2, 20, 200], "c": [4, 40, 400]}
+    assert "".join(order) == "abc" + "bca" + "cab"
+
+
+def test_a_ratio_is_the_median_of_batches_not_the_ratio_of_medians():
+    assert harness.median_ratio([1, 9, 6], [10, 10, 60]) == harness.Ratio(0.1, 0.1, 0.9)
+
+
+def test_a_total_ratio_weighs_long_batches_more():
+    assert harness.total_ratio([1, 30], [2, 30]).value == pytest.approx(31 / 32)
+
+
+@pytest.mark.parametrize(("value", "mark"), [(0.44, "yes"), (0.45, "yes"), (0.4501, "NO")])
+def test_a_goal_is_met_up_to_and_including_its_value(value, mark):
+    finding = harness.Finding("row", "claim", harness.Ratio(value, 0.4, 0.5), 0.45, "forward")
+    *_, line = harness.table([finding]).splitlines()
+    assert [cell.strip() for cell in line.strip("|").split("|")][-2] == mark
+
+
+def test_findings_divide_ours_by_each_peer():
+    measured = {"ours": [1.0, 1.0, 1.0], "published": [4.0, 4.0, 4.0], "trl": [2.0, 2.0, 2.0]}
+    found = {row.claim.split(":")[0]: row.ratio.value for row in step.findings("mixed-float32", measured)}
+    assert found == {"time / published": 0.25, "time / trl": 0.5}
+
+
+def test_a_time_taken_on_a_busy_machine_says_so():
+    measured = {"ours": [1.0], "published": [4.0], "trl": [2.0]}
+    quiet, busy = (step.findings("mixed-float32", measured, share)[0].mode for share in (0.99, 0.3))
+    assert (quiet, busy) == ("forward", "forward, busy machine (30% of a core)")
+
+
+def test_a_row_that_fails_is_told_and_takes_no_other_with_it(monkeypatch, capsys):
+    monkeypatch.setattr(step, "report", lambda name: step.in_process("--measure", "no-such-row"))
+    assert step.attempt("mixed-float32") is None
+    assert "mixed-float32: --measure no-such-row failed with code 2" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peaks are read from /proc")
+def test_a_peak_counts_memory_that_was_given_back():
+    megabyte = 2**20
+    peak = harness.peak_above(lambda: bytearray(b"x") * (256 * megabyte) and None)
+    assert 0.9 * 256 * megabyte < peak < 2 * 256 * megabyte
+
+
+# --- the workloads
+
+
+def test_the_lengths_file_holds_500_pairs_that_fit_and_says_where_they_come_from():
+    lengths = workloads.hh_lengths()
+    assert len(lengths) == 500
+    assert all(min(triple) >= 1 and triple[0] + max(triple[1:]) <= 512 for triple in lengths)
+    assert "Anthropic/hh-rlhf" in (Path(workloads.__file__).parent / "hh_lengths.json").read_text()
+
+
+def test_batches_are_the_same_each_time_and_ids_are_in_the_vocabulary():
+    workload = workloads.Workload("tiny", "float32", "mixed", pairs=3, batches=2)
+    batches = workload.draw(61)
+    assert batches == workload.draw(61)
+    assert [len(batch) for batch in batches] == [3, 3]
+    for pair in sum(batches, []):
+        assert 60 <= len(pair.prompt) <= 120 and 60 <= len(pair.chosen) <= 200 and 60 <= len(pair.rejected) <= 200
+        assert set(pair.prompt + pair.chosen + pair.rejected) <= set(range(61))
+
+
+def test_grouped_batches_span_all_lengths_in_order():
+    lengths = [(1, size, 1) for size in random.Random(0).sample(range(1, 101), 100)]
+    batches = workloads.by_length(lengths, 4, 5)
+    assert [[size for _, size, _ in batch] for batch in batches] == [
+        list(range(first, first + 4)) for first in (9, 29, 49, 69, 89)
+    ]
+
+
+def test_both_sides_of_the_grouped_row_see_the_same_pairs():
+    workload = step.EXPERIMENTS["hh-grouped"].workload
+    rounds = step.grouped_rounds(workload, 1000)
+    own, theirs = (sorted(map(repr, sum((r[name] for r in rounds), []))) for name in ("ours", "trl"))
+    assert own == theirs
+    assert len(own) == workload.pairs * workload.batches
