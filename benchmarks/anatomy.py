@@ -48,7 +48,7 @@ def parts(objective: PairObjective, batch: dict[str, Any]) -> dict[str, float]:
 
 def main(dtype: str = "float32") -> None:
     torch.set_num_threads(1)
-    workload = Workload("smollm2", dtype, "mixed", batches=3)
+    workload = Workload("smollm2", dtype, "mixed", batches=2)
     policy, reference = workload.models()
     masks = masks_for("sparsepo_independent", reference, {})
     hyper = {"beta": 0.1, "form": "released"}

@@ -76,17 +76,17 @@ def _small(model: str, dtype: str, checkpointing: bool = False) -> Workload:
 
 EXPERIMENTS = {
     "mixed-float32": _time("smollm2", "float32", "mixed", 2, 0.45, 0.60),
-    "mixed-bfloat16": _time("smollm2", "bfloat16", "mixed", 3, 0.45, 0.60),
-    "wide-float32": _time("wide", "float32", "mixed", 3, 0.30, 0.55),
-    "hh-float32": _time("smollm2", "float32", "hh", 3, 0.30, 0.40),
-    "hh-grouped": Experiment("total", Workload("smollm2", "float32", "hh", batches=5), "forward", {"trl": 0.55}),
+    "mixed-bfloat16": _time("smollm2", "bfloat16", "mixed", 2, 0.45, 0.60),
+    "wide-float32": _time("wide", "float32", "mixed", 1, 0.30, 0.55),
+    "hh-float32": _time("smollm2", "float32", "hh", 2, 0.30, 0.40),
+    "hh-grouped": Experiment("total", Workload("smollm2", "float32", "hh", batches=3), "forward", {"trl": 0.55}),
     "memory-mixed-float32": _memory(_small("smollm2", "float32"), 0.35, 0.55),
     "memory-mixed-bfloat16": _memory(_small("smollm2", "bfloat16"), 0.35, 0.55),
     "memory-checkpointed-float32": _memory(_small("smollm2", "float32", True), 0.15, 0.40),
     "memory-checkpointed-bfloat16": _memory(_small("smollm2", "bfloat16", True), 0.15, 0.40),
     "memory-wide-float32": _memory(_small("wide", "float32"), 0.13, 0.55),
-    "head-float32": Experiment("head", Workload("head", "float32", "", batches=5), "forward", {"trl": 0.30}),
-    "head-bfloat16": Experiment("head", Workload("head", "bfloat16", "", batches=5), "forward", {"trl": 0.30}),
+    "head-float32": Experiment("head", Workload("head", "float32", "", batches=3), "forward", {"trl": 0.30}),
+    "head-bfloat16": Experiment("head", Workload("head", "bfloat16", "", batches=3), "forward", {"trl": 0.30}),
     "memory-hh-float32": _memory(Workload("smollm2", "float32", "hh", pairs=8, batches=1), 0.20, 0.36),
 }
 
