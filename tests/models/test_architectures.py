@@ -53,15 +53,6 @@ PAIRS = [
 ]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Models this small are slower on several threads, and many times slower when the cores are busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @cache
 def model(architecture, seed):
     """A tiny random model in float64, its weights large enough that nothing is nearly linear.

@@ -39,12 +39,3 @@ def problem(request):
         gradients="forward" if request.param[1] in ("packed", "shared") else "recompute",
         tolerance={"float64": 1e-9, "float32": 2e-5}[request.param[0]],
     )
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread():
-    """Models this small are slower on several threads, and many times slower when the cores are busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from sparsepo.anatomy import hidden_states, lm_head
-from sparsepo.data.collation import collate_responses, encode_prompt, rows_of
+from sparsepo.data.collation import collate_responses, encode_prompt, onto, rows_of
 from sparsepo.data.records import Completion
 from sparsepo.objective.terms import token_terms
 
@@ -36,8 +36,8 @@ def divergences(
     for start in range(0, len(order), batch_size):
         places = order[start : start + batch_size]
         prompts = [encode_prompt(tokenizer, completions[at].prompt) for at in places]
-        batch = collate_responses(prompts, [completions[at].tokens for at in places], tokenizer.pad_token_id)
-        batch = {name: value.to(device) for name, value in batch.items()}
+        tokens = [completions[at].tokens for at in places]
+        batch = onto(device, collate_responses(prompts, tokens, tokenizer.pad_token_id))
         rows = rows_of(batch)
         hidden, ref_hidden = (rows.take(hidden_states(model, batch)) for model in (policy, reference))
         labels = rows.labels(batch["input_ids"])

@@ -13,6 +13,7 @@ from torch import Tensor
 from sparsepo.objective.kernels import OutputMap, Problem, Slopes, Stats, descend, even, measure
 
 TOKENS = 8192
+"""Rows of the weights whose gradient is added at a time in half precision."""
 LEAST = 512
 """Rows whose logits are handled together when gradients are computed in the forward pass: fewer stream the weights."""
 
