@@ -1,6 +1,7 @@
 """Our training step against the authors' math and TRL's DPO: time and peak memory, as ratios with goals.
 
-    python benchmarks/step.py                       every row, two at a time if two cores and 21 GiB are free
+    python benchmarks/step.py                       every row, two at a time if two cores and 21 GiB are free; those in
+                                                    bfloat16 only on a CPU that has instructions for it
     python benchmarks/step.py --only hh-float32     one
 
 One CPU thread, gradients included, optimiser not. Nothing is downloaded. Each row names how ours got its gradients:
@@ -230,9 +231,32 @@ def measured_rows(wanted: Sequence[str], jobs: int | None) -> dict[str, list[Fin
     return done | ({ALONE: attempt(ALONE)} if ALONE in wanted else {})
 
 
+def bfloat16_cost() -> float:
+    """Time of a bfloat16 product in times that of a float32 one: above 1 on a CPU without instructions for it."""
+    torch.set_num_threads(1)
+    factors = {dtype: torch.ones(768, 768, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)}
+
+    def run(at: torch.Tensor) -> Callable:
+        return lambda _: torch.mm(at, at).zero_
+
+    runs = {dtype: run(at) for dtype, at in factors.items()}
+    seconds = after_warming_up(runs, [dict.fromkeys(runs)] * 5)
+    return median_ratio(seconds[torch.bfloat16], seconds[torch.float32]).value
+
+
+def measurable(names: Sequence[str]) -> list[str]:
+    """The rows that mean something on this CPU; says which are left out, and why."""
+    emulated = [name for name in names if EXPERIMENTS[name].workload.dtype == "bfloat16"]
+    cost = bfloat16_cost()
+    if not emulated or cost < 1:
+        return list(names)
+    print(f"left out: {', '.join(emulated)}: bfloat16 takes {cost:.1f} x float32 on this CPU", file=sys.stderr)
+    return [name for name in names if name not in emulated]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", nargs="+", choices=EXPERIMENTS, default=list(EXPERIMENTS), metavar="ROW")
+    parser.add_argument("--only", nargs="+", choices=EXPERIMENTS, metavar="ROW")
     parser.add_argument("--jobs", type=int, help="rows at a time")
     parser.add_argument("--measure", choices=EXPERIMENTS, help=argparse.SUPPRESS)
     parser.add_argument("--of", help=argparse.SUPPRESS)
@@ -246,7 +270,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         smollm2("float32").save_pretrained(folder)
         os.environ[PLAIN] = folder
-        done = measured_rows(asked.only, asked.jobs)
+        done = measured_rows(asked.only or measurable(list(EXPERIMENTS)), asked.jobs)
     rows = [row for found in done.values() for row in found or ()]
     print(table(rows))
     print(f"{sum(row.met for row in rows)} of {len(rows)} goals met; torch {torch.__version__}, one thread a row")

@@ -239,3 +239,17 @@ def test_both_sides_of_the_grouped_row_see_the_same_pairs():
     own, theirs = (sorted(map(repr, sum((r[name] for r in rounds), []))) for name in ("ours", "trl"))
     assert own == theirs
     assert len(own) == workload.pairs * workload.batches
+
+
+def test_rows_in_bfloat16_are_left_out_by_name_where_a_cpu_has_no_instructions_for_it(monkeypatch, capsys):
+    names = ["mixed-float32", "mixed-bfloat16", "head-bfloat16"]
+    monkeypatch.setattr(step, "bfloat16_cost", lambda: 0.4)
+    assert step.measurable(names) == names and not capsys.readouterr().err
+    monkeypatch.setattr(step, "bfloat16_cost", lambda: 3.0)
+    assert step.measurable(names) == ["mixed-float32"]
+    said = "left out: mixed-bfloat16, head-bfloat16: bfloat16 takes 3.0 x float32 on this CPU\n"
+    assert capsys.readouterr().err == said
+
+
+def test_the_cost_of_bfloat16_is_a_ratio_of_times():
+    assert 0.01 < step.bfloat16_cost() < 1000
