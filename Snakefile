@@ -1,5 +1,6 @@
 # From one config to policies, samples, tables and figures:
 #   data -> sft -> preferences -> reference (cached) -> train (method x grid x seed) -> sample -> evaluate -> tables, figures
+# and, where a config asks for them, what is measured of generated responses, of benchmarks and of programs (measure.smk).
 from snakemake.utils import min_version
 
 min_version("9.0")
@@ -13,6 +14,7 @@ include: "rules/reference.smk"
 include: "rules/train.smk"
 include: "rules/sample.smk"
 include: "rules/evaluate.smk"
+include: "rules/measure.smk"
 include: "rules/report.smk"
 
 
@@ -24,6 +26,7 @@ localrules:
     train,
     samples,
     scores,
+    measures,
     tables,
     figures,
 
@@ -31,8 +34,8 @@ localrules:
 rule all:
     default_target: True
     input:
-        every_task(TABLES),
-        every_task(FIGURES),
+        every_task(TABLES + GRIDS),
+        figures(),
 
 
 rule data:
@@ -65,11 +68,16 @@ rule scores:
         every_run(SCORES),
 
 
+rule measures:
+    input:
+        [path for task in STAGES.tasks for path in every_measure(task)],
+
+
 rule tables:
     input:
-        every_task(TABLES),
+        every_task(TABLES + GRIDS),
 
 
 rule figures:
     input:
-        every_task(FIGURES),
+        figures(),

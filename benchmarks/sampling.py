@@ -13,7 +13,7 @@ import time
 
 import torch
 
-from sparsepo.config import SamplingConfig
+from sparsepo.config.preferences import SamplingConfig
 from sparsepo.data.records import Prompt
 from sparsepo.models import fetch_model
 from sparsepo.sampling.generate import sample

@@ -27,17 +27,17 @@ RUN = "results/{task}/runs/{run}"
 SAMPLES = "results/{task}/samples/{run}.jsonl"
 SCORES = "results/{task}/scores/{run}.json"
 TOKENS = "results/{task}/tokens/{run}.jsonl"
-TABLES = [f"results/tables/{{task}}.{kind}" for kind in ("csv", "md", "tex")]
-FIGURES = [
-    f"results/figures/{{task}}/{figure}.{kind}"
-    for figure in ("frontier", "sparsity", "token_kl", "tokens/{method}")
-    for kind in ("svg", "png")
-]
+GENERATIONS = "results/{task}/generations/{run}.jsonl"
+PROGRAMS = "results/{task}/programs/{run}.jsonl"
+MEASURES = "results/{task}/{part}/{run}.json"
+TABLES = [f"results/tables/{{task}}{kind}" for kind in (".csv", ".md", ".tex", "_differences.csv")]
+GRIDS = [f"results/tables/{{task}}_grid.{kind}" for kind in ("csv", "md", "tex")]
 
 
 wildcard_constraints:
     task="|".join(STAGES.tasks),
     split="train|validation|test",
+    part="scores|summaries|wins|benchmarks|code",
     run="|".join(STAGES.run_patterns),
     kind=r"states|logps|weights~[a-z]+~[a-z+]+",
     method=r"[a-z0-9_]+",
@@ -53,11 +53,22 @@ shell.prefix(
 )
 
 
-def every_task(patterns):
-    """Expand each pattern over the tasks of the config, and over the methods of each."""
+def figures():
+    """Every figure of every task."""
     return [
         path
         for task in STAGES.tasks
+        for figure in STAGES.figures(task)
+        for kind in ("svg", "png")
+        for path in every_task([f"results/figures/{{task}}/{figure}.{kind}"], tasks=[task])
+    ]
+
+
+def every_task(patterns, tasks=STAGES.tasks):
+    """Expand each pattern over the tasks of the config, and over the methods of each."""
+    return [
+        path
+        for task in tasks
         for path in dict.fromkeys(expand(patterns, task=task, method=STAGES.config.tasks[task].methods))
     ]
 
@@ -65,6 +76,17 @@ def every_task(patterns):
 def every_run(pattern, sft=True, tasks=STAGES.tasks):
     """Expand a pattern over the runs of each task, the SFT model first unless left out."""
     return [path for task in tasks for path in expand(pattern, task=task, run=STAGES.runs(task, sft))]
+
+
+def every_measure(task):
+    """The files of measures of the runs of a task, part by part."""
+    parts = ["scores", *STAGES.parts(task)]
+    return [path for part in parts for path in every_run(MEASURES.replace("{part}", part), tasks=[task])]
+
+
+def fitted(wildcards):
+    """The scorer that the pipeline fits, for the jobs that score."""
+    return STAGES.fitted(wildcards.task)
 
 
 def policy_of(wildcards):

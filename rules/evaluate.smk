@@ -4,6 +4,7 @@ rule evaluate_run:
         reference=f"{SFT}/model.safetensors",
         samples=SAMPLES,
         pairs=f"{PREFERENCES}/validation.jsonl",
+        scorer=fitted,
     output:
         scores=SCORES,
         tokens=TOKENS,

@@ -3,6 +3,7 @@ rule make_preferences:
         reference=f"{SFT}/model.safetensors",
         train=PROMPTS.format(task="{task}", split="train"),
         validation=PROMPTS.format(task="{task}", split="validation"),
+        scorer=fitted,
     output:
         train=ensure(f"{PREFERENCES}/train.jsonl", non_empty=True),
         validation=ensure(f"{PREFERENCES}/validation.jsonl", non_empty=True),

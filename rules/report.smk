@@ -1,12 +1,37 @@
+rule compare_methods:
+    input:
+        measures=lambda wildcards: every_measure(wildcards.task),
+        scorer=fitted,
+    output:
+        csv="results/tables/{task}.csv",
+        markdown=report("results/tables/{task}.md", caption="report/comparison.rst", category="{task}"),
+        latex="results/tables/{task}.tex",
+        differences="results/tables/{task}_differences.csv",
+    log:
+        "logs/{task}/table.log",
+    conda:
+        "../envs/eval.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=20,
+    params:
+        settings=settings("compare"),
+        code=code_version("workflow_scripts/compare.py"),
+    shell:
+        "python $SCRIPTS/compare.py --settings {params.settings:q} --measures {input.measures} --scorer {input.scorer}"
+        " --csv {output.csv} --markdown {output.markdown} --latex {output.latex}"
+        " --differences {output.differences} > {log} 2>&1"
+
+
 rule make_table:
     input:
         scores=lambda wildcards: every_run(SCORES, tasks=[wildcards.task]),
     output:
-        csv="results/tables/{task}.csv",
-        markdown=report("results/tables/{task}.md", caption="report/table.rst", category="{task}"),
-        latex="results/tables/{task}.tex",
+        csv="results/tables/{task}_grid.csv",
+        markdown=report("results/tables/{task}_grid.md", caption="report/table.rst", category="{task}"),
+        latex="results/tables/{task}_grid.tex",
     log:
-        "logs/{task}/table.log",
+        "logs/{task}/grid.log",
     conda:
         "../envs/eval.yaml"
     resources:
@@ -41,6 +66,28 @@ rule plot_frontier:
         code=code_version("workflow_scripts/frontier.py"),
     shell:
         "python $SCRIPTS/frontier.py --scores {input.scores} --points {input.points}" " --out {output} > {log} 2>&1"
+
+
+rule plot_temperatures:
+    input:
+        "results/tables/{task}.csv",
+    output:
+        report(
+            expand("results/figures/{{task}}/temperatures.{kind}", kind=["svg", "png"]),
+            caption="report/temperatures.rst",
+            category="{task}",
+        ),
+    log:
+        "logs/{task}/figures/temperatures.log",
+    conda:
+        "../envs/eval.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=20,
+    params:
+        code=code_version("workflow_scripts/temperatures.py"),
+    shell:
+        "python $SCRIPTS/temperatures.py --table {input} --out {output} > {log} 2>&1"
 
 
 rule plot_dynamics:

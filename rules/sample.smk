@@ -1,7 +1,8 @@
 rule sample_policy:
     input:
         policy=policy_of,
-        prompts=PROMPTS.format(task="{task}", split="test"),
+        test=PROMPTS.format(task="{task}", split="test"),
+        validation=PROMPTS.format(task="{task}", split="validation"),
     output:
         ensure(SAMPLES, non_empty=True),
     log:
@@ -21,4 +22,4 @@ rule sample_policy:
         code=code_version("workflow_scripts/sample.py"),
     shell:
         "python -m sparsepo.gpu -- python $SCRIPTS/sample.py --settings {params.settings:q}"
-        " --policy {params.policy} --prompts {input.prompts} --out {output} > {log} 2>&1"
+        " --policy {params.policy} --validation {input.validation} --test {input.test} --out {output} > {log} 2>&1"

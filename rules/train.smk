@@ -4,6 +4,8 @@ rule train_policy:
         pairs=f"{PREFERENCES}/train.jsonl",
         prompts=PROMPTS.format(task="{task}", split="test"),
         cache=cache_of,
+        validation=f"{PREFERENCES}/validation.jsonl",
+        scorer=fitted,
     output:
         weights=f"{RUN}/model.safetensors",
         config=f"{RUN}/config.json",
@@ -31,5 +33,5 @@ rule train_policy:
         code=code_version("workflow_scripts/train.py"),
     shell:
         "python -m sparsepo.gpu -- python $SCRIPTS/train.py --settings {params.settings:q}"
-        " --reference {params.reference} --pairs {input.pairs} --prompts {input.prompts}"
+        " --reference {params.reference} --pairs {input.pairs} --validation {input.validation} --prompts {input.prompts}"
         " --cache {params.cache:q} --checkpoint {params.checkpoint} --code {params.code} --out {params.folder} > {log} 2>&1"

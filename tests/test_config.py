@@ -170,7 +170,7 @@ MISTAKES = {
     "unknown scorer": (
         ("kind: vader}, token", "kind: vadr}, token"),
         ("vadr", "tasks.reviews.evaluation.scorer.kind"),
-        r"'vadr' is unknown; allowed: vader, classifier, reward_model; did you mean 'vader'\?",
+        r"'vadr' is unknown; allowed: vader, tfidf, classifier, reward_model; did you mean 'vader'\?",
     ),
     "scorer without a kind": (
         ("{kind: vader}, token", "{}, token"),
@@ -185,12 +185,13 @@ MISTAKES = {
     "unknown data source": (
         ("source: planted", "source: planetd"),
         ("planetd", "tasks.reviews.data.source"),
-        r"'planetd' is unknown; allowed: planted, texts, preferences; did you mean 'planted'\?",
+        r"'planetd' is unknown; allowed: planted, texts, preferences, problems; did you mean 'planted'\?",
     ),
     "unknown preference source": (
         ("source: generated", "source: file"),
         ("source: file", "tasks.reviews.preferences.source"),
-        r"'file' is unknown; allowed: generated, pairs, scored",
+        r"'file' is unknown; allowed: generated, pairs, scored, transcripts, messages, rated_posts, comparisons, "
+        "axis, executed",
     ),
     "unknown model source": (
         ("source: scratch", "source: scrach"),
@@ -364,7 +365,8 @@ def test_a_missing_text_file_is_told_by_name_also_where_a_key_is_called_like_the
 
 def test_texts_come_from_one_place(complaints):
     (sentence,) = complaints(edited(("source: planted", "source: texts")))
-    assert sentence.startswith("FILE:6: tasks.reviews.data: give either 'path' (a JSONL file) or 'hub'")
+    choice = "'path' (a JSONL file) or 'hub' (a data set of the hub) or 'package' (an installed Python package)"
+    assert sentence == f"FILE:6: tasks.reviews.data: give one of {choice}, not none"
 
 
 def test_the_length_of_an_opening_is_from_the_smaller_to_the_larger(complaints):
@@ -514,9 +516,15 @@ def test_a_later_file_lies_on_top_and_is_blamed_for_what_it_says(tmp_path):
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=[str(path.relative_to(ROOT)) for path in SHIPPED])
-def test_every_shipped_config_is_good_in_the_folder_of_the_repository(monkeypatch, path):
-    monkeypatch.chdir(ROOT)
-    assert list(load_config(path).tasks) == list(yaml.safe_load(path.read_text())["tasks"])
+def test_every_shipped_config_is_good_where_its_data_lie(tmp_path, monkeypatch, path):
+    tasks = yaml.safe_load(path.read_text())["tasks"]
+    for task in tasks.values():  # data that a user brings
+        for section in (task["data"], task["preferences"]):
+            if "path" in section and not (ROOT / section["path"]).exists():
+                (tmp_path / section["path"]).touch()
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    monkeypatch.chdir(tmp_path)
+    assert list(load_config(path).tasks) == list(tasks)
 
 
 def test_the_default_needs_neither_network_nor_files():

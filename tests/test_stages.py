@@ -38,7 +38,7 @@ RUNS = [
     "sparsepo_common/beta~0.1-l1_u~0.001/seed~0",
     "sparsepo_common/beta~0.1-l1_u~0.001/seed~3",
 ]
-STAGES = ("data", "sft", "preferences", "train", "sample", "evaluate", "table")
+STAGES = ("data", "sft", "preferences", "train", "sample", "evaluate", "table", "compare")
 
 
 def stages(**changes):
@@ -113,7 +113,7 @@ def test_the_first_run_of_a_method_is_that_of_its_first_point_and_seed():
 
 
 def test_each_stage_reads_what_it_needs():
-    assert set(parsed("data")) == {"name", "data", "preferences", "model"}
+    assert set(parsed("data")) == {"name", "data", "preferences", "model", "execution"}
     assert parsed("data")["preferences"] is None and parsed("data")["model"] is None
     assert parsed("sft")["sft"]["epochs"] == 1 and parsed("sft")["model"]["config"] == {"model_type": "gpt2"}
     assert parsed("preferences")["preferences"]["sampling"]["samples"] == 2
@@ -122,8 +122,9 @@ def test_each_stage_reads_what_it_needs():
     assert (train["method"], train["seed"]) == ("sparsepo_common", 3)
     assert train["hyper"] == {"beta": 0.1, "l1_u": 0.001} and train["training"]["batch_size"] == 10
     evaluate = parsed("evaluate", RUNS[5])
-    assert evaluate["params"] == {"beta": "0.1", "l1_u": "0.001"} and evaluate["hyper"] == train["hyper"]
-    assert (evaluate["task"], evaluate["run"], evaluate["seed"], evaluate["planted"]) == ("reviews", RUNS[5], 3, True)
+    head = evaluate["head"]
+    assert head["params"] == {"beta": "0.1", "l1_u": "0.001"} and evaluate["hyper"] == train["hyper"]
+    assert (head["task"], head["run"], head["seed"], evaluate["planted"]) == ("reviews", RUNS[5], 3, True)
 
 
 @pytest.mark.parametrize(
@@ -152,8 +153,8 @@ def test_a_reference_of_4_bits_is_sampled_and_measured_as_it_is_and_policies_as_
 
 
 def test_the_reference_is_evaluated_without_a_method():
-    found = parsed("evaluate")
-    assert (found["run"], found["method"], found["seed"], found["params"]) == ("sft", None, None, {})
+    head = parsed("evaluate")["head"]
+    assert (head["run"], head["method"], head["seed"], head["params"]) == ("sft", "sft", None, {})
 
 
 def test_settings_do_not_depend_on_the_order_of_keys_in_the_config():
@@ -165,7 +166,7 @@ def test_settings_do_not_depend_on_the_order_of_keys_in_the_config():
 
 
 def test_another_beta_changes_that_run_alone():
-    assert changed_by(methods__dpo__beta=["0.1", "0.7"]) == {"table": []}
+    assert changed_by(methods__dpo__beta=["0.1", "0.7"]) == {"table": [], "compare": []}
     after = stages(methods__dpo__beta=["0.1", "0.7"])
     assert [run for run in after.runs("reviews") if run not in stages().runs("reviews")] == [
         "dpo/beta~0.7/seed~0",
@@ -174,27 +175,32 @@ def test_another_beta_changes_that_run_alone():
 
 
 def test_another_seed_changes_no_run_that_was_there():
-    assert changed_by(seeds=[0, 3, 4]) == {"table": []}
+    assert changed_by(seeds=[0, 3, 4]) == {"table": [], "compare": []}
 
 
 def test_another_method_changes_no_run_that_was_there():
-    assert changed_by(methods__ipo={"beta": ["1"]}) == {"table": []}
+    assert changed_by(methods__ipo={"beta": ["1"]}) == {"table": [], "compare": []}
 
 
 def test_training_settings_reach_the_training_alone():
-    assert changed_by(training__learning_rate=1e-3) == {"train": RUNS, "table": []}
+    assert changed_by(training__learning_rate=1e-3) == {"train": RUNS, "table": [], "compare": []}
 
 
 def test_limits_of_length_reach_training_and_evaluation_which_cut_alike():
-    assert changed_by(training__max_response_tokens=9) == {"train": RUNS, "evaluate": ["sft", *RUNS], "table": []}
+    assert changed_by(training__max_response_tokens=9) == {
+        "train": RUNS,
+        "evaluate": ["sft", *RUNS],
+        "table": [],
+        "compare": [],
+    }
 
 
 def test_sampling_reaches_the_training_only_when_points_of_the_frontier_are_measured():
-    assert changed_by(sampling__temperature=0.7) == {"sample": [], "table": []}
+    assert changed_by(sampling__temperature=0.7) == {"sample": [], "table": [], "compare": []}
     with_points = {stage: stages(training__frontier_every=5).settings(stage, "reviews", RUNS[0]) for stage in STAGES}
     other = stages(training__frontier_every=5, sampling__temperature=0.7)
     assert {stage for stage in STAGES if other.settings(stage, "reviews", RUNS[0]) != with_points[stage]} == {
-        *("train", "sample", "table")
+        *("train", "sample", "table", "compare")
     }
 
 
@@ -207,8 +213,8 @@ def test_the_number_of_samples_never_retrains():
 
 def test_evaluation_settings_reach_the_stages_that_use_them():
     everywhere = ["sft", *RUNS]
-    assert changed_by(evaluation__token_pairs=5) == {"evaluate": everywhere, "table": []}
-    assert changed_by(evaluation__frontier_prompts=5) == {"table": []}
+    assert changed_by(evaluation__token_pairs=5) == {"evaluate": everywhere, "table": [], "compare": []}
+    assert changed_by(evaluation__frontier_prompts=5) == {"table": [], "compare": []}
     one, other = (stages(training__frontier_every=5, evaluation__frontier_prompts=count) for count in (4, 5))
     assert one.settings("train", "reviews", RUNS[0]) != other.settings("train", "reviews", RUNS[0])
     one, other = (stages(training__frontier_every=5, evaluation__token_pairs=count) for count in (4, 5))
@@ -216,10 +222,10 @@ def test_evaluation_settings_reach_the_stages_that_use_them():
 
 
 def test_data_sft_and_preferences_are_each_their_own():
-    assert changed_by(data__texts=61) == {"data": [], "table": []}
-    assert changed_by(sft__epochs=2) == {"sft": [], "table": []}
-    assert changed_by(model__seed=5) == {"sft": [], "table": []}
-    assert changed_by(preferences__sampling__samples=3) == {"preferences": [], "table": []}
+    assert changed_by(data__texts=61) == {"data": [], "table": [], "compare": []}
+    assert changed_by(sft__epochs=2) == {"sft": [], "table": [], "compare": []}
+    assert changed_by(model__seed=5) == {"sft": [], "table": [], "compare": []}
+    assert changed_by(preferences__sampling__samples=3) == {"preferences": [], "table": [], "compare": []}
 
 
 def test_what_a_scheduler_is_asked_for_changes_no_result():

@@ -1,4 +1,4 @@
-"""Make a task's prompts and SFT corpus."""
+"""Make a task's prompts, its SFT corpus, and the labelled documents for a scorer."""
 
 import argparse
 import json
@@ -7,6 +7,7 @@ from pathlib import Path
 from sparsepo.data.records import write_json, write_records
 from sparsepo.data.sources import make_data
 from sparsepo.errors import run
+from sparsepo.evaluation.sandbox import check_sandbox
 
 
 def main() -> None:
@@ -15,11 +16,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     settings = options.settings
+    if settings["execution"] is not None:  # hours of sampling should not end in a refusal
+        check_sandbox(settings["execution"]["unsafe_execution"])
     made = make_data(settings["data"], settings["preferences"], settings["model"])
     for split, prompts in made.prompts.items():
         write_records(options.out / "prompts" / f"{split}.jsonl", prompts)
     write_records(options.out / "corpus.jsonl", made.corpus)
-    summary = {split: len(prompts) for split, prompts in made.prompts.items()} | {"corpus": len(made.corpus)}
+    write_records(options.out / "labelled.jsonl", made.labelled)
+    summary = {split: len(prompts) for split, prompts in made.prompts.items()}
+    summary |= {"corpus": len(made.corpus), "labelled": len(made.labelled)}
     write_json(options.out / "data.json", {"config": settings["name"]} | summary)
     print(summary)
 

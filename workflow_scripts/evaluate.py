@@ -8,9 +8,8 @@ from sparsepo.data.records import Completion, Preference, read_records, write_js
 from sparsepo.errors import run
 from sparsepo.evaluation import report_card
 from sparsepo.evaluation.frontier import Meter
-from sparsepo.evaluation.rewards import build_scorer
+from sparsepo.evaluation.rewards import Scorer, build_scorer
 from sparsepo.models import context_of, load_model, load_tokenizer
-from sparsepo.objective.methods import METHODS
 from sparsepo.training.objective import inspect_pairs
 from sparsepo.training.preference import load_masks
 
@@ -20,10 +19,16 @@ def tokens_of(settings: dict, policy, reference, tokenizer, masks, pairs: list[P
     training, count = settings["training"], settings["evaluation"]["token_pairs"]
     limits = training["max_prompt_tokens"], training["max_response_tokens"], context_of(policy)
     records, encoded = report_card.usable(tokenizer, pairs, limits, count)
-    method, hyper = settings["method"] or "dpo", settings["hyper"]
+    method = "dpo" if settings["head"]["method"] == "sft" else settings["head"]["method"]
     batch = settings["evaluation"]["batch_size"]
-    found = inspect_pairs(policy, reference, encoded, method, hyper, masks, batch_size=batch)
+    found = inspect_pairs(policy, reference, encoded, method, settings["hyper"], masks, batch_size=batch)
     return report_card.token_records(tokenizer, records, found, settings["planted"])
+
+
+def scorers(settings: dict) -> dict[str, Scorer]:
+    """Name -> scorer: `reward`, and the further ones by their own names."""
+    specs = ({"reward": settings["scorer"]} if settings["scorer"] else {}) | settings["also"]
+    return {name: build_scorer(spec) for name, spec in specs.items()}
 
 
 def main() -> None:
@@ -36,25 +41,28 @@ def main() -> None:
     parser.add_argument("--scores", type=Path, required=True)
     parser.add_argument("--tokens", type=Path, required=True)
     options = parser.parse_args()
-    settings, evaluation = options.settings, options.settings["evaluation"]
+    settings, head = options.settings, options.settings["head"]
+    is_sft = head["method"] == "sft"
     reference = load_model(options.reference, **settings["loading"])
     # a trained policy of 4 bits has its adapter merged into the values that they stand for
-    policy = load_model(options.policy, **settings["loading"] if settings["run"] == "sft" else {})
+    policy = load_model(options.policy, **settings["loading"] if is_sft else {})
     tokenizer, masks = load_tokenizer(options.policy), load_masks(options.policy, reference)
-    meter = Meter(reference, tokenizer, [], None, build_scorer(evaluation["scorer"]), evaluation["batch_size"])
-    result = report_card.scores(meter.measured(policy, read_records(options.samples, Completion)))
-    pairs = read_records(options.pairs, Preference)
-    tokens = tokens_of(settings, policy, reference, tokenizer, masks, pairs)
-    method, made = settings["method"], options.policy / "run.json"
-    head = {name: settings[name] for name in ("task", "run", "params", "seed")}
-    head |= {"method": method or "sft", "label": METHODS[method].label if method else "SFT"}
-    result |= {
-        "auc": report_card.planted_auc(tokens) if settings["planted"] and method else {},
-        "sparsity": report_card.mask_sparsity(tokens),
-        "logp_change": report_card.logp_change(tokens) if method else {},
-        "train_seconds": json.loads(made.read_text())["training_seconds"] if method else None,
+    meter = Meter(reference, tokenizer, [], None, scorers(settings), settings["evaluation"]["batch_size"])
+    rows = read_records(options.samples, Completion)
+    made = {
+        split: meter.measured(policy, [row for row in rows if row.split == split]) for split in ("validation", "test")
     }
-    write_json(options.scores, head | result)
+    tokens = tokens_of(settings, policy, reference, tokenizer, masks, read_records(options.pairs, Preference))
+    result = report_card.scores(made["test"]) | {
+        "auc": report_card.planted_auc(tokens) if settings["planted"] and not is_sft else {},
+        "sparsity": report_card.mask_sparsity(tokens),
+        "logp_change": {} if is_sft else report_card.logp_change(tokens),
+        "train_seconds": None if is_sft else json.loads((options.policy / "run.json").read_text())["training_seconds"],
+    }
+    splits = {split: {"": report_card.measures(part)} for split, part in made.items()}
+    splits["validation"][""] |= report_card.accuracy(tokens)
+    splits["test"][""] |= report_card.single(result)
+    write_json(options.scores, head | result | {"measure": "scores", "splits": splits, "notes": []})
     write_records(options.tokens, tokens)
 
 

@@ -1,27 +1,46 @@
-"""Make preference pairs: sample and score responses of the reference model, or read them from the user's file."""
+"""Make preference pairs: sample and score responses of the reference model, run its programs, or read what there is."""
 
 import argparse
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
-from sparsepo.config import SamplingConfig
-from sparsepo.data.pairing import Pairing, best_and_worst, preference_file
-from sparsepo.data.records import Prompt, Scored, read_records, write_json, write_records
+from sparsepo.config.preferences import SamplingConfig
+from sparsepo.data.executed import passing_against_failing
+from sparsepo.data.formats import preference_source
+from sparsepo.data.pairing import Pairing, best_and_worst
+from sparsepo.data.problems import STOPS, known_problems
+from sparsepo.data.records import Completion, Prompt, Scored, read_records, write_json, write_records
 from sparsepo.errors import UserError, run
+from sparsepo.evaluation.code import verdicts
 from sparsepo.evaluation.rewards import build_scorer
-from sparsepo.models import load_model, load_tokenizer
-from sparsepo.sampling.generate import check_room, sample
+from sparsepo.evaluation.sandbox import Sandbox
+from sparsepo.models import load_tokenizer
+from sparsepo.sampling.generate import backend_for, check_room, sample
+
+Maker = Callable[[list[Prompt], Path], Pairing]
+"""(prompts, their file) -> the pairs that have these prompts."""
 
 
-def generator(settings: dict, reference: Path) -> Callable[[list[Prompt], Path], Pairing]:
-    """(prompts, their file) -> pairs: sample, score, take the best against the worst response of each prompt."""
-    model, tokenizer = load_model(reference), load_tokenizer(reference)
-    sampling, scorer = SamplingConfig(**settings["sampling"]), build_scorer(settings["scorer"])
+def sampler(settings: dict, reference: Path, stops: tuple[str, ...] = ()) -> Callable[..., list[Completion]]:
+    """(prompts, their file) -> responses of the reference model."""
+    model, tokenizer = backend_for(reference), load_tokenizer(reference)
+    sampling = SamplingConfig(**settings["sampling"])
+
+    def sampled(prompts: list[Prompt], place: Path) -> list[Completion]:
+        check_room(model, tokenizer, prompts, sampling, place)
+        return sample(model, tokenizer, prompts, sampling, stops)
+
+    return sampled
+
+
+def generated(settings: dict, reference: Path) -> Maker:
+    """The response of highest against that of lowest score."""
+    sampled, scorer = sampler(settings["preferences"], reference), build_scorer(settings["preferences"]["scorer"])
 
     def pairs_of(prompts: list[Prompt], place: Path) -> Pairing:
-        check_room(model, tokenizer, prompts, sampling, place)
-        rows = sample(model, tokenizer, prompts, sampling)
+        rows = sampled(prompts, place)
         rewards = scorer([row.prompt for row in rows], [row.text for row in rows])
         scored = [Scored(row.prompt, row.text, reward, row.ended) for row, reward in zip(rows, rewards, strict=True)]
         return best_and_worst([(f"{place}: {row.prompt!r}", row) for row in scored])
@@ -29,8 +48,24 @@ def generator(settings: dict, reference: Path) -> Callable[[list[Prompt], Path],
     return pairs_of
 
 
-def chooser(from_file: Pairing) -> Callable[[list[Prompt], Path], Pairing]:
-    """(prompts, their file) -> the pairs of the user's file that have these prompts."""
+def executed(settings: dict, reference: Path) -> Maker:
+    """A program that passes its tests against one that fails; each epoch has a pair of its own."""
+    sampled = sampler(settings["preferences"], reference, STOPS["mbpp"])
+    problems, epochs = known_problems(settings["data"]), math.ceil(settings["epochs"])
+
+    def pairs_of(prompts: list[Prompt], place: Path) -> Pairing:
+        rows = sampled(prompts, place)
+        groups: dict[str, list[tuple[Completion, bool]]] = {}
+        with Sandbox.of(settings["execution"]) as sandbox:
+            for row, verdict in zip(rows, verdicts(problems, rows, sandbox), strict=True):
+                groups.setdefault(row.prompt, []).append((row, verdict.passed))
+        return passing_against_failing(groups, epochs, settings["preferences"]["sampling"]["seed"])
+
+    return pairs_of
+
+
+def chosen(from_file: Pairing) -> Maker:
+    """The pairs of the user's own data."""
 
     def pairs_of(prompts: list[Prompt], place: Path) -> Pairing:
         wanted = {prompt.prompt for prompt in prompts}
@@ -47,13 +82,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     settings, summary = options.settings["preferences"], {}
-    if settings["source"] == "generated":
-        pairs_of = generator(settings, options.reference)
+    makers = {"generated": generated, "executed": executed}
+    if settings["source"] in makers:
+        pairs_of = makers[settings["source"]](options.settings, options.reference)
     else:
-        from_file = preference_file(settings["path"], settings["source"])
+        from_file = preference_source(settings)
         summary["file"] = from_file.summary
-        print(f"{settings['path']}: {from_file}", flush=True)
-        pairs_of = chooser(from_file)
+        print(f"{settings['path'] or settings['hub']['id']}: {from_file}", flush=True)
+        pairs_of = chosen(from_file)
     for split, path in zip(("train", "validation"), options.prompts, strict=True):
         prompts = read_records(path, Prompt)
         made = pairs_of(prompts, path)

@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from sparsepo.config import PreferenceConfig
+from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.records import Preference, read_records
 from sparsepo.errors import run
 from sparsepo.models import load_model, load_tokenizer

@@ -1,29 +1,48 @@
-"""Sample responses of a policy to the test prompts."""
+"""Sample responses of a policy to prompts of the splits and at the temperatures that are asked for."""
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
-from sparsepo.config import SamplingConfig
+from sparsepo.config.preferences import SamplingConfig
 from sparsepo.data.records import Prompt, read_records, write_records
-from sparsepo.errors import run
-from sparsepo.models import load_model, load_tokenizer
-from sparsepo.sampling.generate import check_room, sample
+from sparsepo.data.transcripts import turns
+from sparsepo.errors import UserError, run
+from sparsepo.models import load_tokenizer
+from sparsepo.sampling.generate import backend_for, check_room, sample
+
+
+def wanted(settings: dict, path: Path) -> list[Prompt]:
+    """The prompts of a split that are answered. Raises UserError when none is left."""
+    prompts = read_records(path, Prompt)
+    kept = [prompt for prompt in prompts if not settings["single_turn"] or turns(prompt.prompt) == 1]
+    if not kept:
+        raise UserError(
+            f"{path}: none of its {len(prompts)} prompts is the first turn of a dialogue; set single_turn: false"
+        )
+    return kept[: settings["prompts"]]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--settings", type=json.loads, required=True)
     parser.add_argument("--policy", type=Path, required=True)
-    parser.add_argument("--prompts", type=Path, required=True)
+    parser.add_argument("--validation", type=Path, required=True, help="prompts")
+    parser.add_argument("--test", type=Path, required=True, help="prompts")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     settings = options.settings
-    model = load_model(options.policy, **settings["loading"])
-    tokenizer, prompts = load_tokenizer(options.policy), read_records(options.prompts, Prompt)
-    sampling = SamplingConfig(**settings["sampling"])
-    check_room(model, tokenizer, prompts, sampling, options.prompts)
-    write_records(options.out, sample(model, tokenizer, prompts, sampling))
+    model = backend_for(options.policy, **settings["loading"])
+    tokenizer, made = load_tokenizer(options.policy), []
+    for split in settings["splits"]:
+        path = getattr(options, split)
+        prompts = wanted(settings, path)
+        for temperature in settings["temperatures"]:
+            sampling = SamplingConfig(**settings["sampling"], temperature=temperature)
+            check_room(model, tokenizer, prompts, sampling, path)
+            made += [replace(row, split=split) for row in sample(model, tokenizer, prompts, sampling)]
+    write_records(options.out, made)
 
 
 if __name__ == "__main__":

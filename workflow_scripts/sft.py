@@ -4,12 +4,22 @@ import argparse
 import json
 from pathlib import Path
 
-from sparsepo.config import SftConfig
+from sparsepo.config.training import SftConfig
 from sparsepo.data.hashes import identity_of
 from sparsepo.data.records import Text, read_records, write_text
 from sparsepo.errors import run
-from sparsepo.models import fetch_model, save_model
+from sparsepo.models import fetch_model, load_model, save_model
 from sparsepo.training.sft import SFTTrainer
+
+
+def in_bits(model, tokenizer, settings: dict, folder: Path):
+    """The model with its maps in as few bits as the adapter asks for; they are made as a folder is loaded."""
+    adapter = settings["sft"]["adapter"]
+    if adapter is None or adapter["quantise"] == "none":
+        return model
+    save_model(model, tokenizer, folder)
+    bits = {"quantise": adapter["quantise"], "compute": settings["sft"]["precision"]}
+    return load_model(folder, settings["model"]["dtype"], **bits)
 
 
 def main() -> None:
@@ -31,9 +41,10 @@ def main() -> None:
     config = SftConfig(**settings["sft"])
     identity = identity_of(settings, options.code, [options.corpus])
     where = {"folder": options.checkpoint, "seed": config.seed, "identity": identity}
+    model = in_bits(model, tokenizer, settings, options.checkpoint / "start")
     trainer = SFTTrainer(model, tokenizer, corpus, config=config, **where)
     trainer.train()
-    save_model(model, tokenizer, options.out)
+    trainer.save(options.out)
     trainer.finish(dynamics)
 
 

@@ -7,7 +7,8 @@ import time
 from pathlib import Path
 
 from sparsepo.adapters import twin
-from sparsepo.config import PreferenceConfig, SamplingConfig
+from sparsepo.config.preferences import SamplingConfig
+from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.hashes import file_hash, identity_of
 from sparsepo.data.records import Preference, Prompt, read_records, write_json
 from sparsepo.errors import run
@@ -26,7 +27,8 @@ def meter(settings: dict, reference, tokenizer, path: Path) -> Meter:
     prompts = read_records(path, Prompt)[: evaluation["frontier_prompts"]]
     sampling = SamplingConfig(**{**settings["sampling"], "samples": 1})
     check_room(reference, tokenizer, prompts, sampling, path)
-    return Meter(reference, tokenizer, prompts, sampling, build_scorer(evaluation["scorer"]), evaluation["batch_size"])
+    scorers = {"reward": build_scorer(evaluation["scorer"])}
+    return Meter(reference, tokenizer, prompts, sampling, scorers, evaluation["batch_size"])
 
 
 def models(folder: Path, config: PreferenceConfig, referred: bool) -> tuple:
@@ -42,6 +44,7 @@ def main() -> None:
     parser.add_argument("--settings", type=json.loads, required=True)
     parser.add_argument("--reference", type=Path, required=True, help="folder of the reference model")
     parser.add_argument("--pairs", type=Path, required=True)
+    parser.add_argument("--validation", type=Path, required=True, help="pairs to validate on")
     parser.add_argument("--prompts", type=Path, required=True, help="sampled for points of the frontier")
     parser.add_argument("--cache", type=Path, nargs="*", default=[], help="of the reference, instead of running it")
     parser.add_argument("--checkpoint", type=Path, required=True)
@@ -51,12 +54,14 @@ def main() -> None:
     start, settings = time.perf_counter(), options.settings
     config = PreferenceConfig(**settings["training"])
     inputs = [options.reference / "model.safetensors", options.pairs, options.prompts]
+    inputs += [options.validation] if config.validate_every else []
     tokenizer = load_tokenizer(options.reference)
     of = content(options.reference, options.pairs, config) if options.cache else ""
-    policy, reference = models(options.reference, config, not options.cache or config.frontier_every > 0)
+    runs = not options.cache or config.validate_every > 0  # the cache holds the training pairs only
+    policy, reference = models(options.reference, config, runs or config.frontier_every > 0)
     trainer = PreferenceTrainer(
         policy,
-        None if options.cache else reference,
+        reference if runs else None,
         tokenizer,
         read_records(options.pairs, Preference),
         method=settings["method"],
@@ -66,6 +71,7 @@ def main() -> None:
         seed=settings["seed"],
         identity=identity_of(settings, options.code, inputs),
         cache=[Cache.open(folder, of) for folder in options.cache],
+        validation=read_records(options.validation, Preference) if config.validate_every else [],
         measure=meter(settings, reference, tokenizer, options.prompts) if config.frontier_every else None,
     )
     trainer.train()
@@ -75,6 +81,7 @@ def main() -> None:
     record = {
         "settings": settings,
         "pairs": {"trained": len(trainer.train_dataset), "dropped": trainer.dropped},
+        "kept_step": trainer.kept_step,
         "code": options.code,
         "inputs": {str(path): file_hash(path) for path in inputs},
         "git": git_state(),

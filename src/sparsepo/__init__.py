@@ -6,7 +6,7 @@ __version__ = "0.1.0"
 
 _LIVES_IN = {
     "METHODS": "sparsepo.objective.methods",
-    "PreferenceConfig": "sparsepo.config",
+    "PreferenceConfig": "sparsepo.config.training",
     "PreferenceTrainer": "sparsepo.training.preference",
     "inspect_pairs": "sparsepo.training.objective",
     "load_masks": "sparsepo.training.preference",

@@ -1,6 +1,7 @@
 """LoRA on a frozen model, of 4 bits if need be: a reference that costs no memory, an adapter, plain weights again."""
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,8 +11,9 @@ from transformers.initialization import no_init_weights
 from transformers.pytorch_utils import Conv1D
 
 from sparsepo.anatomy import decoder_layers, linears
-from sparsepo.config import AdapterConfig
+from sparsepo.config.training import AdapterConfig
 from sparsepo.errors import UserError
+from sparsepo.models import save_model
 from sparsepo.objective.methods import nearest
 
 NAME = "default"  # of the one adapter, in peft's words
@@ -43,24 +45,32 @@ def adapted(model: Any) -> bool:
 def add(model: Any, config: AdapterConfig) -> None:
     """Put an adapter on the model, in place, and freeze all else; B starts at 0, so that nothing changes yet.
 
-    A is drawn from torch's global random state. The adapter is float32, or float64 like its model, and has no dropout.
-    Raises UserError for targets that the model lacks, and for a model whose weights are not what `quantise` says.
+    A is drawn from torch's global random state. The adapter is float32, or float64 like its model; its dropout is on in
+    training mode only, and B is 0 whatever is dropped before it. Raises UserError for targets that the model lacks, and
+    for a model whose weights are not what `quantise` says.
     """
     try:
         from peft import LoraConfig
     except ImportError:
-        raise UserError("training.adapter needs the library peft: pip install 'sparsepo[qlora]'") from None
+        raise UserError("an adapter needs the library peft: pip install 'sparsepo[qlora]'") from None
     if adapted(model):
         raise UserError("the model has an adapter already; merge it first (sparsepo.adapters.merged)")
     if (config.quantise == "nf4") != (getattr(model, "quantization_method", None) is not None):
         raise UserError(
-            f"training.adapter.quantise is '{config.quantise}', but the model was not loaded so: "
+            f"adapter.quantise is '{config.quantise}', but the model was not loaded so: "
             f"load_model(folder, quantise='{config.quantise}')"
         )
     names = targets_of(model, config.targets)
     flips = _is_transposed(model, names[0])
-    lora = LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=names, fan_in_fan_out=flips)
+    lora = LoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules=names,
+        fan_in_fan_out=flips,
+    )
     model.add_adapter(lora, NAME)
+    model.train(model.training)  # peft leaves a new dropout in training mode
     model.peft_config[NAME].target_modules = names  # peft made a set of it, and would save it in any order
     for value in trained(model).values():
         value.data = value.data.to(torch.promote_types(model.dtype, torch.float32))
@@ -83,13 +93,10 @@ def _check_target(model: Any, name: str, found: list[str]) -> None:
         return
     outside = (model.get_input_embeddings(), model.get_output_embeddings())
     if any(module in outside for full, module in model.named_modules() if f".{full}".endswith(f".{name}")):
-        raise UserError(
-            f"training.adapter.targets: '{name}' is an embedding or the output head, which stay as they are"
-        )
+        raise UserError(f"adapter.targets: '{name}' is an embedding or the output head, which stay as they are")
     known = dict.fromkeys(full.rsplit(".", 1)[-1] for full in found)
     raise UserError(
-        f"training.adapter.targets: {type(model).__name__} has no linear map '{name}' in its blocks; "
-        f"{nearest(name, known)}"
+        f"adapter.targets: {type(model).__name__} has no linear map '{name}' in its blocks; {nearest(name, known)}"
     )
 
 
@@ -121,6 +128,14 @@ def merged(model: Any) -> Any:
     plain.tie_weights()
     plain.generation_config = copy.deepcopy(model.generation_config)
     return plain.eval()
+
+
+def save(model: Any, tokenizer: Any, folder: str | Path) -> None:
+    """A plain model folder; an adapter is merged into it, see `merged`, and lies beside the weights in `adapter`."""
+    if adapted(model):
+        model.save_pretrained(Path(folder) / "adapter")
+        model = merged(model)
+    save_model(model, tokenizer, folder)
 
 
 def _plain_value(owner: nn.Module, name: str) -> Tensor:

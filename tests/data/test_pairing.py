@@ -1,14 +1,11 @@
-"""From scored responses or a user's file to pairs: worked out by hand, and every dropped row counted with its place."""
-
-import json
+"""From scored responses to pairs: worked out by hand, and every dropped row counted with its place."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsepo.data.pairing import Pairing, best_and_worst, place_and_spaced, preference_file
+from sparsepo.data.pairing import Pairing, best_and_worst, spaced
 from sparsepo.data.records import Preference, Scored
-from sparsepo.errors import UserError
 
 
 def rows(*triples):
@@ -102,81 +99,11 @@ def test_no_row_is_lost_and_no_pair_could_be_wider(triples):
         assert (pair.prompt, pair.rejected, pair.rejected_score) in triples
 
 
-# --- files
-
-
-def write(tmp_path, *objects):
-    path = tmp_path / "file.jsonl"
-    path.write_text("".join(each if isinstance(each, str) else json.dumps(each) + "\n" for each in objects))
-    return str(path)
-
-
-def pair(prompt="p", chosen=" a", rejected=" b", **more):
-    return {"prompt": prompt, "chosen": chosen, "rejected": rejected, **more}
-
-
-def test_a_file_of_pairs_is_taken_as_it_is(tmp_path):
-    path = write(tmp_path, pair(id=1), pair("q", "x", " y ", chosen_score=2))
-    assert preference_file(path, "pairs").pairs == [Preference("p", " a", " b"), Preference("q", "x", " y ", 2.0)]
-
-
-def test_pairs_that_cannot_be_used_are_counted_with_file_and_line_of_the_first(tmp_path):
-    path = write(
-        tmp_path,
-        pair(),
-        pair(chosen=""),
-        pair(chosen=" same", rejected=" same"),
-        "\n",
-        pair(chosen="  "),
-        pair(rejected=""),
-        pair(prompt=" "),
-    )
-    found = preference_file(path, "pairs")
-    assert len(found.pairs) == 1
-    assert dropped(found) == [
-        ("field 'chosen' is empty", 2, f"{path}:2"),
-        ("chosen and rejected are equal", 1, f"{path}:3"),
-        ("field 'rejected' is empty", 1, f"{path}:6"),
-        ("field 'prompt' is empty", 1, f"{path}:7"),
-    ]
-    assert str(found) == (
-        f"1 pairs; 2 dropped: field 'chosen' is empty (first: {path}:2); "
-        f"1 dropped: chosen and rejected are equal (first: {path}:3); "
-        f"1 dropped: field 'rejected' is empty (first: {path}:6); "
-        f"1 dropped: field 'prompt' is empty (first: {path}:7)"
-    )
-
-
-@pytest.mark.parametrize("kind", ["pairs", "scored"])
-def test_a_broken_line_stops_the_reading_with_file_and_line(tmp_path, kind):
-    good = {**pair(), "text": "a", "reward": 1.0}
-    path = write(tmp_path, good, {**good, "text": "b", "reward": 0}, '{"prompt": \n')
-    with pytest.raises(UserError, match=r"file\.jsonl:3: not valid JSON"):
-        preference_file(path, kind)
-
-
-def test_a_missing_or_bad_field_stops_the_reading_with_file_line_and_field(tmp_path):
-    with pytest.raises(UserError, match=r"file\.jsonl:2: field 'rejected' is missing"):
-        preference_file(write(tmp_path, pair(), {"prompt": "p", "chosen": "c"}), "pairs")
-    with pytest.raises(UserError, match=r"file\.jsonl:1: field 'reward' must be a finite number, not NaN"):
-        preference_file(write(tmp_path, '{"prompt": "p", "text": "t", "reward": NaN}\n'), "scored")
-
-
-def test_a_file_without_a_usable_pair_is_refused_and_says_why(tmp_path):
-    tied = [{"prompt": prompt, "text": text, "reward": 1.0} for prompt in "pq" for text in "ab"]
-    path = write(tmp_path, *tied)
-    with pytest.raises(UserError) as caught:
-        preference_file(path, "scored")
-    assert str(caught.value) == (
-        f"{path}: no usable pair (0 pairs; 2 dropped: all responses of the prompt have the same reward "
-        f"(first: {path}:1))"
-    )
-    with pytest.raises(UserError, match=r"no usable pair \(0 pairs\)"):
-        preference_file(write(tmp_path), "pairs")
+# --- spaces
 
 
 @pytest.mark.parametrize(
-    ("text", "spaced"),
+    ("text", "expected"),
     [
         ("word", " word"),
         ("2 words", " 2 words"),
@@ -189,22 +116,11 @@ def test_a_file_without_a_usable_pair_is_refused_and_says_why(tmp_path):
         (". End", ". End"),
         ("\nnext", "\nnext"),
         ("<br />", "<br />"),
+        ("", ""),
     ],
 )
-def test_a_response_that_starts_with_a_word_follows_its_prompt_after_a_space(text, spaced):
-    assert place_and_spaced("here", Scored("p", text, 0.5, False)) == ("here", Scored("p", spaced, 0.5, False))
-
-
-def test_scored_responses_of_a_file_are_spaced_and_paired(tmp_path):
-    path = write(
-        tmp_path,
-        {"prompt": "I like", "text": "it.", "reward": 2, "model": "x"},
-        {"prompt": "I like", "text": ", not", "reward": -1.5},
-        {"prompt": "I like", "text": "", "reward": 9},
-    )
-    found = preference_file(path, "scored")
-    assert found.pairs == [Preference("I like", " it.", ", not", 2.0, -1.5)]
-    assert dropped(found) == [("field 'text' is empty", 1, f"{path}:3")]
+def test_a_response_that_starts_with_a_word_follows_its_prompt_after_a_space(text, expected):
+    assert spaced(text) == expected
 
 
 def test_an_empty_pairing_says_so():

@@ -153,7 +153,7 @@ def test_tokens_are_integers(file, tokens):
 
 
 def test_extra_fields_are_ignored_whatever_they_hold(file):
-    (row,) = read_records(file('{"prompt": "a", "id": 7, "meta": {"x": [null]}, "score": NaN}'), Prompt)
+    (row,) = read_records(file('{"prompt": "a", "number": 7, "meta": {"x": [null]}, "score": NaN}'), Prompt)
     assert row == Prompt("a")
 
 
@@ -201,9 +201,9 @@ def test_what_is_written_is_read_back(folder, record, count):
 
 def test_text_is_written_for_people_one_record_a_line(tmp_path):
     path = tmp_path / "deep" / "er" / "file.jsonl"
-    write_records(path, [Prompt("naïve \u2028 日本"), {"step": 1}])
-    assert path.read_text(encoding="utf-8") == '{"prompt": "naïve \u2028 日本"}\n{"step": 1}\n'
-    assert read_rows(path) == [{"prompt": "naïve \u2028 日本"}, {"step": 1}]
+    write_records(path, [Text("naïve \u2028 日本"), {"step": 1}])
+    assert path.read_text(encoding="utf-8") == '{"text": "naïve \u2028 日本", "prompt": ""}\n{"step": 1}\n'
+    assert read_rows(path) == [{"text": "naïve \u2028 日本", "prompt": ""}, {"step": 1}]
 
 
 def test_a_json_document_is_read_back(tmp_path):

@@ -5,15 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from sparsepo.config import TaskConfig
+from sparsepo.config.data import PreferenceData, ProblemData
+from sparsepo.config.preferences import FilePreferences
 from sparsepo.configfile import load_config
-from sparsepo.data.records import Prompt, Text
+from sparsepo.data import sources
+from sparsepo.data.problems import Problem
+from sparsepo.data.records import Labelled, Prompt, Text
 from sparsepo.data.sources import make_data, split_prompts
 from sparsepo.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 SPLITS = ("train", "validation", "test")
-SCRATCH = {"source": "scratch"}
 
 
 def sizes(train=6, validation=3, test=2):
@@ -33,18 +35,20 @@ def disjoint(made):
 
 
 def test_splits_are_disjoint_and_as_large_as_asked():
-    found = split_prompts([f"prompt {n % 20}" for n in range(60)], sizes(), "here")
+    found = split_prompts([Prompt(f"prompt {n % 20}", id=str(n)) for n in range(60)], sizes(), "here")
     assert {split: len(found[split]) for split in found} == sizes()
-    assert len({prompt for split in SPLITS for prompt in found[split]}) == 11
+    kept = [prompt for split in SPLITS for prompt in found[split]]
+    assert len({prompt.prompt for prompt in kept}) == 11
+    assert all(prompt.prompt == f"prompt {prompt.id}" for prompt in kept)  # the first of those with one text
 
 
 def test_all_that_is_left_is_for_training_when_no_number_is_given():
-    found = split_prompts([f"prompt {n}" for n in range(20)], sizes(train=None), "here")
+    found = split_prompts([Prompt(f"prompt {n}") for n in range(20)], sizes(train=None), "here")
     assert len(found["train"]) == 15 and len(found["validation"]) == 3 and len(found["test"]) == 2
 
 
 def test_a_larger_train_set_moves_nothing():
-    prompts = [f"prompt {n}" for n in range(40)]
+    prompts = [Prompt(f"prompt {n}") for n in range(40)]
     small, large = (split_prompts(prompts, sizes(train=train), "here") for train in (6, 20))
     assert small["test"] == large["test"] and small["validation"] == large["validation"]
     assert small["train"] == large["train"][:6]
@@ -58,7 +62,7 @@ def test_a_larger_train_set_moves_nothing():
     ],
 )
 def test_a_source_that_cannot_fill_the_splits_is_refused(train, says):
-    prompts = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "a", "b"]
+    prompts = [Prompt(letter) for letter in "abcdefghijab"]
     if says is None:
         assert len(split_prompts(prompts, sizes(train=None), "here")["train"]) == 5
         prompts, says = prompts[:5], "here has 5 distinct prompts, but data.prompts asks for at least 6 .*the rest"
@@ -89,107 +93,43 @@ def test_planted_test_prompts_stay_when_train_grows():
     assert small.corpus == large.corpus == planted(texts=60).corpus[:40]
 
 
-# --- documents
+# --- problems
 
 
-def documents(tmp_path, count=40, **more):
-    """Each document's words are its own, so that an opening tells where it comes from."""
-    path = tmp_path / "texts.jsonl"
-    rows = [{"text": " ".join(f"w{n}x{at}" for at in range(12)), "label": 1} for n in range(count)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path, [row["text"] for row in rows]
+def problems(count, split):
+    return [Problem(f"{split}/{n}", "mbpp", f"{split} {n}?", f"answer {n}", "") for n in range(count)]
 
 
-def from_texts(path, train=6, seed=0, texts=None, opening=(3, 5), model=SCRATCH):
-    # A config in full, so that the keys are those that the stage gets.
-    prompts = sizes(train)
-    data = {"source": "texts", "path": str(path), "texts": texts, "prompts": prompts, "seed": seed, "opening": opening}
-    data |= {"hub": None}
-    return make_data(data, None, model)
+def from_problems(monkeypatch, tmp_path, train=6, seed=0):
+    official = {"train": problems(20, "train"), "validation": problems(3, "validation"), "test": problems(9, "test")}
+    monkeypatch.setattr(sources, "mbpp_of", lambda data: official)
+    (tmp_path / "mbpp.jsonl").touch()
+    data = ProblemData(source="problems", path=tmp_path / "mbpp.jsonl", prompts=sizes(train), seed=seed)
+    return make_data(data.model_dump(mode="json"), None, None)
 
 
-def test_the_keys_are_those_of_a_config(tmp_path):
-    path, _ = documents(tmp_path)
-    section = {"source": "texts", "path": str(path), "prompts": sizes(6), "opening": [3, 5]}
-    task = TaskConfig.model_validate(
-        {
-            "model": {"source": "scratch", "config": {"model_type": "gpt2"}},
-            "data": section,
-            "sft": {},
-            "preferences": {"source": "generated", "scorer": {"kind": "vader"}},
-            "methods": {"dpo": {"beta": "1"}},
-            "training": {"batch_size": 2},
-            "evaluation": {"scorer": {"kind": "vader"}},
-        }
-    ).model_dump(mode="json")
-    assert make_data(task["data"], None, task["model"]) == from_texts(path)
+def test_problems_keep_their_own_splits_and_bring_their_solution(monkeypatch, tmp_path):
+    made = from_problems(monkeypatch, tmp_path)
+    assert {split: len(made.prompts[split]) for split in SPLITS} == sizes()
+    for split in SPLITS:
+        for prompt in made.prompts[split]:
+            number = prompt.id.removeprefix(f"{split}/")
+            assert prompt == Prompt(f"{split} {number}?", f"{split}/{number}", f"answer {number}")
+    assert made.corpus == [Text(prompt.reference, prompt.prompt) for prompt in made.prompts["train"]]
+    assert len(from_problems(monkeypatch, tmp_path, train=None).prompts["train"]) == 20
 
 
-def test_prompts_are_openings_of_documents_that_are_not_in_the_corpus(tmp_path):
-    path, texts = documents(tmp_path)
-    made = from_texts(path)
-    openings = [prompt for split in SPLITS for prompt in texts_of(made, split)]
-    corpus = {text.text for text in made.corpus}
-    assert len(openings) == 11 and disjoint(made) and len(corpus) == len(made.corpus) == 29
-    for opening in openings:
-        (origin,) = [text for text in texts if text.startswith(opening + " ")]
-        assert origin not in corpus and 3 <= len(opening.split()) <= 5
-    assert corpus < set(texts) and {text.prompt for text in made.corpus} == {""}
-    assert len({len(opening.split()) for opening in openings}) == 3
+def test_problems_are_a_choice_of_the_seed_that_more_for_train_does_not_move(monkeypatch, tmp_path):
+    made, larger, other = (
+        from_problems(monkeypatch, tmp_path, **given).prompts for given in ({}, {"train": 12}, {"seed": 1})
+    )
+    assert made["train"] == larger["train"][:6] and made["test"] == larger["test"] != other["test"]
+    assert made["test"] != [Prompt("test 0?", "test/0", "answer 0"), Prompt("test 1?", "test/1", "answer 1")]
 
 
-def test_text_splits_are_one_to_a_seed_and_stay_when_train_grows(tmp_path):
-    path, _ = documents(tmp_path)
-    made = from_texts(path)
-    assert made == from_texts(path) and made.prompts != from_texts(path, seed=1).prompts
-    larger = from_texts(path, train=12)
-    for split in ("validation", "test"):
-        assert made.prompts[split] == larger.prompts[split]
-    assert made.prompts["train"] == larger.prompts["train"][:6] and larger.corpus == made.corpus[6:]
-
-
-def test_without_a_number_half_of_the_documents_give_training_prompts(tmp_path):
-    path, _ = documents(tmp_path)
-    made = from_texts(path, train=None)
-    assert len(made.prompts["train"]) == 20 and len(made.corpus) == 15
-
-
-def test_the_corpus_is_cut_at_the_number_asked_for(tmp_path):
-    path, _ = documents(tmp_path)
-    assert from_texts(path, texts=4).corpus == from_texts(path).corpus[:4]
-
-
-def test_openings_that_repeat_or_are_empty_cost_no_prompt(tmp_path):
-    """Further documents fill the splits; a document given twice is one, else a prompt's could stand in the corpus."""
-    path = tmp_path / "texts.jsonl"
-    same = [f"the same three words {n}" for n in range(10)]
-    own = [f"document {n} is of its own" for n in range(20)]
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in [*same, *own, *own, "", "  "]))
-    made = from_texts(path, opening=(3, 3))
-    assert [len(made.prompts[split]) for split in SPLITS] == [6, 3, 2] and disjoint(made)
-    corpus = [text.text for text in made.corpus]
-    assert len(set(corpus)) == len(corpus)
-    for prompt in (prompt for split in SPLITS for prompt in texts_of(made, split) if "same" not in prompt):
-        assert not any(text.startswith(prompt + " ") for text in corpus)
-
-
-def test_too_few_documents_are_refused(tmp_path):
-    path, _ = documents(tmp_path, count=10)
-    with pytest.raises(UserError, match="has 10 distinct prompts, but data.prompts asks for 11"):
-        from_texts(path)
-    path, _ = documents(tmp_path, count=11)
-    with pytest.raises(UserError, match="has 11 documents, all used up by the prompts; none is left for SFT"):
-        from_texts(path)
-    path, _ = documents(tmp_path, count=4)
-    with pytest.raises(UserError, match="has 4 distinct prompts, but data.prompts asks for at least 6"):
-        from_texts(path, train=None)
-
-
-def test_a_document_that_is_no_string_is_told_with_its_line(tmp_path):
-    path = tmp_path / "texts.jsonl"
-    path.write_text('{"text": "fine"}\n{"text": 3}\n')
-    with pytest.raises(UserError, match=r"texts\.jsonl:2: field 'text' must be a string, not 3"):
-        from_texts(path)
+def test_more_problems_than_a_split_has_are_refused(monkeypatch, tmp_path):
+    with pytest.raises(UserError, match=r"mbpp\.jsonl has 20 train problems, but data.prompts.train asks for 21"):
+        from_problems(monkeypatch, tmp_path, train=21)
 
 
 # --- preferences
@@ -206,9 +146,10 @@ def preference_rows(tmp_path, prompts=20, each=2):
     return path
 
 
-def from_preferences(path, source="pairs", train=6, seed=0):
-    data = {"source": "preferences", "prompts": sizes(train), "seed": seed}
-    return make_data(data, {"source": source, "path": str(path)}, None)
+def from_preferences(path, source="pairs", train=6, **given):
+    data = PreferenceData(source="preferences", prompts=sizes(train), **given)
+    preferences = FilePreferences(source=source, path=path)
+    return make_data(data.model_dump(mode="json"), preferences.model_dump(mode="json"), None)
 
 
 def test_prompts_of_a_preference_file_are_split_and_the_corpus_are_the_chosen_of_train(tmp_path):
@@ -223,7 +164,7 @@ def test_prompts_of_a_preference_file_are_shuffled_by_the_seed(tmp_path):
     path = preference_rows(tmp_path)
     made = from_preferences(path)
     assert made == from_preferences(path) and made.prompts != from_preferences(path, seed=1).prompts
-    assert made.prompts["test"] != [Prompt("prompt 0"), Prompt("prompt 1")]
+    assert texts_of(made, "test") != ["prompt 0", "prompt 1"]
     larger = from_preferences(path, train=12)
     assert all(made.prompts[split] == larger.prompts[split] for split in ("validation", "test"))
 
@@ -242,6 +183,39 @@ def test_scored_responses_give_prompts_too(tmp_path):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     made = from_preferences(path, "scored", train=None)
     assert len(made.prompts["train"]) == 3 and {text.text for text in made.corpus} == {" yes"}
+
+
+def test_a_prompt_of_preferences_has_the_chosen_response_of_its_first_pair_as_reference(tmp_path):
+    made = from_preferences(preference_rows(tmp_path))
+    for split in SPLITS:
+        for prompt in made.prompts[split]:
+            assert prompt.reference == f" good {prompt.prompt.split()[1]} 0"
+
+
+def test_labelled_pairs_are_of_further_prompts_and_stand_together(tmp_path):
+    path = preference_rows(tmp_path)
+    made = from_preferences(path, labelled=4)
+    assert len(made.labelled) == 4 * 2 * 2
+    used = {prompt.split()[1] for split in SPLITS for prompt in texts_of(made, split)}
+    seen = []
+    for good, bad in zip(made.labelled[::2], made.labelled[1::2], strict=True):
+        prompt, number, pair = good.text.split(" good ")[0], *good.text.split()[-2:]
+        assert good == Labelled(f"{prompt} good {number} {pair}", 1)
+        assert bad == Labelled(f"{prompt} bad {number} {pair}", 0) and prompt == f"prompt {number}"
+        seen.append(number)
+    assert not used & set(seen) and len(set(seen)) == 4
+    assert seen == [number for number in dict.fromkeys(seen) for _ in range(2)]
+    assert from_preferences(path).prompts == made.prompts
+    larger = from_preferences(path, train=10, labelled=4)
+    assert larger.labelled == made.labelled and larger.prompts["test"] == made.prompts["test"]
+
+
+def test_labelled_pairs_that_leave_too_few_prompts_are_refused(tmp_path):
+    path = preference_rows(tmp_path)
+    with pytest.raises(UserError, match="less the 15 of data.labelled, has 5 distinct prompts, but data.prompts asks"):
+        from_preferences(path, labelled=15)
+    with pytest.raises(UserError, match="has 20, but data.labelled asks for 20 of them"):
+        from_preferences(path, labelled=20)
 
 
 def test_the_shipped_example_of_scored_responses_fills_the_splits_and_a_batch(monkeypatch):

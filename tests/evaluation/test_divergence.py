@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from sparsepo.config import SamplingConfig
+from sparsepo.config.preferences import SamplingConfig
 from sparsepo.data.records import Completion, Prompt
 from sparsepo.evaluation.divergence import divergences
 from sparsepo.models import train_tokenizer

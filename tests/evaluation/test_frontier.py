@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from sparsepo.config import SamplingConfig
+from sparsepo.config.preferences import SamplingConfig
 from sparsepo.data.records import Prompt
 from sparsepo.evaluation.divergence import divergences
 from sparsepo.evaluation.frontier import Meter
@@ -33,7 +33,7 @@ def length_of(prompts, texts):
 @pytest.fixture(scope="module")
 def meter():
     tokenizer = train_tokenizer([" ".join(WORDS)], "word", 100)
-    return Meter(network(1), tokenizer, PROMPTS, SAMPLING, length_of, batch_size=3)
+    return Meter(network(1), tokenizer, PROMPTS, SAMPLING, {"reward": length_of}, batch_size=3)
 
 
 def test_a_point_is_the_means_over_sampled_responses(meter):
@@ -51,7 +51,7 @@ def test_samples_rewards_and_divergences_are_in_one_order(meter):
     policy = network(0)
     made = meter.samples(policy)
     assert made.completions == sample(policy, meter.tokenizer, PROMPTS, SAMPLING)
-    for row, reward, apart in zip(made.completions, made.rewards, made.divergences, strict=True):
+    for row, reward, apart in zip(made.completions, made.rewards["reward"], made.divergences, strict=True):
         assert reward == len((row.prompt + row.text).split())
         alone = divergences(policy, meter.reference, meter.tokenizer, [row], 1)[0]
         assert (apart.sample, apart.exact) == (

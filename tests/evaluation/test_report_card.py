@@ -11,11 +11,14 @@ from sparsepo.errors import UserError
 from sparsepo.evaluation.divergence import Divergence
 from sparsepo.evaluation.frontier import Samples
 from sparsepo.evaluation.report_card import (
+    accuracy,
     logp_change,
     mark,
     mask_sparsity,
+    measures,
     planted_auc,
     scores,
+    single,
     token_records,
     usable,
 )
@@ -194,7 +197,7 @@ def test_scores_are_told_response_by_response():
             Completion("a", " y", [5, 6], False),
             Completion("b", " z", [7], True),
         ],
-        [0.5, 0.25, 1.0],
+        {"reward": [0.5, 0.25, 1.0], "vader": [1.0, 0.0, 0.5]},
         [Divergence(1.0, 2.0), Divergence(-1.0, 0.5), Divergence(0.0, 0.0)],
     )
     assert scores(made) == {
@@ -206,3 +209,28 @@ def test_scores_are_told_response_by_response():
         "distinct_1": 3 / 6,
         "distinct_2": 2 / 3,
     }
+    assert measures(made) == {
+        "reward": {"values": [0.5, 0.25, 1.0], "groups": [0, 1, 0]},
+        "vader": {"values": [1.0, 0.0, 0.5], "groups": [0, 1, 0]},
+        "kl": {"values": [2.0, 0.5, 0.0], "groups": [0, 1, 0]},
+        "length": {"values": [3, 2, 1], "groups": [0, 1, 0]},
+    }
+
+
+def test_samples_without_a_scorer_have_no_reward_and_no_samples_no_measure():
+    made = Samples([Completion("b", " x", [5], True)], {}, [Divergence(1.0, 2.0)])
+    assert scores(made)["reward"] == [] and set(measures(made)) == {"kl", "length"}
+    assert measures(Samples([], {"reward": []}, [])) == {}
+
+
+def test_accuracy_is_the_share_of_pairs_ranked_right_and_a_tie_is_one_half():
+    pairs = [(1.0, 0.5), (0.2, 0.9), (0.3, 0.3), (2.0, -2.0)]
+    records = [{"reward_chosen": chosen, "reward_rejected": rejected} for chosen, rejected in pairs]
+    assert accuracy(records) == {"accuracy": {"values": [1.0, 0.0, 0.5, 1.0], "groups": [0, 1, 2, 3]}}
+
+
+def test_what_is_known_of_masks_stands_beside_the_rewards():
+    auc = {"m_u": {"chosen": 0.75, "rejected": 0.5}, "m_d": {"chosen": None}, "abs_logratio": {"chosen": 0.6}}
+    found = single({"auc": auc, "sparsity": {"m_u": {"chosen": 0.25, "rejected": 0.75}}})
+    assert found == {"auc_m_u": {"values": [0.75], "groups": [0]}, "zeros_m_u": {"values": [0.5], "groups": [0]}}
+    assert single({"auc": {}, "sparsity": {}}) == {}

@@ -158,7 +158,7 @@ def test_a_folder_that_is_no_model_is_refused_by_name(tmp_path):
 
 
 def test_an_unknown_kind_is_refused_with_those_there_are():
-    with pytest.raises(UserError, match="'oracle' is unknown.*vader, classifier, reward_model"):
+    with pytest.raises(UserError, match="'oracle' is unknown.*vader, tfidf, classifier, reward_model"):
         build_scorer({"kind": "oracle"})
 
 

@@ -1,5 +1,6 @@
-"""Intervals against hand-made numbers and simulation; ROC AUC against scikit-learn."""
+"""Intervals against hand-made numbers, all resamples and simulation; ROC AUC against scikit-learn."""
 
+import itertools
 import math
 import subprocess
 import sys
@@ -8,11 +9,19 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import norm
+from scipy.stats import norm, ttest_1samp
 from sklearn.metrics import roc_auc_score
 
 from sparsepo.errors import UserError
-from sparsepo.evaluation.statistics import Interval, distinct_n, mean_interval, roc_auc
+from sparsepo.evaluation.statistics import (
+    Interval,
+    distinct_n,
+    group_means,
+    mean_interval,
+    paired_difference,
+    roc_auc,
+    student_interval,
+)
 
 
 def test_an_interval_prints_its_mean_and_the_longer_half_width():
@@ -105,6 +114,58 @@ def test_the_mean_lies_between_bounds_that_lie_between_the_extremes(values, grou
     assert found.mean == pytest.approx(np.mean(values), abs=1e-9)
     if not math.isnan(found.low):
         assert min(values) - 1e-9 <= found.low <= found.high <= max(values) + 1e-9
+
+
+def test_group_means_are_those_of_each_label():
+    assert group_means([1.0, 5.0, 2.0, 3.0], ["a", "b", "a", "b"]) == {"a": 1.5, "b": 4.0}
+    with pytest.raises(ValueError):
+        group_means([1.0, 2.0], ["a"])
+
+
+def test_paired_bounds_are_the_percentiles_of_all_resamples():
+    a, b = {1: 0.0, 2: 7.0, 3: 1.0, 4: 2.0}, {4: -2.0, 3: 2.0, 2: 4.0, 1: 0.0}
+    differences = [0.0, 3.0, -1.0, 4.0]
+    means = sorted(sum(drawn) / 4 for drawn in itertools.product(differences, repeat=4))  # 256 equally likely
+    found = paired_difference(a, b)
+    assert found.mean == 1.5
+    assert (found.low, found.high) == (means[6], means[-7])  # 2.5% of 256 is 6.4
+
+
+def test_what_is_hard_for_both_systems_cancels_in_a_paired_difference():
+    rng = np.random.default_rng(4)
+    hard = rng.normal(scale=10, size=200)
+    a = dict(enumerate(hard + 0.5 + 0.1 * rng.normal(size=200)))
+    b = dict(enumerate(hard))
+    found = paired_difference(a, b)
+    assert 0.45 < found.low < 0.5 < found.high < 0.55
+
+
+def test_only_labels_that_both_have_are_paired():
+    found = paired_difference({"p": 1.0, "q": 5.0, "only a": 100.0}, {"q": 3.0, "only b": -100.0, "p": 0.0})
+    assert found == Interval(1.5, 1.0, 2.0)
+    with pytest.raises(UserError, match="at least one value"):
+        paired_difference({"a": 1.0}, {"b": 1.0})
+
+
+def test_one_shared_label_has_a_difference_and_no_bounds():
+    found = paired_difference({0: 3.0}, {0: 1.0})
+    assert found.mean == 2.0 and math.isnan(found.low) and math.isnan(found.high)
+
+
+def test_the_interval_over_two_seeds_is_twelve_standard_errors_to_each_side():
+    found = student_interval([1.0, 3.0])  # standard error 1, one degree of freedom
+    assert found.mean == 2.0
+    assert (found.low, found.high) == pytest.approx((2 - 12.7062, 2 + 12.7062), abs=1e-4)
+
+
+def test_the_interval_over_seeds_is_that_of_scipys_t_test():
+    means = [0.31, 0.35, 0.30, 0.41]
+    found, expected = student_interval(means, level=0.9), ttest_1samp(means, 0).confidence_interval(0.9)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+
+
+def test_equal_seeds_give_an_interval_of_no_width():
+    assert student_interval([0.25, 0.25, 0.25]) == Interval(0.25, 0.25, 0.25)
 
 
 def test_roc_auc_of_a_case_that_can_be_counted_by_hand():

@@ -35,7 +35,8 @@ def test_a_row_names_keywords_of_build_masks_that_build(method):
 @pytest.mark.parametrize("method", METHODS)
 def test_every_default_is_one_that_a_config_may_set(method):
     for name, default in METHODS[method].parameters.items():
-        assert ALLOWED[name].admits(default), f"{name} = {default!r} is not {ALLOWED[name]}"
+        if name not in METHODS[method].training:  # those stand in the training section
+            assert ALLOWED[name].admits(default), f"{name} = {default!r} is not {ALLOWED[name]}"
 
 
 @pytest.mark.parametrize("method", METHODS)

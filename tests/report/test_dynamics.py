@@ -95,3 +95,12 @@ def test_dynamics_are_the_same_bytes_each_time(make_dynamics, labels, assert_ren
     dynamics = make_dynamics(seeds=(0, 1), steps=40)
     assert_renders_alike(lambda: plot_sparsity(dynamics, labels))
     assert_renders_alike(lambda: plot_token_kl(dynamics, labels))
+
+
+def test_rows_of_validation_are_neither_drawn_nor_in_the_way():
+    steps = _rows(0.2, 1.0, steps=4)
+    validation = [{"step": step, "validation_loss": 0.7} for step in (0, 1.5)]
+    runs = {"mapo/beta~0.1/seed~0": [validation[0], *steps[:2], validation[1], *steps[2:]]}
+    for plot in (plot_sparsity, plot_token_kl):
+        lines = plot(runs).axes[0].lines
+        assert lines and all(list(line.get_xdata()) == [0, 1, 2, 3] for line in lines)

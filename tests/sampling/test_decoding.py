@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from sparsepo.config import SamplingConfig
+from sparsepo.config.preferences import SamplingConfig
 from sparsepo.data.records import Prompt
 from sparsepo.models import train_tokenizer
 from sparsepo.sampling.decoding import alike, decode, is_plain, left_after
@@ -52,6 +52,10 @@ def greedy(logits, rows, step):
     return logits.argmax(-1)
 
 
+def at_end(tokens):
+    return tokens[-1] == 0
+
+
 def by_transformers(model, row, most):
     """The greedy answer to one prompt, alone."""
     ids = torch.tensor([row])
@@ -80,7 +84,7 @@ def test_a_shrinking_batch_answers_as_generate_does_to_each_prompt_alone(tokeniz
     model, rows = network(architecture, tokenizer), rows_of(tokenizer)
     assert is_plain(model)
     with torch.no_grad():
-        assert decode(model, rows, greedy, 0, 24) == [by_transformers(model, row, 24) for row in rows]
+        assert decode(model, rows, greedy, at_end, 24) == [by_transformers(model, row, 24) for row in rows]
 
 
 @pytest.mark.parametrize("architecture", PLAIN)
@@ -99,7 +103,7 @@ def test_rows_that_end_at_different_steps_leave_the_others_as_they_would_be_alon
         return [*ids[len(rows[number]) :], 0]
 
     with torch.no_grad():
-        assert decode(model, rows, limited, 0, 20) == [alone(number) for number in range(len(rows))]
+        assert decode(model, rows, limited, at_end, 20) == [alone(number) for number in range(len(rows))]
 
 
 @pytest.mark.parametrize("architecture", [*PLAIN, "bloom", "mistral"])
@@ -147,6 +151,15 @@ def test_a_prompt_is_computed_once_for_all_its_samples(tokenizer):
     spy = Spy(model)
     sample(model, tokenizer, PROMPTS[2:3], SamplingConfig(samples=9, max_new_tokens=1))
     assert spy.shapes == [(1, 23)]
+
+
+def test_so_it_is_beside_other_prompts_of_its_batch_and_once_in_each_batch(tokenizer):
+    """Two prompts of two words, five samples of each: two rows in a batch of ten, 1, 2 and 1 in batches of four."""
+    model, config = network("gpt2", tokenizer), SamplingConfig(samples=5, max_new_tokens=1)
+    for size, rows in ((10, [2]), (4, [1, 2, 1])):
+        spy = Spy(model)
+        sample(model, tokenizer, [PROMPTS[5], Prompt("w08 w09")], config.model_copy(update={"batch_size": size}))
+        assert spy.shapes == [(count, 2) for count in rows]
 
 
 @given(st.lists(st.booleans(), min_size=1))

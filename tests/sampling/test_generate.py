@@ -8,7 +8,7 @@ import torch
 from scipy.stats import chisquare
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from sparsepo.config import SamplingConfig
+from sparsepo.config.preferences import SamplingConfig
 from sparsepo.data.records import Prompt
 from sparsepo.errors import UserError
 from sparsepo.models import train_tokenizer
@@ -182,6 +182,11 @@ def test_responses_come_in_the_order_of_the_prompts(tokenizer, network, batch_si
     assert [row.prompt for row in made] == [prompt.prompt for prompt in PROMPTS for _ in range(3)]
 
 
+def test_a_log_tells_how_many_responses_are_sampled(tokenizer, network, capsys):
+    sample(network, tokenizer, PROMPTS, SamplingConfig(samples=3, batch_size=4, max_new_tokens=2))
+    assert capsys.readouterr().out.startswith("responses sampled: 15 of 15 in ")
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_the_model_is_left_as_it_was(tokenizer, network, training):
     model = copy.deepcopy(network).train(training)
@@ -226,7 +231,7 @@ def test_prompt_and_text_read_as_the_tokens_do(kind, prompt, response, text, end
     tokenizer = train_tokenizer(["a good film .", "a good film.", "a go od film"], kind, 300)
     tokens = tokenizer(response, add_special_tokens=False)["input_ids"]
     end = [tokenizer.eos_token_id]
-    made = completion(tokenizer, prompt, tokens + end + tokens if ended else tokens)
+    made = completion(tokenizer, Prompt(prompt), tokens + end + tokens if ended else tokens)
     assert made.text == text
     assert (made.prompt, made.tokens, made.ended) == (prompt, tokens + end if ended else tokens, ended)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, TrainerCallback
 
-from sparsepo.config import PreferenceConfig
+from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.records import Preference
 from sparsepo.models import train_tokenizer
 from sparsepo.training.preference import PreferenceTrainer
@@ -85,7 +85,8 @@ def toy(tokenizer):
 
     def trainer(folder, method="dpo", *, reference=None, policy=None, data=20, killed_at=None, **given):
         """Settings of the config by name; `data`: the pairs, or how many of them."""
-        options = {name: given.pop(name) for name in ("hyper", "seed", "identity", "measure", "cache") if name in given}
+        names = ("hyper", "seed", "identity", "measure", "cache", "validation")
+        options = {name: given.pop(name) for name in names if name in given}
         if "cache" not in options:
             reference = model() if reference is None else reference
         made = PreferenceTrainer(

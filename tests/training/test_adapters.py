@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from sparsepo import adapters
 from sparsepo.anatomy import recording
-from sparsepo.config import AdapterConfig
+from sparsepo.config.training import AdapterConfig
 from sparsepo.data.collation import encode_pairs
 from sparsepo.errors import UserError
 from sparsepo.training.objective import inspect_pairs
@@ -155,6 +155,57 @@ def test_activations_are_read_off_the_model_not_off_its_adapter(toy, architectur
         assert all(map(torch.equal, values, found[1][kind]))
 
 
+# --- dropout
+
+DROPS = {"adapter": {"rank": 4, "dropout": 0.5}, "warmup": 0, "learning_rate": 1e-2}
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_dropout_is_on_in_training_mode_and_off_in_eval_mode_and_in_merged_weights(toy, architecture):
+    model, dry = (filled(toy.model(architecture, dtype=torch.float64).eval(), dropout=rate) for rate in (0.5, 0.0))
+    assert not any(module.training for module in model.modules())
+    expected = logits(dry)
+    assert torch.equal(logits(model), expected)
+    torch.testing.assert_close(logits(adapters.merged(model)), expected, rtol=0, atol=1e-10)
+    model.train()
+    with torch.no_grad():
+        first, second = (model(input_ids=IDS).logits for _ in range(2))
+    assert not torch.allclose(first, second, atol=1e-3) and not torch.allclose(first, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_dropout_changes_nothing_at_the_first_step_and_the_policy_alone_later(toy, tmp_path, method):
+    trainer = adapted_trainer(toy, tmp_path / "drops", method, max_steps=3, **DROPS)
+    said = logits(trainer.model.reference)
+    trainer.train()
+    adapted_trainer(toy, tmp_path / "dry", method, max_steps=3).train()
+    drops, dry = toy.rows(tmp_path / "drops"), toy.rows(tmp_path / "dry")
+    gradient = drops[0].pop("grad_norm"), dry[0].pop("grad_norm")
+    assert drops[0] == dry[0] and drops[0]["logp_change_chosen"] == 0
+    assert gradient[0] != gradient[1] and drops[1]["loss"] != dry[1]["loss"]
+    assert torch.equal(logits(trainer.model.reference), said)
+
+
+def test_activations_computed_twice_are_dropped_alike(toy, tmp_path):
+    for on in (True, False):
+        adapted_trainer(toy, tmp_path / str(on), max_steps=4, gradient_checkpointing=on, **DROPS).train()
+    for mine, theirs in zip(toy.rows(tmp_path / "True"), toy.rows(tmp_path / "False"), strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("step", [1, 3, 6])
+def test_a_killed_run_with_dropout_ends_as_an_uninterrupted_one(toy, tmp_path, step):
+    given = KILLED | DROPS
+    straight = adapted_trainer(toy, tmp_path / "straight", **given)
+    straight.train()
+    toy.run_killed(adapted_trainer(toy, tmp_path / "killed", killed_at=step, **given))
+    torch.rand(5)
+    resumed = adapted_trainer(toy, tmp_path / "killed", **given)
+    resumed.train()
+    assert_equal(toy.weights(resumed.model), toy.weights(straight.model))
+    assert toy.rows(resumed.folder) == toy.rows(straight.folder)
+
+
 # --- checkpoints and what is saved
 
 KILLED = {"epochs": 2, "micro_batch_size": 4, "checkpoint_every": 2, "identity": "mine"}
@@ -235,6 +286,7 @@ def test_the_adapter_beside_it_is_one_that_peft_loads_on_the_model_before_traini
         ({"rank": 0}, "greater than 0"),
         ({"quantise": "int8"}, "'none' or 'nf4'"),
         ({"ranks": 4}, "not permitted"),
+        ({"dropout": 1.0}, "less than 1"),
     ],
 )
 def test_a_mistake_in_the_config_is_told(given, sentence):

@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from sparsepo import adapters
-from sparsepo.config import AdapterConfig
+from sparsepo.config.training import AdapterConfig, SftConfig
+from sparsepo.data.records import Text
 from sparsepo.errors import UserError
 from sparsepo.models import load_model
+from sparsepo.training.sft import SFTTrainer
 
 HERE = importlib.util.find_spec("bitsandbytes") is not None
 needs_4_bits = pytest.mark.skipif(not HERE, reason="4-bit weights need bitsandbytes: pip install 'sparsepo[qlora]'")
@@ -109,3 +111,17 @@ def test_a_saved_4_bit_policy_is_plain_and_what_was_trained(toy, tmp_path, four_
     assert not hasattr(loaded.config, "quantization_config")
     assert {value.dtype for value in loaded.parameters()} == {torch.float32}
     torch.testing.assert_close(logits(loaded), logits(trainer.policy), rtol=0, atol=1e-4)
+
+
+@needs_4_bits
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_fine_tuning_on_4_bits_is_saved_as_the_plain_model_that_was_trained(toy, tmp_path, four_bits, architecture):
+    documents = [Text(pair.chosen, pair.prompt) for pair in toy.pairs(8)]
+    adapter = {"rank": 4, "quantise": "nf4", "dropout": 0.3}
+    config = SftConfig(batch_size=8, epochs=6, learning_rate=1e-2, warmup=0, checkpoint_every=0, adapter=adapter)
+    trainer = SFTTrainer(four_bits(architecture), toy.tokenizer, documents, config=config, folder=tmp_path / "work")
+    start = logits(trainer.model)
+    trainer.train()
+    trainer.save(tmp_path / "out")
+    assert not torch.allclose(logits(trainer.model), start, atol=1e-3)
+    torch.testing.assert_close(logits(load_model(tmp_path / "out")), logits(trainer.model), rtol=0, atol=1e-4)

@@ -10,8 +10,10 @@ import torch
 
 from sparsepo.data.collation import encode_pairs
 from sparsepo.data.records import Preference
+from sparsepo.errors import UserError
 from sparsepo.objective.methods import METHODS
 from sparsepo.training.objective import inspect_pairs
+from sparsepo.training.preference import load_masks
 
 LEARNED = [name for name in METHODS if name.startswith("sparsepo")]
 MASKED = [name for name in METHODS if METHODS[name].has_masks]
@@ -129,6 +131,18 @@ def test_the_heads_have_a_learning_rate_and_a_weight_decay_of_their_own(toy, tmp
     assert (policy["lr"], policy["weight_decay"], heads["lr"], heads["weight_decay"]) == tuple(given.values())
     assert {id(p) for p in heads["params"]} == {id(p) for p in trainer.masks.parameters()}
     assert {id(p) for p in policy["params"]} == {id(p) for p in trainer.policy.parameters()}
+
+
+def test_a_weight_decay_of_the_heads_in_a_grid_replaces_that_of_the_training_section(toy, tmp_path):
+    hyper = {"beta": 0.5, "mask_weight_decay": 0.7}
+    trainer = toy.trainer(tmp_path / "work", "sparsepo_common", hyper=hyper, weight_decay=0.3, mask_weight_decay=0.2)
+    assert [group["weight_decay"] for group in trainer.create_optimizer().param_groups] == [0.3, 0.7]
+    trainer.save(tmp_path / "out")
+    assert load_masks(tmp_path / "out", trainer.model.reference) is not None
+    with pytest.raises(UserError, match="'dpo' has no parameter 'mask_weight_decay'"):
+        toy.trainer(tmp_path, hyper={"mask_weight_decay": 0.7})
+    with pytest.raises(UserError, match="'mask_weight_decay' of 'sparsepo_common' must be a number >= 0, not -1"):
+        toy.trainer(tmp_path, "sparsepo_common", hyper={"mask_weight_decay": -1})
 
 
 @pytest.mark.parametrize("moving", ["policy", "masks"])

@@ -6,10 +6,10 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from sparsepo.config import SftConfig
+from sparsepo.config.training import SftConfig
 from sparsepo.data.records import Text
 from sparsepo.errors import UserError
-from sparsepo.training import preference
+from sparsepo.training import loop
 from sparsepo.training.checkpoints import is_complete
 from sparsepo.training.sft import SFTTrainer
 
@@ -180,8 +180,8 @@ NO_ROOM = OSError(errno.ENOSPC, "No space left on device")
 WAYS = [
     (torch, "save", NO_ROOM),
     (torch, "save", RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0\nmore lines")),
-    (preference, "save_weights", NO_ROOM),
-    (preference, "save_weights", SafetensorError("I/O error: No space left on device (os error 28)")),
+    (loop, "save_file", NO_ROOM),
+    (loop, "save_file", SafetensorError("I/O error: No space left on device (os error 28)")),
 ]
 
 

@@ -2,8 +2,11 @@
 
 import pytest
 import torch
+from safetensors import safe_open
+from transformers import AutoModelForCausalLM
 
-from sparsepo.config import SftConfig
+from sparsepo import adapters
+from sparsepo.config.training import SftConfig
 from sparsepo.data.records import Text
 from sparsepo.errors import UserError
 from sparsepo.models import without_dropout
@@ -98,3 +101,49 @@ def test_activations_computed_twice_give_the_same_losses(toy, tmp_path):
         fine_tune(toy, tmp_path / str(on), gradient_checkpointing=on, max_steps=3).train()
     twice, once = (toy.rows(tmp_path / str(on)) for on in (True, False))
     assert [row["loss"] for row in twice] == pytest.approx([row["loss"] for row in once], rel=1e-6)
+
+
+# --- with an adapter
+
+ADAPTED = {"adapter": {"rank": 4, "dropout": 0.3}, "max_steps": 6, "learning_rate": 3e-2, "warmup": 0}
+IDS = torch.arange(2, 20).reshape(2, 9)
+
+
+@torch.no_grad()
+def logits(model):
+    return model.eval()(input_ids=IDS).logits
+
+
+@pytest.mark.parametrize("checkpointing", [True, False])
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_an_adapter_is_trained_alone_and_merged_into_the_folder_that_is_saved(
+    toy, tmp_path, architecture, checkpointing
+):
+    given = ADAPTED | {"gradient_checkpointing": checkpointing}
+    trainer = fine_tune(toy, tmp_path / "work", architecture=architecture, **given)
+    model = trainer.model
+    start, before = logits(model), {n: v.clone() for n, v in model.state_dict().items() if ".lora_" not in n}
+    trainer.train()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items() if name in before)
+    assert toy.rows(tmp_path / "work")[-1]["loss"] < toy.rows(tmp_path / "work")[0]["loss"]
+    trainer.save(tmp_path / "out")
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert not adapters.adapted(plain)
+    assert not torch.allclose(logits(model), start, atol=1e-2)
+    torch.testing.assert_close(logits(plain), logits(model), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("step", [1, 3, 6])
+def test_killed_fine_tuning_of_an_adapter_ends_as_uninterrupted(toy, tmp_path, step):
+    given = ADAPTED | {"checkpoint_every": 2}
+    straight, killed = fine_tune(toy, tmp_path / "straight", **given), fine_tune(toy, tmp_path / "killed", **given)
+    straight.train()
+    killed.add_callback(toy.kill(step))
+    toy.run_killed(killed)
+    resumed = fine_tune(toy, tmp_path / "killed", **given)
+    resumed.train()
+    assert toy.rows(tmp_path / "killed") == toy.rows(tmp_path / "straight")
+    expected = straight.model.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in resumed.model.state_dict().items())
+    with safe_open(tmp_path / "killed" / "checkpoint-6" / "model.safetensors", "pt") as file:
+        assert all(".lora_" in name for name in file.keys())

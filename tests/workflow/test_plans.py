@@ -41,7 +41,7 @@ tasks:
     evaluation: {scorer: {kind: vader}, token_pairs: 4}
 """
 DPO, SPARSE = "dpo/beta~0.1/seed~0", "sparsepo_common/beta~0.5/seed~0"
-REPORT = {("make_table", ""), ("plot_frontier", ""), ("plot_dynamics", "")}
+REPORT = {("make_table", ""), ("compare_methods", ""), ("plot_frontier", ""), ("plot_dynamics", "")}
 TOKENS = {("plot_tokens", "dpo"), ("plot_tokens", "sparsepo_common")}
 
 # The tiny run takes a minute or two, and more on a busy machine; it counts for the first test that needs it.
@@ -93,13 +93,30 @@ def replace(path, old, new):
 @pytest.mark.parametrize("path", SHIPPED, ids=[str(path.relative_to(ROOT)) for path in SHIPPED])
 def test_every_shipped_config_plans_all_its_runs(tmp_path, path):
     (tmp_path / "configs").symlink_to(ROOT / "configs")  # their paths start at the repository
-    counts = job_counts(from_root(tmp_path, "--configfile", path))
     tasks = yaml.safe_load(path.read_text())["tasks"]
+    for task in tasks.values():  # data that a user brings
+        for section in (task["data"], task["preferences"]):
+            if "path" in section and not (tmp_path / section["path"]).exists():
+                (tmp_path / section["path"]).write_text("")
+    counts = job_counts(from_root(tmp_path, "--configfile", path))
     runs = sum(
         len(task.get("seeds", [0])) * points(grid) for task in tasks.values() for grid in task["methods"].values()
     )
     assert counts["train_policy"] == runs and counts["make_sft"] == counts["make_table"] == len(tasks)
     assert counts["sample_policy"] == counts["evaluate_run"] == runs + len(tasks)
+    for part, rule in PARTS.items():
+        asked = sum(part in task["evaluation"] for task in tasks.values())
+        assert counts.get(rule, 0) == (runs // len(tasks) + 1) * asked
+    assert counts.get("fit_scorer", 0) == ("kind: tfidf" in path.read_text())
+
+
+PARTS = {
+    "generation": "generate",
+    "summaries": "measure_summaries",
+    "wins": "measure_wins",
+    "benchmarks": "measure_benchmarks",
+    "code": "measure_code",
+}
 
 
 def points(grid):
@@ -131,7 +148,8 @@ def test_a_value_of_the_command_line_replaces_one_of_the_default(tmp_path):
 
 
 CHAIN = {"make_data": 1, "make_sft": 1, "make_preferences": 1, "cache_reference": 1, "train_policy": 2}
-ALL = {**CHAIN, "sample_policy": 3, "evaluate_run": 3, "make_table": 1}
+SCORES = {**CHAIN, "sample_policy": 3, "evaluate_run": 3}
+ALL = {**SCORES, "make_table": 1, "compare_methods": 1}
 FIGURES = {"plot_frontier": 1, "plot_dynamics": 1, "plot_tokens": 2}
 TARGETS = {
     "data": {"make_data": 1},
@@ -139,9 +157,10 @@ TARGETS = {
     "preferences": {"make_data": 1, "make_sft": 1, "make_preferences": 1},
     "train": CHAIN,
     "samples": {**CHAIN, "sample_policy": 3},
-    "scores": {**CHAIN, "sample_policy": 3, "evaluate_run": 3},
+    "scores": SCORES,
+    "measures": SCORES,
     "tables": ALL,
-    "figures": {**{rule: count for rule, count in ALL.items() if rule != "make_table"}, **FIGURES},
+    "figures": {**SCORES, **FIGURES},
     "all": {**ALL, **FIGURES},
 }
 
@@ -282,7 +301,11 @@ def test_one_method_less_plans_the_report(finished):
 
 @pytest.mark.parametrize(
     ("module", "wanted"),
-    [("tables", {("make_table", "")}), ("style", {("plot_frontier", ""), ("plot_dynamics", "")} | TOKENS)],
+    [
+        ("tables", {("make_table", "")}),
+        ("comparison", {("compare_methods", "")}),
+        ("style", {("plot_frontier", ""), ("plot_dynamics", "")} | TOKENS),
+    ],
 )
 def test_a_module_of_the_report_plans_tables_or_figures_only(finished, module, wanted):
     with open(finished / f"src/sparsepo/report/{module}.py", "a") as file:
@@ -312,7 +335,7 @@ def test_a_deleted_sample_is_made_again_with_all_that_follows_when_it_is_asked_f
 
 def test_a_deleted_table_is_made_again_alone(finished):
     (finished / "results/tables/small.tex").unlink()
-    assert planned(finished) == {("make_table", "")}
+    assert planned(finished) == {("compare_methods", "")}
 
 
 def test_results_of_a_config_of_another_name_are_refused(finished):
@@ -448,7 +471,11 @@ def test_scores_name_their_run_and_count_their_samples(original):
         assert (score["params"], score["seed"]) == (params, seed)
         samples = rows(results / f"samples/{run}.jsonl")
         for key in ("reward", "kl_sample", "kl_exact", "length", "prompt_ids"):
-            assert len(score[key]) == len(samples) == 8
+            assert len(score[key]) == 8
+        assert [row["split"] for row in samples] == ["validation"] * 8 + ["test"] * 8
+        measured = score["splits"]["test"][""]
+        assert measured["reward"]["values"] == score["reward"] and measured["kl"]["values"] == score["kl_exact"]
+        assert len(score["splits"]["validation"][""]["accuracy"]["values"]) == 4
         assert set(score["sparsity"]) == ({"m_u", "m_d"} if "sparsepo" in method else set())
         assert score["auc"].keys() == (set() if run == "sft" else {"abs_logratio", *score["sparsity"]})
         assert len(rows(results / f"tokens/{run}.jsonl")) == 4
@@ -459,7 +486,7 @@ def test_scores_name_their_run_and_count_their_samples(original):
 def test_stages_count_what_they_made_and_dropped(original):
     results = original / "results/small"
     stamp = json.loads((results / "data.json").read_text())
-    assert stamp == {"config": "tiny", "train": 20, "validation": 8, "test": 8, "corpus": 60}
+    assert stamp == {"config": "tiny", "train": 20, "validation": 8, "test": 8, "corpus": 60, "labelled": 0}
     summary = json.loads((results / "preferences/summary.json").read_text())
     for split, prompts in (("train", 20), ("validation", 8)):
         pairs, lost = summary[split]["pairs"], summary[split]["dropped"]

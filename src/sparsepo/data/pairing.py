@@ -1,11 +1,16 @@
-"""From scored responses, or a file of pairs, to preferences; what cannot be a pair is counted with its place."""
+"""From scored responses to preferences; what cannot be a pair is counted with its place."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from sparsepo.data.records import Preference, Scored, read_numbered
-from sparsepo.errors import UserError
+from sparsepo.data.records import Preference, Scored
+
+QUOTES = ('"', "'", "(")
+
+
+Found = tuple[str, str, Preference]
+"""(place, subset, pair): where a pair stands, and the part of the data it belongs to, if there are several."""
 
 
 @dataclass
@@ -21,14 +26,18 @@ class Pairing:
         self.first.setdefault(reason, place)
 
     def add(self, pair: Preference, place: str) -> None:
-        """Keep a pair, or drop it for an empty part or equal responses."""
+        """Keep a pair if it is usable."""
+        if self.usable(pair, place):
+            self.pairs.append(pair)
+
+    def usable(self, pair: Preference, place: str) -> bool:
+        """Whether a pair has no empty part and two different responses; if not, it is counted as dropped."""
         empty = [name for name in ("prompt", "chosen", "rejected") if not getattr(pair, name).strip()]
         if empty:
             self.drop(f"field '{empty[0]}' is empty", place)
         elif pair.chosen == pair.rejected:
             self.drop("chosen and rejected are equal", place)
-        else:
-            self.pairs.append(pair)
+        return not empty and pair.chosen != pair.rejected
 
     @property
     def summary(self) -> dict:
@@ -40,24 +49,9 @@ class Pairing:
         return "; ".join([f"{len(self.pairs)} pairs", *lost])
 
 
-def preference_file(path: str, kind: str) -> Pairing:
-    """Read a user's file: `pairs` (prompt, chosen, rejected) or `scored` (prompt, text, reward; best against worst)."""
-    made = Pairing()
-    if kind == "pairs":
-        for number, pair in read_numbered(path, Preference):
-            made.add(pair, f"{path}:{number}")
-    else:
-        rows = [(f"{path}:{number}", row) for number, row in read_numbered(path, Scored)]
-        made = best_and_worst([place_and_spaced(place, row) for place, row in rows])
-    if not made.pairs:
-        raise UserError(f"{path}: no usable pair ({made})")
-    return made
-
-
-def place_and_spaced(place: str, row: Scored) -> tuple[str, Scored]:
-    """A response of an ODPO file follows its prompt after a space, which the file leaves out before a word."""
-    spaced = f" {row.text}" if row.text[:1].isalnum() or row.text[:1] in "\"'(" else row.text
-    return place, Scored(row.prompt, spaced, row.reward, row.ended)
+def spaced(text: str) -> str:
+    """A response that begins with a word follows its prompt after a space, which some files leave out."""
+    return f" {text}" if text[:1].isalnum() or text.startswith(QUOTES) else text
 
 
 def best_and_worst(rows: Iterable[tuple[str, Scored]]) -> Pairing:
@@ -67,6 +61,13 @@ def best_and_worst(rows: Iterable[tuple[str, Scored]]) -> Pairing:
     dropped before anything is compared.
     """
     made = Pairing()
+    for place, pair in extremes(rows, made):
+        made.add(pair, place)
+    return made
+
+
+def extremes(rows: Iterable[tuple[str, Scored]], made: Pairing) -> Iterator[tuple[str, Preference]]:
+    """(place, pair) of each prompt, as in `best_and_worst`; what gives no pair is dropped into `made`."""
     groups: dict[str, list[tuple[str, Scored]]] = {}
     for place, row in rows:
         if not row.text.strip():
@@ -81,8 +82,7 @@ def best_and_worst(rows: Iterable[tuple[str, Scored]]) -> Pairing:
         elif best.reward == worst.reward:
             made.drop("all responses of the prompt have the same reward", place)
         else:
-            made.add(_pair(best, worst), place)
-    return made
+            yield place, _pair(best, worst)
 
 
 def _pair(best: Scored, worst: Scored) -> Preference:

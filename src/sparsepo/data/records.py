@@ -13,9 +13,11 @@ from sparsepo.errors import UserError
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a policy is asked to continue."""
+    """What a policy is asked to continue; `reference` is a good response, for comparison, and `id` a problem's name."""
 
     prompt: str
+    id: str = ""
+    reference: str = ""
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,14 @@ class Text:
 
 
 @dataclass(frozen=True)
+class Labelled:
+    """A document with its class, 1 or 0, which a reward is fitted to."""
+
+    text: str
+    label: int
+
+
+@dataclass(frozen=True)
 class Completion:
     """One sampled response. `tokens` are the sampled ids, the end token included when `ended`."""
 
@@ -34,6 +44,9 @@ class Completion:
     text: str
     tokens: list[int]
     ended: bool
+    id: str = ""
+    split: str = "test"
+    temperature: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -48,7 +61,10 @@ class Scored:
 
 @dataclass(frozen=True)
 class Preference:
-    """One pair. `*_ended`: the response is complete and is followed by the end token, not cut at a length limit."""
+    """One pair. `*_ended`: the response is complete and is followed by the end token, not cut at a length limit.
+
+    `epoch`: the one epoch, counted from 0, that trains on this pair; None is every epoch.
+    """
 
     prompt: str
     chosen: str
@@ -57,9 +73,10 @@ class Preference:
     rejected_score: float | None = None
     chosen_ended: bool = True
     rejected_ended: bool = True
+    epoch: int | None = None
 
 
-Record = TypeVar("Record", Prompt, Text, Completion, Scored, Preference)
+Record = TypeVar("Record", Prompt, Text, Labelled, Completion, Scored, Preference)
 
 _SAYS = {str: "a string", float: "a finite number", bool: "true or false", int: "an integer", list: "a list"}
 
@@ -71,16 +88,17 @@ def read_records(path: str | Path, kind: type[Record]) -> list[Record]:
 
 def read_numbered(path: str | Path, kind: type[Record]) -> Iterator[tuple[int, Record]]:
     """Like `read_records`, but yields (line number, record), for callers that refuse rows themselves."""
-    for number, row in _json_lines(path):
+    for number, row in json_lines(path):
         yield number, as_record(row, kind, f"{path}:{number}")
 
 
 def read_rows(path: str | Path) -> list[dict[str, Any]]:
     """Plain JSON objects, one a line: what the pipeline wrote for itself (logs of steps, tokens)."""
-    return [row for _, row in _json_lines(path)]
+    return [row for _, row in json_lines(path)]
 
 
-def _json_lines(path: str | Path) -> Iterator[tuple[int, Any]]:
+def json_lines(path: str | Path) -> Iterator[tuple[int, Any]]:
+    """(line number, JSON value) of a file. Raises UserError naming file and line."""
     try:
         text = Path(path).read_text(encoding="utf-8-sig")  # some editors put a byte order mark in front
         lines = text.split("\n")  # not splitlines: U+2028 may stand inside a string
@@ -114,12 +132,14 @@ def as_record(row: Any, kind: type[Record], place: str) -> Record:
 
 
 def _checked(value: Any, annotation: Any, place: str) -> Any:
-    wanted = {str: str, float: float, bool: bool, list[int]: list, float | None: float}[annotation]
-    if value is None and annotation == float | None:
+    optional = annotation in (float | None, int | None)
+    wanted = {list[int]: list, float | None: float, int | None: int}.get(annotation, annotation)
+    if value is None and optional:
         return None
     if wanted is float and type(value) is int and abs(value) < 2**1000:
         value = float(value)
-    if not isinstance(value, wanted) or (wanted is float and not math.isfinite(value)):
+    wrong = not isinstance(value, wanted) or (wanted is int and isinstance(value, bool))
+    if wrong or (wanted is float and not math.isfinite(value)):
         raise UserError(f"{place} must be {_SAYS[wanted]}, not {_shown(value)}")
     if wanted is str and not value.isascii() and value.encode("utf-8", "replace").decode() != value:
         raise UserError(f"{place} holds half of a surrogate pair, which is not text")

@@ -1,13 +1,16 @@
-"""Where text comes from: each source gives three disjoint sets of prompts and a corpus for SFT."""
+"""Where text comes from: each source gives three disjoint sets of prompts, a corpus for SFT, and labelled documents."""
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sparsepo.data import planted
-from sparsepo.data.pairing import preference_file
-from sparsepo.data.records import Prompt, Text, read_records
+from sparsepo.data.documents import documents, origin_of_documents
+from sparsepo.data.formats import preference_source
+from sparsepo.data.problems import Problem, mbpp_of
+from sparsepo.data.records import Labelled, Preference, Prompt, Text
+from sparsepo.data.rows import origin_of
 from sparsepo.errors import UserError
 
 SPLITS = ("train", "validation", "test")
@@ -15,10 +18,14 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class TaskData:
-    """Prompts by split, disjoint and without repeats, and the SFT corpus."""
+    """Prompts by split, disjoint, the SFT corpus, and documents that a reward is fitted to.
+
+    No labelled document is of a prompt or in the corpus; those of one further prompt stand together.
+    """
 
     prompts: dict[str, list[Prompt]]
     corpus: list[Text]
+    labelled: list[Labelled] = field(default_factory=list)
 
 
 def make_data(data: dict[str, Any], preferences: dict[str, Any], model: dict[str, Any]) -> TaskData:
@@ -30,12 +37,17 @@ def make_data(data: dict[str, Any], preferences: dict[str, Any], model: dict[str
         return _planted(data)
     if data["source"] == "texts":
         return _texts(data, model)
+    if data["source"] == "problems":
+        return _problems(data)
     return _from_preferences(data, preferences)
 
 
-def split_prompts(prompts: Sequence[str], sizes: dict[str, int | None], origin: str) -> dict[str, list[Prompt]]:
+def split_prompts(prompts: Sequence[Prompt], sizes: dict[str, int | None], origin: str) -> dict[str, list[Prompt]]:
     """Distinct prompts in their order: test and validation are taken first, so that more for train never moves them."""
-    distinct = list(dict.fromkeys(prompts))
+    first: dict[str, Prompt] = {}
+    for prompt in prompts:
+        first.setdefault(prompt.prompt, prompt)
+    distinct = list(first.values())
     wanted = sizes["test"] + sizes["validation"] + (sizes["train"] or 1)
     if len(distinct) < wanted:
         least = "at least " if sizes["train"] is None else ""
@@ -46,62 +58,89 @@ def split_prompts(prompts: Sequence[str], sizes: dict[str, int | None], origin: 
     found, at = {}, 0
     for split in ("test", "validation", "train"):
         size = sizes[split] or len(distinct) - at
-        found[split] = [Prompt(prompt) for prompt in distinct[at : at + size]]
+        found[split] = distinct[at : at + size]
         at += size
     return {split: found[split] for split in SPLITS}
+
+
+def set_apart(items: list[Any], size: int, origin: str) -> tuple[list[Any], list[Any]]:
+    """(the rest, the last `size` items): prompts come from the front. Raises UserError if the rest is empty."""
+    if size and size >= len(items):
+        raise UserError(f"{origin} has {len(items)}, but data.labelled asks for {size} of them and leaves none")
+    return items[: len(items) - size], items[len(items) - size :]
 
 
 def _planted(data: dict[str, Any]) -> TaskData:
     sizes = data["prompts"]
     prompts = planted.prompts(sum(sizes.values()), data["seed"])
     reviews = planted.reviews(data["texts"], data["seed"] + 1)
-    splits = split_prompts(prompts, sizes, "the planted grammar")
+    splits = split_prompts([Prompt(prompt) for prompt in prompts], sizes, "the planted grammar")
     return TaskData(splits, [Text(review) for review in reviews])
 
 
 def _from_preferences(data: dict[str, Any], preferences: dict[str, Any]) -> TaskData:
-    source = preference_file(preferences["path"], preferences["source"])
-    prompts = list(dict.fromkeys(row.prompt for row in source.pairs))
+    """A prompt's reference is the chosen response of its first pair."""
+    origin = origin_of(preferences)
+    pairs: dict[str, list[Preference]] = {}
+    for pair in preference_source(preferences).pairs:
+        pairs.setdefault(pair.prompt, []).append(pair)
+    prompts = list(pairs)
     random.Random(data["seed"]).shuffle(prompts)
-    splits = split_prompts(prompts, data["prompts"], preferences["path"])
+    prompts, apart = set_apart(prompts, data["labelled"], f"{origin} (distinct prompts)")
+    origin += f", less the {data['labelled']} of data.labelled," if apart else ""
+    splits = split_prompts([Prompt(text, reference=pairs[text][0].chosen) for text in prompts], data["prompts"], origin)
     train = {prompt.prompt for prompt in splits["train"]}
-    corpus = [Text(row.chosen, row.prompt) for row in source.pairs if row.prompt in train]
-    return TaskData(splits, corpus)
+    corpus = [Text(pair.chosen, prompt) for prompt, own in pairs.items() if prompt in train for pair in own]
+    return TaskData(splits, corpus, [each for prompt in apart for pair in pairs[prompt] for each in classes(pair)])
+
+
+def classes(pair: Preference) -> tuple[Labelled, Labelled]:
+    """Both dialogues of a pair with their class: 1 for the chosen one, 0 for the rejected one."""
+    return Labelled(pair.prompt + pair.chosen, 1), Labelled(pair.prompt + pair.rejected, 0)
+
+
+def _problems(data: dict[str, Any]) -> TaskData:
+    """In the data's own splits, of each a seeded choice; the corpus are the solutions of those that `corpus` names."""
+    origin, sizes, official = origin_of(data), data["prompts"], mbpp_of(data)
+    chosen: dict[str, list[Problem]] = {}
+    for split in SPLITS:
+        problems, wanted = official[split], sizes[split]
+        if len(problems) < (wanted or 1):
+            asked = "the rest" if wanted is None else wanted
+            raise UserError(f"{origin} has {len(problems)} {split} problems, but data.prompts.{split} asks for {asked}")
+        chosen[split] = random.Random(data["seed"]).sample(problems, len(problems))[:wanted]
+    prompts = {split: [Prompt(each.prompt, each.id, each.solution) for each in chosen[split]] for split in SPLITS}
+    return TaskData(prompts, [Text(each.solution, each.prompt) for split in data["corpus"] for each in chosen[split]])
 
 
 def _texts(data: dict[str, Any], model: dict[str, Any]) -> TaskData:
     """Documents give openings until there are prompts enough, or for `train: null` up to half of them."""
-    documents = list(dict.fromkeys(_documents(data)))
-    random.Random(data["seed"]).shuffle(documents)
-    sizes, origin = data["prompts"], data["path"] or data["hub"]["id"]
+    labels, origin = documents(data), origin_of_documents(data)
+    texts = list(labels)
+    random.Random(data["seed"]).shuffle(texts)
+    texts, apart = set_apart(texts, data["labelled"], f"{origin} (documents)")
+    openings, used = _openings(texts, data, model)
+    splits = split_prompts([Prompt(opening) for opening in openings], data["prompts"], origin)
+    corpus = texts[used:][: data["texts"]]
+    if not corpus:
+        raise UserError(f"{origin} has {len(texts)} documents, all used up by the prompts; none is left for SFT")
+    return TaskData(splits, [Text(text) for text in corpus], [Labelled(text, labels[text] or 0) for text in apart])
+
+
+def _openings(texts: list[str], data: dict[str, Any], model: dict[str, Any]) -> tuple[list[str], int]:
+    """(distinct openings, how many documents gave them)."""
+    sizes = data["prompts"]
     held_out = sizes["validation"] + sizes["test"]
-    most = len(documents) if sizes["train"] else min(len(documents), len(documents) // 2 + held_out)
+    most = len(texts) if sizes["train"] else min(len(texts), len(texts) // 2 + held_out)
     wanted = sizes["train"] + held_out if sizes["train"] else most
     cut, lengths = _opener(model), random.Random(data["seed"] + 1)
     openings: dict[str, None] = {}
     used = 0
     while used < most and len(openings) < wanted:
-        opening = cut(documents[used], lengths.randint(*data["opening"]))
+        opening = cut(texts[used], lengths.randint(*data["opening"]))
         openings |= {opening: None} if opening else {}
         used += 1
-    splits = split_prompts(list(openings), sizes, origin)
-    corpus = documents[used:][: data["texts"]]
-    if not corpus:
-        raise UserError(f"{origin} has {len(documents)} documents, all used up by the prompts; none is left for SFT")
-    return TaskData(splits, [Text(text) for text in corpus])
-
-
-def _documents(data: dict[str, Any]) -> list[str]:
-    if data["path"] is not None:
-        return [record.text for record in read_records(data["path"], Text)]
-    from datasets import load_dataset
-
-    hub = data["hub"]
-    try:
-        return list(load_dataset(hub["id"], split=hub["split"])[hub["field"]])
-    except (OSError, ValueError, KeyError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"data.hub '{hub['id']}' cannot be loaded ({first[:160]})") from None
+    return list(openings), used
 
 
 def _opener(model: dict[str, Any]) -> Any:

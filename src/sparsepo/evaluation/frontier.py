@@ -1,11 +1,11 @@
 """Points of the reward-KL frontier, during training and after it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from sparsepo.config import SamplingConfig
+from sparsepo.config.preferences import SamplingConfig
 from sparsepo.data.records import Completion, Prompt
 from sparsepo.evaluation.divergence import Divergence, divergences
 from sparsepo.evaluation.rewards import Scorer
@@ -14,10 +14,10 @@ from sparsepo.sampling.generate import sample
 
 @dataclass(frozen=True)
 class Samples:
-    """Sampled responses with their rewards and divergences, in one order."""
+    """Sampled responses with their rewards, a list for each scorer, and divergences, in one order."""
 
     completions: list[Completion]
-    rewards: list[float]
+    rewards: dict[str, list[float]]
     divergences: list[Divergence]
 
 
@@ -29,7 +29,7 @@ class Meter:
     tokenizer: Any
     prompts: Sequence[Prompt]
     sampling: SamplingConfig
-    scorer: Scorer
+    scorers: Mapping[str, Scorer]
     batch_size: int
 
     def samples(self, policy: Any) -> Samples:
@@ -38,19 +38,20 @@ class Meter:
 
     def measured(self, policy: Any, completions: list[Completion]) -> Samples:
         """Rewards and divergences of responses sampled before."""
-        rewards = self.scorer([row.prompt for row in completions], [row.text for row in completions])
+        prompts, texts = [row.prompt for row in completions], [row.text for row in completions]
+        rewards = {name: scorer(prompts, texts) for name, scorer in self.scorers.items()}
         apart = divergences(policy, self.reference, self.tokenizer, completions, self.batch_size)
         return Samples(completions, rewards, apart)
 
     def __call__(self, policy: Any) -> dict[str, float]:
-        """The point of the frontier where `policy` stands."""
+        """The point of the frontier where `policy` stands, by the scorer `reward`."""
         was_training = policy.training
         policy.eval()
         made = self.samples(policy)
         policy.train(was_training)
         return {
-            "reward": fmean(made.rewards),
+            "reward": fmean(made.rewards["reward"]),
             "kl_sample": fmean(row.sample for row in made.divergences),
             "kl_exact": fmean(row.exact for row in made.divergences),
-            "samples": len(made.rewards),
+            "samples": len(made.completions),
         }

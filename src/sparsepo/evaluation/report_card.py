@@ -16,17 +16,46 @@ SIDES = ("chosen", "rejected")
 
 def scores(made: Samples) -> dict[str, Any]:
     """Of sampled responses: reward, divergence and length of each, distinct-n of all."""
-    places = {prompt: at for at, prompt in enumerate(dict.fromkeys(row.prompt for row in made.completions))}
     tokens = [row.tokens for row in made.completions]
     return {
-        "prompt_ids": [places[row.prompt] for row in made.completions],
-        "reward": made.rewards,
+        "prompt_ids": _places(made),
+        "reward": made.rewards["reward"] if "reward" in made.rewards else [],
         "kl_sample": [row.sample for row in made.divergences],
         "kl_exact": [row.exact for row in made.divergences],
         "length": [len(ids) for ids in tokens],
         "distinct_1": distinct_n(tokens, 1),
         "distinct_2": distinct_n(tokens, 2),
     }
+
+
+def measures(made: Samples) -> dict[str, dict[str, list]]:
+    """Of sampled responses: every scorer's, the exact KL and the length, as values with the prompt of each."""
+    values = made.rewards | {
+        "kl": [row.exact for row in made.divergences],
+        "length": [len(row.tokens) for row in made.completions],
+    }
+    places = _places(made)
+    return {name: {"values": list(numbers), "groups": places} for name, numbers in values.items() if places}
+
+
+def single(result: dict[str, Any]) -> dict[str, dict[str, list]]:
+    """What is one number a run and belongs beside the rewards: how well masks found planted tokens, and their zeros."""
+    found = {f"auc_{name}": sides["chosen"] for name, sides in result["auc"].items() if name != "abs_logratio"}
+    found |= {f"zeros_{name}": fmean(sides.values()) for name, sides in result["sparsity"].items()}
+    return {name: {"values": [value], "groups": [0]} for name, value in found.items() if value is not None}
+
+
+def accuracy(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, list]]:
+    """Share of pairs whose chosen response has the higher implicit reward; equal rewards count one half."""
+    margins = [record["reward_chosen"] - record["reward_rejected"] for record in records]
+    values = [0.5 if margin == 0 else float(margin > 0) for margin in margins]
+    return {"accuracy": {"values": values, "groups": list(range(len(values)))}}
+
+
+def _places(made: Samples) -> list[int]:
+    """The number of each response's prompt."""
+    places = {prompt: at for at, prompt in enumerate(dict.fromkeys(row.prompt for row in made.completions))}
+    return [places[row.prompt] for row in made.completions]
 
 
 def token_records(

@@ -1,4 +1,4 @@
-"""Scorers: how good each response is, by VADER, a text classifier or a scalar reward model."""
+"""Scorers: how good each response is, by VADER, a classifier fitted here or elsewhere, or a scalar reward model."""
 
 import math
 from collections.abc import Callable
@@ -13,7 +13,8 @@ Scorer = Callable[[list[str], list[str]], list[float]]
 def build_scorer(spec: dict[str, Any]) -> Scorer:
     """The scorer that `spec` describes: its `kind`, and the arguments of that kind's builder.
 
-    {"kind": "vader"}; {"kind": "classifier", "model", "label", "batch_size", "device"};
+    {"kind": "vader"}; {"kind": "tfidf", "folder"}, where `tfidf.fit` wrote it;
+    {"kind": "classifier", "model", "label", "batch_size", "device"};
     {"kind": "reward_model", "model", "batch_size", "device"}. A model is a hub id or a folder, a
     device what torch calls it (None: an accelerator if there is one). Raises UserError for an
     unknown kind, a model that cannot be loaded, or a label it does not have.
@@ -56,6 +57,13 @@ def _vader() -> Scorer:
     ]
 
 
+def _tfidf(*, folder: str) -> Scorer:
+    """The probability of class 1."""
+    from sparsepo.evaluation import tfidf
+
+    return tfidf.load(folder)
+
+
 def _classifier(*, model: str, label: str, batch_size: int, device: str | None = None) -> Scorer:
     """The probability of `label`."""
     pipe = _pipeline(model, device)
@@ -77,6 +85,7 @@ def _reward_model(*, model: str, batch_size: int, device: str | None = None) -> 
 
 SCORERS: dict[str, Callable[..., Scorer]] = {
     "vader": _vader,
+    "tfidf": _tfidf,
     "classifier": _classifier,
     "reward_model": _reward_model,
 }

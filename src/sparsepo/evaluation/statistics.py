@@ -1,11 +1,13 @@
-"""Numbers about samples: means with bootstrap intervals, ROC AUC and distinct n-grams."""
+"""Numbers about samples: means and paired differences with intervals, ROC AUC and distinct n-grams."""
 
-from collections.abc import Hashable, Sequence
+import math
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from statistics import fmean, stdev
 
 import numpy as np
-from scipy.stats import bootstrap, rankdata
+from scipy.stats import bootstrap, rankdata, t
 
 from sparsepo.errors import UserError
 
@@ -67,6 +69,38 @@ def _group_numbers(groups: Sequence[Hashable]) -> np.ndarray:
     """0, 1, 2, ... in the order in which the labels first appear."""
     numbers = {label: number for number, label in enumerate(dict.fromkeys(groups))}
     return np.array([numbers[label] for label in groups])
+
+
+def group_means(values: Sequence[float], groups: Sequence[Hashable]) -> dict[Hashable, float]:
+    """Label -> mean of its values, in the order in which the labels first appear."""
+    members: dict[Hashable, list[float]] = {}
+    for value, label in zip(values, groups, strict=True):
+        members.setdefault(label, []).append(value)
+    return {label: fmean(found) for label, found in members.items()}
+
+
+def paired(a: Mapping[Hashable, float], b: Mapping[Hashable, float]) -> list[float]:
+    """a - b at each label that both have, in the order of `a`."""
+    return [value - b[label] for label, value in a.items() if label in b]
+
+
+def paired_difference(a: Mapping[Hashable, float], b: Mapping[Hashable, float]) -> Interval:
+    """Mean of a - b over the labels that both have, and its 95% percentile bootstrap, which resamples labels.
+
+    a, b: label -> mean, as of `group_means`. What makes a prompt easy or hard for both cancels. Fewer than two shared
+    labels say nothing about spread: bounds are nan. Raises UserError when no label is shared.
+    """
+    differences = paired(a, b)
+    if len(differences) == 1:
+        return Interval(differences[0], math.nan, math.nan)
+    return mean_interval(differences)
+
+
+def student_interval(means: Sequence[float], level: float = 0.95) -> Interval:
+    """Mean of the means of two or more seeds, and its Student-t interval, which supposes that they are normal."""
+    mean = fmean(means)
+    half = float(t.ppf((1 + level) / 2, len(means) - 1)) * stdev(means) / math.sqrt(len(means))
+    return Interval(mean, mean - half, mean + half)
 
 
 def roc_auc(scores: Sequence[float], labels: Sequence[bool | int]) -> float | None:

@@ -1,12 +1,12 @@
 """THE table: method -> loss, masks, what it needs, defaults, equation, source. Plain data, without torch."""
 
 import difflib
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from sparsepo.errors import UserError
+from sparsepo.objective.parameters import ALLOWED, LEARNED
 
 
 @dataclass(frozen=True)
@@ -14,8 +14,9 @@ class Method:
     """One row. `loss` names a function of `losses.py`; `hyper` are its keywords with defaults.
 
     `masks` and `fixed` are keywords of `masks.build_masks`; both empty: no token weights. A config may set the keys of
-    `hyper` and `masks` (to what `ALLOWED` says), `fixed` makes the method what it is. `kl`: the direction that the loss
-    looks at, or one for each value of `form`.
+    `hyper` and `masks` (to what `ALLOWED` says), `fixed` makes the method what it is. `training` are settings of the
+    training section that a grid may set instead, for this method. `kl`: the direction that the loss looks at, or one
+    for each value of `form`.
     """
 
     label: str
@@ -25,13 +26,14 @@ class Method:
     source: str
     masks: Mapping[str, Any] = field(default_factory=dict)
     fixed: Mapping[str, Any] = field(default_factory=dict)
+    training: tuple[str, ...] = ()
     needs_reference: bool = True
     kl: str | Mapping[str, str] | None = None
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """Every name a config may set, with its default."""
-        return {**self.hyper, **self.masks}
+        """Every name a config may set, with its default; None is what the training section says."""
+        return {**self.hyper, **self.masks, **dict.fromkeys(self.training)}
 
     def kl_directions(self, hyper: Mapping[str, Any]) -> tuple[str, ...]:
         """Directions of the KL that the loss looks at with these keywords: `reverse`, `forward` or none."""
@@ -46,7 +48,7 @@ class Method:
         `weights~NORMALISATION~KINDS`: MaPO's mask. None: learned heads look at all layers, too large to store.
         """
         hyper, masks = self.split(given)
-        if masks.get("head") in _LEARNED:
+        if masks.get("head") in LEARNED:
             return None
         needs = ("states",) if log_kl or self.kl_directions(hyper) else ("logps",) if self.needs_reference else ()
         if masks.get("head") == "activations":
@@ -63,50 +65,10 @@ class Method:
         masks = {**{name: values[name] for name in self.masks}, **self.fixed}
         return {name: values[name] for name in self.hyper}, masks
 
+    def training_settings(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """What `given` says in place of the training section."""
+        return {name: given[name] for name in self.training if name in given}
 
-@dataclass(frozen=True)
-class Allowed:
-    """What a parameter may be: one of `choices`, or a number between `low` and `high` (low excluded if `above`)."""
-
-    choices: tuple[str, ...] = ()
-    low: float = float("-inf")
-    high: float = float("inf")
-    above: bool = False
-    subset: bool = False
-
-    def admits(self, value: Any) -> bool:
-        """Whether `value` is one that this parameter may take."""
-        if self.subset:
-            return isinstance(value, list | tuple) and bool(value) and all(item in self.choices for item in value)
-        if self.choices:
-            return value in self.choices
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            return False
-        return (value > self.low if self.above else value >= self.low) and value < self.high
-
-    def __str__(self) -> str:
-        if self.choices:
-            return ("some of " if self.subset else "one of ") + ", ".join(self.choices)
-        lower = f"{'>' if self.above else '>='} {self.low:g}"
-        return f"a number {lower}" + ("" if self.high == float("inf") else f" and < {self.high:g}")
-
-
-_LEARNED = ("layers", "last", "feed_forward_layers", "feed_forward_last", "binary_layers", "binary_last")
-ALLOWED = {
-    "beta": Allowed(low=0, above=True),
-    "gamma": Allowed(low=0),
-    "alpha": Allowed(low=0),
-    "penalty": Allowed(low=0),
-    "label_smoothing": Allowed(low=0, high=0.5),
-    "reduction": Allowed(choices=("sum", "mean")),
-    "form": Allowed(choices=("paper", "released")),
-    "head": Allowed(choices=(*_LEARNED, "random", "uniform")),
-    "l1_u": Allowed(low=0),
-    "l1_d": Allowed(low=0),
-    "initial_zeros": Allowed(low=0, high=1),
-    "kinds": Allowed(choices=("mlp", "attention", "residual"), subset=True),
-    "normalisation": Allowed(choices=("minmax", "zscore")),
-}
 
 _KL_BY_FORM = {"paper": "reverse", "released": "forward"}
 _LEARNED_MASKS = {"head": "layers", "l1_u": 0.0, "l1_d": 0.0, "initial_zeros": 0.25}
@@ -195,6 +157,7 @@ METHODS: dict[str, Method] = {
         equation="-log σ(u - δ), u = β Δ Σ m_u log π/ref, δ = β Δ Σ m_d KL(π‖ref), m_u = m_d learned",
         source="arXiv 2410.05102, Eq. 6-10",
         masks=_LEARNED_MASKS,
+        training=("mask_weight_decay",),
         fixed={"share": "common"},
         kl=_KL_BY_FORM,
     ),
@@ -205,6 +168,7 @@ METHODS: dict[str, Method] = {
         equation="-log σ(u - δ) as above, m_u and m_d learned apart",
         source="arXiv 2410.05102, Eq. 6-10",
         masks=_LEARNED_MASKS,
+        training=("mask_weight_decay",),
         fixed={"share": "independent"},
         kl=_KL_BY_FORM,
     ),
@@ -215,6 +179,7 @@ METHODS: dict[str, Method] = {
         equation="-log σ(u - δ) as above, m_u learned, m_d = 1",
         source="arXiv 2410.05102, Section 5 (ablation)",
         masks=_LEARNED_MASKS,
+        training=("mask_weight_decay",),
         fixed={"share": "reward_only"},
         kl=_KL_BY_FORM,
     ),
@@ -225,6 +190,7 @@ METHODS: dict[str, Method] = {
         equation="-log σ(u - δ) as above, m_u = 1, m_d learned",
         source="arXiv 2410.05102, Section 5 (ablation)",
         masks=_LEARNED_MASKS,
+        training=("mask_weight_decay",),
         fixed={"share": "kl_only"},
         kl=_KL_BY_FORM,
     ),

@@ -83,7 +83,7 @@ def _curves(dynamics: Dynamics, needed: str) -> Curves:
     """Mean over seeds by step of each setting's rows, for the runs that logged `needed`."""
     rows: dict[str, dict[tuple, list[pd.DataFrame]]] = {}
     for run, steps in dynamics.items():
-        if steps and needed in steps[0]:
+        if any(needed in row for row in steps):
             method, params, _ = parse_run(run)
             setting = tuple(sorted(params.items()))
             rows.setdefault(method, {}).setdefault(setting, []).append(pd.DataFrame(list(steps)))
@@ -124,7 +124,7 @@ def _draw_sides(axes: Axes, settings: Mapping[str, pd.DataFrame], quantity: str,
     width = 1.2 if len(settings) <= _FEW else 0.8
     for setting, frame in settings.items():
         for side, line in _SIDES.items():
-            values = frame[f"{quantity}_{side}"]
+            values = frame[f"{quantity}_{side}"].dropna()  # rows of validation have none
             colour = colours[setting]
             if len(settings) <= _FEW:
                 axes.plot(values.index, values, color=colour, linewidth=0.4, alpha=0.25)
@@ -139,7 +139,7 @@ def _smooth(values: pd.Series) -> pd.Series:
 def _positive_ends(curves: Curves, quantity: str) -> list[float]:
     """Where each line ends, zeros left out."""
     ends = [
-        float(_smooth(frame[f"{quantity}_{side}"]).iloc[-1])
+        float(_smooth(frame[f"{quantity}_{side}"].dropna()).iloc[-1])
         for settings in curves.values()
         for frame in settings.values()
         for side in _SIDES

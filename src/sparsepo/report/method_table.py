@@ -18,6 +18,8 @@ def method_table() -> str:
 
 
 def _shown(value: object) -> str:
+    if value is None:
+        return "that of training"
     return "+".join(value) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else str(value)
 
 

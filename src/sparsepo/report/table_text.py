@@ -40,8 +40,8 @@ COLUMNS = (
 _TEXT_COLUMNS = 2
 
 _ALWAYS = (
-    "Reward and both KLs are means over samples ± the longer arm of their 95% bootstrap"
-    " intervals, which resample the prompts of each seed whole.",
+    "Means over samples stand ± the longer arm of their 95% bootstrap intervals, which resample the"
+    " prompts of each seed whole.",
     "KL is to the reference, in nats a response: sampled is the mean of log π − log ref over"
     " sampled responses, exact sums KL(π‖ref) over their tokens.",
     "Length is in tokens.",
@@ -62,17 +62,17 @@ def markdown_table(frame: pd.DataFrame, findings: Sequence[str], provenance: str
     """The table, what its columns mean, the findings as a list, the provenance line."""
     columns = _present(frame)
     aligned = [":--" if place < _TEXT_COLUMNS else "--:" for place in range(len(columns))]
-    lines = [_markdown_row(column.head for column in columns), _markdown_row(aligned)]
+    lines = [markdown_row(column.head for column in columns), markdown_row(aligned)]
     for _, row in frame.iterrows():
-        cells = [_escaped_markdown(_cell(row, column)) for column in columns]
+        cells = [escaped_markdown(_cell(row, column)) for column in columns]
         if _is_best(frame, row):
             cells[3] = f"**{cells[3]}**"
         if _is_starred(frame, row):
             cells[3] += r"\*"
-        lines.append(_markdown_row(cells))
-    parts = ["\n".join(lines), _escaped_markdown(" ".join(_notes(columns)))]
+        lines.append(markdown_row(cells))
+    parts = ["\n".join(lines), escaped_markdown(" ".join(_notes(columns)))]
     if findings:
-        parts += ["Read with care:", "\n".join(f"- {_escaped_markdown(line)}" for line in findings)]
+        parts += ["Read with care:", "\n".join(f"- {escaped_markdown(line)}" for line in findings)]
     return "\n\n".join([*parts, provenance]) + "\n"
 
 
@@ -115,16 +115,17 @@ def _present(frame: pd.DataFrame) -> list[Column]:
 
 def _notes(columns: Sequence[Column]) -> list[str]:
     heads = [column.head for column in columns]
-    return [*_ALWAYS, *(note for head, note in _WHERE.items() if head in heads), _BEST, _STAR]
+    marks = (_BEST, _STAR) if "reward" in heads else ()
+    return [*_ALWAYS, *(note for head, note in _WHERE.items() if head in heads), *marks]
 
 
 def _is_best(frame: pd.DataFrame, row: pd.Series) -> bool:
-    return bool(row["reward"] == frame["reward"].max())
+    return "reward" in frame and bool(row["reward"] == frame["reward"].max())
 
 
 def _is_starred(frame: pd.DataFrame, row: pd.Series) -> bool:
     sft = frame[frame["method"] == "sft"]
-    return not sft.empty and bool(row["reward_low"] > sft["reward_high"].iloc[0])
+    return "reward" in frame and not sft.empty and bool(row["reward_low"] > sft["reward_high"].iloc[0])
 
 
 def _cell(row: pd.Series, column: Column) -> str:
@@ -144,11 +145,11 @@ def _shown(value: object, digits: int) -> str:
     return f"{value:z.{digits}f}"
 
 
-def _markdown_row(cells) -> str:
+def markdown_row(cells) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _escaped_markdown(text: str) -> str:
+def escaped_markdown(text: str) -> str:
     return re.sub(r"([|*<])", r"\\\1", text)
 
 

@@ -43,7 +43,8 @@ def _row(runs: Sequence[Score]) -> dict[str, Any]:
         "seeds": len(runs),
     }
     groups = [(run["seed"], prompt) for run in runs for prompt in run["prompt_ids"]]
-    for name in ("reward", "kl_sample", "kl_exact"):
+    rewarded = ("reward",) if runs[0]["reward"] else ()
+    for name in (*rewarded, "kl_sample", "kl_exact"):
         interval = mean_interval([value for run in runs for value in run[name]], groups)
         row |= {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
     row["distinct_1"] = _mean(run["distinct_1"] for run in runs)
@@ -86,7 +87,7 @@ def write_table(
 def reading(frame: pd.DataFrame) -> list[str]:
     """What a careful reviewer would say of this table, one sentence a finding."""
     trained = frame[frame["method"] != "sft"]
-    findings = [*_against_sft(frame, trained), *_seeds(trained)]
+    findings = [*(_against_sft(frame, trained) if "reward" in frame else ()), *_seeds(trained)]
     if "logp_change_chosen" in frame:
         falling = trained["logp_change_chosen"] < 0
         findings += _finding("The log-probability of the chosen responses fell", trained, falling)

@@ -11,6 +11,7 @@ from transformers import Cache, DynamicCache, GenerationMixin
 from transformers.cache_utils import DynamicLayer
 
 Draw = Callable[[Tensor, Tensor, int], Tensor]  # logits (b v), rows (b), step -> tokens (b)
+Ending = Callable[[list[int]], bool]  # the tokens of a response so far -> whether it is complete
 
 
 def is_plain(model: Any) -> bool:
@@ -27,8 +28,8 @@ def is_plain(model: Any) -> bool:
     )
 
 
-def decode(model: Any, rows: Sequence[list[int]], draw: Draw, end: int, most: int) -> list[list[int]]:
-    """The continuation of each row up to and with its first `end` token, at most `most` tokens.
+def decode(model: Any, rows: Sequence[list[int]], draw: Draw, over: Ending, most: int) -> list[list[int]]:
+    """The continuation of each row up to and with the token at which it is `over`, at most `most` tokens.
 
     When a row ends, the last one takes its place and the batch is one row shorter.
     """
@@ -43,7 +44,7 @@ def decode(model: Any, rows: Sequence[list[int]], draw: Draw, end: int, most: in
         tokens = draw(logits, live, step)
         for row, token in zip(live.tolist(), tokens.tolist(), strict=True):
             found[row].append(token)
-        kept = left_after((tokens != end).cpu())
+        kept = left_after(torch.tensor([not over(found[row]) for row in live.tolist()]))
         if step + 1 == most or not len(kept):
             return found
         if len(kept) < len(live):

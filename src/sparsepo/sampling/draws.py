@@ -9,10 +9,15 @@ from torch import Tensor
 from sparsepo.errors import UserError
 
 
-def row_uniforms(seed: int, row: Sequence[int], again: int, count: int) -> Tensor:
-    """`count` float64 numbers in [0, 1) from the config's seed, the prompt's ids, and its earlier samples' number."""
+def row_seed(seed: int, row: Sequence[int], again: int) -> int:
+    """63 bits from the config's seed, the prompt's ids, and its earlier samples' number."""
     digest = hashlib.sha256(repr((seed, list(row), again)).encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def row_uniforms(seed: int, row: Sequence[int], again: int, count: int) -> Tensor:
+    """`count` float64 numbers in [0, 1) that belong to one response; see `row_seed`."""
+    generator = torch.Generator().manual_seed(row_seed(seed, row, again))
     return torch.rand(count, generator=generator, dtype=torch.float64)
 
 

@@ -1,7 +1,8 @@
 """Sampling responses: every one is drawn with numbers of its own, so that text never depends on scheduling."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,44 +10,99 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
-from sparsepo.config import SamplingConfig
+from sparsepo.config.preferences import SamplingConfig
 from sparsepo.data.collation import encode_prompt
 from sparsepo.data.records import Completion, Prompt
 from sparsepo.errors import UserError
-from sparsepo.models import context_of
-from sparsepo.sampling.decoding import Draw, decode, is_plain
-from sparsepo.sampling.draws import draw, row_uniforms
+from sparsepo.models import context_of, load_model
+from sparsepo.progress import progress
+from sparsepo.sampling.decoding import Draw, Ending, decode, is_plain
+from sparsepo.sampling.draws import draw, row_seed, row_uniforms
+from sparsepo.sampling.endings import cut, ending
+from sparsepo.sampling.vllm_backend import VllmEngine, vllm_usable
 
 Rows = list[list[int]]  # token ids
 
 
+def sampling_dtype() -> str:
+    """`bfloat16` on a CUDA device that computes in it, else `float32`."""
+    native = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bfloat16" if native else "float32"
+
+
+def backend_for(folder: str | Path, **loading: str) -> Any:
+    """What `sample` draws from, for the policy of a folder: vLLM where it can be used, else the model of transformers.
+
+    `loading` is handed to `load_model`; weights in 4 bits are never given to vLLM.
+    """
+    if vllm_usable() and not loading:
+        return VllmEngine(folder, sampling_dtype())
+    return load_model(folder, sampling_dtype(), **loading)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One response that is wanted: to which prompt, its ids, and how many samples of these ids came before."""
+
+    place: int
+    row: list[int]
+    again: int
+
+
 @torch.no_grad()
-def sample(model: Any, tokenizer: Any, prompts: Sequence[Prompt], config: SamplingConfig) -> list[Completion]:
+def sample(
+    model: Any, tokenizer: Any, prompts: Sequence[Prompt], config: SamplingConfig, stops: Sequence[str] = ()
+) -> list[Completion]:
     """`config.samples` responses a prompt, in the order of the prompts; the program's random state is not used.
 
     Prompts are batched by length. Each response is drawn with numbers from (seed, its prompt, how many samples of this
     prompt came before), so a batch gives the same text whatever else is sampled, and another batch size another text
-    by rounding only. A model that `decode` does not know is given to transformers' `generate`. top_k is off and a
-    model's own generation config, which may penalise repetition, is set aside. The model is left as it was.
+    by rounding only. A response ends with the end token, at `max_new_tokens`, or as soon as its text holds one of
+    `stops`. A model that `decode` does not know is given to transformers' `generate`. top_k is off and a model's own
+    generation config, which may penalise repetition, is set aside. The model is left as it was.
     """
-    requests = [(place, prompt.prompt) for place, prompt in enumerate(prompts) for _ in range(config.samples)]
-    encoded = {prompt.prompt: encode_prompt(tokenizer, prompt.prompt) for prompt in prompts}
-    requests.sort(key=lambda request: len(encoded[request[1]]))  # stable: ties keep the order of the prompts
-    found: list[tuple[int, Completion]] = []
-    was_training, seen = model.training, Counter()
-    model.eval()
-    continued = _decoded if is_plain(model) else _generated
-    for start in range(0, len(requests), config.batch_size):
-        batch = requests[start : start + config.batch_size]
-        rows, uniforms = [encoded[prompt] for _, prompt in batch], []
-        for row in rows:
-            uniforms.append(row_uniforms(config.seed, row, seen[tuple(row)], config.max_new_tokens))
-            seen[tuple(row)] += 1
-        chosen = chooser(torch.stack(uniforms), config)
-        for (place, prompt), tokens in zip(batch, continued(model, tokenizer, rows, chosen, config), strict=True):
-            found.append((place, completion(tokenizer, prompt, tokens)))
-    model.train(was_training)
+    wanted = requests(tokenizer, prompts, config)
+    if isinstance(model, VllmEngine):
+        seeds = [row_seed(config.seed, request.row, request.again) for request in wanted]
+        rows = [request.row for request in wanted]
+        answers = zip(wanted, model.continued(rows, seeds, tokenizer.eos_token_id, config, stops), strict=True)
+    else:
+        answers = _in_batches(model, tokenizer, wanted, config, ending(tokenizer, stops))
+    found = [
+        (request.place, completion(tokenizer, prompts[request.place], tokens, config.temperature, stops))
+        for request, tokens in answers
+    ]
     return [made for _, made in sorted(found, key=lambda pair: pair[0])]
+
+
+def requests(tokenizer: Any, prompts: Sequence[Prompt], config: SamplingConfig) -> list[Request]:
+    """Short prompts first; of one length in the order of the prompts, so that samples of a prompt stand together."""
+    encoded = {text: encode_prompt(tokenizer, text) for text in dict.fromkeys(prompt.prompt for prompt in prompts)}
+    seen, found = Counter(), []
+    for place, prompt in enumerate(prompts):
+        row = encoded[prompt.prompt]
+        for _ in range(config.samples):
+            found.append(Request(place, row, seen[tuple(row)]))
+            seen[tuple(row)] += 1
+    return sorted(found, key=lambda request: len(request.row))
+
+
+def _in_batches(
+    model: Any, tokenizer: Any, wanted: Sequence[Request], config: SamplingConfig, over: Ending
+) -> Iterator[tuple[Request, list[int]]]:
+    """Each request and the tokens that answer it."""
+    was_training, plain = model.training, is_plain(model)
+    model.eval()
+    batches = [wanted[start : start + config.batch_size] for start in range(0, len(wanted), config.batch_size)]
+    for batch in progress(batches, len(wanted), "responses sampled", size=len):
+        rows, most = [request.row for request in batch], config.max_new_tokens
+        uniforms = [row_uniforms(config.seed, request.row, request.again, most) for request in batch]
+        chosen = chooser(torch.stack(uniforms), config)
+        if plain:
+            yield from zip(batch, decode(model, rows, chosen, over, most), strict=True)
+        else:
+            yield from zip(batch, _generated(model, tokenizer, rows, chosen, over, most), strict=True)
+    model.train(was_training)
 
 
 def chooser(uniforms: Tensor, config: SamplingConfig) -> Draw:
@@ -54,27 +110,28 @@ def chooser(uniforms: Tensor, config: SamplingConfig) -> Draw:
     return lambda logits, rows, step: draw(logits, uniforms[rows, step], config.temperature, config.top_p)
 
 
-def completion(tokenizer: Any, prompt: str, tokens: list[int]) -> Completion:
-    """A record of the tokens up to and with the first end token.
+def completion(
+    tokenizer: Any, prompt: Prompt, tokens: list[int], temperature: float = 1.0, stops: Sequence[str] = ()
+) -> Completion:
+    """A record of the tokens up to and with the first end token; its text is cut before the first of `stops`.
 
     `text` is what they add to the decoded prompt, so that prompt + text reads as it should: whether a space stands
-    between the two is the tokenizer's to say.
+    between the two is the tokenizer's to say. A response that was cut has ended, and keeps the tokens of its stop.
     """
     end = tokenizer.eos_token_id
     ended = end in tokens
     tokens = tokens[: tokens.index(end) + 1] if ended else tokens
-    before = encode_prompt(tokenizer, prompt)
+    before = encode_prompt(tokenizer, prompt.prompt)
     whole, start = (tokenizer.decode(ids, skip_special_tokens=True) for ids in (before + tokens, before))
     text = whole[len(start) :] if whole.startswith(start) else tokenizer.decode(tokens, skip_special_tokens=True)
-    return Completion(prompt, text, tokens, ended)
+    kept = cut(text, stops)
+    if kept is not None:
+        text, ended = kept, True
+    return Completion(prompt.prompt, text, tokens, ended, id=prompt.id, temperature=temperature)
 
 
-def _decoded(model: Any, tokenizer: Any, rows: Rows, chosen: Draw, config: SamplingConfig) -> Rows:
-    return decode(model, rows, chosen, tokenizer.eos_token_id, config.max_new_tokens)
-
-
-def _generated(model: Any, tokenizer: Any, rows: Rows, chosen: Draw, config: SamplingConfig) -> Rows:
-    """As `_decoded`, for any model: `generate` takes the most likely token, and all others are made impossible."""
+def _generated(model: Any, tokenizer: Any, rows: Rows, chosen: Draw, over: Ending, most: int) -> Rows:
+    """As `decode`, for any model: `generate` takes the most likely token, and all others are made impossible."""
     longest = max(map(len, rows))
     pad, device = tokenizer.pad_token_id, next(model.parameters()).device
 
@@ -82,18 +139,27 @@ def _generated(model: Any, tokenizer: Any, rows: Rows, chosen: Draw, config: Sam
         tokens = chosen(logits, torch.arange(len(rows)), ids.shape[1] - longest)
         return torch.full_like(logits, float("-inf")).scatter(1, tokens[:, None], 0.0)
 
+    def are_over(ids: Tensor, scores: Any) -> Tensor:
+        return torch.tensor([over(tokens) for tokens in ids[:, longest:].tolist()], device=ids.device)
+
     own_config, model.generation_config = model.generation_config, GenerationConfig()
     out = model.generate(
         input_ids=torch.tensor([[pad] * (longest - len(row)) + row for row in rows], device=device),
         attention_mask=torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=device),
         do_sample=False,
         logits_processor=[only_chosen],
-        max_new_tokens=config.max_new_tokens,
+        stopping_criteria=[are_over],
+        max_new_tokens=most,
         pad_token_id=pad,
         eos_token_id=tokenizer.eos_token_id,
     )
     model.generation_config = own_config
-    return out[:, longest:].tolist()
+    return [_until(over, tokens) for tokens in out[:, longest:].tolist()]
+
+
+def _until(over: Ending, tokens: list[int]) -> list[int]:
+    """The tokens without the padding that follows where a response is over."""
+    return next((tokens[:size] for size in range(1, len(tokens)) if over(tokens[:size])), tokens)
 
 
 def check_room(model: Any, tokenizer: Any, prompts: Sequence[Prompt], config: SamplingConfig, path: str | Path) -> None:

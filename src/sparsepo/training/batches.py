@@ -1,26 +1,36 @@
 """What a step is made of: text pairs as token pairs, and places among them as micro-batches."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from sparsepo.config import PreferenceConfig
+import torch
+from torch.utils.data import Sampler
+
+from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.collation import Encoded, TokenPair, collate, encode_pairs, split
 from sparsepo.data.records import Preference, as_record
+from sparsepo.errors import UserError
 from sparsepo.models import context_of
 from sparsepo.training.reference import Cache
 
+Pairs = Sequence[Preference | Mapping[str, Any]]
 
-def encode(
-    tokenizer: Any, pairs: Sequence[Preference | Mapping[str, Any]], config: PreferenceConfig, model: Any
-) -> Encoded:
-    """The token pairs that can train, within the config's limits and the model's context; a line says how many."""
-    records = [
+
+def records_of(pairs: Pairs) -> list[Preference]:
+    """Pairs as records; UserError for a mapping that is none."""
+    return [
         pair if isinstance(pair, Preference) else as_record(pair, Preference, f"pairs[{place}]")
         for place, pair in enumerate(pairs)
     ]
+
+
+def encode(tokenizer: Any, pairs: Pairs, config: PreferenceConfig, model: Any, use: str = "train") -> Encoded:
+    """The token pairs that are usable, within the config's limits and the model's context; a line says how many."""
+    records = records_of(pairs)
     limits = config.max_prompt_tokens, config.max_response_tokens, context_of(model)
     encoded = encode_pairs(tokenizer, records, *limits)
-    print(f"{len(encoded.pairs)} of {len(records)} pairs can train; dropped: {encoded.dropped or 'none'}", flush=True)
+    print(f"{len(encoded.pairs)} of {len(records)} pairs can {use}; dropped: {encoded.dropped or 'none'}", flush=True)
     return encoded
 
 
@@ -38,3 +48,41 @@ class MicroBatches:
         batch = collate([self.pairs[place] for place in places], 0, self.layout)
         known = {cache.field: cache.of_pairs(places) for cache in self.cache}
         return {**batch, **known, "pairs": tuple(places)}
+
+
+class EpochByEpoch(Sampler[int]):
+    """Places of pairs of which each belongs to one epoch: epoch by epoch, shuffled within, in an order of the seed's.
+
+    A batch may hold the last pairs of an epoch and the first of the next.
+    """
+
+    def __init__(self, epochs: Sequence[int], seed: int):
+        self.epochs, self.seed = epochs, seed
+
+    def __len__(self) -> int:
+        return len(self.epochs)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed)
+        for epoch in sorted(set(self.epochs)):
+            places = [place for place, own in enumerate(self.epochs) if own == epoch]
+            yield from (places[at] for at in torch.randperm(len(places), generator=generator).tolist())
+
+
+def order_of(epochs: Sequence[int | None], wanted: float, seed: int) -> EpochByEpoch | None:
+    """The order of pairs that belong to one epoch each; None where all pairs are for every epoch.
+
+    Raises UserError unless there are pairs for each of the `wanted` epochs and for no other.
+    """
+    given = set(epochs)
+    if given == {None}:
+        return None
+    if None in given:
+        raise UserError(f"{epochs.count(None)} of {len(epochs)} pairs name no 'epoch': all must name one, or none")
+    if given != set(range(math.ceil(wanted))):
+        named = ", ".join(map(str, sorted(given)))
+        raise UserError(
+            f"the usable pairs are of the epochs {named}, and training.epochs is {wanted:g}: "
+            f"there must be pairs for each of 0 ... {math.ceil(wanted) - 1} and for no other"
+        )
+    return EpochByEpoch(epochs, seed)

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
+from torch import Tensor, nn
 
 from sparsepo.data.records import write_json
 from sparsepo.errors import UserError
@@ -58,3 +60,15 @@ def writing(folder: Path, step: int) -> Iterator[None]:
             f"{folder}: the checkpoint at step {step} could not be written ({reason}); "
             "earlier checkpoints are untouched: make room on the disk and run again to go on from the last one"
         ) from None
+
+
+def trained_weights(model: nn.Module) -> dict[str, Tensor]:
+    """The parameters that training changes, the very ones and each once, by name."""
+    return {name: value.detach() for name, value in model.named_parameters() if value.requires_grad}
+
+
+@torch.no_grad()
+def set_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Put the values of such parameters back. Raises KeyError if one is missing."""
+    for name, value in trained_weights(model).items():
+        value.copy_(weights[name])

@@ -4,19 +4,22 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import Trainer, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from sparsepo.config import OptimisationConfig
+from sparsepo.config.training import OptimisationConfig
 from sparsepo.data.records import write_json, write_text
 from sparsepo.errors import UserError
-from sparsepo.training.checkpoints import latest, mark_complete, step_of, writing
+from sparsepo.training.checkpoints import latest, mark_complete, set_weights, step_of, trained_weights, writing
+from sparsepo.training.logs import Every, Progress, append_line, keep_until
 
 OPTIMIZERS = {  # transformers' names
     "adamw": "adamw_torch_fused",
@@ -30,9 +33,10 @@ class Loop(Trainer):
     """A Trainer that writes `dynamics.jsonl` and goes on where it was killed.
 
     `folder` holds checkpoints and logs while training. `identity` names everything the result depends on: a checkpoint
-    of another identity is dropped. `measure`, called on the model every `measure_every` steps and at the end,
-    returns numbers for `frontier.jsonl`, to which its seconds are added. `whole_batches`: the collator gets all data of
-    a step at once, and the subclass cuts them into micro-batches itself.
+    of another identity is dropped; it holds the trained parameters alone, of an adapted model those of the adapter.
+    `measure`, called on the model every `measure_every` steps and at the end, returns numbers for `frontier.jsonl`, to
+    which its seconds are added. `whole_batches`: the collator gets all data of a step at once, and the subclass cuts
+    them into micro-batches itself.
     """
 
     def __init__(
@@ -54,26 +58,32 @@ class Loop(Trainer):
         self.identity = identity
         self.settings = config
         self._clock, self._tokens = time.perf_counter(), 0
-        self.measuring = 0.0  # seconds of `measure`, which are not training
+        self.measuring = 0.0  # seconds that are not training
         self._watched: list[tuple[int, Tensor, Any]] = []
         arguments = arguments_of(config, self.folder, seed, whole_batches)
         super().__init__(model=model, args=arguments, data_collator=collator, train_dataset=data)
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
-        self.add_callback(Progress(self._apart(measure), self.folder / "frontier.jsonl", measure_every))
+        self.add_callback(Progress())
+        if measure is not None and measure_every:
+            self.add_callback(Every(measure_every, lambda: self._measure(measure)))
 
-    def _apart(self, measure: Callable[[Any], dict[str, float]] | None) -> Callable[[Any], dict[str, float]] | None:
-        """`measure` whose time does not count in the tokens per second of training."""
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Work whose time counts neither as training nor in its tokens per second."""
+        start = time.perf_counter()
+        yield
+        seconds = time.perf_counter() - start
+        self._clock += seconds
+        self.measuring += seconds
 
-        def timed(model: Any) -> dict[str, float]:
-            start = time.perf_counter()
-            point = measure(model)
-            seconds = time.perf_counter() - start
-            self._clock += seconds
-            self.measuring += seconds
-            return point | {"seconds": round(seconds, 3)}
-
-        return None if measure is None else timed
+    def _measure(self, measure: Callable[[Any], dict[str, float]]) -> None:
+        start = time.perf_counter()
+        with self.aside():
+            point = measure(self.model)
+        seconds = round(time.perf_counter() - start, 3)
+        row = {"step": self.state.global_step} | point | {"seconds": seconds}
+        append_line(self.folder / "frontier.jsonl", row)
 
     def train(self) -> None:
         """Train from the last complete checkpoint of this run in `folder`, or from the start."""
@@ -82,9 +92,10 @@ class Loop(Trainer):
         if checkpoint is not None:
             print(f"resuming at step {step} from {checkpoint}", flush=True)
         for name in ("dynamics.jsonl", "frontier.jsonl"):
-            keep_until(self.folder / name, step)
+            keep_until(self.folder / name, -1 if checkpoint is None else step)
         if checkpoint is not None and json.loads((checkpoint / "trainer_state.json").read_text())["max_steps"] == step:
             self._load_from_checkpoint(str(checkpoint))
+            self.state.global_step = step
             return  # transformers would take one step more
         set_seed(self.args.seed)  # whatever was drawn since the trainer was made
         self._clock = time.perf_counter()
@@ -151,6 +162,14 @@ class Loop(Trainer):
             super()._save_checkpoint(model, trial)
             mark_complete(target, self.identity)
 
+    def _save(self, output_dir=None, state_dict=None):
+        target = Path(output_dir or self.folder)
+        target.mkdir(parents=True, exist_ok=True)
+        save_file(trained_weights(self.model), target / "model.safetensors")
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        set_weights(self.model, load_file(Path(resume_from_checkpoint) / "model.safetensors"))
+
 
 def arguments_of(config: OptimisationConfig, folder: Path, seed: int, whole_batches: bool) -> TrainingArguments:
     """Our few settings as transformers' many. Saving and logging are ours to name; the rest keeps its default."""
@@ -189,51 +208,3 @@ def arguments_of(config: OptimisationConfig, folder: Path, seed: int, whole_batc
         dataloader_num_workers=int(cuda),  # collates the next step while the device computes this one
         accelerator_config={"non_blocking": cuda},
     )
-
-
-class Progress(TrainerCallback):
-    """Prints a line every tenth of a run, measures points of the frontier, logs at each checkpoint and at the end."""
-
-    def __init__(self, measure: Callable[[Any], dict[str, float]] | None, path: Path, every: int):
-        self.measure, self.path, self.every = measure, path, every
-        self._tenth = -1
-
-    def on_log(self, args, state, control, logs=None, **_):
-        tenth = 10 * state.global_step // state.max_steps
-        if tenth > self._tenth:
-            self._tenth = tenth
-            shown = {name: float(f"{value:.4g}") for name, value in (logs or {}).items() if name in SHOWN}
-            print(f"step {state.global_step}/{state.max_steps} {json.dumps(shown)}", flush=True)
-
-    def on_step_end(self, args, state, control, model=None, **_):
-        last = state.global_step == state.max_steps
-        if control.should_save or last:
-            control.should_log = True  # so that no line averages over steps before and after a checkpoint
-        if self.measure is not None and self.every and (last or state.global_step % self.every == 0):
-            append_line(self.path, {"step": state.global_step} | self.measure(model))
-
-
-SHOWN = ("loss", "reward_margin", "reward_accuracy", "reverse_kl_chosen", "sparsity_u_chosen", "tokens_per_second")
-
-
-def append_line(path: Path, row: dict[str, Any]) -> None:
-    """Append one JSON line in one write."""
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def keep_until(path: Path, step: int) -> None:
-    """Drop lines after `step` (steps that a resumed run will do again) and a half-written last line."""
-    if not path.exists():
-        return
-    rows = []
-    for line in path.read_text().splitlines():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            break
-        if row["step"] <= step:
-            rows.append(line + "\n")
-    write_text(path, "".join(rows))

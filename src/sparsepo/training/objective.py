@@ -44,8 +44,8 @@ class PairObjective(nn.Module):
 
     `hyper` are the loss's keywords. `kl`: the directions to compute besides those that the loss needs. `gradients`:
     `recompute`, of the logits (see `token_terms`) and, where a batch has segments, of attention; or `forward`.
-    `reference` None: batches bring what is needed of it, see `training.reference`, and its output head is the policy's
-    at this moment.
+    Where batches bring what is needed of the reference, see `training.reference`, it is not run; if it is None, all of
+    them must, and its output head is the policy's at this moment.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class PairObjective(nn.Module):
         """What the batch brings of the reference, or what the reference says of the batch."""
         if self._blind:
             return Known(None, None, Views(rows.valid))
-        if self.reference is None:
+        if self.reference is None or "ref_states" in batch or "ref_logps" in batch:
             weights = batch.get("ref_weights")
             views = Views(rows.valid, weights=None if weights is None else rows.grid(weights))
             return Known(batch.get("ref_states"), batch.get("ref_logps"), views)

@@ -10,42 +10,47 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_model as load_weights
 from safetensors.torch import save_model as save_weights
-from torch import Tensor, nn
+from torch import Tensor
 
 from sparsepo import adapters
-from sparsepo.anatomy import check_head
-from sparsepo.config import PreferenceConfig
-from sparsepo.data.collation import onto
+from sparsepo.config.training import PreferenceConfig
+from sparsepo.data.collation import Encoded, onto
 from sparsepo.data.records import Preference, write_json
 from sparsepo.errors import UserError
-from sparsepo.models import save_model, without_dropout
+from sparsepo.models import without_dropout
 from sparsepo.objective.masks import Masks
-from sparsepo.objective.methods import check_parameters
+from sparsepo.objective.methods import METHODS, check_parameters
 from sparsepo.objective.terms import KL
-from sparsepo.training.batches import MicroBatches, encode
+from sparsepo.training.batches import MicroBatches, encode, order_of, records_of
+from sparsepo.training.checkpoints import set_weights
+from sparsepo.training.checks import check_known, check_models, check_pairs, check_step_0
+from sparsepo.training.logs import EveryFromTheStart, append_line
 from sparsepo.training.loop import Loop
 from sparsepo.training.metrics import metrics
-from sparsepo.training.objective import Outcome, PairObjective, masks_for
+from sparsepo.training.objective import PairObjective, masks_for
 from sparsepo.training.plan import choose_gradients, choose_layout
-from sparsepo.training.reference import Cache, check_cache
+from sparsepo.training.reference import Cache
+from sparsepo.training.validation import Best, validate
 
 CALIBRATION_PAIRS = 64
-STEP_0_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
+BEST = "best.safetensors"
 
 
 class PreferenceTrainer(Loop):
     """Train `policy` on preference pairs with a method of `METHODS`.
 
     policy, reference: causal LMs with the same vocabulary; the policy starts as a copy of the reference. With a `cache`
-    of all that the method needs of the reference (`training.reference`) the latter may be None.
+    of all that the method needs of the reference (`training.reference`) the latter may be None, but for validation.
     With `config.adapter` an adapter is added to the policy, whose own weights are frozen: then the reference best is
     `adapters.twin(policy)`, made before, which shares these weights, so that one model is in memory.
-    pairs: `Preference` records or mappings with `prompt`, `chosen`, `rejected` texts.
+    pairs: `Preference` records or mappings with `prompt`, `chosen`, `rejected` texts. Where they name an `epoch` each,
+    epoch by epoch is trained on its own pairs.
+    validation: such pairs to validate on, of which the epoch is no matter.
     hyper: what to change from the method's defaults, mask parameters included.
     folder: where checkpoints and `dynamics.jsonl` go while training.
 
     Raises UserError for an unknown method or parameter, an architecture whose logits cannot be reproduced, fewer
-    usable pairs than one batch, and at step 0 if policy and reference differ.
+    usable pairs than one batch, pairs of other epochs than are trained, and at step 0 if policy and reference differ.
     """
 
     def __init__(
@@ -63,41 +68,27 @@ class PreferenceTrainer(Loop):
         identity: str = "",
         measure: Callable[[Any], dict[str, float]] | None = None,
         cache: Sequence[Cache] = (),
+        validation: Sequence[Preference | Mapping[str, Any]] = (),
     ):
-        config = config or PreferenceConfig()
         self.method, self.tokenizer, self.hyper = method, tokenizer, dict(hyper or {})
-        loss_hyper, _ = check_parameters(method, self.hyper).split(self.hyper)
-        if policy is reference or (config.adapter is None and adapters.are_twins(policy, reference)):
-            raise UserError("policy and reference must be two models, as one is trained: pass copy.deepcopy(policy)")
-        if tokenizer.eos_token_id is None:
-            raise UserError("the tokenizer has no end-of-text token (tokenizer.eos_token), which responses need")
-        check_head(without_dropout(policy))
-        encoded = encode(tokenizer, pairs, config, policy)
+        row = check_parameters(method, self.hyper)
+        config = (config or PreferenceConfig()).model_copy(update=row.training_settings(self.hyper))
+        check_models(policy, reference, tokenizer, config)
+        records = records_of(pairs)
+        encoded = encode(tokenizer, records, config, policy)
+        validates = config.validate_every > 0
+        held_out = encode(tokenizer, validation, config, policy, "validate") if validates else Encoded([], [], {})
+        check_pairs(encoded, held_out, config)
         self.dropped = encoded.dropped
-        if len(encoded.pairs) < config.batch_size:
-            raise UserError(
-                f"{len(encoded.pairs)} usable pairs are fewer than one batch of {config.batch_size} "
-                f"(training.batch_size); dropped: {encoded.dropped or 'none'}"
-            )
-        if reference is None:
-            check_cache(method, self.hyper, config, cache, len(encoded.pairs))
-        else:
-            reference = without_dropout(reference).requires_grad_(False).eval()
-        torch.manual_seed(seed)
-        masks = masks_for(method, policy, self.hyper)
-        if config.adapter is not None:
-            adapters.add(policy, config.adapter)
+        check_known(method, self.hyper, config, reference, cache, len(encoded.pairs))
+        self._order = order_of([records[place].epoch for place in encoded.kept], config.epochs, seed)
+        if self._order is not None:  # all epochs are one pass over all pairs
+            config = config.model_copy(update={"epochs": config.epochs / len(set(self._order.epochs))})
+        objective = self._objective(policy, reference, config, seed, encoded.pairs)
         models = [model for model in (policy, reference) if model is not None]
-        layout = choose_layout(models, config.layout, encoded.pairs)
-        objective = PairObjective(
-            policy,
-            reference,
-            method,
-            loss_hyper,
-            masks,
-            kl=KL if config.log_kl else (),
-            gradients=choose_gradients(policy, config.gradients, encoded.pairs),
-        )
+        layout = choose_layout(models, config.layout, [*encoded.pairs, *held_out.pairs])
+        self.held_out = MicroBatches(held_out.pairs, layout, config)
+        self.best: Best | None = None
         self._sums: dict[str, Tensor] = {}
         self._pairs = 0
         super().__init__(
@@ -112,12 +103,26 @@ class PreferenceTrainer(Loop):
             measure_every=config.frontier_every,
             whole_batches=True,
         )
+        if config.validate_every:
+            self.add_callback(EveryFromTheStart(config.validate_every, self._validate))
         if config.gradient_checkpointing:
             policy.activation_checkpointing_enable()
         if reference is not None:
             reference.to(self.args.device)
         some = self.data_collator(range(min(CALIBRATION_PAIRS, len(encoded.pairs))))["micro"]
         objective.calibrate(onto(self.args.device, batch) for batch in some)
+
+    def _objective(self, policy, reference, config, seed, pairs) -> PairObjective:
+        """The objective with new mask heads, and with a new adapter on the policy if the config has one."""
+        if reference is not None:
+            reference = without_dropout(reference).requires_grad_(False).eval()
+        torch.manual_seed(seed)
+        masks = masks_for(self.method, policy, self.hyper)
+        if config.adapter is not None:
+            adapters.add(policy, config.adapter)
+        hyper, _ = METHODS[self.method].split(self.hyper)
+        how = {"kl": KL if config.log_kl else (), "gradients": choose_gradients(policy, config.gradients, pairs)}
+        return PairObjective(policy, reference, self.method, hyper, masks, **how)
 
     @property
     def policy(self) -> Any:
@@ -127,16 +132,23 @@ class PreferenceTrainer(Loop):
     def masks(self) -> Masks | None:
         return self.model.masks
 
+    @property
+    def kept_step(self) -> int:
+        """The step whose weights the model has after `train`."""
+        return self.state.global_step if self.best is None else self.best.step
+
+    def train(self) -> None:
+        """Train as `Loop.train` does; where the config says so, go back to the weights of lowest validation loss."""
+        super().train()
+        if self.best is not None:
+            set_weights(self.model, self.best.weights)
+
     def save(self, folder: str | Path) -> None:
         """The policy as a Hugging Face folder, and its mask heads beside it; heads are not needed for inference.
 
-        An adapter is merged into plain weights, see `adapters.merged`, and also lies beside them in `adapter`.
+        An adapter is merged into plain weights, see `adapters.save`.
         """
-        plain = self.policy
-        if adapters.adapted(plain):
-            plain.save_pretrained(Path(folder) / "adapter")
-            plain = adapters.merged(plain)
-        save_model(plain, self.tokenizer, folder)
+        adapters.save(self.policy, self.tokenizer, folder)
         if self.masks is not None:
             write_json(Path(folder) / "masks.json", {"method": self.method, "hyper": self.hyper})
             save_weights(self.masks, str(Path(folder) / "masks.safetensors"))
@@ -168,7 +180,7 @@ class PreferenceTrainer(Loop):
         """The sum of the losses of a micro-batch's pairs."""
         outcome = model(inputs)
         if self.state.global_step == 0:
-            self._check_step_0(outcome)
+            check_step_0(outcome, self.policy.dtype, self.args.bf16 or self.args.fp16)
         self._pairs += len(outcome.loss)
         with torch.no_grad():
             for name, value in metrics(outcome).items():
@@ -195,33 +207,28 @@ class PreferenceTrainer(Loop):
             self.optimizer = self.optimizer_of(groups)
         return self.optimizer
 
-    def _check_step_0(self, outcome: Outcome) -> None:
-        sides = (outcome.chosen, outcome.rejected)
-        if outcome.chosen.ref_logps is None:
-            return
-        worst = max(float(side.logratio.detach().where(side.valid, 0.0).abs().max()) for side in sides)
-        exact = self.args.bf16 is False and self.args.fp16 is False
-        tolerance = STEP_0_TOLERANCE.get(self.policy.dtype, 0.5) if exact else 0.5
-        if worst > tolerance:
-            raise UserError(
-                f"policy and reference differ before the first step (largest |log pi - log ref| of a token: {worst:.3g}"
-                f", allowed {tolerance:g}): both must start from the same weights, dtype and tokenizer"
-            )
+    def _get_train_sampler(self, train_dataset=None):
+        return self._order if self._order is not None else super()._get_train_sampler(train_dataset)
 
-    def _resumable(self) -> nn.Module:
-        """What a checkpoint holds: policy and mask heads, but of an adapted policy only what is trained."""
-        if not adapters.adapted(self.policy):
-            return self.model
-        heads = {} if self.masks is None else {"masks": self.masks}
-        return nn.ModuleDict({"adapter": adapters.trained(self.policy), **heads})
+    def _validate(self) -> None:
+        """A row of the log; after a step, the weights too if no earlier ones were better and the best are wanted."""
+        step = self.state.global_step
+        with self.aside():
+            row = validate(self.model, self.held_out, self.compute_loss_context_manager, self.args.seed)
+        append_line(self.folder / "dynamics.jsonl", {"step": step} | row)
+        loss = row["validation_loss"]
+        if self.settings.keep == "best" and step > 0 and (self.best is None or loss < self.best.loss):
+            self.best = Best.of(self.model, step, loss)
 
     def _save(self, output_dir=None, state_dict=None):
-        target = Path(output_dir or self.args.output_dir)
-        target.mkdir(parents=True, exist_ok=True)
-        save_weights(self._resumable(), str(target / "model.safetensors"))
+        super()._save(output_dir)
+        if self.best is not None:
+            self.best.write(Path(output_dir) / BEST)
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
-        load_weights(self._resumable(), str(Path(resume_from_checkpoint) / "model.safetensors"))
+        super()._load_from_checkpoint(resume_from_checkpoint)
+        best = Path(resume_from_checkpoint) / BEST
+        self.best = Best.read(best) if best.exists() else None
 
 
 def load_masks(folder: str | Path, reference: Any) -> Masks | None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sparsepo.anatomy import hidden_states, lm_head
-from sparsepo.config import PreferenceConfig
+from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.collation import TokenPair, collate, onto, rows_of, split
 from sparsepo.data.hashes import file_hash
 from sparsepo.data.records import write_json

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsepo.config import SftConfig
+from sparsepo import adapters
+from sparsepo.config.training import SftConfig
 from sparsepo.data.collation import encode_prompt, encode_response
 from sparsepo.data.records import Text
 from sparsepo.errors import UserError
@@ -18,7 +19,10 @@ IGNORED = -100  # what transformers' loss skips
 
 
 class SFTTrainer(Loop):
-    """Train `model` on documents; the loss is the mean over all target tokens of a batch (transformers' own)."""
+    """Train `model` on documents; the loss is the mean over all target tokens of a batch (transformers' own).
+
+    With `config.adapter` an adapter is added to the model, whose own weights are frozen.
+    """
 
     def __init__(
         self,
@@ -38,12 +42,20 @@ class SFTTrainer(Loop):
             raise UserError(
                 f"the SFT corpus has {len(rows)} usable documents, fewer than sft.batch_size {config.batch_size}"
             )
+        self.tokenizer = tokenizer
+        if config.adapter is not None:
+            torch.manual_seed(seed)
+            adapters.add(model, config.adapter)
         if config.gradient_checkpointing:
             model.activation_checkpointing_enable()
         pad = tokenizer.pad_token_id
         super().__init__(
             model, rows, lambda batch: collate(batch, pad), config, folder=folder, seed=seed, identity=identity
         )
+
+    def save(self, folder: str | Path) -> None:
+        """The model as a Hugging Face folder; an adapter is merged into plain weights, see `adapters.save`."""
+        adapters.save(self.model, self.tokenizer, folder)
 
 
 def encode_document(tokenizer: Any, text: Text, limit: int) -> tuple[list[int], int] | None:

@@ -1,0 +1,74 @@
+"""Programs through the sandbox: how many a second on two cores, against a bare Python for each of them.
+
+    python benchmarks/sandbox.py
+
+Trivial programs, so what is measured is what the sandbox costs. A Python is started for each program of the peer, by
+two threads; it protects nothing.
+"""
+
+import argparse
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from harness import Finding, interleaved, median_ratio, table
+
+from sparsepo.errors import run
+from sparsepo.evaluation.sandbox import Sandbox, usable_launch
+
+WORKERS = 2
+PROGRAMS_A_SECOND = 250
+ROUNDS = 5
+
+
+def bare(python: str) -> Callable[[Sequence[str]], None]:
+    def one(program: str) -> None:
+        subprocess.run([python, "-I", "-S", "-B", "-c", program], check=True)
+
+    def all_of_them(programs: Sequence[str]) -> None:
+        with ThreadPoolExecutor(WORKERS) as pool:
+            list(pool.map(one, programs))
+
+    return all_of_them
+
+
+def measure(programs: Sequence[str]) -> dict[str, list[float]]:
+    """Seconds of each round."""
+    peer = bare(usable_launch(unsafe=False).python)
+    with Sandbox(WORKERS) as sandbox:
+
+        def sandboxed(programs: Sequence[str]) -> Callable[[], None]:
+            failed = [verdict for verdict in sandbox.run(programs) if not verdict.passed]
+            assert not failed, failed[0]
+            return lambda: None
+
+        runs = {"ours": sandboxed, "bare": lambda programs: peer(programs) or (lambda: None)}
+        return interleaved(runs, [dict.fromkeys(runs, programs)] * ROUNDS, clock=time.perf_counter)
+
+
+def findings(seconds: dict[str, list[float]], programs: int) -> list[Finding]:
+    wanted = [programs / PROGRAMS_A_SECOND] * ROUNDS
+    rate = programs / min(seconds["ours"])
+    claim = f"time for {programs} programs / {wanted[0]:g} s: at best {rate:.0f} a second"
+    against = f"time / a bare Python for each: {programs / min(seconds['bare']):.0f} a second"
+    mode = f"{WORKERS} workers"
+    return [
+        Finding("rate", claim, median_ratio(seconds["ours"], wanted), 1.0, mode),
+        Finding("bare", against, median_ratio(seconds["ours"], seconds["bare"]), 0.75, mode),
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--programs", type=int, default=1000)
+    count = parser.parse_args().programs
+    rows = findings(measure([f"x = {number}" for number in range(count)]), count)
+    print(table(rows))
+    if not all(row.met for row in rows):
+        sys.exit("not every goal is met")
+
+
+if __name__ == "__main__":
+    run(main)

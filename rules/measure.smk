@@ -1,0 +1,154 @@
+# What is measured beside rewards and KL, each part only where a config asks for it.
+rule generate:
+    input:
+        policy=policy_of,
+        test=PROMPTS.format(task="{task}", split="test"),
+        validation=PROMPTS.format(task="{task}", split="validation"),
+    output:
+        ensure(GENERATIONS, non_empty=True),
+    log:
+        "logs/{task}/generate/{run}.log",
+    benchmark:
+        "logs/{task}/benchmarks/generate/{run}.tsv"
+    conda:
+        "../envs/train.yaml"
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=asks("mem_mb"),
+        runtime=asks("runtime"),
+    params:
+        policy=subpath(input.policy, parent=True),
+        settings=settings("generate"),
+        code=code_version("workflow_scripts/sample.py"),
+    shell:
+        "python -m sparsepo.gpu -- python $SCRIPTS/sample.py --settings {params.settings:q}"
+        " --policy {params.policy} --validation {input.validation} --test {input.test} --out {output} > {log} 2>&1"
+
+
+rule measure_summaries:
+    input:
+        generations=GENERATIONS,
+        prompts=[PROMPTS.format(task="{task}", split=split) for split in ("train", "validation", "test")],
+    output:
+        MEASURES.replace("{part}", "summaries"),
+    log:
+        "logs/{task}/summaries/{run}.log",
+    benchmark:
+        "logs/{task}/benchmarks/summaries/{run}.tsv"
+    conda:
+        "../envs/eval.yaml"
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=asks("mem_mb"),
+        runtime=asks("runtime"),
+    params:
+        settings=settings("summaries"),
+        code=code_version("workflow_scripts/summaries.py"),
+    shell:
+        "python -m sparsepo.gpu -- python $SCRIPTS/summaries.py --settings {params.settings:q}"
+        " --generations {input.generations} --prompts {input.prompts} --out {output} > {log} 2>&1"
+
+
+rule measure_wins:
+    input:
+        generations=GENERATIONS,
+        prompts=[PROMPTS.format(task="{task}", split=split) for split in ("validation", "test")],
+        scorer=fitted,
+    output:
+        MEASURES.replace("{part}", "wins"),
+    log:
+        "logs/{task}/wins/{run}.log",
+    benchmark:
+        "logs/{task}/benchmarks/wins/{run}.tsv"
+    conda:
+        "../envs/eval.yaml"
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=asks("mem_mb"),
+        runtime=asks("runtime"),
+    params:
+        # Not an output: a judge's answers cost money, and Snakemake deletes outputs before a retry.
+        answers="results/{task}/answers/{run}",
+        settings=settings("wins"),
+        code=code_version("workflow_scripts/wins.py"),
+    shell:
+        "python -m sparsepo.gpu -- python $SCRIPTS/wins.py --settings {params.settings:q}"
+        " --generations {input.generations} --prompts {input.prompts} --answers {params.answers} --out {output} > {log} 2>&1"
+
+
+rule measure_benchmarks:
+    input:
+        policy=policy_of,
+    output:
+        MEASURES.replace("{part}", "benchmarks"),
+    log:
+        "logs/{task}/benchmarks/{run}.log",
+    benchmark:
+        "logs/{task}/benchmarks/benchmarks/{run}.tsv"
+    conda:
+        "../envs/eval.yaml"
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=asks("mem_mb"),
+        runtime=asks("runtime"),
+    params:
+        policy=subpath(input.policy, parent=True),
+        work="results/{task}/benchmarks/questions/{run}",
+        settings=settings("benchmarks"),
+        inputs=lambda wildcards: STAGES.input_hashes(wildcards.task),
+        code=code_version("workflow_scripts/benchmarks.py"),
+    shell:
+        "python -m sparsepo.gpu -- python $SCRIPTS/benchmarks.py --settings {params.settings:q}"
+        " --policy {params.policy} --work {params.work} --out {output} > {log} 2>&1"
+
+
+rule sample_programs:
+    input:
+        policy=policy_of,
+        test=PROMPTS.format(task="{task}", split="test"),
+        validation=PROMPTS.format(task="{task}", split="validation"),
+    output:
+        ensure(PROGRAMS, non_empty=True),
+    log:
+        "logs/{task}/programs/{run}.log",
+    benchmark:
+        "logs/{task}/benchmarks/programs/{run}.tsv"
+    conda:
+        "../envs/train.yaml"
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=asks("mem_mb"),
+        runtime=asks("runtime"),
+    params:
+        policy=subpath(input.policy, parent=True),
+        settings=settings("programs"),
+        code=code_version("workflow_scripts/programs.py"),
+    shell:
+        "python -m sparsepo.gpu -- python $SCRIPTS/programs.py --settings {params.settings:q}"
+        " --policy {params.policy} --validation {input.validation} --test {input.test} --out {output} > {log} 2>&1"
+
+
+rule measure_code:
+    input:
+        programs=PROGRAMS,
+    output:
+        MEASURES.replace("{part}", "code"),
+    log:
+        "logs/{task}/code/{run}.log",
+    conda:
+        "../envs/eval.yaml"
+    threads: 2
+    resources:
+        mem_mb=4000,
+        runtime=asks("runtime"),
+    params:
+        settings=settings("code"),
+        inputs=lambda wildcards: STAGES.input_hashes(wildcards.task),
+        code=code_version("workflow_scripts/execute.py"),
+    shell:
+        "python $SCRIPTS/execute.py --settings {params.settings:q} --programs {input.programs} --out {output} > {log} 2>&1"

@@ -1,0 +1,164 @@
+"""The config as pydantic models: the one place where a default is written, and where a mistake gets its sentence."""
+
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+from pydantic import Field, field_validator, model_validator
+
+from sparsepo.config.base import Count, Name, Positive, Strict, refuse, refuse_all
+from sparsepo.config.data import DataConfig
+from sparsepo.config.evaluation import EvaluationConfig
+from sparsepo.config.models import ModelConfig
+from sparsepo.config.preferences import (
+    ExecutedPreferences,
+    ExecutionConfig,
+    FilePreferences,
+    GeneratedPreferences,
+    SamplingConfig,
+)
+from sparsepo.config.training import PreferenceConfig, SftConfig
+from sparsepo.grids import Mistake, as_texts, grid_mistakes
+
+
+class ResourceConfig(Strict):
+    """What each training or sampling job of a task asks of a scheduler: memory, and minutes of its first attempt."""
+
+    mem_mb: Count = 4000
+    runtime: Count = 120
+
+
+class SizeConfig(Strict):
+    """Factors on the numbers of a task: prompts and documents, tokens of a response, and steps (epochs)."""
+
+    prompts: Positive = 1.0
+    tokens: Positive = 1.0
+    steps: Positive = 1.0
+
+
+class TaskConfig(Strict):
+    """One comparison: a model, its data, its preferences, and the methods with their grids."""
+
+    model: ModelConfig
+    data: DataConfig
+    sft: SftConfig | None = None
+    preferences: Annotated[GeneratedPreferences | FilePreferences | ExecutedPreferences, Field(discriminator="source")]
+    methods: dict[str, dict[str, Any]]
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [0]
+    training: PreferenceConfig = PreferenceConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    evaluation: EvaluationConfig
+    execution: ExecutionConfig = ExecutionConfig()
+    resources: ResourceConfig = ResourceConfig()
+    size: SizeConfig = SizeConfig()
+
+    @field_validator("methods")
+    @classmethod
+    def _grids(cls, methods: dict[str, dict[str, Any]]) -> dict[str, dict[str, list[str]]]:
+        if not methods:
+            refuse("at least one method is needed")
+        refuse_all(mistake for name, given in methods.items() for mistake in grid_mistakes(name, given))
+        return {name: {key: as_texts(values) for key, values in given.items()} for name, given in methods.items()}
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct(cls, seeds: list[int]) -> list[int]:
+        if len(set(seeds)) < len(seeds):
+            refuse(f"seeds must be distinct, not {seeds}")
+        return seeds
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "TaskConfig":
+        refuse_all(self._misfits())
+        return self
+
+    @property
+    def fits(self) -> bool:
+        """Whether a scorer of this task is fitted in the pipeline."""
+        return any(scorer.kind == "tfidf" for _, scorer in self._scorers())
+
+    def sized(self) -> dict[str, Any]:
+        """The task as plain values, its numbers multiplied by `size`."""
+        return _scaled(self.model_dump(exclude={"size"}), self.size.model_dump(), ())
+
+    def _scorers(self) -> Iterator[tuple[tuple[str, ...], Any]]:
+        """Every scorer that the task asks for, with its place."""
+        if isinstance(self.preferences, GeneratedPreferences):
+            yield ("preferences", "scorer"), self.preferences.scorer
+        yield from ((("evaluation", *place), scorer) for place, scorer in self.evaluation.scorers)
+
+    def _misfits(self) -> Iterator[Mistake]:
+        prompts, source, data = self.data.prompts, self.preferences.source, self.data.source
+        needs = {"generated": ("planted", "texts"), "executed": ("problems",)}.get(source, ("preferences",))
+        if data not in needs:
+            sentence = f"preferences.source '{source}' needs data.source {' or '.join(needs)}, not '{data}'"
+            yield sentence, ("data", "source")
+        if self.evaluation.code and data != "problems":
+            yield f"pass@k needs data.source problems, not '{data}'", ("evaluation", "code")
+        baseline = self.evaluation.baseline
+        if baseline is not None and baseline not in ("sft", *self.methods):
+            yield f"'{baseline}' is not among the methods of this task", ("evaluation", "baseline")
+        for place, scorer in self._scorers():
+            if scorer.kind == "tfidf" and not getattr(self.data, "labelled", 0):
+                yield "a tfidf scorer is fitted to data.labelled documents or prompts; data gives none", place
+        if self.evaluation.scorer is None and self.training.frontier_every:
+            yield "points of the frontier need evaluation.scorer; set frontier_every: 0", ("training", "frontier_every")
+        if self.model.source == "scratch" and self.sft is None:
+            yield "a model from scratch knows nothing: it needs an 'sft' section", ("sft",)
+        if prompts.train is not None and prompts.train < self.training.batch_size:
+            sentence = (
+                f"{prompts.train} prompts give at most {prompts.train} pairs, fewer than one batch of "
+                f"{self.training.batch_size} (training.batch_size)"
+            )
+            yield sentence, ("data", "prompts", "train")
+        if self.evaluation.frontier_prompts > prompts.test and self.training.frontier_every:
+            sentence = (
+                f"at most the {prompts.test} test prompts (data.prompts.test) can be sampled, "
+                f"not {self.evaluation.frontier_prompts}"
+            )
+            yield sentence, ("evaluation", "frontier_prompts")
+
+
+_SIZED = {
+    "train": "prompts",
+    "validation": "prompts",
+    "test": "prompts",
+    "texts": "prompts",
+    "labelled": "prompts",
+    "sample": "prompts",
+    "prompts": "prompts",
+    "problems": "prompts",
+    "frontier_prompts": "prompts",
+    "token_pairs": "prompts",
+    "max_new_tokens": "tokens",
+    "max_steps": "steps",
+    "epochs": "steps",
+}
+"""Which factor of `size` each number of a task is multiplied by."""
+
+
+def _scaled(section: Any, size: dict[str, float], place: tuple[str, ...]) -> Any:
+    """A dumped section with the numbers of `_SIZED` multiplied; whole numbers stay whole and at least 1."""
+    if isinstance(section, dict):
+        return {key: _scaled(value, size, (*place, key)) for key, value in section.items()}
+    factor = size[_SIZED[place[-1]]] if place[-1] in _SIZED and "methods" not in place else 1.0
+    if factor == 1.0 or isinstance(section, bool | str | None | list) or section == 0:
+        return section
+    return max(1, round(section * factor)) if isinstance(section, int) else section * factor
+
+
+class Config(Strict):
+    """A config file. `name` marks its results, so that another config cannot overwrite them by mistake."""
+
+    name: Name
+    tasks: Annotated[dict[Name, TaskConfig], Field(min_length=1)]
+
+    @field_validator("tasks")
+    @classmethod
+    def _not_a_results_folder(cls, tasks: dict[str, TaskConfig]) -> dict[str, TaskConfig]:
+        for name in {"tables", "figures", "report"} & set(tasks):
+            refuse(f"a task cannot be named '{name}', which is a folder of results/", name)
+        return tasks
+
+    def sized(self) -> "Config":
+        """The config with the numbers of each task multiplied by its `size`."""
+        return Config(name=self.name, tasks={name: task.sized() for name, task in self.tasks.items()})

@@ -1,0 +1,121 @@
+"""Sections of a config: SFT, adapters and preference training."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from sparsepo.config.base import Count, Dtype, NotNegative, Positive, Share, Strict, refuse
+
+NO_TARGETS = {"lm_head", "embed_out", "embed_in", "embed_tokens", "wte", "wpe"}
+"""Common names of output heads and embeddings; `adapters.add` refuses them by what they are, whatever their name."""
+
+
+class OptimisationConfig(Strict):
+    """AdamW with linear warm-up, shared by SFT and preference training.
+
+    The 8-bit optimisers are those of bitsandbytes, which keep their state in a quarter of the memory.
+    """
+
+    epochs: Positive = 1.0
+    max_steps: Count | None = None
+    batch_size: Count = 32
+    micro_batch_size: Count | None = None
+    learning_rate: Positive = 1e-6
+    weight_decay: NotNegative = 0.0
+    max_grad_norm: Positive = 1.0
+    schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
+    warmup: Share = 0.1
+    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = "adamw"
+    precision: Dtype = "float32"
+    gradient_checkpointing: bool = False
+    log_every: Count = 1
+    checkpoint_every: Annotated[int, Field(ge=0)] = 100
+
+    @model_validator(mode="after")
+    def _micro_batches_fill_the_batch(self) -> "OptimisationConfig":
+        if self.micro_batch_size is not None and self.batch_size % self.micro_batch_size:
+            refuse(f"must divide batch_size ({self.batch_size}), not {self.micro_batch_size}", "micro_batch_size")
+        return self
+
+
+class AdapterConfig(Strict):
+    """LoRA: W + (alpha / rank) B A in place of W, where W is frozen and B (out, rank), A (rank, in) are trained.
+
+    `targets`: every linear map of every block, or those of these names, as in [q_proj, v_proj] or [attn.c_proj]; the
+    embeddings and the output head never. `quantise`: nf4 keeps the frozen maps of the blocks in 4 bits (QLoRA), policy
+    and reference alike. `dropout`, of what enters A, is on in training steps only.
+    """
+
+    rank: Count = 16
+    alpha: Positive = 32.0
+    dropout: Share = 0.0
+    targets: Literal["all-linear"] | Annotated[list[str], Field(min_length=1)] = "all-linear"
+    quantise: Literal["none", "nf4"] = "none"
+
+    @field_validator("targets", mode="before")
+    @classmethod
+    def _are_maps_of_blocks(cls, targets: Any) -> Any:
+        if isinstance(targets, str) and targets != "all-linear":
+            refuse(f"write all-linear or a list of names, as in [q_proj, v_proj], not '{targets}'")
+        for name in targets if isinstance(targets, list) else ():
+            if str(name).rsplit(".", 1)[-1] in NO_TARGETS:
+                refuse(f"'{name}' is an embedding or the output head, which are never adapted; leave it out")
+        return targets
+
+
+class SftConfig(OptimisationConfig):
+    """Supervised fine-tuning on the task's corpus; `max_tokens` cuts a document.
+
+    With an `adapter` only it is trained, and merged into plain weights at the end.
+    """
+
+    learning_rate: Positive = 1e-5
+    max_tokens: Count = 512
+    adapter: AdapterConfig | None = None
+    seed: int = 0
+
+
+class PreferenceConfig(OptimisationConfig):
+    """Preference training. The mask heads have a learning rate and a weight decay of their own.
+
+    Responses are cut at `max_response_tokens`; a pair whose prompt is longer than `max_prompt_tokens` is dropped.
+    Every `frontier_every` steps, and at the end, test prompts are sampled for a point of the frontier; 0 is never.
+    Every `validate_every` steps, before the first and after the last one the loss of the validation pairs is computed;
+    0 is never. `keep`: the weights of the last step, or the best, those of lowest validation loss after a step.
+
+    How it is computed changes time and memory, not the result. `layout`: each prompt once, shared by its two responses,
+    without padding (`shared`), or what comes next for the architecture. `gradients` of the output head: in the forward
+    pass where the logits of a pair fit into memory, else recomputed. A step's batch is cut into micro-batches of
+    `micro_batch_size` pairs, or of `micro_batch_tokens` positions at most. `log_kl`: log the KL to the reference also
+    for methods whose loss does not look at it. `reference`: what a method needs of it is computed once for all runs
+    where that can be stored, or by each run anew (`online`), which takes no disk space.
+
+    With an `adapter` only it and the mask heads are trained, and policy and reference share the frozen weights.
+    """
+
+    frontier_every: Annotated[int, Field(ge=0)] = 0
+    validate_every: Annotated[int, Field(ge=0)] = 0
+    keep: Literal["last", "best"] = "last"
+    micro_batch_tokens: Count | None = None
+    layout: Literal["auto", "shared", "packed", "pairs", "padded"] = "auto"
+    gradients: Literal["auto", "forward", "recompute"] = "auto"
+    log_kl: bool = True
+    reference: Literal["cached", "online"] = "cached"
+
+    adapter: AdapterConfig | None = None
+    mask_learning_rate: Positive = 1e-3
+    mask_weight_decay: NotNegative = 0.01
+    max_prompt_tokens: Count = 512
+    max_response_tokens: Count = 512
+
+    @model_validator(mode="after")
+    def _one_way_to_cut_a_batch(self) -> "PreferenceConfig":
+        if self.micro_batch_size is not None and self.micro_batch_tokens is not None:
+            refuse("give either micro_batch_size (pairs) or micro_batch_tokens, not both", "micro_batch_tokens")
+        return self
+
+    @model_validator(mode="after")
+    def _the_best_is_looked_for(self) -> "PreferenceConfig":
+        if self.keep == "best" and not self.validate_every:
+            refuse("'best' is by the loss of validation pairs: give validate_every (steps) too", "keep")
+        return self

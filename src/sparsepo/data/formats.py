@@ -1,0 +1,85 @@
+"""Preferences that exist: each format of a file or of a data set of the hub gives the same pairs."""
+
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from sparsepo.data.pairing import Found, Pairing, extremes, spaced
+from sparsepo.data.posts import compared, rated_on_axes, rated_post_rows, rated_posts
+from sparsepo.data.records import Preference, Scored, as_record
+from sparsepo.data.rows import Rows, origin_of, rows_of
+from sparsepo.data.transcripts import message_pairs, transcript_pairs
+from sparsepo.errors import UserError
+
+
+def preference_source(settings: dict[str, Any]) -> Pairing:
+    """The pairs that {"source", "path", "hub", "max_words", "sample", "seed"} describes, in the order of the data.
+
+    `source` is one of `FORMATS`. A pair with a response longer than `max_words` is dropped, and `sample` is a seeded
+    choice of so many pairs of each subset. Raises UserError for data that cannot be read or give no pair.
+    """
+    made, origin = Pairing(), origin_of(settings)
+    found = FORMATS[settings["source"]](_rows(settings), made)
+    usable = (each for each in found if made.usable(each[2], each[0]))
+    short = list(short_enough(usable, settings["max_words"], made))
+    made.pairs += [pair for _, _, pair in sampled(short, settings["sample"], settings["seed"], made)]
+    if not made.pairs:
+        raise UserError(f"{origin}: no usable pair ({made})")
+    return made
+
+
+def short_enough(found: Iterator[Found], most: int | None, made: Pairing) -> Iterator[Found]:
+    """Those whose responses both have at most `most` words, told apart by white space."""
+    for place, subset, pair in found:
+        if most is not None and max(len(pair.chosen.split()), len(pair.rejected.split())) > most:
+            made.drop(f"a response is longer than {most} words", place)
+        else:
+            yield place, subset, pair
+
+
+def sampled(found: list[Found], size: int | None, seed: int, made: Pairing) -> list[Found]:
+    """At most `size` of each subset, in their order. What a subset gives does not depend on the others."""
+    if size is None:
+        return found
+    places: dict[str, list[int]] = {}
+    for at, (_, subset, _) in enumerate(found):
+        places.setdefault(subset, []).append(at)
+    kept: set[int] = set()
+    for subset, own in places.items():
+        kept |= set(random.Random(f"{seed} {subset}").sample(own, min(size, len(own))))
+    for at, (place, _, _) in enumerate(found):
+        if at not in kept:
+            made.drop(f"not among the {size} that were sampled of each subset", place)
+    return [found[at] for at in sorted(kept)]
+
+
+def plain_pairs(rows: Rows, made: Pairing) -> Iterator[Found]:
+    """Rows {"prompt", "chosen", "rejected"}, as they are."""
+    return ((place, "", as_record(row, Preference, place)) for place, row in rows)
+
+
+def scored_responses(rows: Rows, made: Pairing) -> Iterator[Found]:
+    """Rows {"prompt", "text", "reward"}: the best response of a prompt against the worst."""
+    records = [(place, as_record(row, Scored, place)) for place, row in rows]
+    scored = [(place, Scored(row.prompt, spaced(row.text), row.reward, row.ended)) for place, row in records]
+    return ((place, "", pair) for place, pair in extremes(scored, made))
+
+
+FORMATS: dict[str, Callable[[Rows, Pairing], Iterator[Found]]] = {
+    "pairs": plain_pairs,
+    "scored": scored_responses,
+    "transcripts": transcript_pairs,
+    "messages": message_pairs,
+    "rated_posts": rated_posts,
+    "comparisons": compared,
+    "axis": rated_on_axes,
+}
+"""By the name a config gives them; each takes rows with their places, and drops into a Pairing what gives no pair."""
+
+
+def _rows(settings: dict[str, Any]) -> Rows:
+    if settings["source"] != "rated_posts":
+        return rows_of(settings)
+    if settings["path"] is None:
+        raise UserError("rated_posts is one JSON object in a file: give preferences.path, not preferences.hub")
+    return rated_post_rows(settings["path"])

@@ -1,0 +1,55 @@
+"""Whether programs solve their problems, and pass@k of that."""
+
+from collections.abc import Mapping, Sequence
+from math import comb
+from typing import Any
+
+from sparsepo.data.problems import Problem, program
+from sparsepo.data.records import Completion
+from sparsepo.errors import UserError
+from sparsepo.evaluation.sandbox import Sandbox, Verdict
+
+
+def verdicts(problems: Mapping[str, Problem], completions: Sequence[Completion], sandbox: Sandbox) -> list[Verdict]:
+    """Each completion with the tests of its problem, in order; equal programs are run once.
+
+    problems: id -> problem. The completions have been cut at the stop strings of their suite when they were sampled.
+    """
+    unknown = next((row.id for row in completions if row.id not in problems), None)
+    if unknown is not None:
+        raise UserError(f"a program is for problem '{unknown}', which is not among the {len(problems)} that are known")
+    programs = [program(problems[row.id], row.text) for row in completions]
+    different = list(dict.fromkeys(programs))
+    found = dict(zip(different, sandbox.run(different), strict=True))
+    return [found[one] for one in programs]
+
+
+def pass_at_k(n: int, c: int, k: int) -> float:
+    """Probability that k of n programs, drawn without replacement, hold one of the c that pass; k <= n.
+
+    1 - C(n - c, k) / C(n, k), unbiased (Chen et al. 2021, arXiv 2107.03374, equation 1).
+    """
+    assert 0 <= c <= n and 1 <= k <= n, (n, c, k)
+    return 1 - comb(n - c, k) / comb(n, k)
+
+
+def code_measures(problems: Sequence[str], passed: Sequence[bool], ks: Sequence[int]) -> dict[str, dict[str, Any]]:
+    """`pass@k` -> a value for each problem, which are the groups, for every k that each has programs enough for.
+
+    problems: the problem of each program. Raises UserError where no k can be had.
+    """
+    outcomes: dict[str, list[bool]] = {}
+    for problem, good in zip(problems, passed, strict=True):
+        outcomes.setdefault(problem, []).append(bool(good))
+    fewest = min(map(len, outcomes.values()), default=0)
+    possible = [k for k in ks if k <= fewest]
+    if not possible:
+        wanted = " or ".join(f"pass@{k}" for k in ks)
+        raise UserError(f"{wanted} needs as many programs for each problem, but one of them has {fewest}")
+    return {
+        f"pass@{k}": {
+            "values": [pass_at_k(len(each), sum(each), k) for each in outcomes.values()],
+            "groups": list(outcomes),
+        }
+        for k in possible
+    }

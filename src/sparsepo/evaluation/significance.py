@@ -1,0 +1,94 @@
+"""Which differences between systems are real: all pairs, measured on the same prompts."""
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from scipy.stats import permutation_test
+
+from sparsepo.evaluation.statistics import paired, paired_difference
+
+LEVEL = 0.05
+RESAMPLES = 4999
+_BATCH = 500  # sign patterns held at once
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Mean of `a` minus `b` over shared prompts, its 95% bounds by paired bootstrap, p before and after correction.
+
+    `prompts` is how many are shared; with fewer than two, bounds and p are nan.
+    """
+
+    a: str
+    b: str
+    prompts: int
+    difference: float
+    low: float
+    high: float
+    p: float
+    p_holm: float
+
+    @property
+    def tested(self) -> bool:
+        return not math.isnan(self.p)
+
+    @property
+    def real(self) -> bool:
+        """Whether it stands after the correction for the number of pairs."""
+        return self.p_holm < LEVEL
+
+    @property
+    def apart(self) -> bool:
+        """Whether the bootstrap interval leaves out 0; not corrected."""
+        return self.low > 0 or self.high < 0
+
+
+def pairwise(systems: Mapping[str, Mapping[Hashable, float]]) -> list[Difference]:
+    """Every pair of systems that share prompts, in order; Holm's family is these pairs.
+
+    systems: name -> prompt -> mean of that prompt.
+    """
+    pairs = [pair for pair in combinations(systems, 2) if paired(systems[pair[0]], systems[pair[1]])]
+    raw = [permutation_p(paired(systems[a], systems[b])) for a, b in pairs]
+    found = []
+    for (a, b), p, corrected in zip(pairs, raw, holm(raw), strict=True):
+        interval = paired_difference(systems[a], systems[b])
+        shared = len(paired(systems[a], systems[b]))
+        found.append(Difference(a, b, shared, interval.mean, interval.low, interval.high, p, corrected))
+    return found
+
+
+def permutation_p(differences: Sequence[float]) -> float:
+    """Two-sided p that paired differences have mean 0: the share of sign flips with a mean as far from it.
+
+    All flips where they are at most `RESAMPLES`, else as many random ones. nan for fewer than two differences.
+    """
+    if len(differences) < 2:
+        return math.nan
+    return float(
+        permutation_test(
+            (np.asarray(differences, dtype=np.float64),),
+            lambda sample, axis: sample.mean(axis),
+            permutation_type="samples",
+            vectorized=True,
+            n_resamples=RESAMPLES,
+            batch=_BATCH,
+            rng=0,
+        ).pvalue
+    )
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    r"""Holm's step-down correction (1979): $\max_{j \le i} \min(1, (m - j + 1) p_{(j)})$ of the i-th smallest of m.
+
+    A nan stays nan and is not counted in m.
+    """
+    order = sorted((value, place) for place, value in enumerate(p) if not math.isnan(value))
+    corrected, highest = [math.nan] * len(p), 0.0
+    for rank, (value, place) in enumerate(order):
+        highest = max(highest, min(1.0, (len(order) - rank) * value))
+        corrected[place] = highest
+    return corrected

@@ -1,0 +1,155 @@
+"""Sampled summaries, measured: against the reference, against the document and against each other."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from sparsepo.errors import UserError
+from sparsepo.evaluation.entailment import build_summac, edna, window
+from sparsepo.progress import progress
+
+Measurement = dict[str, list]
+"""{"values": one number an item, "groups": the prompt it belongs to, counted from 0}."""
+
+Measure = Callable[[Sequence[str], Sequence[str], Sequence[Sequence[str]]], dict[str, Measurement]]
+"""(documents, references, samples of each document) -> measurements by name."""
+
+OF_PROMPTS = ("self_bleu", "edna")  # the others are of single samples
+
+BATCH = 64  # texts that BERTScore encodes at once
+
+
+def summary_measures(
+    documents: Sequence[str],
+    references: Sequence[str],
+    samples: Sequence[Sequence[str]],
+    spec: dict[str, Any],
+    idf_texts: Sequence[str],
+) -> dict[str, Measurement]:
+    """`build_summary_measures`, used once."""
+    return build_summary_measures(spec, idf_texts)(documents, references, samples)
+
+
+def build_summary_measures(spec: dict[str, Any], idf_texts: Sequence[str]) -> Measure:
+    """What `spec` asks for, with its models loaded: {"rouge", "self_bleu": bool, "bertscore", "entailment": or None}.
+
+    `bertscore` holds the arguments of `build_bertscore`, whose IDF comes from `idf_texts`; `entailment` those of
+    `build_summac`. One value a sample: length (words between blanks); rouge_1, rouge_2, rouge_l, and entailment (of the
+    sample by its document), in [0, 1]; bertscore, in [-1, 1]. One a prompt: self_bleu, in [0, 100]; edna, in [0, 1].
+    The measure raises UserError for a reference that is needed and missing, and for fewer than 2 samples where samples
+    are compared.
+    """
+    bertscore = build_bertscore(**spec["bertscore"], idf_texts=idf_texts) if spec["bertscore"] else None
+    consistency = build_summac(**spec["entailment"]) if spec["entailment"] else None
+
+    def measure(
+        documents: Sequence[str], references: Sequence[str], samples: Sequence[Sequence[str]]
+    ) -> dict[str, Measurement]:
+        texts = [text for drawn in samples for text in drawn]
+        beside = [reference for reference, drawn in zip(references, samples, strict=True) for _ in drawn]
+        found = {"length": [float(len(text.split())) for text in texts]}
+        if spec["rouge"] or bertscore:
+            _require_references(documents, references)
+        if spec["rouge"]:
+            found |= rouge(beside, texts)
+        if bertscore:
+            found["bertscore"] = bertscore(beside, texts)
+        if spec["self_bleu"]:
+            found["self_bleu"] = self_bleu(samples)
+        if consistency:
+            ednas = edna(documents, samples, consistency)
+            found["entailment"] = [value for one in ednas for value in one.entailment]
+            found["edna"] = [one.value for one in ednas]
+        prompts = list(range(len(samples)))
+        groups = [prompt for prompt in prompts for _ in samples[prompt]]
+        return {
+            name: {"values": values, "groups": prompts if name in OF_PROMPTS else groups}
+            for name, values in found.items()
+        }
+
+    return measure
+
+
+def _require_references(documents: Sequence[str], references: Sequence[str]) -> None:
+    for at, (document, reference) in enumerate(zip(documents, references, strict=True)):
+        if not reference.strip():
+            raise UserError(
+                "ROUGE and BERTScore compare with a reference summary, and there is none for "
+                f"prompt {at}, which begins {document[:60]!r}"
+            )
+
+
+def rouge(references: Sequence[str], candidates: Sequence[str]) -> dict[str, list[float]]:
+    r"""F1 of ROUGE-1, ROUGE-2 and ROUGE-L (Lin 2004) of Porter-stemmed words, in [0, 1], by rouge-score.
+
+    $F_1 = 2 P R / (P + R)$; P and R are the unigrams, bigrams or the longest common subsequence that both have, over
+    those of the candidate and of the reference. A candidate without words scores 0.
+    """
+    from rouge_score.rouge_scorer import RougeScorer
+
+    names = {"rouge_1": "rouge1", "rouge_2": "rouge2", "rouge_l": "rougeL"}
+    scorer = RougeScorer(list(names.values()), use_stemmer=True)
+    found = [scorer.score(reference, text) for reference, text in zip(references, candidates, strict=True)]
+    return {name: [scores[theirs].fmeasure for scores in found] for name, theirs in names.items()}
+
+
+def build_bertscore(
+    *, model: str, layers: int, idf_texts: Sequence[str]
+) -> Callable[[Sequence[str], Sequence[str]], list[float]]:
+    r"""(references, candidates) -> F1 of BERTScore (Zhang et al. 2020), not rescaled, by bert-score.
+
+    Each token of one text is matched to the most similar of the other by the cosine of their vectors after `layers`
+    layers of `model` (hub id or folder; 17 for roberta-large); the mean over the candidate's tokens is P, over the
+    reference's R, each token weighted by $\log((N + 1) / (n + 1))$ if n of the N `idf_texts` have it. Texts are cut at
+    the model's positions, also where its tokenizer states no limit; a blank one, on which bert-score fails, scores 0.
+    Beside longer texts a token's best cosine counts as 0 if it is below, which in trained encoders it hardly is.
+    Raises UserError for a model that cannot be loaded or has fewer layers, and without texts for the IDF.
+    """
+    known = [text for text in idf_texts if text.strip()]
+    if not known:
+        raise UserError("BERTScore weights tokens by their frequency in training references, and there are none")
+    scorer = _bert_scorer(model, layers)
+    scorer._tokenizer.model_max_length = window(scorer._tokenizer, scorer._model.config)
+    scorer.compute_idf(known)
+
+    def score(references: Sequence[str], candidates: Sequence[str]) -> list[float]:
+        pairs = list(zip(references, candidates, strict=True))
+        asked = list(dict.fromkeys(pair for pair in pairs if pair[0].strip() and pair[1].strip()))
+        half = BATCH // 2  # one batch holds both sides, so that no order of batches is left to bert-score's sets
+        batches = [asked[start : start + half] for start in range(0, len(asked), half)]
+        found: dict[tuple[str, str], float] = {}
+        for batch in progress(batches, len(batches), "BERTScore"):
+            beside, texts = map(list, zip(*batch, strict=True))
+            _, _, values = scorer.score(texts, beside, batch_size=BATCH)
+            found |= zip(batch, values.tolist(), strict=True)
+        return [found[pair] if pair in found else 0.0 for pair in pairs]
+
+    return score
+
+
+def _bert_scorer(model: str, layers: int) -> Any:
+    from bert_score import BERTScorer
+
+    try:
+        return BERTScorer(model_type=model, num_layers=layers, idf=True, nthreads=0)
+    except (OSError, ValueError, AssertionError) as error:
+        reason = str(error).split("\n")[0]
+        raise UserError(f"BERTScore model '{model}' with {layers} layers cannot be used: {reason}") from None
+
+
+def self_bleu(samples: Sequence[Sequence[str]]) -> list[float]:
+    """Of each prompt, how alike its samples are, in [0, 100]: the lower, the more diverse (Zhu et al. 2018).
+
+    The mean sentence BLEU of each sample against all others as references, by sacrebleu: n-grams up to 4, or as long as
+    the sample is, with exponential smoothing. A blank sample scores 0. Raises UserError for fewer than 2 samples.
+    """
+    from sacrebleu.metrics import BLEU
+
+    bleu = BLEU(effective_order=True)
+    found = []
+    for at, drawn in enumerate(samples):
+        if len(drawn) < 2:
+            raise UserError(f"self-BLEU compares the samples of a prompt, at least 2; prompt {at} has {len(drawn)}")
+        others = [[*drawn[:i], *drawn[i + 1 :]] for i in range(len(drawn))]
+        scores = [bleu.sentence_score(text, rest).score for text, rest in zip(drawn, others, strict=True)]
+        found.append(sum(scores) / len(scores))
+    return found

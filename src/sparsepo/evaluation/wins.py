@@ -1,0 +1,55 @@
+"""The win rate: how often a judge prefers sampled responses to those they are compared with."""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sparsepo.errors import UserError
+from sparsepo.evaluation.judges import BothOrders, Judge, Orders
+
+
+@dataclass(frozen=True)
+class Wins:
+    """measurement: {"values": the preference for each response in [0, 1], "groups": its prompt}. notes: what a reader
+    has to know of the judge."""
+
+    measurement: dict[str, list[Any]]
+    notes: list[str]
+
+
+def win_rate(
+    judge: Judge, prompts: list[str], responses: list[str], against: list[str], groups: Sequence[Hashable]
+) -> Wins:
+    """Preference of each response over `against`, to the same prompt; the win rate is the mean, a tie counts 1/2.
+
+    A pair without a verdict has no value, and a note tells how many there are. Of a judge of both orders a note tells
+    for how many pairs exchanging the responses changed the verdict. Raises UserError when there is nothing to compare,
+    when a prompt has no text to compare with, and when no pair has a verdict.
+    """
+    _refuse_blanks(prompts, against)
+    orders = judge.verdicts(prompts, responses, against) if isinstance(judge, BothOrders) else []
+    values = [order.mean for order in orders] or judge(prompts, responses, against)
+    judged = [(value, group) for value, group in zip(values, groups, strict=True) if value is not None]
+    lost = len(values) - len(judged)
+    if not judged:
+        raise UserError(f"the judge gave no verdict on any of {lost} pairs; are its answers cut off (max_tokens)?")
+    notes = [f"{lost} of {len(values)} pairs are left out: the judge gave no verdict that can be read"] * bool(lost)
+    if orders:
+        notes.append(position_bias(orders))
+    return Wins({"values": [value for value, _ in judged], "groups": [group for _, group in judged]}, notes)
+
+
+def position_bias(orders: Sequence[Orders]) -> str:
+    """In how many of the pairs with two verdicts they differ, as a sentence."""
+    both = [order for order in orders if order.mean is not None]
+    changed = sum(order.first != order.second for order in both)
+    share = f"{changed} of {len(both)} pairs ({changed / len(both):.1%})"
+    return f"exchanging the two responses changed the judge's verdict in {share}"
+
+
+def _refuse_blanks(prompts: list[str], against: list[str]) -> None:
+    if not prompts:
+        raise UserError("a win rate needs at least one response, and there are none")
+    for prompt, text in zip(prompts, against, strict=True):
+        if not text.strip():
+            raise UserError(f"a win rate needs a chosen response for each prompt; {prompt[:60]!r} has none")

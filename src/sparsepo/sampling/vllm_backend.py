@@ -1,0 +1,68 @@
+"""vLLM in place of transformers, where it is installed and a CUDA device is there.
+
+Written to the documentation of vLLM's `LLM` and `SamplingParams` and tried on a stand-in for them only: no test of ours
+runs vLLM itself.
+"""
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig
+
+from sparsepo.config.preferences import SamplingConfig
+from sparsepo.errors import UserError
+
+
+def vllm_usable() -> bool:
+    """Whether there is a CUDA device and the package."""
+    return torch.cuda.is_available() and find_spec("vllm") is not None
+
+
+class VllmEngine:
+    """The policy of a folder. vLLM batches by itself; samples of one prompt share its keys and values.
+
+    Each request has a seed of its own, but not the numbers of our own loop: texts differ from those of transformers,
+    and from run to run where rounding depends on what is computed together. Temperatures below 0.01 become 0.01.
+    Raises UserError when vLLM cannot serve the model.
+    """
+
+    def __init__(self, folder: str | Path, dtype: str):
+        from vllm import LLM
+
+        self.config = AutoConfig.from_pretrained(folder)
+        try:
+            self._llm = LLM(
+                model=str(folder),
+                dtype=dtype,
+                generation_config="vllm",  # not the model's own, which may penalise repetition
+                enable_prefix_caching=True,
+            )
+        except (ValueError, RuntimeError) as error:
+            raise UserError(
+                f"{folder}: vLLM cannot serve this model ({str(error).strip().partition(chr(10))[0][:200]}); "
+                "without the package vllm it is sampled with transformers"
+            ) from None
+
+    def continued(
+        self, rows: Sequence[list[int]], seeds: Sequence[int], end: int, config: SamplingConfig, stops: Sequence[str]
+    ) -> list[list[int]]:
+        """The continuation of each row by its seed, up to and with the `end` token or the one that completes a stop."""
+        from vllm import SamplingParams
+
+        wanted = [
+            SamplingParams(
+                n=1,
+                temperature=config.temperature,
+                top_p=config.top_p,
+                top_k=-1,
+                seed=seed,
+                max_tokens=config.max_new_tokens,
+                stop=list(stops),
+                stop_token_ids=[end],
+            )
+            for seed in seeds
+        ]
+        answers = self._llm.generate([{"prompt_token_ids": row} for row in rows], wanted)
+        return [list(answer.outputs[0].token_ids) for answer in answers]

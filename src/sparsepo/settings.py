@@ -1,0 +1,190 @@
+"""What in a config can change what each stage makes, and nothing else: plain values, which Snakemake compares."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from sparsepo import __version__
+from sparsepo.config import Config, TaskConfig
+from sparsepo.data.hashes import file_hash
+from sparsepo.objective.methods import METHODS
+from sparsepo.runs import find_run
+
+PUBLISHED = Path(__file__).parent / "report" / "published.yaml"
+"""Figures of the paper, which a table may show beside ours."""
+
+
+def _dump(section: Any, without: tuple[str, ...] = ()) -> Any:
+    return None if section is None else section.model_dump(mode="json", exclude=set(without))
+
+
+def _data(config: Config, task: TaskConfig, name: str, run: str) -> dict[str, Any]:
+    preferences = _dump(task.preferences) if task.data.source == "preferences" else None
+    model = _dump(task.model) if task.data.source == "texts" else None
+    execution = _dump(task.execution) if task.data.source == "problems" else None
+    made = {"name": config.name, "data": _dump(task.data), "preferences": preferences, "model": model}
+    return made | {"execution": execution}
+
+
+def _fit(config: Config, task: TaskConfig, name: str, run: str) -> dict[str, Any]:
+    return {"seed": task.data.seed, "pairs": task.data.source == "preferences"}
+
+
+def fitted(task: str) -> str:
+    """The folder of the scorer that the pipeline fits."""
+    return f"results/{task}/scorer"
+
+
+def _with_folder(section: Any, task: str) -> Any:
+    """A dumped section, in which every scorer that the pipeline fits says where it lies."""
+    if isinstance(section, dict):
+        section = {key: _with_folder(value, task) for key, value in section.items()}
+        return section | ({"folder": fitted(task)} if section.get("kind") == "tfidf" else {})
+    return section
+
+
+def _sft(config: Config, task: TaskConfig, name: str, run: str) -> dict[str, Any]:
+    return {"model": _dump(task.model), "sft": _dump(task.sft)}
+
+
+def _preferences(config: Config, task: TaskConfig, name: str, run: str) -> dict[str, Any]:
+    made = {"preferences": _with_folder(_dump(task.preferences), name)}
+    if task.preferences.source == "executed":
+        made |= {"data": _dump(task.data), "execution": _dump(task.execution), "epochs": task.training.epochs}
+    return made
+
+
+def _reference(config: Config, task: TaskConfig, name: str, run: str) -> dict[str, Any]:
+    keys = ("max_prompt_tokens", "max_response_tokens", "precision", "layout", "micro_batch_size", "micro_batch_tokens")
+    return {"training": {key: getattr(task.training, key) for key in keys}}
+
+
+def _train(config: Config, task: TaskConfig, name: str, run: str) -> dict[str, Any]:
+    made = find_run(task, run)
+    settings = {"method": made.method, "hyper": made.hyper, "seed": made.seed, "training": _dump(task.training)}
+    measured = task.training.frontier_every
+    sampling = _dump(task.sampling, without=("samples",))  # one response a prompt while training
+    evaluation = {name: getattr(task.evaluation, name) for name in ("frontier_prompts", "batch_size")}
+    evaluation |= {"scorer": _with_folder(_dump(task.evaluation.scorer), name)}
+    return settings | ({"sampling": sampling, "evaluation": evaluation} if measured else {})
+
+
+def loading(task: TaskConfig) -> dict[str, str]:
+    """How the reference of this task is loaded: in 4 bits where the policies' frozen weights are."""
+    adapter = task.training.adapter
+    if adapter is None or adapter.quantise == "none":
+        return {}
+    return {"quantise": adapter.quantise, "compute": task.training.precision}
+
+
+def _splits(task: TaskConfig, part: str) -> list[str]:
+    """The splits that this part of the evaluation looks at: validation where a point of the grid is chosen by it."""
+    evaluation = task.evaluation
+    chosen = evaluation.selected_by != "accuracy" and evaluation.validated[evaluation.selected_by] == part
+    return ["validation", "test"] if chosen else ["test"]
+
+
+def _load(task: TaskConfig, run: str) -> dict[str, str]:
+    return loading(task) if run == "sft" else {}
+
+
+def _sample(config: Config, task: TaskConfig, name: str, run: str) -> dict[str, Any]:
+    sampling = _dump(task.sampling)
+    made = {"sampling": sampling, "splits": _splits(task, "scores"), "temperatures": [sampling.pop("temperature")]}
+    return made | {"loading": _load(task, run), "prompts": None, "single_turn": False}
+
+
+def _generate(config: Config, task: TaskConfig, name: str, run: str) -> dict[str, Any]:
+    sampling = _dump(task.evaluation.generation)
+    parts = sorted({*_splits(task, "summaries"), *_splits(task, "wins")}, reverse=True)
+    others = {key: sampling.pop(key) for key in ("temperatures", "prompts", "single_turn")}
+    return {"sampling": sampling, "splits": parts, "loading": _load(task, run)} | others
+
+
+def _programs(config: Config, task: TaskConfig, name: str, run: str) -> dict[str, Any]:
+    code = _dump(task.evaluation.code, without=("k",))
+    return code | {"splits": _splits(task, "code"), "loading": _load(task, run), "data": _dump(task.data)}
+
+
+def _head(task: TaskConfig, name: str, run: str) -> dict[str, Any]:
+    """What names a run in every file of measures."""
+    made = None if run == "sft" else find_run(task, run)
+    return {
+        "task": name,
+        "run": run,
+        "method": made.method if made else "sft",
+        "label": METHODS[made.method].label if made else "SFT",
+        "params": dict(made.params) if made else {},
+        "seed": made and made.seed,
+    }
+
+
+def _evaluate(config: Config, task: TaskConfig, name: str, run: str) -> dict[str, Any]:
+    keys = ("max_prompt_tokens", "max_response_tokens")
+    evaluation = task.evaluation
+    return {
+        "head": _head(task, name, run),
+        "loading": loading(task),
+        "hyper": {} if run == "sft" else find_run(task, run).hyper,
+        "planted": task.data.source == "planted",
+        "training": {key: getattr(task.training, key) for key in keys},
+        "evaluation": {key: getattr(evaluation, key) for key in ("token_pairs", "batch_size")},
+        "scorer": _with_folder(_dump(evaluation.scorer), name),
+        "also": {key: _with_folder(_dump(scorer), name) for key, scorer in evaluation.also.items()},
+    }
+
+
+def _summaries(config: Config, task: TaskConfig, name: str, run: str) -> dict[str, Any]:
+    splits = _splits(task, "summaries")
+    return {"head": _head(task, name, run), "summaries": _dump(task.evaluation.summaries), "splits": splits}
+
+
+def _wins(config: Config, task: TaskConfig, name: str, run: str) -> dict[str, Any]:
+    judge = _with_folder(_dump(task.evaluation.wins), name)
+    return {"head": _head(task, name, run), "judge": judge, "splits": _splits(task, "wins")}
+
+
+def _benchmarks(config: Config, task: TaskConfig, name: str, run: str) -> dict[str, Any]:
+    benchmarks = _dump(task.evaluation.benchmarks)
+    return {"head": _head(task, name, run), "benchmarks": benchmarks, "loading": _load(task, run)}
+
+
+def _code(config: Config, task: TaskConfig, name: str, run: str) -> dict[str, Any]:
+    made = {"head": _head(task, name, run), "k": task.evaluation.code.k, "suites": task.evaluation.code.suites}
+    return made | {"execution": _dump(task.execution), "data": _dump(task.data)}
+
+
+def _table(config: Config, task: TaskConfig, name: str, run: str) -> dict[str, Any]:
+    settings = _dump(task, without=("resources",))
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+    return {"provenance": f"config {config.name}, task {name} (settings {digest}); sparsepo {__version__}"}
+
+
+def _compare(config: Config, task: TaskConfig, name: str, run: str) -> dict[str, Any]:
+    evaluation = task.evaluation
+    keys = ("rows", "baseline", "published")
+    asked = {"select": evaluation.selected_by} | {key: getattr(evaluation, key) for key in keys}
+    asked |= {"figures": file_hash(PUBLISHED)} if evaluation.published else {}
+    return _table(config, task, name, run) | asked
+
+
+SETTINGS = {
+    "data": _data,
+    "fit": _fit,
+    "sft": _sft,
+    "preferences": _preferences,
+    "reference": _reference,
+    "train": _train,
+    "sample": _sample,
+    "evaluate": _evaluate,
+    "generate": _generate,
+    "summaries": _summaries,
+    "wins": _wins,
+    "benchmarks": _benchmarks,
+    "programs": _programs,
+    "code": _code,
+    "table": _table,
+    "compare": _compare,
+}
+"""Stage -> (config, task, its name, run) -> what this stage reads of the config."""

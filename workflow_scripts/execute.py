@@ -1,0 +1,37 @@
+"""Run the sampled programs of a policy in the sandbox: pass@k of each suite."""
+
+import argparse
+import json
+from pathlib import Path
+
+from sparsepo.data.problems import known_problems
+from sparsepo.data.records import Completion, read_records, write_json
+from sparsepo.errors import run
+from sparsepo.evaluation.code import code_measures, verdicts
+from sparsepo.evaluation.sandbox import Sandbox
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--settings", type=json.loads, required=True)
+    parser.add_argument("--programs", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    settings, rows = options.settings, read_records(options.programs, Completion)
+    problems = known_problems(settings["data"])
+    with Sandbox.of(settings["execution"]) as sandbox:
+        passed = [verdict.passed for verdict in verdicts(problems, rows, sandbox)]
+    splits: dict[str, dict] = {}
+    for split in dict.fromkeys(row.split for row in rows):
+        for suite in dict.fromkeys(problems[row.id].suite for row in rows if row.split == split):
+            found = [
+                (row.id, good)
+                for row, good in zip(rows, passed, strict=True)
+                if row.split == split and problems[row.id].suite == suite
+            ]
+            splits.setdefault(split, {})[suite] = code_measures(*zip(*found, strict=True), settings["k"])
+    write_json(options.out, settings["head"] | {"measure": "code", "splits": splits, "notes": []})
+
+
+if __name__ == "__main__":
+    run(main)
