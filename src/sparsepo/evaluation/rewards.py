@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sparsepo.errors import UserError
+from sparsepo.evaluation.classifiers import load_classifier
 
 Scorer = Callable[[list[str], list[str]], list[float]]
 """(prompts, texts) -> one finite number a pair, higher is better; scored is prompt + text."""
@@ -106,26 +107,12 @@ def _scorer(pipe: Any, label: str, **options: Any) -> Scorer:
 
 
 def _pipeline(name: str, device: str | None) -> Any:
-    """A text-classification pipeline that can truncate and pad.
+    """A text-classification pipeline that can truncate and pad."""
+    from transformers import pipeline
 
-    Refuses weights without a classification head: transformers would only warn and draw one.
-    """
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        model, loading = AutoModelForSequenceClassification.from_pretrained(name, output_loading_info=True)
-    except (OSError, ValueError) as error:
-        reason = str(error).split("\n")[0]
-        raise UserError(f"scorer model '{name}' cannot be loaded: {reason}") from None
-    if loading["missing_keys"]:
-        missing = ", ".join(sorted(loading["missing_keys"]))
-        raise UserError(f"scorer model '{name}' is no trained classifier: it lacks {missing}")
+    tokenizer, model = load_classifier(name, "scorer model")
     positions = getattr(model.config, "max_position_embeddings", None)
     if positions is not None and tokenizer.model_max_length > positions:
         # The tokenizer states no limit of its own. RoBERTa's positions start at 2, hence the two.
         tokenizer.model_max_length = positions - 2
-    if tokenizer.pad_token is None:  # reward models on a GPT or Llama: the mask hides the pads
-        tokenizer.pad_token = tokenizer.eos_token
-        model.config.pad_token_id = tokenizer.pad_token_id
     return pipeline("text-classification", model=model, tokenizer=tokenizer, device=device)
