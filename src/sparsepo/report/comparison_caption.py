@@ -16,7 +16,7 @@ _INTERVALS = {
 def caption(made: Comparison) -> str:
     """The sentences that hold for this table, in one paragraph."""
     sentences = [*_rule(made), *_interval(made), *_order(made), *_tests(made), *_metrics(made)]
-    if made.published.source:
+    if any(made.in_paper(system, column) is not None for system in made.systems for column in made.columns):
         sentences.append(f"Paper: the figure printed in {made.published.source}, of another run and often model.")
     return " ".join(sentences)
 
