@@ -118,7 +118,7 @@ rule sample_programs:
     benchmark:
         "logs/{task}/benchmarks/programs/{run}.tsv"
     conda:
-        "../envs/train.yaml"
+        "../envs/eval.yaml"
     threads: 1
     resources:
         gpu=1,

@@ -22,7 +22,6 @@ from sparsepo.evaluation.summaries import (
     build_summary_measures,
     rouge,
     self_bleu,
-    summary_measures,
 )
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "dog", "slept", "all", "day", "and", "bark", "##ed", "cat"]
@@ -225,9 +224,8 @@ def test_a_measure_of_samples_names_their_prompts_and_one_of_prompts_has_one_val
         "entailment": {"model": saved(nli, tmp_path / "nli"), "conv": None, "batch_size": 4},
     }
     samples = [["the dog", "the dog slept", "all day"], ["a cat", "the cat barked"]]
-    found = summary_measures(
-        ["the dog slept all day", "the cat barked"], ["the dog slept", "a cat"], samples, spec, KNOWN
-    )
+    measure = build_summary_measures(spec, KNOWN)
+    found = measure(["the dog slept all day", "the cat barked"], ["the dog slept", "a cat"], samples)
     assert {name: one["groups"] for name, one in found.items()} == {
         **dict.fromkeys(("length", "rouge_1", "rouge_2", "rouge_l", "bertscore", "entailment"), [0, 0, 0, 1, 1]),
         **dict.fromkeys(("self_bleu", "edna"), [0, 1]),

@@ -18,17 +18,6 @@ OF_PROMPTS = ("self_bleu", "edna")  # the others are of single samples
 BATCH = 64  # texts that BERTScore encodes at once
 
 
-def summary_measures(
-    documents: Sequence[str],
-    references: Sequence[str],
-    samples: Sequence[Sequence[str]],
-    spec: dict[str, Any],
-    idf_texts: Sequence[str],
-) -> dict[str, Measurement]:
-    """`build_summary_measures`, used once."""
-    return build_summary_measures(spec, idf_texts)(documents, references, samples)
-
-
 def build_summary_measures(spec: dict[str, Any], idf_texts: Sequence[str]) -> Measure:
     """What `spec` asks for, with its models loaded: {"rouge", "self_bleu": bool, "bertscore", "entailment": or None}.
 
