@@ -12,7 +12,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-CONDA = {"train": ["qlora"], "eval": ["eval", "report"]}
+CONDA = {"train": ["qlora"], "eval": ["eval", "qlora", "report"]}
 DRIVER = {"snakemake", "pygments"}  # run outside the conda environments
 CUDA = ("cuda-", "nvidia-", "triton")  # belong to the build of torch
 
