@@ -31,12 +31,12 @@ def environment(tmp_path):
 
 @pytest.fixture
 def start(environment):
-    """Start a job under the wrapper that says which GPU it sees and ends when its stdin does."""
-    command = [sys.executable, "-m", "sparsepo.gpu", "--", sys.executable, "-c", HOLD]
+    """Start a job under the wrapper that says which GPUs it sees and ends when its stdin does."""
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     with ExitStack() as jobs:
 
-        def start_job(**more):
+        def start_job(*options, **more):
+            command = [sys.executable, "-m", "sparsepo.gpu", *options, "--", sys.executable, "-c", HOLD]
             job = subprocess.Popen(command, env=environment | more, text=True, **pipes)
             jobs.enter_context(job)
             jobs.callback(job.kill)
@@ -74,10 +74,66 @@ def test_gpus_chosen_by_the_user_are_the_only_ones_given(start):
     assert sorted(seen(job) for job in jobs) == ["3", "5"]
 
 
+def test_an_id_may_be_a_name_with_slashes_and_counts_once(start):
+    mig = "MIG-GPU-8f6f/0/0"
+    assert seen(start(CUDA_VISIBLE_DEVICES=f"{mig}, {mig}")) == mig
+
+
 @pytest.mark.parametrize("chosen", ["", "-1"])
 def test_a_user_who_hides_all_gpus_keeps_them_hidden(start, chosen):
     jobs = [start(CUDA_VISIBLE_DEVICES=chosen) for _ in range(2)]
     assert [seen(job) for job in jobs] == [chosen, chosen]
+
+
+# --- several GPUs for one job
+
+
+def test_as_many_jobs_as_there_are_gpus_get_distinct_ones_at_once(start):
+    ids = [str(number) for number in range(8)]
+    jobs = [start(CUDA_VISIBLE_DEVICES=",".join(ids)) for _ in ids]
+    assert sorted(seen(job) for job in jobs) == ids
+
+
+def test_a_job_of_several_gpus_gets_as_many_distinct_ones(start):
+    assert seen(start("--count", "2")) == "0,1"
+    pairs = [start("--count", "2", CUDA_VISIBLE_DEVICES="2,3,4,5") for _ in range(2)]
+    assert sorted(",".join(seen(job) for job in pairs).split(",")) == ["2", "3", "4", "5"]
+
+
+def test_two_jobs_of_two_on_three_gpus_run_one_after_the_other(start):
+    three = {"CUDA_VISIBLE_DEVICES": "0,1,2"}
+    single = start(**three)
+    assert seen(single) == "0"
+    first = start("--count", "2", **three)
+    assert seen(first) == "1,2"
+    second = start("--count", "2", **three)
+    assert second.stderr.readline() == "waiting for 2 of the GPUs 0, 1, 2\n"
+    single.stdin.close()
+    single.wait()
+    assert seen(start(**three)) == "0", "one that waits for two does not keep one"
+    first.kill()
+    assert seen(second) == "1,2"
+
+
+def test_jobs_that_want_all_gpus_never_wait_for_each_other_for_ever(start):
+    jobs = [start("--count", "2") for _ in range(4)]
+    for job in jobs:
+        job.stdin.close()  # so each ends as soon as it has had them
+    assert [seen(job) for job in jobs] == ["0,1"] * 4
+
+
+def test_more_gpus_than_there_are_is_told_in_a_sentence(start):
+    job = start("--count", "3")
+    assert job.wait() == 1
+    assert job.stderr.read() == "error: 3 GPUs are asked for, and 2 can be used here: 0, 1\n"
+
+
+def test_several_gpus_are_not_asked_for_where_there_is_none_or_slurm_gives_them(start):
+    assert seen(start("--count", "2", PATH="/nowhere")) == "None"
+    assert seen(start("--count", "2", SLURM_JOB_ID="7", CUDA_VISIBLE_DEVICES="0")) == "0"
+
+
+# --- who else decides
 
 
 def test_under_slurm_devices_are_left_to_slurm(start):
@@ -96,9 +152,12 @@ def test_the_exit_code_is_the_commands(environment):
     assert subprocess.run(command, env=environment).returncode == 7
 
 
-@pytest.mark.parametrize("arguments", [[], ["--"], ["true"]])
+UNCLEAR = [[], ["--"], ["true"], ["--count", "--", "true"], ["--count", "2", "--"]]
+
+
+@pytest.mark.parametrize("arguments", [*UNCLEAR, *(["--count", count, "--", "true"] for count in ("0", "-1", "two"))])
 def test_without_a_command_there_is_one_line_of_usage(environment, arguments):
     command = [sys.executable, "-m", "sparsepo.gpu", *arguments]
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert result.returncode == 2
-    assert result.stderr == "usage: python -m sparsepo.gpu -- COMMAND...\n"
+    assert result.stderr == "usage: python -m sparsepo.gpu [--count N] -- COMMAND...\n"
