@@ -18,12 +18,15 @@ rule generate:
         mem_mb=asks("mem_mb"),
         runtime=asks("runtime"),
     params:
+        # Not an output: see make_sft.
+        kept=f"{GENERATIONS}.partial",
         policy=subpath(input.policy, parent=True),
         settings=settings("generate"),
         code=code_version("workflow_scripts/sample.py"),
     shell:
         "python -m sparsepo.gpu -- python $SCRIPTS/sample.py --settings {params.settings:q}"
-        " --policy {params.policy} --validation {input.validation} --test {input.test} --out {output} > {log} 2>&1"
+        " --policy {params.policy} --validation {input.validation} --test {input.test}"
+        " --kept {params.kept} --code {params.code} --out {output} > {log} 2>&1"
 
 
 rule measure_summaries:
@@ -96,6 +99,8 @@ rule measure_benchmarks:
         mem_mb=asks("mem_mb"),
         runtime=asks("runtime"),
     params:
+        # Not an output: see make_sft.
+        kept=f"{MEASURES}.partial".replace("{part}", "benchmarks"),
         policy=subpath(input.policy, parent=True),
         work="results/{task}/benchmarks/questions/{run}",
         settings=settings("benchmarks"),
@@ -103,7 +108,8 @@ rule measure_benchmarks:
         code=code_version("workflow_scripts/benchmarks.py"),
     shell:
         "python -m sparsepo.gpu -- python $SCRIPTS/benchmarks.py --settings {params.settings:q}"
-        " --policy {params.policy} --work {params.work} --out {output} > {log} 2>&1"
+        " --policy {params.policy} --work {params.work}"
+        " --kept {params.kept} --code {params.code} --out {output} > {log} 2>&1"
 
 
 rule sample_programs:
@@ -125,12 +131,15 @@ rule sample_programs:
         mem_mb=asks("mem_mb"),
         runtime=asks("runtime"),
     params:
+        # Not an output: see make_sft.
+        kept=f"{PROGRAMS}.partial",
         policy=subpath(input.policy, parent=True),
         settings=settings("programs"),
         code=code_version("workflow_scripts/programs.py"),
     shell:
         "python -m sparsepo.gpu -- python $SCRIPTS/programs.py --settings {params.settings:q}"
-        " --policy {params.policy} --validation {input.validation} --test {input.test} --out {output} > {log} 2>&1"
+        " --policy {params.policy} --validation {input.validation} --test {input.test}"
+        " --kept {params.kept} --code {params.code} --out {output} > {log} 2>&1"
 
 
 rule measure_code:
@@ -147,8 +156,11 @@ rule measure_code:
         mem_mb=4000,
         runtime=asks("runtime"),
     params:
+        # Not an output: see make_sft.
+        kept=f"{MEASURES}.partial".replace("{part}", "code"),
         settings=settings("code"),
         inputs=lambda wildcards: STAGES.input_hashes(wildcards.task),
         code=code_version("workflow_scripts/execute.py"),
     shell:
-        "python $SCRIPTS/execute.py --settings {params.settings:q} --programs {input.programs} --out {output} > {log} 2>&1"
+        "python $SCRIPTS/execute.py --settings {params.settings:q} --programs {input.programs}"
+        " --kept {params.kept} --code {params.code} --out {output} > {log} 2>&1"

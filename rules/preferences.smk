@@ -20,6 +20,8 @@ rule make_preferences:
         mem_mb=asks("mem_mb"),
         runtime=asks("runtime"),
     params:
+        # Not an output: see make_sft.
+        kept=f"{PREFERENCES}/sampled.partial",
         reference=subpath(input.reference, parent=True),
         folder=subpath(output.train, parent=True),
         settings=settings("preferences"),
@@ -28,4 +30,4 @@ rule make_preferences:
     shell:
         "python -m sparsepo.gpu -- python $SCRIPTS/preferences.py --settings {params.settings:q}"
         " --reference {params.reference} --prompts {input.train} {input.validation}"
-        " --out {params.folder} > {log} 2>&1"
+        " --kept {params.kept} --code {params.code} --out {params.folder} > {log} 2>&1"

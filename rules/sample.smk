@@ -17,9 +17,12 @@ rule sample_policy:
         mem_mb=asks("mem_mb"),
         runtime=asks("runtime"),
     params:
+        # Not an output: see make_sft.
+        kept=f"{SAMPLES}.partial",
         policy=subpath(input.policy, parent=True),
         settings=settings("sample"),
         code=code_version("workflow_scripts/sample.py"),
     shell:
         "python -m sparsepo.gpu -- python $SCRIPTS/sample.py --settings {params.settings:q}"
-        " --policy {params.policy} --validation {input.validation} --test {input.test} --out {output} > {log} 2>&1"
+        " --policy {params.policy} --validation {input.validation} --test {input.test}"
+        " --kept {params.kept} --code {params.code} --out {output} > {log} 2>&1"

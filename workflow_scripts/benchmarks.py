@@ -4,6 +4,8 @@ import argparse
 import json
 from pathlib import Path
 
+from sparsepo.data.hashes import identity_of
+from sparsepo.data.kept import going_on
 from sparsepo.data.records import write_json
 from sparsepo.errors import run
 from sparsepo.evaluation.harness import run_tasks
@@ -16,13 +18,17 @@ def main() -> None:
     parser.add_argument("--settings", type=json.loads, required=True)
     parser.add_argument("--policy", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True, help="folder for questions that lm-eval reads")
+    parser.add_argument("--kept", type=Path, required=True, help="file that keeps what is done, should this be killed")
+    parser.add_argument("--code", required=True)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     settings = options.settings
+    kept = going_on(options.kept, identity_of(settings, options.code, [options.policy / "model.safetensors"]))
     model = load_model(options.policy, sampling_dtype(), **settings["loading"])
-    found = run_tasks(model, load_tokenizer(options.policy), settings["benchmarks"], options.work)
+    found = run_tasks(model, load_tokenizer(options.policy), settings["benchmarks"], options.work, kept)
     made = {"measure": "benchmarks", "splits": {"test": {"": found["measurements"]}}, "notes": found["notes"]}
     write_json(options.out, settings["head"] | made | {"results": found["results"]})
+    kept.done()
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ import argparse
 import json
 from pathlib import Path
 
+from sparsepo.data.hashes import identity_of
+from sparsepo.data.kept import going_on
 from sparsepo.data.problems import known_problems
 from sparsepo.data.records import Completion, read_records, write_json
 from sparsepo.errors import run
@@ -15,12 +17,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--settings", type=json.loads, required=True)
     parser.add_argument("--programs", type=Path, required=True)
+    parser.add_argument("--kept", type=Path, required=True, help="file that keeps what is done, should this be killed")
+    parser.add_argument("--code", required=True)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     settings, rows = options.settings, read_records(options.programs, Completion)
     problems = known_problems(settings["data"])
+    kept = going_on(options.kept, identity_of(settings, options.code, [options.programs]))
     with Sandbox.of(settings["execution"]) as sandbox:
-        passed = [verdict.passed for verdict in verdicts(problems, rows, sandbox)]
+        passed = [verdict.passed for verdict in verdicts(problems, rows, sandbox, kept)]
     splits: dict[str, dict] = {}
     for split in dict.fromkeys(row.split for row in rows):
         for suite in dict.fromkeys(problems[row.id].suite for row in rows if row.split == split):
@@ -31,6 +36,7 @@ def main() -> None:
             ]
             splits.setdefault(split, {})[suite] = code_measures(*zip(*found, strict=True), settings["k"])
     write_json(options.out, settings["head"] | {"measure": "code", "splits": splits, "notes": []})
+    kept.done()
 
 
 if __name__ == "__main__":

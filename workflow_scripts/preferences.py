@@ -9,6 +9,8 @@ from pathlib import Path
 from sparsepo.config.preferences import SamplingConfig
 from sparsepo.data.executed import passing_against_failing
 from sparsepo.data.formats import preference_source
+from sparsepo.data.hashes import identity_of
+from sparsepo.data.kept import Kept, going_on
 from sparsepo.data.pairing import Pairing, best_and_worst
 from sparsepo.data.problems import STOPS, known_problems
 from sparsepo.data.records import Completion, Prompt, Scored, read_records, write_json, write_records
@@ -23,21 +25,24 @@ Maker = Callable[[list[Prompt], Path], Pairing]
 """(prompts, their file) -> the pairs that have these prompts."""
 
 
-def sampler(settings: dict, reference: Path, stops: tuple[str, ...] = ()) -> Callable[..., list[Completion]]:
+def sampler(
+    settings: dict, reference: Path, kept: Kept, stops: tuple[str, ...] = ()
+) -> Callable[..., list[Completion]]:
     """(prompts, their file) -> responses of the reference model."""
     model, tokenizer = backend_for(reference), load_tokenizer(reference)
     sampling = SamplingConfig(**settings["sampling"])
 
     def sampled(prompts: list[Prompt], place: Path) -> list[Completion]:
         check_room(model, tokenizer, prompts, sampling, place)
-        return sample(model, tokenizer, prompts, sampling, stops)
+        return sample(model, tokenizer, prompts, sampling, stops, kept)
 
     return sampled
 
 
-def generated(settings: dict, reference: Path) -> Maker:
+def generated(settings: dict, reference: Path, kept: Kept) -> Maker:
     """The response of highest against that of lowest score."""
-    sampled, scorer = sampler(settings["preferences"], reference), build_scorer(settings["preferences"]["scorer"])
+    sampled = sampler(settings["preferences"], reference, kept)
+    scorer = build_scorer(settings["preferences"]["scorer"])
 
     def pairs_of(prompts: list[Prompt], place: Path) -> Pairing:
         rows = sampled(prompts, place)
@@ -48,16 +53,16 @@ def generated(settings: dict, reference: Path) -> Maker:
     return pairs_of
 
 
-def executed(settings: dict, reference: Path) -> Maker:
+def executed(settings: dict, reference: Path, kept: Kept) -> Maker:
     """A program that passes its tests against one that fails; each epoch has a pair of its own."""
-    sampled = sampler(settings["preferences"], reference, STOPS["mbpp"])
+    sampled = sampler(settings["preferences"], reference, kept, STOPS["mbpp"])
     problems, epochs = known_problems(settings["data"]), math.ceil(settings["epochs"])
 
     def pairs_of(prompts: list[Prompt], place: Path) -> Pairing:
         rows = sampled(prompts, place)
         groups: dict[str, list[tuple[Completion, bool]]] = {}
         with Sandbox.of(settings["execution"]) as sandbox:
-            for row, verdict in zip(rows, verdicts(problems, rows, sandbox), strict=True):
+            for row, verdict in zip(rows, verdicts(problems, rows, sandbox, kept), strict=True):
                 groups.setdefault(row.prompt, []).append((row, verdict.passed))
         return passing_against_failing(groups, epochs, settings["preferences"]["sampling"]["seed"])
 
@@ -79,12 +84,16 @@ def main() -> None:
     parser.add_argument("--settings", type=json.loads, required=True)
     parser.add_argument("--reference", type=Path, required=True)
     parser.add_argument("--prompts", type=Path, nargs=2, required=True, help="of train and validation")
+    parser.add_argument("--kept", type=Path, required=True, help="file that keeps what is done, should this be killed")
+    parser.add_argument("--code", required=True)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     settings, summary = options.settings["preferences"], {}
+    inputs = [options.reference / "model.safetensors", *options.prompts]
+    kept = going_on(options.kept, identity_of(options.settings, options.code, inputs))
     makers = {"generated": generated, "executed": executed}
     if settings["source"] in makers:
-        pairs_of = makers[settings["source"]](options.settings, options.reference)
+        pairs_of = makers[settings["source"]](options.settings, options.reference, kept)
     else:
         from_file = preference_source(settings)
         summary["file"] = from_file.summary
@@ -99,6 +108,7 @@ def main() -> None:
         summary[split] = made.summary
         print(f"{split}: {made}", flush=True)
     write_json(options.out / "summary.json", summary)
+    kept.done()
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from sparsepo.config.preferences import SamplingConfig
+from sparsepo.data.hashes import identity_of
+from sparsepo.data.kept import going_on
 from sparsepo.data.records import Prompt, read_records, write_records
 from sparsepo.data.transcripts import turns
 from sparsepo.errors import UserError, run
@@ -30,9 +32,13 @@ def main() -> None:
     parser.add_argument("--policy", type=Path, required=True)
     parser.add_argument("--validation", type=Path, required=True, help="prompts")
     parser.add_argument("--test", type=Path, required=True, help="prompts")
+    parser.add_argument("--kept", type=Path, required=True, help="file that keeps what is done, should this be killed")
+    parser.add_argument("--code", required=True)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     settings = options.settings
+    inputs = [options.policy / "model.safetensors", options.validation, options.test]
+    kept = going_on(options.kept, identity_of(settings, options.code, inputs))
     model = backend_for(options.policy, **settings["loading"])
     tokenizer, made = load_tokenizer(options.policy), []
     for split in settings["splits"]:
@@ -41,8 +47,10 @@ def main() -> None:
         for temperature in settings["temperatures"]:
             sampling = SamplingConfig(**settings["sampling"], temperature=temperature)
             check_room(model, tokenizer, prompts, sampling, path)
-            made += [replace(row, split=split) for row in sample(model, tokenizer, prompts, sampling)]
+            rows = sample(model, tokenizer, prompts, sampling, kept=kept)
+            made += [replace(row, split=split) for row in rows]
     write_records(options.out, made)
+    kept.done()
 
 
 if __name__ == "__main__":

@@ -76,7 +76,6 @@ def main() -> None:
     )
     trainer.train()
     trainer.save(options.out)
-    trainer.finish(options.out / "dynamics.jsonl", options.out / "frontier.jsonl")
     seconds = time.perf_counter() - start
     record = {
         "settings": settings,
@@ -91,6 +90,7 @@ def main() -> None:
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
     write_json(options.out / "run.json", record)
+    trainer.finish(options.out / "dynamics.jsonl", options.out / "frontier.jsonl")  # last: it deletes the checkpoints
 
 
 if __name__ == "__main__":

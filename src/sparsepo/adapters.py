@@ -13,6 +13,7 @@ from transformers.pytorch_utils import Conv1D
 from sparsepo.anatomy import decoder_layers, linears
 from sparsepo.config.training import AdapterConfig
 from sparsepo.errors import UserError
+from sparsepo.folders import whole
 from sparsepo.models import save_model
 from sparsepo.objective.methods import nearest
 
@@ -132,10 +133,11 @@ def merged(model: Any) -> Any:
 
 def save(model: Any, tokenizer: Any, folder: str | Path) -> None:
     """A plain model folder; an adapter is merged into it, see `merged`, and lies beside the weights in `adapter`."""
-    if adapted(model):
-        model.save_pretrained(Path(folder) / "adapter")
-        model = merged(model)
-    save_model(model, tokenizer, folder)
+    with whole(folder) as place:
+        if adapted(model):
+            model.save_pretrained(place / "adapter")
+            model = merged(model)
+        save_model(model, tokenizer, place)
 
 
 def _plain_value(owner: nn.Module, name: str) -> Tensor:

@@ -1,8 +1,16 @@
 """The one exception that is meant for a person, and how a command ends on it."""
 
 import errno
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+from sparsepo.orphans import end_with
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+SCREEN = "SPARSEPO_SCREEN"  # a descriptor of what Snakemake itself writes to
+SNAKEMAKE = "SPARSEPO_SNAKEMAKE"  # the process that waits for this one
 
 
 class UserError(Exception):
@@ -13,12 +21,46 @@ class UserError(Exception):
 
 
 def run(main: Callable[[], None]) -> None:
-    """Call `main`; a UserError or a full disk becomes one line on stderr and exit code 1."""
+    """Call `main`; a UserError or a full disk becomes one line on stderr and exit code 1.
+
+    Where stderr is a log on that full disk, the line goes to Snakemake's own output. A job ends with its Snakemake.
+    """
+    if os.environ.get(SNAKEMAKE, "").isdecimal():
+        end_with(int(os.environ[SNAKEMAKE]), "snakemake")
     try:
         main()
     except UserError as error:
-        sys.exit(f"error: {error}")
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
+        leave(f"error: {error}")
+    except Exception as error:
+        if not is_full(error):
             raise
-        sys.exit(f"error: no space left on the disk ({error.filename or 'while writing'}); make room and run again")
+        place = getattr(error, "filename", None) or "while writing"
+        leave(f"error: no space left on the disk ({place}); make room and run again, what is complete is kept")
+
+
+def leave(sentence: str) -> None:
+    """Exit with code 1 and a sentence."""
+    try:
+        print(sentence, file=sys.stderr, flush=True)
+    except OSError:
+        with suppress(OSError, ValueError, KeyError):
+            os.write(int(os.environ[SCREEN]), f"{sentence}\n".encode())
+    sys.exit(1)
+
+
+def is_full(error: Exception) -> bool:
+    """Whether an error says that a disk or a quota is full; libraries in Rust say it in words only."""
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        return True
+    return any(os.strerror(number) in str(error) for number in NO_ROOM)
+
+
+@contextmanager
+def naming(path: os.PathLike) -> Iterator[None]:
+    """Let a full disk within be told as an OSError about `path`, which a failed write does not name."""
+    try:
+        yield
+    except Exception as error:
+        if not is_full(error):
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from None

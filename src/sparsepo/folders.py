@@ -1,6 +1,14 @@
-"""What a model folder must hold; asked before any job starts, so without torch."""
+"""What a model folder must hold, asked before any job starts, so without torch; and how it comes to hold it."""
 
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from sparsepo.errors import naming
+
+STAGE = ".saving"
 
 
 def check_model_folder(folder: Path) -> str | None:
@@ -12,3 +20,36 @@ def check_model_folder(folder: Path) -> str | None:
     if not list(folder.glob("*.safetensors")):
         return f"{folder}: not a model folder: it has no *.safetensors weights (pickled weights are refused)"
     return None
+
+
+def reach_the_disk(folder: Path) -> None:
+    """Return when every file of a folder would be there after a loss of power."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+
+
+@contextmanager
+def whole(folder: str | Path) -> Iterator[Path]:
+    """A place to write a model's files to, which are put into `folder` when all are written, `config.json` last.
+
+    Without its config a folder is no model to anybody, so a reader meets the former model, none or the new one. Other
+    files of `folder` stay. Where writing fails, so does the former model.
+    """
+    folder = Path(folder)
+    stage = folder / STAGE
+    shutil.rmtree(stage, ignore_errors=True)  # of a process that was killed
+    stage.mkdir(parents=True)
+    try:
+        with naming(folder):
+            yield stage
+            reach_the_disk(stage)
+        (folder / "config.json").unlink(missing_ok=True)
+        for path in sorted(stage.iterdir(), key=lambda path: path.name == "config.json"):
+            target = folder / path.name
+            if target.is_dir():
+                shutil.rmtree(target)
+            os.replace(path, target)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)

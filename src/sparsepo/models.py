@@ -11,7 +11,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerFast
 
 from sparsepo.errors import UserError
-from sparsepo.folders import check_model_folder
+from sparsepo.folders import check_model_folder, whole
 from sparsepo.objective.methods import nearest
 from sparsepo.packages import package_file
 
@@ -189,8 +189,9 @@ def train_tokenizer(corpus: list[str], kind: str, vocabulary: int) -> PreTrained
 
 def save_model(model: Any, tokenizer: Any, folder: str | Path) -> None:
     """A Hugging Face folder that `from_pretrained` loads anywhere."""
-    model.save_pretrained(folder, max_shard_size="1000GB")  # one file, which a workflow can name
-    tokenizer.save_pretrained(folder)
+    with whole(folder) as place:
+        model.save_pretrained(place, max_shard_size="1000GB")  # one file, which a workflow can name
+        tokenizer.save_pretrained(place)
 
 
 def _first_line(error: Exception) -> str:

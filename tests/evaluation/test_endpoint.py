@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from sparsepo.data.kept import Kept
 from sparsepo.errors import UserError
 from sparsepo.evaluation.endpoint import Endpoint, back_off, chat_address, retry_after
-from sparsepo.evaluation.endpoint_cache import AnswerCache
 
 KEY = "sk-very/secret-0123456789"
 
@@ -91,7 +91,7 @@ def running():
 
 def endpoint(server: Server, folder: Path, naps: list[float] | None = None, **changed) -> Endpoint:
     given = {"url": server.url, "key_variable": "A_KEY", "retries": 3, "timeout": 5.0, "parallel": 1}
-    cache = AnswerCache(folder / "answers.jsonl")
+    cache = Kept(folder / "answers.jsonl")
     return Endpoint(cache=cache, sleep=([] if naps is None else naps).append, **(given | changed))
 
 
@@ -274,8 +274,8 @@ def test_a_run_that_is_killed_keeps_its_answers(server, tmp_path):
     code = f"""
 from pathlib import Path
 from sparsepo.evaluation.endpoint import Endpoint
-from sparsepo.evaluation.endpoint_cache import AnswerCache
-Endpoint({server.url!r}, None, 3, 60.0, 1, AnswerCache(Path({str(tmp_path / "answers.jsonl")!r}))).answers(
+from sparsepo.data.kept import Kept
+Endpoint({server.url!r}, None, 3, 60.0, 1, Kept(Path({str(tmp_path / "answers.jsonl")!r}))).answers(
     {bodies(*"abcd")!r}
 )
 """

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from sparsepo.data.kept import Kept, key_of
 from sparsepo.errors import UserError
 from sparsepo.evaluation import entailment, judges
-from sparsepo.evaluation.endpoint_cache import AnswerCache, request_key
 from sparsepo.evaluation.judges import BothOrders, bradley_terry, build_judge, compared, greater, question, verdict
 
 PROMPTS, A, B = ["p", "p", "q"], [" good film", " dull", " same"], [" dull", " good film", " same"]
@@ -135,10 +135,10 @@ def test_the_two_kinds_of_question_ask_for_different_things():
 
 def test_what_the_folder_holds_is_not_asked_again(tmp_path):
     asked = [question("dialogue", "p", *texts) for texts in (("x", "y"), ("y", "x"))]
-    known = AnswerCache(tmp_path / "answers.jsonl")
+    known = Kept(tmp_path / "answers.jsonl")
     for content, answer in zip(asked, ("[[A]]", "[[C]]"), strict=True):
         body = {"model": "m", "messages": [{"role": "user", "content": content}], "temperature": 0, "max_tokens": 9}
-        known[request_key(body)] = answer
+        known[key_of(body)] = answer
     nowhere = {"url": "http://127.0.0.1:9", "key_variable": None, "retries": 0, "timeout": 1.0, "parallel": 1}
     judge = build_judge({"kind": "endpoint", "model": "m", "asks": "dialogue", "max_tokens": 9} | nowhere, tmp_path)
     assert judge(["p"], ["x"], ["y"]) == [0.75]

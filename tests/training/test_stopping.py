@@ -6,9 +6,11 @@ import math
 import pytest
 from safetensors.torch import load_file
 
+from sparsepo.config.training import SftConfig
 from sparsepo.data.collation import encode_pairs
-from sparsepo.data.records import Preference
+from sparsepo.data.records import Preference, Text
 from sparsepo.errors import UserError
+from sparsepo.training.sft import SFTTrainer
 
 
 def test_a_policy_that_is_not_the_reference_is_refused_at_step_0(toy, tmp_path):
@@ -66,3 +68,27 @@ def test_the_bad_batch_is_the_micro_batch_at_fault_and_never_reaches_a_checkpoin
     assert len(bad["batch"]) == 2 and any(word in pair["chosen"] for pair in bad["batch"])
     last = load_file(tmp_path / f"checkpoint-{bad['step'] - 1}" / "model.safetensors")
     assert {name for name, value in last.items() if not value.isfinite().all()} == {"policy.transformer.wte.weight"}
+
+
+def fine_tuning(toy, folder):
+    texts = [Text(pair.chosen, pair.prompt) for pair in toy.pairs(20)]
+    config = SftConfig(batch_size=8, learning_rate=1e-3, checkpoint_every=0)
+    return SFTTrainer(toy.model(), toy.tokenizer, texts, config=config, folder=folder)
+
+
+@pytest.mark.parametrize("trainer_of", [fine_tuning, lambda toy, folder: toy.trainer(folder)], ids=["sft", "dpo"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_any_loss_that_is_not_finite_stops_fine_tuning_and_preference_training(toy, tmp_path, trainer_of, value):
+    trainer = trainer_of(toy, tmp_path)
+    real = trainer.compute_loss
+
+    def spoiled(*arguments, **named):
+        found = real(*arguments, **named)
+        return found + value if trainer.state.global_step == 1 else found
+
+    trainer.compute_loss = spoiled
+    with pytest.raises(UserError, match=rf"^the loss is {value} at step 2; the batch is in {tmp_path}/bad_batch.json$"):
+        trainer.train()
+    bad = json.loads((tmp_path / "bad_batch.json").read_text())
+    assert bad["step"] == 2 and len(bad["batch"]) == 8
+    assert [row["step"] for row in toy.rows(tmp_path)] == [1]

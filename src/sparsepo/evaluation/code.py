@@ -4,14 +4,17 @@ from collections.abc import Mapping, Sequence
 from math import comb
 from typing import Any
 
+from sparsepo.data.kept import Kept
 from sparsepo.data.problems import Problem, program
 from sparsepo.data.records import Completion
 from sparsepo.errors import UserError
 from sparsepo.evaluation.sandbox import Sandbox, Verdict
 
 
-def verdicts(problems: Mapping[str, Problem], completions: Sequence[Completion], sandbox: Sandbox) -> list[Verdict]:
-    """Each completion with the tests of its problem, in order; equal programs are run once.
+def verdicts(
+    problems: Mapping[str, Problem], completions: Sequence[Completion], sandbox: Sandbox, kept: Kept | None = None
+) -> list[Verdict]:
+    """Each completion with the tests of its problem, in order; equal programs, and those `kept`, are run once.
 
     problems: id -> problem. The completions have been cut at the stop strings of their suite when they were sampled.
     """
@@ -20,7 +23,7 @@ def verdicts(problems: Mapping[str, Problem], completions: Sequence[Completion],
         raise UserError(f"a program is for problem '{unknown}', which is not among the {len(problems)} that are known")
     programs = [program(problems[row.id], row.text) for row in completions]
     different = list(dict.fromkeys(programs))
-    found = dict(zip(different, sandbox.run(different), strict=True))
+    found = dict(zip(different, sandbox.run(different, kept), strict=True))
     return [found[one] for one in programs]
 
 

@@ -16,8 +16,8 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import SplitResult, urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
+from sparsepo.data.kept import Kept, key_of
 from sparsepo.errors import UserError
-from sparsepo.evaluation.endpoint_cache import AnswerCache, request_key
 from sparsepo.progress import progress
 
 BACK_OFF = 60.0  # seconds that we wait at most of our own accord
@@ -48,7 +48,7 @@ class Endpoint:
     retries: int
     timeout: float
     parallel: int
-    cache: AnswerCache
+    cache: Kept
     sleep: Callable[[float], Any] | None = None
 
     def answers(self, bodies: Sequence[dict[str, Any]]) -> list[str]:
@@ -57,7 +57,7 @@ class Endpoint:
         Raises UserError when the server refuses (any other status), when it fails too often or asks for more than five
         minutes, and without the key. All answers received until then are kept.
         """
-        keys = [request_key(body) for body in bodies]
+        keys = [key_of(body) for body in bodies]
         missing = {key: body for key, body in zip(keys, bodies, strict=True) if key not in self.cache}
         if missing:
             self._ask(missing)

@@ -7,9 +7,11 @@ import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from sparsepo.data.kept import Kept, once
 from sparsepo.evaluation import leaderboard
 from sparsepo.evaluation.benchmark_tasks import SEED, check_room, draw_questions, load_tasks, set_examples
 from sparsepo.progress import progress
@@ -18,21 +20,22 @@ BLOCK = 16  # batches handed to lm-eval at once: inside, it sorts by length and 
 BOOTSTRAP = 100  # resamples, for the few metrics without a standard error in closed form
 
 
-def run_tasks(model: Any, tokenizer: Any, spec: dict[str, Any], work: Path) -> dict[str, Any]:
+def run_tasks(model: Any, tokenizer: Any, spec: dict[str, Any], work: Path, kept: Kept | None = None) -> dict[str, Any]:
     """What `model` scores on the tasks of a config's `benchmarks` section.
 
     spec: {"tasks": names, "local": [{"path"} or {"package", "kind"}], "limit", "fewshot", "batch_size"}. `work` is a
     folder for the files of packaged questions. Returns {"results": lm-eval's numbers by task, "measurements": the
     columns of the leaderboard and their "avg", and one for each other task asked for, "notes": sentences}.
     `limit` keeps so many questions of each task, the same for every model. `fewshot` leaves the leaderboard's tasks
-    alone. Raises UserError for an unknown task and for what a task cannot be run without: packages, data, access.
+    alone. Answers are `kept` block by block. Raises UserError for an unknown task and for what a task cannot be run
+    without: packages, data, access.
     """
     with _quiet() as warned:
         loaded = load_tasks(spec, work)
         tasks = {name: task for each in loaded.values() for name, task in each["tasks"].items()}
         groups = {name: group for each in loaded.values() for name, group in each["groups"].items()}
         set_examples(tasks, spec["fewshot"])
-        lm = _language_model(model, tokenizer, spec["batch_size"])
+        lm = _language_model(model, tokenizer, spec["batch_size"], kept)
         check_room(tasks, lm.max_length)
         found = _evaluate(lm, tasks, groups, draw_questions(tasks, spec["limit"]))
     return {
@@ -63,22 +66,25 @@ def _notes(limit: int | None, warned: list[str], length: int) -> list[str]:
 # --- model
 
 
-def _language_model(model: Any, tokenizer: Any, batch_size: int) -> Any:
+def _language_model(model: Any, tokenizer: Any, batch_size: int, kept: Kept | None) -> Any:
     """lm-eval's wrapper of a model in memory, with our progress in place of its own."""
     from lm_eval.models.huggingface import HFLM
 
     class Model(HFLM):
         def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[Any]:
-            return _in_blocks(super().loglikelihood, requests, BLOCK * batch_size, "prompts of lm-eval")
+            found = _in_blocks(super().loglikelihood, requests, BLOCK * batch_size, "prompts of lm-eval", kept)
+            return [tuple(each) for each in found]
 
         def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
-            return _in_blocks(super().generate_until, requests, BLOCK * batch_size, "answers for lm-eval")
+            return _in_blocks(super().generate_until, requests, BLOCK * batch_size, "answers for lm-eval", kept)
 
     # the differences between choices are lost in bfloat16
     return Model(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, softmax_dtype="float32")
 
 
-def _in_blocks(method: Callable[..., list[Any]], requests: list[Any], size: int, what: str) -> list[Any]:
+def _in_blocks(
+    method: Callable[..., list[Any]], requests: list[Any], size: int, what: str, kept: Kept | None
+) -> list[Any]:
     """`method` on blocks of requests, long prompts first and equal ones together; the answers in the first order."""
     order = sorted(range(len(requests)), key=lambda index: (-len(requests[index].args[0]), requests[index].args[0]))
     answers: dict[int, Any] = {}
@@ -86,7 +92,8 @@ def _in_blocks(method: Callable[..., list[Any]], requests: list[Any], size: int,
     for done, index in enumerate(progress(order, len(order), what), start=1):
         block.append(index)
         if len(block) == size or done == len(order):
-            found = method([requests[at] for at in block], disable_tqdm=True)
+            asked = [requests[at] for at in block]
+            found = once(kept, [what, [each.args for each in asked]], partial(method, asked, disable_tqdm=True))
             answers |= dict(zip(block, found, strict=True))
             block = []
     return [answers[index] for index in range(len(requests))]

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sparsepo.data.kept import Kept
 from sparsepo.errors import UserError
 from sparsepo.evaluation.endpoint import Endpoint
-from sparsepo.evaluation.endpoint_cache import AnswerCache
 from sparsepo.evaluation.rewards import Scorer, build_scorer
 
 Judge = Callable[[list[str], list[str], list[str]], list[float | None]]
@@ -43,7 +43,7 @@ def _nli_judge(_: Path, *, model: str, batch_size: int) -> Judge:
 def _endpoint_judge(folder: Path, *, model: str, asks: str, max_tokens: int, **settings: Any) -> Judge:
     if asks not in QUESTIONS:
         raise UserError(f"judge asks '{asks}' is unknown; allowed are {', '.join(QUESTIONS)}")
-    endpoint = Endpoint(cache=AnswerCache(folder / "answers.jsonl"), **settings)
+    endpoint = Endpoint(cache=Kept(folder / "answers.jsonl"), **settings)
 
     def judge(prompts: list[str], a: list[str], b: list[str]) -> list[float | None]:
         questions = [question(asks, *parts) for parts in zip(prompts, a, b, strict=True)]

@@ -16,11 +16,12 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+from sparsepo.data.kept import Kept, once
 from sparsepo.errors import UserError
 from sparsepo.evaluation import sandbox_worker
 from sparsepo.progress import progress
@@ -83,9 +84,13 @@ class Sandbox:
         while not self._idle.empty():
             self._idle.get().close()
 
-    def run(self, programs: Sequence[str]) -> list[Verdict]:
-        """The verdict on each program, in order; it passes by ending without an exception."""
-        return list(progress(self._pool.map(self._verdict, programs), len(programs), "programs run"))
+    def run(self, programs: Sequence[str], kept: Kept | None = None) -> list[Verdict]:
+        """The verdict on each program, in order; it passes by ending without an exception. Those `kept` are not run."""
+
+        def verdict(program: str) -> Verdict:
+            return Verdict(**once(kept, ["program", program], lambda: asdict(self._verdict(program))))
+
+        return list(progress(self._pool.map(verdict, programs), len(programs), "programs run"))
 
     def _verdict(self, program: str) -> Verdict:
         worker = self._idle.get()

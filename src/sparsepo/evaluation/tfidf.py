@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from sparsepo.data.records import Labelled, write_json, write_text
-from sparsepo.errors import UserError
+from sparsepo.errors import UserError, naming
 
 FOLDS = 5  # one of them is held out
 OPENING = 40  # words; a scored response is much shorter than the documents
@@ -117,5 +117,9 @@ def _save(folder: Path, words: list[str], arrays: dict[str, np.ndarray]) -> None
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     temporary = folder / f".weights.npz.{os.getpid()}.tmp"
-    temporary.write_bytes(buffer.getvalue())
-    os.replace(temporary, folder / "weights.npz")
+    try:
+        with naming(folder / "weights.npz"):
+            temporary.write_bytes(buffer.getvalue())
+        os.replace(temporary, folder / "weights.npz")
+    finally:
+        temporary.unlink(missing_ok=True)

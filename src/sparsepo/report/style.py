@@ -9,6 +9,8 @@ from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from sparsepo.errors import naming
+
 RC = {
     "font.family": "DejaVu Sans",  # ships with matplotlib: the same letters on every machine
     "font.size": 8,
@@ -97,7 +99,7 @@ def save(figure: Figure, path: str | Path) -> None:
     for kind, metadata in (("svg", {"Date": None}), ("png", None)):
         temporary = path.with_name(f".{stem}.{kind}.{os.getpid()}.tmp")
         try:
-            with rc_context(RC):
+            with naming(path), rc_context(RC):
                 figure.savefig(temporary, format=kind, dpi=300, metadata=metadata)
             os.replace(temporary, path.with_name(f"{stem}.{kind}"))
         finally:

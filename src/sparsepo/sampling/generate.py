@@ -1,8 +1,9 @@
 """Sampling responses: every one is drawn with numbers of its own, so that text never depends on scheduling."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from transformers import GenerationConfig
 
 from sparsepo.config.preferences import SamplingConfig
 from sparsepo.data.collation import encode_prompt
+from sparsepo.data.kept import Kept, once
 from sparsepo.data.records import Completion, Prompt
 from sparsepo.errors import UserError
 from sparsepo.models import context_of, load_model
@@ -22,6 +24,7 @@ from sparsepo.sampling.endings import cut, ending
 from sparsepo.sampling.vllm_backend import VllmEngine, vllm_usable
 
 Rows = list[list[int]]  # token ids
+BLOCK = 4096  # requests handed to vLLM at once, which batches them by itself
 
 
 def sampling_dtype() -> str:
@@ -51,7 +54,12 @@ class Request:
 
 @torch.no_grad()
 def sample(
-    model: Any, tokenizer: Any, prompts: Sequence[Prompt], config: SamplingConfig, stops: Sequence[str] = ()
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Prompt],
+    config: SamplingConfig,
+    stops: Sequence[str] = (),
+    kept: Kept | None = None,
 ) -> list[Completion]:
     """`config.samples` responses a prompt, in the order of the prompts; the program's random state is not used.
 
@@ -59,15 +67,20 @@ def sample(
     prompt came before), so a batch gives the same text whatever else is sampled, and another batch size another text
     by rounding only. A response ends with the end token, at `max_new_tokens`, or as soon as its text holds one of
     `stops`. A model that `decode` does not know is given to transformers' `generate`. top_k is off and a model's own
-    generation config, which may penalise repetition, is set aside. The model is left as it was.
+    generation config, which may penalise repetition, is set aside. The model is left as it was. A batch that is `kept`
+    is not sampled again, and the others are what they would be.
     """
     wanted = requests(tokenizer, prompts, config)
     if isinstance(model, VllmEngine):
-        seeds = [row_seed(config.seed, request.row, request.again) for request in wanted]
-        rows = [request.row for request in wanted]
-        answers = zip(wanted, model.continued(rows, seeds, tokenizer.eos_token_id, config, stops), strict=True)
+        size, answer = BLOCK, partial(_by_vllm, model, tokenizer.eos_token_id, config, stops)
     else:
-        answers = _in_batches(model, tokenizer, wanted, config, ending(tokenizer, stops))
+        size, answer = config.batch_size, partial(_by_transformers, model, tokenizer, config, ending(tokenizer, stops))
+    how = [config.model_dump(mode="json"), list(stops)]
+
+    def answered(batch: Sequence[Request]) -> Rows:
+        return once(kept, [how, [[request.row, request.again] for request in batch]], lambda: answer(batch))
+
+    answers = _in_batches(wanted, size, answered)
     found = [
         (request.place, completion(tokenizer, prompts[request.place], tokens, config.temperature, stops))
         for request, tokens in answers
@@ -88,21 +101,34 @@ def requests(tokenizer: Any, prompts: Sequence[Prompt], config: SamplingConfig) 
 
 
 def _in_batches(
-    model: Any, tokenizer: Any, wanted: Sequence[Request], config: SamplingConfig, over: Ending
+    wanted: Sequence[Request], size: int, answer: Callable[[Sequence[Request]], Rows]
 ) -> Iterator[tuple[Request, list[int]]]:
     """Each request and the tokens that answer it."""
-    was_training, plain = model.training, is_plain(model)
-    model.eval()
-    batches = [wanted[start : start + config.batch_size] for start in range(0, len(wanted), config.batch_size)]
+    batches = [wanted[start : start + size] for start in range(0, len(wanted), size)]
     for batch in progress(batches, len(wanted), "responses sampled", size=len):
-        rows, most = [request.row for request in batch], config.max_new_tokens
-        uniforms = [row_uniforms(config.seed, request.row, request.again, most) for request in batch]
-        chosen = chooser(torch.stack(uniforms), config)
-        if plain:
-            yield from zip(batch, decode(model, rows, chosen, over, most), strict=True)
-        else:
-            yield from zip(batch, _generated(model, tokenizer, rows, chosen, over, most), strict=True)
+        yield from zip(batch, answer(batch), strict=True)
+
+
+def _by_vllm(
+    model: VllmEngine, end: int, config: SamplingConfig, stops: Sequence[str], batch: Sequence[Request]
+) -> Rows:
+    seeds = [row_seed(config.seed, request.row, request.again) for request in batch]
+    return model.continued([request.row for request in batch], seeds, end, config, stops)
+
+
+def _by_transformers(
+    model: Any, tokenizer: Any, config: SamplingConfig, over: Ending, batch: Sequence[Request]
+) -> Rows:
+    rows, most, was_training = [request.row for request in batch], config.max_new_tokens, model.training
+    uniforms = [row_uniforms(config.seed, request.row, request.again, most) for request in batch]
+    chosen = chooser(torch.stack(uniforms), config)
+    model.eval()
+    if is_plain(model):
+        found = decode(model, rows, chosen, over, most)
+    else:
+        found = _generated(model, tokenizer, rows, chosen, over, most)
     model.train(was_training)
+    return found
 
 
 def chooser(uniforms: Tensor, config: SamplingConfig) -> Draw:

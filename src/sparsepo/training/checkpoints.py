@@ -12,12 +12,14 @@ from torch import Tensor, nn
 
 from sparsepo.data.records import write_json
 from sparsepo.errors import UserError
+from sparsepo.folders import reach_the_disk
 
 MARK = "complete.json"
 
 
 def mark_complete(folder: Path, identity: str) -> None:
-    """Written last: the identity of the run and the size of every file."""
+    """Written last, when every file has reached the disk: the identity of the run and the sizes."""
+    reach_the_disk(folder)
     sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.name != MARK}
     write_json(folder / MARK, {"identity": identity, "sizes": sizes})
 

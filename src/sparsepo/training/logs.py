@@ -9,6 +9,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from sparsepo.data.records import write_text
+from sparsepo.errors import naming
 
 SHOWN = ("loss", "reward_margin", "reward_accuracy", "reverse_kl_chosen", "sparsity_u_chosen", "tokens_per_second")
 
@@ -52,7 +53,7 @@ class EveryFromTheStart(Every):
 
 def append_line(path: Path, row: dict[str, Any]) -> None:
     """Append one JSON line in one write."""
-    with open(path, "a", encoding="utf-8") as file:
+    with naming(path), open(path, "a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
         file.flush()
         os.fsync(file.fileno())

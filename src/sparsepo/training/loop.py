@@ -19,6 +19,7 @@ from sparsepo.config.training import OptimisationConfig
 from sparsepo.data.records import write_json, write_text
 from sparsepo.errors import UserError
 from sparsepo.training.checkpoints import latest, mark_complete, set_weights, step_of, trained_weights, writing
+from sparsepo.training.lock import hold
 from sparsepo.training.logs import Every, Progress, append_line, keep_until
 
 OPTIMIZERS = {  # transformers' names
@@ -87,6 +88,8 @@ class Loop(Trainer):
 
     def train(self) -> None:
         """Train from the last complete checkpoint of this run in `folder`, or from the start."""
+        if self.is_world_process_zero():
+            hold(self.folder)
         checkpoint = latest(self.folder, self.identity)
         step = 0 if checkpoint is None else step_of(checkpoint)
         if checkpoint is not None:

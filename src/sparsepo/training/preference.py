@@ -17,6 +17,7 @@ from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.collation import Encoded, onto
 from sparsepo.data.records import Preference, write_json
 from sparsepo.errors import UserError
+from sparsepo.folders import whole
 from sparsepo.models import without_dropout
 from sparsepo.objective.masks import Masks
 from sparsepo.objective.methods import METHODS, check_parameters
@@ -148,10 +149,11 @@ class PreferenceTrainer(Loop):
 
         An adapter is merged into plain weights, see `adapters.save`.
         """
-        adapters.save(self.policy, self.tokenizer, folder)
-        if self.masks is not None:
-            write_json(Path(folder) / "masks.json", {"method": self.method, "hyper": self.hyper})
-            save_weights(self.masks, str(Path(folder) / "masks.safetensors"))
+        with whole(folder) as place:
+            adapters.save(self.policy, self.tokenizer, place)
+            if self.masks is not None:
+                write_json(place / "masks.json", {"method": self.method, "hyper": self.hyper})
+                save_weights(self.masks, str(place / "masks.safetensors"))
 
     # what transformers' Trainer asks for
 

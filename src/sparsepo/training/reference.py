@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,7 +18,7 @@ from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.collation import TokenPair, collate, onto, rows_of, split
 from sparsepo.data.hashes import file_hash
 from sparsepo.data.records import write_json
-from sparsepo.errors import UserError
+from sparsepo.errors import UserError, naming
 from sparsepo.models import without_dropout
 from sparsepo.objective.masks import build_masks
 from sparsepo.objective.methods import METHODS
@@ -138,4 +139,7 @@ def _mapped(path: Path, rows: int, shape: Sequence[int], dtype: torch.dtype, new
     wanted = size * torch.empty(0, dtype=dtype).element_size()
     if not new and path.stat().st_size != wanted:
         raise UserError(f"{path}: {path.stat().st_size} bytes, {wanted} are expected: remove it")
+    if new and hasattr(os, "posix_fallocate"):
+        with naming(path), open(path, "wb") as file:  # a mapped file that finds no room later kills its process
+            os.posix_fallocate(file.fileno(), 0, wanted)
     return torch.from_file(str(path), shared=new, size=size, dtype=dtype).view(rows, *shape)

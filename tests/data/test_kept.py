@@ -1,0 +1,47 @@
+"""What is kept of a stage: what is in the file, what is only half in it, and what is of another stage."""
+
+import threading
+
+from sparsepo.data.kept import Kept, key_of, once
+
+
+def test_the_key_of_a_request_is_that_of_its_meaning_not_of_its_layout():
+    one, same, other = {"a": 1, "b": [2]}, {"b": [2], "a": 1}, {"a": 1, "b": [3]}
+    assert key_of(one) == key_of(same) != key_of(other)
+    assert key_of({}) == "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"  # sha256sum of {}
+
+
+def test_lines_that_are_not_whole_are_passed_over_and_the_next_answer_gets_its_own(tmp_path):
+    path = tmp_path / "deep" / "answers.jsonl"
+    Kept(path)["one"] = "1 \u2028 \ud800"
+    with path.open("ab") as file:
+        file.write(b'7\n{"key": "x"}\n\xff\n{"key": 3, "answer": "y"}\n{"key": "two", "ans')
+    Kept(path)["three"] = "3"
+    found = Kept(path)
+    assert (len(found), found["one"], found["three"]) == (2, "1 \u2028 \ud800", "3")
+
+
+def test_threads_share_a_cache(tmp_path):
+    cache = Kept(tmp_path / "answers.jsonl")
+    work = [threading.Thread(target=cache.__setitem__, args=(f"{i}", "x" * 9000)) for i in range(40)]
+    for thread in work:
+        thread.start()
+    for thread in work:
+        thread.join()
+    assert len(Kept(tmp_path / "answers.jsonl")) == 40
+
+
+def test_a_request_is_made_once_and_answered_from_the_file_after_a_kill(tmp_path):
+    path, asked = tmp_path / "kept.jsonl", []
+
+    def make():
+        asked.append(1)
+        return [[1, 2], [3]]
+
+    assert Kept(path, "mine").once(["a", 1], make) == Kept(path, "mine").once(["a", 1], make) == [[1, 2], [3]]
+    assert len(asked) == 1 and once(None, ["a", 1], make) == [[1, 2], [3]] and len(asked) == 2
+    other = Kept(path, "other")
+    assert len(other) == 0 and other.once(["a", 1], lambda: "new") == "new"
+    assert len(Kept(path, "mine")) == len(Kept(path, "other")) == 1
+    other.done()
+    assert not path.exists()

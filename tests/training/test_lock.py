@@ -1,0 +1,40 @@
+"""Two processes never train in one folder, and a dead one is in nobody's way."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from sparsepo.errors import UserError
+from sparsepo.training.lock import hold
+
+HOLDS = """
+import sys, time
+from pathlib import Path
+from sparsepo.training.lock import hold
+hold(Path(sys.argv[1]))
+print("held", flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_folder_is_held_by_one_process_until_it_dies(tmp_path):
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", HOLDS, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as other:
+        try:
+            assert other.stdout.readline() == "held\n"
+            with pytest.raises(UserError, match=f"^{tmp_path}: process {other.pid} on .* is training there; wait for"):
+                hold(tmp_path, patience=0.0)
+        finally:
+            other.kill()
+    hold(tmp_path)
+    hold(tmp_path, patience=0.0)  # one's own
+
+
+def test_a_trainer_holds_its_folder_while_it_trains(toy, tmp_path, monkeypatch):
+    held = []
+    monkeypatch.setattr("sparsepo.training.loop.hold", held.append)
+    toy.trainer(tmp_path).train()
+    assert held == [tmp_path]
