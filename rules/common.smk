@@ -46,11 +46,11 @@ wildcard_constraints:
 
 # Our prefix replaces Snakemake's own, so strict mode is repeated. Outside conda the jobs use the
 # Python that runs Snakemake, so no environment has to be activated. An empty IFS keeps $SCRIPTS one word.
-# The two SPARSEPO_ variables: see sparsepo.errors.run.
+# SPARSEPO_SNAKEMAKE: see sparsepo.errors.run.
 OWN_PYTHON = f" PATH={quote(str(Path(sys.executable).parent))}:$PATH"
 IN_CONDA = any("conda" in str(method).lower() for method in workflow.deployment_settings.deployment_method)
 shell.prefix(
-    "set -euo pipefail; IFS=; exec 3>&2; export SPARSEPO_SCREEN=3 PYTHONUNBUFFERED=1 TRANSFORMERS_VERBOSITY=error TOKENIZERS_PARALLELISM=false TQDM_DISABLE=1"
+    "set -euo pipefail; IFS=; export PYTHONUNBUFFERED=1 TRANSFORMERS_VERBOSITY=error TOKENIZERS_PARALLELISM=false TQDM_DISABLE=1"
     f" SPARSEPO_SNAKEMAKE={os.getpid()} PYTHONPATH={quote(str(HERE / 'src'))} SCRIPTS={quote(str(HERE / 'workflow_scripts'))}{'' if IN_CONDA else OWN_PYTHON}; "
 )
 

@@ -9,8 +9,7 @@ from contextlib import contextmanager, suppress
 from sparsepo.orphans import end_with
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
-SCREEN = "SPARSEPO_SCREEN"  # a descriptor of what Snakemake itself writes to
-SNAKEMAKE = "SPARSEPO_SNAKEMAKE"  # the process that waits for this one
+SNAKEMAKE = "SPARSEPO_SNAKEMAKE"  # the number of the process that waits for this one
 
 
 class UserError(Exception):
@@ -43,8 +42,8 @@ def leave(sentence: str) -> None:
     try:
         print(sentence, file=sys.stderr, flush=True)
     except OSError:
-        with suppress(OSError, ValueError, KeyError):
-            os.write(int(os.environ[SCREEN]), f"{sentence}\n".encode())
+        with suppress(OSError), open(f"/proc/{os.environ.get(SNAKEMAKE)}/fd/2", "a") as screen:
+            print(sentence, file=screen)
     sys.exit(1)
 
 

@@ -81,7 +81,7 @@ def test_what_is_kept_of_other_settings_code_or_weights_is_not_taken(lab, prepar
 
 
 def test_a_killed_evaluation_ends_as_if_it_had_not_been(lab, moved, tmp_path):
-    """Of its two files one is written when it is killed; Snakemake deletes that one, and both are made again."""
+    """Killed when the first of its files is there: Snakemake takes no file of a job that it did not see end."""
     scores, tokens = (moved.results / f"{name}/sft.{kind}" for name, kind in (("scores", "json"), ("tokens", "jsonl")))
     log, target = tmp_path / "log", str(scores.relative_to(moved.folder))
     lab.kill_when(moved.snakemake(target), moved.folder, log, scores.exists)

@@ -126,20 +126,22 @@ def test_a_full_disk_is_one_sentence_that_names_the_file(tmp_path, capsys, error
     assert capsys.readouterr().err == expected
 
 
-def test_a_sentence_that_its_log_has_no_room_for_goes_to_the_screen(tmp_path):
+SENDS = """
+import os, subprocess, sys
+environment = os.environ | {"SPARSEPO_SNAKEMAKE": str(os.getpid())}
+with open("/dev/full", "w") as full:
+    sys.exit(subprocess.run([sys.executable, "-c", sys.argv[1]], stdout=full, stderr=full, env=environment).returncode)
+"""
+
+
+def test_a_sentence_that_its_log_has_no_room_for_is_said_by_snakemake_itself():
     """/dev/full is a disk without room."""
     if not os.path.exists("/dev/full"):
         pytest.skip("/dev/full, a device of Linux, is missing")
-    code = "from sparsepo.errors import UserError, run\ndef main(): raise UserError('too bad')\nrun(main)"
-    with open("/dev/full", "w") as full:
-        reader, screen = os.pipe()
-        environment = os.environ | {"SPARSEPO_SCREEN": str(screen), "PYTHONPATH": os.pathsep.join(sys.path)}
-        command = [sys.executable, "-c", code]
-        done = subprocess.run(command, stdout=full, stderr=full, env=environment, pass_fds=[screen])
-        os.close(screen)
-    with open(reader) as said:
-        assert said.read() == "error: too bad\n"
-    assert done.returncode == 1
+    job = "from sparsepo.errors import UserError, run\ndef main(): raise UserError('too bad')\nrun(main)"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", SENDS, job], capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stderr, done.stdout) == (1, "error: too bad\n", "")
 
 
 def test_a_job_ends_with_the_snakemake_that_started_it():
