@@ -6,8 +6,8 @@ from shlex import quote
 HERE = Path(workflow.basedir)
 sys.path.insert(0, str(HERE / "src"))
 
+from sparsepo.codeversion import code_version
 from sparsepo.errors import UserError
-from sparsepo.provenance import code_version
 from sparsepo.stages import Stages
 
 # A config that the user names replaces the default whole, where Snakemake would merge the two;
@@ -106,6 +106,16 @@ def cache_of(wildcards):
 def settings(stage):
     """A function of wildcards: the resolved settings that this stage reads, as JSON."""
     return lambda wildcards: STAGES.settings(stage, **wildcards)
+
+
+def config_of(wildcards, input):
+    """The config of a task, for the record of a run: as it takes `input`, Snakemake does not compare it."""
+    return STAGES.resolved(wildcards.task)
+
+
+def code(stage):
+    """A function of wildcards: the version of the code that a job of this stage uses."""
+    return lambda wildcards: STAGES.code(stage, **wildcards)
 
 
 def asks(what):

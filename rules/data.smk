@@ -15,7 +15,7 @@ rule make_data:
         settings=settings("data"),
         inputs=lambda wildcards: STAGES.input_hashes(wildcards.task),
         folder=subpath(output.corpus, parent=True),
-        code=code_version("workflow_scripts/data.py"),
+        code=code("data"),
     shell:
         "python $SCRIPTS/data.py --settings {params.settings:q} --out {params.folder} > {log} 2>&1"
 

@@ -23,7 +23,7 @@ rule evaluate_run:
         policy=subpath(input.policy, parent=True),
         reference=subpath(input.reference, parent=True),
         settings=settings("evaluate"),
-        code=code_version("workflow_scripts/evaluate.py"),
+        code=code("evaluate"),
     shell:
         "python -m sparsepo.gpu -- python $SCRIPTS/evaluate.py --settings {params.settings:q}"
         " --policy {params.policy} --reference {params.reference} --samples {input.samples}"

@@ -76,7 +76,7 @@ rule measure_wins:
         # Not an output: a judge's answers cost money, and Snakemake deletes outputs before a retry.
         answers="results/{task}/answers/{run}",
         settings=settings("wins"),
-        code=code_version("workflow_scripts/wins.py"),
+        code=code("wins"),
     shell:
         "python -m sparsepo.gpu -- python $SCRIPTS/wins.py --settings {params.settings:q}"
         " --generations {input.generations} --prompts {input.prompts} --answers {params.answers} --out {output} > {log} 2>&1"

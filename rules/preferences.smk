@@ -26,7 +26,7 @@ rule make_preferences:
         folder=subpath(output.train, parent=True),
         settings=settings("preferences"),
         inputs=lambda wildcards: STAGES.input_hashes(wildcards.task),
-        code=code_version("workflow_scripts/preferences.py"),
+        code=code("preferences"),
     shell:
         "python -m sparsepo.gpu -- python $SCRIPTS/preferences.py --settings {params.settings:q}"
         " --reference {params.reference} --prompts {input.train} {input.validation}"

@@ -21,7 +21,7 @@ rule cache_reference:
         reference=subpath(input.reference, parent=True),
         folder=subpath(output.index, parent=True),
         settings=settings("reference"),
-        code=code_version("workflow_scripts/reference.py"),
+        code=code("reference"),
     shell:
         "python -m sparsepo.gpu -- python $SCRIPTS/reference.py --settings {params.settings:q}"
         " --reference {params.reference} --pairs {input.pairs} --kind {wildcards.kind}"

@@ -6,6 +6,7 @@ rule make_sft:
         weights=f"{SFT}/model.safetensors",
         config=f"{SFT}/config.json",
         dynamics=f"{SFT}/dynamics.jsonl",
+        record=f"{SFT}/run.json",
     log:
         "logs/{task}/sft.log",
     benchmark:
@@ -22,8 +23,9 @@ rule make_sft:
         checkpoint=f"{SFT}/checkpoint",
         folder=subpath(output.weights, parent=True),
         settings=settings("sft"),
+        config=config_of,
         code=code_version("workflow_scripts/sft.py"),
     shell:
-        "python -m sparsepo.gpu -- python $SCRIPTS/sft.py --settings {params.settings:q}"
-        " --corpus {input.corpus} --checkpoint {params.checkpoint} --code {params.code}"
+        "python -m sparsepo.gpu -- python $SCRIPTS/sft.py --settings {params.settings:q} --config {params.config:q}"
+        " --corpus {input.corpus} --model {input.model:q} --checkpoint {params.checkpoint} --code {params.code}"
         " --out {params.folder} > {log} 2>&1"

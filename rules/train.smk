@@ -30,8 +30,9 @@ rule train_policy:
         cache=lambda wildcards, input: [str(Path(index).parent) for index in input.cache],
         folder=subpath(output.weights, parent=True),
         settings=settings("train"),
-        code=code_version("workflow_scripts/train.py"),
+        config=config_of,
+        code=code("train"),
     shell:
-        "python -m sparsepo.gpu -- python $SCRIPTS/train.py --settings {params.settings:q}"
+        "python -m sparsepo.gpu -- python $SCRIPTS/train.py --settings {params.settings:q} --config {params.config:q}"
         " --reference {params.reference} --pairs {input.pairs} --validation {input.validation} --prompts {input.prompts}"
         " --cache {params.cache:q} --checkpoint {params.checkpoint} --code {params.code} --out {params.folder} > {log} 2>&1"

@@ -120,7 +120,9 @@ def test_each_stage_reads_what_it_needs():
     assert parsed("sample")["sampling"]["max_new_tokens"] == 64
     train = parsed("train", RUNS[5])
     assert (train["method"], train["seed"]) == ("sparsepo_common", 3)
-    assert train["hyper"] == {"beta": 0.1, "l1_u": 0.001} and train["training"]["batch_size"] == 10
+    made = {"beta": 0.1, "form": "paper", "head": "layers", "l1_u": 0.001, "l1_d": 0.0, "initial_zeros": 0.25}
+    assert train["hyper"] == made and train["training"]["batch_size"] == 10
+    assert train["definition"]["loss"] == "sparsepo" and train["definition"]["fixed"] == {"share": "common"}
     evaluate = parsed("evaluate", RUNS[5])
     head = evaluate["head"]
     assert head["params"] == {"beta": "0.1", "l1_u": "0.001"} and evaluate["hyper"] == train["hyper"]

@@ -10,16 +10,17 @@ from sparsepo.evaluation import report_card
 from sparsepo.evaluation.frontier import Meter
 from sparsepo.evaluation.rewards import Scorer, build_scorer
 from sparsepo.models import context_of, load_model, load_tokenizer
+from sparsepo.objective.methods import STAND_IN
 from sparsepo.training.objective import inspect_pairs
 from sparsepo.training.preference import load_masks
 
 
 def tokens_of(settings: dict, policy, reference, tokenizer, masks, pairs: list[Preference]) -> list[dict]:
-    """The run's method looking into validation pairs; for the SFT model DPO stands in (all log-ratios are 0)."""
+    """The run's method looking into validation pairs; for the SFT model another stands in (all log-ratios are 0)."""
     training, count = settings["training"], settings["evaluation"]["token_pairs"]
     limits = training["max_prompt_tokens"], training["max_response_tokens"], context_of(policy)
     records, encoded = report_card.usable(tokenizer, pairs, limits, count)
-    method = "dpo" if settings["head"]["method"] == "sft" else settings["head"]["method"]
+    method = STAND_IN if settings["head"]["method"] == "sft" else settings["head"]["method"]
     batch = settings["evaluation"]["batch_size"]
     found = inspect_pairs(policy, reference, encoded, method, settings["hyper"], masks, batch_size=batch)
     return report_card.token_records(tokenizer, records, found, settings["planted"])
@@ -57,7 +58,6 @@ def main() -> None:
         "auc": report_card.planted_auc(tokens) if settings["planted"] and not is_sft else {},
         "sparsity": report_card.mask_sparsity(tokens),
         "logp_change": {} if is_sft else report_card.logp_change(tokens),
-        "train_seconds": None if is_sft else json.loads((options.policy / "run.json").read_text())["training_seconds"],
     }
     splits = {split: {"": report_card.measures(part)} for split, part in made.items()}
     splits["validation"][""] |= report_card.accuracy(tokens)

@@ -79,6 +79,10 @@ def chosen(from_file: Pairing) -> Maker:
     return pairs_of
 
 
+MAKERS = {"generated": generated, "executed": executed}
+"""Sources whose pairs are made here."""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--settings", type=json.loads, required=True)
@@ -91,9 +95,8 @@ def main() -> None:
     settings, summary = options.settings["preferences"], {}
     inputs = [options.reference / "model.safetensors", *options.prompts]
     kept = going_on(options.kept, identity_of(options.settings, options.code, inputs))
-    makers = {"generated": generated, "executed": executed}
-    if settings["source"] in makers:
-        pairs_of = makers[settings["source"]](options.settings, options.reference, kept)
+    if settings["source"] in MAKERS:
+        pairs_of = MAKERS[settings["source"]](options.settings, options.reference, kept)
     else:
         from_file = preference_source(settings)
         summary["file"] = from_file.summary

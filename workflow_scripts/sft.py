@@ -2,13 +2,15 @@
 
 import argparse
 import json
+import time
 from pathlib import Path
 
 from sparsepo.config.training import SftConfig
 from sparsepo.data.hashes import identity_of
-from sparsepo.data.records import Text, read_records, write_text
+from sparsepo.data.records import Text, read_records, write_json, write_text
 from sparsepo.errors import run
 from sparsepo.models import fetch_model, load_model, save_model
+from sparsepo.provenance import run_record
 from sparsepo.training.sft import SFTTrainer
 
 
@@ -22,10 +24,21 @@ def in_bits(model, tokenizer, settings: dict, folder: Path):
     return load_model(folder, settings["model"]["dtype"], **bits)
 
 
+def record_of(options: argparse.Namespace, start: float) -> dict:
+    """What made this reference; a model of random weights has a seed of its own."""
+    settings = options.settings
+    seeds = {name: settings[name]["seed"] for name in ("model", "sft") if "seed" in (settings[name] or {})}
+    inputs = [options.corpus, *options.model]
+    return run_record(options.config, settings, seeds, options.code, inputs, start)
+
+
 def main() -> None:
+    start = time.perf_counter()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--settings", type=json.loads, required=True)
+    parser.add_argument("--config", type=json.loads, required=True, help="of the task, whole, for the record")
     parser.add_argument("--corpus", type=Path, required=True)
+    parser.add_argument("--model", type=Path, nargs="*", default=[], help="files of a model folder of the user")
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--code", required=True)
     parser.add_argument("--out", type=Path, required=True)
@@ -37,6 +50,7 @@ def main() -> None:
     if settings["sft"] is None:
         save_model(model, tokenizer, options.out)
         write_text(dynamics, "")
+        write_json(options.out / "run.json", record_of(options, start))
         return
     config = SftConfig(**settings["sft"])
     identity = identity_of(settings, options.code, [options.corpus])
@@ -45,7 +59,8 @@ def main() -> None:
     trainer = SFTTrainer(model, tokenizer, corpus, config=config, **where)
     trainer.train()
     trainer.save(options.out)
-    trainer.finish(dynamics)
+    write_json(options.out / "run.json", record_of(options, start))
+    trainer.finish(dynamics)  # last: it deletes the checkpoints
 
 
 if __name__ == "__main__":

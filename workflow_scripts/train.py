@@ -2,20 +2,19 @@
 
 import argparse
 import json
-import resource
 import time
 from pathlib import Path
 
 from sparsepo.adapters import twin
 from sparsepo.config.preferences import SamplingConfig
 from sparsepo.config.training import PreferenceConfig
-from sparsepo.data.hashes import file_hash, identity_of
+from sparsepo.data.hashes import identity_of
 from sparsepo.data.records import Preference, Prompt, read_records, write_json
 from sparsepo.errors import run
 from sparsepo.evaluation.frontier import Meter
 from sparsepo.evaluation.rewards import build_scorer
 from sparsepo.models import load_model, load_tokenizer
-from sparsepo.provenance import environment, git_state
+from sparsepo.provenance import run_record
 from sparsepo.sampling.generate import check_room
 from sparsepo.training.preference import PreferenceTrainer
 from sparsepo.training.reference import Cache, content
@@ -31,6 +30,10 @@ def meter(settings: dict, reference, tokenizer, path: Path) -> Meter:
     return Meter(reference, tokenizer, prompts, sampling, scorers, evaluation["batch_size"])
 
 
+METERS = {"frontier": meter}
+"""What is measured during training, of runs that ask for it."""
+
+
 def models(folder: Path, config: PreferenceConfig, referred: bool) -> tuple:
     """The policy, and the reference if it is referred to; with an adapter the two share their weights."""
     if config.adapter is None:
@@ -42,6 +45,7 @@ def models(folder: Path, config: PreferenceConfig, referred: bool) -> tuple:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--settings", type=json.loads, required=True)
+    parser.add_argument("--config", type=json.loads, required=True, help="of the task, whole, for the record")
     parser.add_argument("--reference", type=Path, required=True, help="folder of the reference model")
     parser.add_argument("--pairs", type=Path, required=True)
     parser.add_argument("--validation", type=Path, required=True, help="pairs to validate on")
@@ -72,22 +76,15 @@ def main() -> None:
         identity=identity_of(settings, options.code, inputs),
         cache=[Cache.open(folder, of) for folder in options.cache],
         validation=read_records(options.validation, Preference) if config.validate_every else [],
-        measure=meter(settings, reference, tokenizer, options.prompts) if config.frontier_every else None,
+        measure=METERS["frontier"](settings, reference, tokenizer, options.prompts) if config.frontier_every else None,
     )
     trainer.train()
     trainer.save(options.out)
-    seconds = time.perf_counter() - start
-    record = {
-        "settings": settings,
+    record = run_record(options.config, settings, {"training": settings["seed"]}, options.code, inputs, start)
+    record |= {
         "pairs": {"trained": len(trainer.train_dataset), "dropped": trainer.dropped},
         "kept_step": trainer.kept_step,
-        "code": options.code,
-        "inputs": {str(path): file_hash(path) for path in inputs},
-        "git": git_state(),
-        "environment": environment(),
-        "seconds": round(seconds, 2),
-        "training_seconds": round(seconds - trainer.measuring, 2),
-        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "training_seconds": round(record["seconds"] - trainer.measuring, 2),
     }
     write_json(options.out / "run.json", record)
     trainer.finish(options.out / "dynamics.jsonl", options.out / "frontier.jsonl")  # last: it deletes the checkpoints

@@ -8,7 +8,7 @@ from typing import Any
 from sparsepo import __version__
 from sparsepo.config import Config, TaskConfig
 from sparsepo.data.hashes import file_hash
-from sparsepo.objective.methods import METHODS
+from sparsepo.objective.methods import METHODS, STAND_IN
 from sparsepo.runs import find_run
 
 PUBLISHED = Path(__file__).parent / "report" / "published.yaml"
@@ -60,9 +60,16 @@ def _reference(config: Config, task: TaskConfig, name: str, run: str) -> dict[st
     return {"training": {key: getattr(task.training, key) for key in keys}}
 
 
+def _method(task: TaskConfig, run: str) -> dict[str, Any]:
+    """The method of a run as it is, so that another default is seen by the runs that take it, and by no other."""
+    made = None if run == "sft" else find_run(task, run)
+    row, given = (METHODS[made.method], made.hyper) if made else (METHODS[STAND_IN], {})
+    return {"hyper": row.resolved(given), "definition": row.definition}
+
+
 def _train(config: Config, task: TaskConfig, name: str, run: str) -> dict[str, Any]:
     made = find_run(task, run)
-    settings = {"method": made.method, "hyper": made.hyper, "seed": made.seed, "training": _dump(task.training)}
+    settings = {"method": made.method, "seed": made.seed, "training": _dump(task.training)} | _method(task, run)
     measured = task.training.frontier_every
     sampling = _dump(task.sampling, without=("samples",))  # one response a prompt while training
     evaluation = {name: getattr(task.evaluation, name) for name in ("frontier_prompts", "batch_size")}
@@ -123,10 +130,9 @@ def _head(task: TaskConfig, name: str, run: str) -> dict[str, Any]:
 def _evaluate(config: Config, task: TaskConfig, name: str, run: str) -> dict[str, Any]:
     keys = ("max_prompt_tokens", "max_response_tokens")
     evaluation = task.evaluation
-    return {
+    return _method(task, run) | {
         "head": _head(task, name, run),
         "loading": loading(task),
-        "hyper": {} if run == "sft" else find_run(task, run).hyper,
         "planted": task.data.source == "planted",
         "training": {key: getattr(task.training, key) for key in keys},
         "evaluation": {key: getattr(evaluation, key) for key in ("token_pairs", "batch_size")},

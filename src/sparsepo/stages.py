@@ -4,9 +4,12 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from sparsepo.alternatives import ALTERNATIVES
+from sparsepo.codeversion import Tree
 from sparsepo.config import Config
 from sparsepo.configfile import load_config
 from sparsepo.data.hashes import file_hash
@@ -87,10 +90,30 @@ class Stages:
         model = self.config.tasks[task].model
         return sorted(map(str, model.path.glob("*.*"))) if model.source == "folder" else []
 
+    def resolved(self, task: str) -> str:
+        """JSON of the config of a task, every default written out."""
+        named = {"name": self.config.name, "task": task}
+        return json.dumps(named | self.config.tasks[task].model_dump(mode="json"), sort_keys=True)
+
+    def code(self, stage: str, task: str, run: str = "sft", kind: str = "", **_: Any) -> str:
+        """Hash of the code behind `stage` that this job uses, of losses, masks and sources only its own."""
+        rows = ALTERNATIVES[stage](self.config.tasks[task], run, kind)
+        return _code(stage, frozenset((table, frozenset(used)) for table, used in rows.items()))
+
     def settings(self, stage: str, task: str, run: str = "sft", **_: Any) -> str:
         """JSON of everything in the config that can change what `stage` makes, and nothing else."""
         section = self.config.tasks[task]
         return json.dumps(SETTINGS[stage](self.config, section, task, run), sort_keys=True)
+
+
+@cache
+def _tree() -> Tree:
+    return Tree()
+
+
+@cache
+def _code(script: str, rows: frozenset[tuple[str, frozenset[str]]]) -> str:
+    return _tree().version(f"workflow_scripts/{script}.py", dict(rows))
 
 
 def check_owner(stamp: Path, name: str) -> None:

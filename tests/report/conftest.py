@@ -44,12 +44,10 @@ def _score(method, params, seed, reward, kl, rng):
         "auc": {},
         "sparsity": {},
         "logp_change": {},
-        "train_seconds": None,
     }
     if method != "sft":
         score["auc"] = {"abs_logratio": {"chosen": 0.71, "rejected": 0.69}}
         score["logp_change"] = {"chosen": float(rng.normal(-1, 1)), "rejected": -9.0}
-        score["train_seconds"] = 12.3
     if method in MASKED:
         score["auc"]["m_u"] = {"chosen": 0.95, "rejected": 0.93}
         score["auc"]["m_d"] = {"chosen": 0.12, "rejected": None}

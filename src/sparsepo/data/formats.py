@@ -78,8 +78,15 @@ FORMATS: dict[str, Callable[[Rows, Pairing], Iterator[Found]]] = {
 
 
 def _rows(settings: dict[str, Any]) -> Rows:
-    if settings["source"] != "rated_posts":
-        return rows_of(settings)
+    source = settings["source"]
+    return ONE_OBJECT[source](settings) if source in ONE_OBJECT else rows_of(settings)
+
+
+def _of_one_object(settings: dict[str, Any]) -> Rows:
     if settings["path"] is None:
         raise UserError("rated_posts is one JSON object in a file: give preferences.path, not preferences.hub")
     return rated_post_rows(settings["path"])
+
+
+ONE_OBJECT: dict[str, Callable[[dict[str, Any]], Rows]] = {"rated_posts": _of_one_object}
+"""Formats that are no lines or rows -> what reads them."""

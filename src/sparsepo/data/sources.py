@@ -1,7 +1,7 @@
 """Where text comes from: each source gives three disjoint sets of prompts, a corpus for SFT, and labelled documents."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,13 +33,7 @@ def make_data(data: dict[str, Any], preferences: dict[str, Any], model: dict[str
 
     Raises UserError when the source cannot fill the splits.
     """
-    if data["source"] == "planted":
-        return _planted(data)
-    if data["source"] == "texts":
-        return _texts(data, model)
-    if data["source"] == "problems":
-        return _problems(data)
-    return _from_preferences(data, preferences)
+    return SOURCES[data["source"]](data, preferences, model)
 
 
 def split_prompts(prompts: Sequence[Prompt], sizes: dict[str, int | None], origin: str) -> dict[str, list[Prompt]]:
@@ -70,7 +64,7 @@ def set_apart(items: list[Any], size: int, origin: str) -> tuple[list[Any], list
     return items[: len(items) - size], items[len(items) - size :]
 
 
-def _planted(data: dict[str, Any]) -> TaskData:
+def _planted(data: dict[str, Any], *_: Any) -> TaskData:
     sizes = data["prompts"]
     prompts = planted.prompts(sum(sizes.values()), data["seed"])
     reviews = planted.reviews(data["texts"], data["seed"] + 1)
@@ -78,7 +72,7 @@ def _planted(data: dict[str, Any]) -> TaskData:
     return TaskData(splits, [Text(review) for review in reviews])
 
 
-def _from_preferences(data: dict[str, Any], preferences: dict[str, Any]) -> TaskData:
+def _from_preferences(data: dict[str, Any], preferences: dict[str, Any], _: Any) -> TaskData:
     """A prompt's reference is the chosen response of its first pair."""
     origin = origin_of(preferences)
     pairs: dict[str, list[Preference]] = {}
@@ -99,7 +93,7 @@ def classes(pair: Preference) -> tuple[Labelled, Labelled]:
     return Labelled(pair.prompt + pair.chosen, 1), Labelled(pair.prompt + pair.rejected, 0)
 
 
-def _problems(data: dict[str, Any]) -> TaskData:
+def _problems(data: dict[str, Any], *_: Any) -> TaskData:
     """In the data's own splits, of each a seeded choice; the corpus are the solutions of those that `corpus` names."""
     origin, sizes, official = origin_of(data), data["prompts"], mbpp_of(data)
     chosen: dict[str, list[Problem]] = {}
@@ -113,7 +107,7 @@ def _problems(data: dict[str, Any]) -> TaskData:
     return TaskData(prompts, [Text(each.solution, each.prompt) for split in data["corpus"] for each in chosen[split]])
 
 
-def _texts(data: dict[str, Any], model: dict[str, Any]) -> TaskData:
+def _texts(data: dict[str, Any], _: Any, model: dict[str, Any]) -> TaskData:
     """Documents give openings until there are prompts enough, or for `train: null` up to half of them."""
     labels, origin = documents(data), origin_of_documents(data)
     texts = list(labels)
@@ -156,3 +150,12 @@ def _opener(model: dict[str, Any]) -> Any:
         return tokenizer.decode(ids).strip()
 
     return cut
+
+
+SOURCES: dict[str, Callable[..., TaskData]] = {
+    "planted": _planted,
+    "texts": _texts,
+    "problems": _problems,
+    "preferences": _from_preferences,
+}
+"""By the name a config gives them; a task depends on the code of its own row alone."""

@@ -1,5 +1,6 @@
 """Preference losses: one pure function each, over the token terms of the chosen and the rejected side."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -182,3 +183,18 @@ def _sparse_reward_paper(side: Side) -> Tensor:
 def _sparse_reward_released(side: Side) -> Tensor:
     u = weighted_sum(side.logratio, side.m_u, side.valid)
     return u + weighted_sum(side.forward_kl, side.m_d, side.valid)
+
+
+LOSSES: dict[str, Callable[..., PairLoss]] = {
+    "dpo": dpo,
+    "cdpo": cdpo,
+    "robust": robust,
+    "hinge": hinge,
+    "ipo": ipo,
+    "simpo": simpo,
+    "dpop": dpop,
+    "tdpo1": tdpo1,
+    "tdpo2": tdpo2,
+    "sparsepo": sparsepo,
+}
+"""By the name in a row of `METHODS`; a run depends on the code of its own row alone."""

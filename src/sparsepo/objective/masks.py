@@ -3,7 +3,7 @@
 A head sees features at the position that predicts a token (t - 1 weighs token t), so it never sees the token itself.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
@@ -263,6 +263,20 @@ class Masks(nn.Module):
         return torch.stack([share[side] * norms[side] for side in sides]).sum(0)
 
 
+HEADS: dict[str, Callable[..., MaskHead]] = {
+    "layers": lambda layers, width, **_: LayerHead(layers, width),
+    "last": lambda width, **_: LastHead(width),
+    "feed_forward_layers": lambda layers, width, **_: LayerHead(layers, width, inner=200),
+    "feed_forward_last": lambda width, **_: LastHead(width, inner=200),
+    "binary_layers": lambda layers, width, **_: LayerHead(layers, width, binary=True),
+    "binary_last": lambda width, **_: LastHead(width, binary=True),
+    "activations": lambda kinds, normalisation, **_: ActivationHead(kinds, normalisation),
+    "random": lambda **_: RandomHead(),
+    "uniform": lambda **_: UniformHead(),
+}
+"""By the name a config gives them; a run depends on the code of its own row alone."""
+
+
 def build_masks(
     layers: int,
     width: int,
@@ -276,23 +290,13 @@ def build_masks(
     initial_zeros: float = 0.25,
 ) -> Masks:
     """Masks for a reference of `layers` layers of `width`. Raises ValueError naming the allowed heads and shares."""
-    heads = {
-        "layers": lambda: LayerHead(layers, width),
-        "last": lambda: LastHead(width),
-        "feed_forward_layers": lambda: LayerHead(layers, width, inner=200),
-        "feed_forward_last": lambda: LastHead(width, inner=200),
-        "binary_layers": lambda: LayerHead(layers, width, binary=True),
-        "binary_last": lambda: LastHead(width, binary=True),
-        "activations": lambda: ActivationHead(kinds, normalisation),
-        "random": RandomHead,
-        "uniform": UniformHead,
-    }
-    if head not in heads:
-        raise ValueError(f"mask head '{head}' is unknown; allowed: {', '.join(heads)}")
+    if head not in HEADS:
+        raise ValueError(f"mask head '{head}' is unknown; allowed: {', '.join(HEADS)}")
     sides = {"common": ("common",), "independent": ("u", "d"), "reward_only": ("u",), "kl_only": ("d",)}
     if share not in sides:
         raise ValueError(f"mask share '{share}' is unknown; allowed: {', '.join(sides)}")
-    made = {side: heads[head]() for side in sides[share]}
+    given = {"layers": layers, "width": width, "kinds": kinds, "normalisation": normalisation}
+    made = {side: HEADS[head](**given) for side in sides[share]}
     return Masks(made, l1_u=l1_u, l1_d=l1_d, zeros=initial_zeros)
 
 

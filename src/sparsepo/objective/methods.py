@@ -65,10 +65,23 @@ class Method:
         masks = {**{name: values[name] for name in self.masks}, **self.fixed}
         return {name: values[name] for name in self.hyper}, masks
 
+    def resolved(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """`given` with the defaults of what it leaves out."""
+        return {**self.hyper, **self.masks, **given}
+
+    @property
+    def definition(self) -> dict[str, Any]:
+        """What makes the method what it is, besides its hyper-parameters; words about it left out."""
+        beside = ("label", "equation", "source", "hyper", "masks")
+        return {name: value for name, value in vars(self).items() if name not in beside}
+
     def training_settings(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """What `given` says in place of the training section."""
         return {name: given[name] for name in self.training if name in given}
 
+
+STAND_IN = "dpo"
+"""The method that looks into pairs for the SFT model, where all log-ratios are 0."""
 
 _KL_BY_FORM = {"paper": "reverse", "released": "forward"}
 _LEARNED_MASKS = {"head": "layers", "l1_u": 0.0, "l1_d": 0.0, "initial_zeros": 0.25}

@@ -35,7 +35,6 @@ COLUMNS = (
     Column("AUC m_d", ("auc_m_d_chosen", "auc_m_d_rejected"), 2),
     Column("AUC log-ratio", ("auc_abs_logratio_chosen", "auc_abs_logratio_rejected"), 2),
     Column("zeros m_u / m_d", ("sparsity_m_u", "sparsity_m_d"), 3),
-    Column("training", ("train_seconds",), 0),
 )
 _TEXT_COLUMNS = 2
 
@@ -52,7 +51,6 @@ _WHERE = {
     "AUC log-ratio": "AUC is the ROC area with which a quantity (mask m_u, mask m_d, |log-ratio|)"
     " ranks planted tokens above the others, chosen / rejected.",
     "zeros m_u / m_d": "Zeros is the share of mask weights that are exactly zero.",
-    "training": "Training is in seconds, a mean over seeds.",
 }
 _BEST = "Bold: the best mean reward."
 _STAR = "Star: the whole reward interval lies above SFT's."

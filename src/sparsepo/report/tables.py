@@ -16,7 +16,7 @@ Score = Mapping[str, Any]
 
 _AUC = ("m_u", "m_d", "abs_logratio")
 _SIDES = ("chosen", "rejected")
-_OPTIONAL = ("logp_change_", "auc_", "sparsity_", "train_seconds")
+_OPTIONAL = ("logp_change_", "auc_", "sparsity_")
 
 
 def main_table(scores: Sequence[Score]) -> pd.DataFrame:
@@ -57,7 +57,6 @@ def _row(runs: Sequence[Score]) -> dict[str, Any]:
             row[f"auc_{name}_{side}"] = _mean(run["auc"].get(name, {}).get(side) for run in runs)
     for name in ("m_u", "m_d"):
         row[f"sparsity_{name}"] = _mean(share for run in runs for share in run["sparsity"].get(name, {}).values())
-    row["train_seconds"] = _mean(run["train_seconds"] for run in runs)
     return row
 
 

@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from sparsepo.anatomy import hidden_states, lm_head
 from sparsepo.data.collation import TokenPair, collate, onto, rows_of
 from sparsepo.errors import UserError
-from sparsepo.objective import losses
 from sparsepo.objective.fused import LEAST
-from sparsepo.objective.losses import PairLoss, Side
+from sparsepo.objective.losses import LOSSES, PairLoss, Side
 from sparsepo.objective.masks import Masks, Views, build_masks
 from sparsepo.objective.methods import METHODS, check_parameters
 from sparsepo.objective.terms import KL, Rows, SummedLoss, TokenTerms, token_terms
@@ -65,7 +64,7 @@ class PairObjective(nn.Module):
         self.gradients = gradients
         self._reference = (reference,)
         self._ref_head = lm_head(policy).copy() if reference is None else None
-        self._loss = getattr(losses, METHODS[method].loss)
+        self._loss = LOSSES[METHODS[method].loss]
         self._hyper = dict(hyper)
         self._kl = tuple(name for name in KL if name in {*kl, *METHODS[method].kl_directions(hyper)})
         self._blind = not METHODS[method].needs_reference and not kl  # SimPO, where nobody logs a KL

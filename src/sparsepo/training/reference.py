@@ -33,7 +33,8 @@ CUTS = ("max_prompt_tokens", "max_response_tokens", "precision")
 
 def content(reference: Path, pairs: Path, config: PreferenceConfig) -> str:
     """A hash of all that cached values depend on: weights, config, tokenizer, pairs, truncation, precision."""
-    files = sorted(path for path in reference.iterdir() if path.suffix in (".safetensors", ".json", ".model", ".txt"))
+    suffixes = (".safetensors", ".json", ".model", ".txt")
+    files = sorted(path for path in reference.iterdir() if path.suffix in suffixes and path.name != "run.json")
     parts = [f"{path.name} {file_hash(path)}" for path in files] + [file_hash(pairs)]
     parts += [f"{name} {getattr(config, name)}" for name in CUTS]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

@@ -1,0 +1,81 @@
+"""Which rows of the tables of alternatives a job uses: losses, mask heads, sources, scorers. See `codeversion`."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from sparsepo.config import TaskConfig
+from sparsepo.objective.methods import METHODS, STAND_IN
+from sparsepo.runs import find_run
+
+Rows = dict[str, tuple[str, ...]]
+"""Table, as `codeversion.Tables` names it -> the rows that a job uses."""
+
+
+def _of_method(task: TaskConfig, run: str) -> Rows:
+    """Of the table of methods no row: what a row says is in the settings, by value."""
+    made = None if run == "sft" else find_run(task, run)
+    row, given = (METHODS[made.method], made.hyper) if made else (METHODS[STAND_IN], {})
+    head = row.split(given)[1].get("head")
+    return {
+        "sparsepo.objective.methods.METHODS": (),
+        "sparsepo.objective.parameters.ALLOWED": tuple(row.parameters),
+        "sparsepo.objective.losses.LOSSES": (row.loss,),
+        "sparsepo.objective.masks.HEADS": (head,) if head else (),
+    }
+
+
+def _scorers(scorers: Iterable[Any]) -> Rows:
+    return {"sparsepo.evaluation.rewards.SCORERS": tuple({scorer.kind for scorer in scorers if scorer})}
+
+
+def _formats(task: TaskConfig) -> Rows:
+    """Only data that exist have a format."""
+    used = (task.preferences.source,) if task.data.source == "preferences" else ()
+    one_object = tuple(source for source in used if source == "rated_posts")
+    return {"sparsepo.data.formats.FORMATS": used, "sparsepo.data.formats.ONE_OBJECT": one_object}
+
+
+def _data(task: TaskConfig, run: str, kind: str) -> Rows:
+    first = {"FIRST": ("problems",) if task.data.source == "problems" else ()}
+    return first | {"sparsepo.data.sources.SOURCES": (task.data.source,)} | _formats(task)
+
+
+def _preferences(task: TaskConfig, run: str, kind: str) -> Rows:
+    source = task.preferences.source
+    makers = {"MAKERS": (source,) if source in ("generated", "executed") else ()}
+    return makers | _scorers([getattr(task.preferences, "scorer", None)]) | _formats(task)
+
+
+def _reference(task: TaskConfig, run: str, kind: str) -> Rows:
+    return {
+        "sparsepo.objective.methods.METHODS": (),
+        "sparsepo.objective.parameters.ALLOWED": (),
+        "sparsepo.objective.losses.LOSSES": (),
+        "sparsepo.objective.masks.HEADS": ("activations",) if kind.startswith("weights~") else (),
+    }
+
+
+def _train(task: TaskConfig, run: str, kind: str) -> Rows:
+    measured = task.training.frontier_every > 0
+    meters = {"METERS": ("frontier",) if measured else ()}
+    return meters | _of_method(task, run) | _scorers([task.evaluation.scorer] if measured else [])
+
+
+def _evaluate(task: TaskConfig, run: str, kind: str) -> Rows:
+    return _of_method(task, run) | _scorers([task.evaluation.scorer, *task.evaluation.also.values()])
+
+
+def _wins(task: TaskConfig, run: str, kind: str) -> Rows:
+    judge = task.evaluation.wins
+    return {"sparsepo.evaluation.judges.JUDGES": (judge.kind,)} | _scorers([getattr(judge, "scorer", None)])
+
+
+ALTERNATIVES = {
+    "data": _data,
+    "preferences": _preferences,
+    "reference": _reference,
+    "train": _train,
+    "evaluate": _evaluate,
+    "wins": _wins,
+}
+"""Stage, which is also the name of its script -> (task, run, kind of a reference cache) -> the rows that a job uses."""
