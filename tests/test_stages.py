@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import yaml
 from sparsepo.config import Config
 from sparsepo.configfile import merge, nested
 from sparsepo.errors import UserError
+from sparsepo.objective.methods import METHODS
 from sparsepo.runs import Run, find_run, runs_of
 from sparsepo.stages import Stages, check_owner
 
@@ -195,6 +197,21 @@ def test_limits_of_length_reach_training_and_evaluation_which_cut_alike():
         "table": [],
         "compare": [],
     }
+
+
+def test_another_default_of_a_method_changes_the_runs_that_take_it(monkeypatch):
+    before = {stage: {run: stages().settings(stage, "reviews", run) for run in RUNS} for stage in ("train", "evaluate")}
+
+    def changed(**fields):
+        with monkeypatch.context() as patch:
+            patch.setitem(METHODS, "sparsepo_common", replace(METHODS["sparsepo_common"], **fields))
+            after = {stage: {run: stages().settings(stage, "reviews", run) for run in RUNS} for stage in before}
+        return {(stage, run) for stage in before for run in RUNS if before[stage][run] != after[stage][run]}
+
+    row, own = METHODS["sparsepo_common"], {(stage, run) for stage in before for run in RUNS[4:]}
+    assert changed(masks={**row.masks, "l1_d": 0.5}) == changed(loss="tdpo1") == changed(kl="forward") == own
+    assert changed(masks={**row.masks, "l1_u": 0.5}) == changed(hyper={**row.hyper, "beta": 9.0}) == set()  # given
+    assert changed(equation="another", source="another") == set()
 
 
 def test_sampling_reaches_the_training_only_when_points_of_the_frontier_are_measured():

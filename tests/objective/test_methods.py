@@ -5,8 +5,8 @@ import inspect
 import pytest
 
 from sparsepo.errors import UserError
-from sparsepo.objective import losses
-from sparsepo.objective.masks import Masks, build_masks
+from sparsepo.objective.losses import LOSSES
+from sparsepo.objective.masks import HEADS, Masks, build_masks
 from sparsepo.objective.methods import ALLOWED, METHODS, check_parameters, nearest
 
 
@@ -18,7 +18,12 @@ def keyword_only(function):
 @pytest.mark.parametrize("method", METHODS)
 def test_a_row_names_a_loss_and_exactly_its_keywords(method):
     row = METHODS[method]
-    assert keyword_only(getattr(losses, row.loss)) == set(row.hyper)
+    assert keyword_only(LOSSES[row.loss]) == set(row.hyper)
+
+
+def test_every_loss_is_one_of_a_method_and_every_head_one_that_a_config_may_name():
+    assert set(LOSSES) == {row.loss for row in METHODS.values()}
+    assert set(HEADS) == {*ALLOWED["head"].choices, "activations"}
 
 
 @pytest.mark.parametrize("method", METHODS)
