@@ -1,4 +1,5 @@
 import os
+import re
 import sys
 from pathlib import Path
 from shlex import quote
@@ -36,7 +37,7 @@ GRIDS = [f"results/tables/{{task}}_grid.{kind}" for kind in ("csv", "md", "tex")
 
 
 wildcard_constraints:
-    task="|".join(STAGES.tasks),
+    task="|".join(map(re.escape, STAGES.tasks)),
     split="train|validation|test",
     part="scores|summaries|wins|benchmarks|code",
     run="|".join(STAGES.run_patterns),

@@ -13,8 +13,14 @@ from pydantic import ValidationError
 from sparsepo.config import Config
 from sparsepo.errors import UserError
 from sparsepo.objective.methods import nearest
+from sparsepo.wording import one_line, shown
 
 Place = tuple[str | int, ...]
+
+MOST_SENTENCES = 20
+MOST_PLACES = 100_000  # aliases of aliases make a file of a kilobyte larger than any machine
+TAGGED = (AttributeError, KeyError, IndexError, TypeError, OverflowError)
+"""What PyYAML raises where a value does not fit its tag, as in `!!timestamp x`."""
 
 
 def load_config(path: str | Path | Sequence[str | Path], overrides: Mapping[str, Any] | None = None) -> Config:
@@ -28,30 +34,36 @@ def load_config(path: str | Path | Sequence[str | Path], overrides: Mapping[str,
         raw, lines = read_yaml(each)
         merged = merge(merged, raw)
         where |= {place: f"{each}:{line}" for place, line in lines.items()}
-    given = nested(overrides or {})
-    merged = merge(merged, given)
     try:
+        given = nested(overrides or {})
+        merged = merge(merged, given)
         return Config.model_validate(merged).sized()
+    except RecursionError:
+        raise UserError(f"{each}: nested too deeply, in the file or in --config") from None
     except ValidationError as error:
-        sentences = [_sentence(detail, merged, where, given, str(each)) for detail in error.errors()]
+        details = error.errors()
+        sentences = [_sentence(detail, merged, where, given, str(each)) for detail in details[:MOST_SENTENCES]]
+        sentences += [f"{each}: and {len(details) - MOST_SENTENCES} more"] * (len(details) > MOST_SENTENCES)
         raise UserError("\n".join(dict.fromkeys(sentences))) from None
 
 
 def read_yaml(path: str | Path) -> tuple[dict[str, Any], dict[Place, int]]:
     """The mapping in a YAML file, and the line of every place in it."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
-        lines = _numbered(yaml.compose(text, Loader=yaml.SafeLoader), str(path))
-        value = yaml.safe_load(text)
+        loader = yaml.SafeLoader(Path(path).read_text(encoding="utf-8"))
+        root = loader.get_single_node()
+        lines = _numbered(root, str(path))  # before aliases are written out
+        value = None if root is None else loader.construct_document(root)
     except FileNotFoundError:
         raise UserError(f"{path}: no such config file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error})") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (*TAGGED, yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
         reason = getattr(error, "problem", None) or error
-        raise UserError(f"{where}: not valid YAML ({' '.join(str(reason).split())})") from None
+        reason = "a value does not fit its tag" if isinstance(error, TAGGED) else " ".join(str(reason).split())
+        raise UserError(f"{where}: not valid YAML ({one_line(reason, 200)})") from None
     if not isinstance(value, dict):
         raise UserError(f"{path}: a mapping with 'name' and 'tasks' is expected")
     return value, lines
@@ -65,11 +77,13 @@ def _numbered(root: yaml.Node | None, path: str) -> dict[Place, int]:
 
 
 def _number(node: yaml.Node | None, place: Place, lines: dict[Place, int], path: str) -> None:
+    if len(lines) > MOST_PLACES:
+        raise UserError(f"{path}: more than {MOST_PLACES:,} values, its aliases written out; no config needs so many")
     if isinstance(node, yaml.MappingNode):
         for key, child in node.value:
             here = (*place, str(key.value))
             if here in lines:
-                dotted = ".".join(map(str, here))
+                dotted = one_line(".".join(map(str, here)), 200)
                 raise UserError(
                     f"{path}:{key.start_mark.line + 1}: {dotted} is given twice, also in line {lines[here]}"
                 )
@@ -111,8 +125,14 @@ def _sentence(
     where = origin[place[:known]] if known else path
     if overridden > known or overridden == len(place) > 0:
         where = "--config"
-    dotted = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")
-    return f"{where}: {dotted or 'the config'}: {_wording(detail, context)}".replace("\n", "\\n")
+    dotted = "".join(f"[{part}]" if isinstance(part, int) else f".{_key(str(part))}" for part in place)
+    dotted = one_line(dotted.lstrip("."), 200)
+    return f"{where}: {dotted or 'the config'}: {one_line(_wording(detail, context))}"
+
+
+def _key(name: str) -> str:
+    """A key as people write it, in quotes where nobody would see it otherwise."""
+    return one_line(name, 64) if name and name == name.strip() else shown(name, 64)
 
 
 def _yaml_place(loc: Place, raw: Any) -> Place:
@@ -154,17 +174,17 @@ def _wording(detail: Mapping[str, Any], context: Mapping[str, Any]) -> str:
         return "is missing; it has no default"
     if kind == "union_tag_invalid":
         allowed = [tag.strip(" '") for tag in context["expected_tags"].split(",")]
-        return f"'{context['tag']}' is unknown; {nearest(context['tag'], allowed)}"
+        return f"'{one_line(context['tag'], 64)}' is unknown; {nearest(context['tag'], allowed)}"
     if kind == "union_tag_not_found":
         return f"needs a key {context['discriminator']} that says what kind it is"
     if kind == "string_pattern_mismatch":
-        return f"{_shown(given)} is not a name: letters, digits, '.', '-' and single '_'"
+        return f"{shown(given)} is not a name: letters, digits, '.', '-' and single '_'"
     if kind == "too_short":
         return "is empty; give at least one"
     if kind in ("dict_type", "model_type", "model_attributes_type"):
-        return f"must be a mapping, not {_shown(given)}"
+        return f"must be a mapping, not {shown(given)}"
     message = detail["msg"].replace("Input should be", "must be").replace("Value error, ", "")
-    return f"{message[0].lower()}{message[1:]}, not {_shown(given)}"
+    return f"{message[0].lower()}{message[1:]}, not {shown(given)}"
 
 
 def fields_at(loc: Place) -> list[str]:
@@ -192,11 +212,6 @@ def _leaves(model: Any, name: str) -> list[Any]:
 def _tags(model: Any) -> tuple[Any, ...]:
     keys = [key for key in ("source", "kind") if key in model.model_fields]
     return tuple(tag for key in keys for tag in get_args(model.model_fields[key].annotation))
-
-
-def _shown(value: Any) -> str:
-    text = json.dumps(value, default=str, skipkeys=True, ensure_ascii=False)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def main() -> None:

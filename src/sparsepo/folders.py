@@ -11,14 +11,18 @@ from sparsepo.errors import naming
 STAGE = ".saving"
 
 
-def check_model_folder(folder: Path) -> str | None:
-    """Why `folder` is not a Hugging Face model folder with safetensors weights, in one sentence; None if it is one."""
-    if not folder.is_dir():
+def check_model_folder(folder: Path, pickled_weights: bool = False) -> str | None:
+    """Why `folder` is not a Hugging Face model folder with safetensors weights, in one sentence; None if it is one.
+
+    With `pickled_weights` those of torch.save will do.
+    """
+    if not os.path.isdir(folder):  # Path.is_dir raises for a name that is too long
         return f"{folder}: no such folder; a Hugging Face model folder is expected"
     if not (folder / "config.json").is_file():
         return f"{folder}: not a model folder: it has no config.json"
-    if not list(folder.glob("*.safetensors")):
-        return f"{folder}: not a model folder: it has no *.safetensors weights (pickled weights are refused)"
+    if not list(folder.glob("*.safetensors")) and not (pickled_weights and list(folder.glob("*.bin"))):
+        unless = "" if pickled_weights else "; pickled weights are refused unless the config says pickled_weights: true"
+        return f"{folder}: not a model folder: it has no *.safetensors weights{unless}"
     return None
 
 

@@ -5,7 +5,9 @@ from typing import Any
 
 from sparsepo.errors import UserError
 from sparsepo.objective.methods import ALLOWED, METHODS, check_parameters
+from sparsepo.wording import shown
 
+LONGEST = 24  # characters of a number, so that the folder of seven of them has a name that a disk takes
 Mistake = tuple[str, tuple[str | int, ...]]  # a sentence, and the path below the section being checked
 
 
@@ -32,9 +34,19 @@ def _value_mistakes(method: str, name: str, values: Any) -> Iterator[tuple[str, 
     if len({parse_value(name, text) for text in texts}) < len(texts):
         yield f"the grid of '{name}' has a value twice: {', '.join(texts)}", ()
     for index, text in enumerate(texts):
-        refused = _refusal(method, {name: parse_value(name, text)})
+        refused = _refusal(method, {name: parse_value(name, text)}) or _unfit_for_a_path(name, text, values)
         if refused is not None:
             yield refused, (index,) if isinstance(values, list) else ()
+
+
+def _unfit_for_a_path(name: str, text: str, values: Any) -> str | None:
+    """Why a value that the method takes cannot stand in a path: Python reads more as a number than people write."""
+    if ALLOWED[name].choices:
+        return None
+    plain = text.isascii() and "_" not in text and len(text) <= LONGEST
+    listed = isinstance(values, list) and any(isinstance(value, list) for value in values)
+    wanted = f"a plain number of at most {LONGEST} characters"
+    return None if plain and not listed else f"parameter '{name}' must be {wanted}, not {shown(text)}"
 
 
 def _refusal(method: str, given: dict[str, Any]) -> str | None:

@@ -10,7 +10,7 @@ def package_file(name: str, pattern: str) -> Path:
     """The one file of an installed distribution that matches; nothing of the package is imported or run."""
     try:
         files = importlib.metadata.files(name) or []
-    except importlib.metadata.PackageNotFoundError:
+    except (importlib.metadata.PackageNotFoundError, ValueError):  # a name that cannot be one
         raise UserError(f"package '{name}' is not installed; pip install --no-deps {name}") from None
     found = [file for file in files if file.match(pattern)]
     if len(found) != 1:

@@ -1,11 +1,13 @@
 """The config as pydantic models: the one place where a default is written, and where a mistake gets its sentence."""
 
 from collections.abc import Iterator
+from itertools import permutations
+from math import prod
 from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
-from sparsepo.config.base import Count, Name, Positive, Strict, refuse, refuse_all
+from sparsepo.config.base import Count, Factor, Name, Seed, Strict, refuse, refuse_all
 from sparsepo.config.data import DataConfig
 from sparsepo.config.evaluation import EvaluationConfig
 from sparsepo.config.models import ModelConfig
@@ -27,12 +29,15 @@ class ResourceConfig(Strict):
     runtime: Count = 120
 
 
+MOST_RUNS = 10_000
+
+
 class SizeConfig(Strict):
     """Factors on the numbers of a task: prompts and documents, tokens of a response, and steps (epochs)."""
 
-    prompts: Positive = 1.0
-    tokens: Positive = 1.0
-    steps: Positive = 1.0
+    prompts: Factor = 1.0
+    tokens: Factor = 1.0
+    steps: Factor = 1.0
 
 
 class TaskConfig(Strict):
@@ -43,7 +48,7 @@ class TaskConfig(Strict):
     sft: SftConfig | None = None
     preferences: Annotated[GeneratedPreferences | FilePreferences | ExecutedPreferences, Field(discriminator="source")]
     methods: dict[str, dict[str, Any]]
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [0]
+    seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
     training: PreferenceConfig = PreferenceConfig()
     sampling: SamplingConfig = SamplingConfig()
     evaluation: EvaluationConfig
@@ -56,6 +61,10 @@ class TaskConfig(Strict):
     def _grids(cls, methods: dict[str, dict[str, Any]]) -> dict[str, dict[str, list[str]]]:
         if not methods:
             refuse("at least one method is needed")
+        for name, given in methods.items():
+            points = prod(len(as_texts(values)) for values in given.values())
+            if points > MOST_RUNS:
+                refuse(f"the grid has {points} points, more than {MOST_RUNS}", name)
         refuse_all(mistake for name, given in methods.items() for mistake in grid_mistakes(name, given))
         return {name: {key: as_texts(values) for key, values in given.items()} for name, given in methods.items()}
 
@@ -88,6 +97,9 @@ class TaskConfig(Strict):
 
     def _misfits(self) -> Iterator[Mistake]:
         prompts, source, data = self.data.prompts, self.preferences.source, self.data.source
+        runs = len(self.seeds) * sum(prod(map(len, grid.values())) for grid in self.methods.values())
+        if runs > MOST_RUNS:
+            yield f"all grids and seeds together give {runs} runs, more than {MOST_RUNS}", ("methods",)
         needs = {"generated": ("planted", "texts"), "executed": ("problems",)}.get(source, ("preferences",))
         if data not in needs:
             sentence = f"preferences.source '{source}' needs data.source {' or '.join(needs)}, not '{data}'"
@@ -157,6 +169,9 @@ class Config(Strict):
     def _not_a_results_folder(cls, tasks: dict[str, TaskConfig]) -> dict[str, TaskConfig]:
         for name in {"tables", "figures", "report"} & set(tasks):
             refuse(f"a task cannot be named '{name}', which is a folder of results/", name)
+        for name, other in permutations(tasks, 2):
+            if other in (f"{name}_grid", f"{name}_differences"):
+                refuse(f"'{other}' is also what a table of the task '{name}' is called; rename one of them", other)
         return tasks
 
     def sized(self) -> "Config":

@@ -1,19 +1,45 @@
 """What every section of a config is made of: kinds of values, and how a mistake gets its sentence."""
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from sparsepo.grids import Mistake
+from sparsepo.wording import one_line, shown
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.-]*(_[A-Za-z0-9.-]+)*$", max_length=64)]
-Count = Annotated[int, Field(gt=0)]
-Share = Annotated[float, Field(ge=0, lt=1)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+def _no_boolean(value: Any) -> Any:
+    """pydantic takes `true` for 1, which nobody means who writes it for a number."""
+    return refuse("must be a number, not true or false") if isinstance(value, bool) else value
+
+
+def _said_in_words(value: Any) -> Any:
+    """`true` or `false`, also as text of the command line; not 1, `yes` or whatever else pydantic takes for true."""
+    words = {"true": True, "false": False}
+    if isinstance(value, str) and value in words:
+        return words[value]
+    return value if isinstance(value, bool) else refuse(f"must be true or false, in words, not {shown(value)}")
+
+
+MOST = 2**31 - 1
+NUMBER = BeforeValidator(_no_boolean)
+Count = Annotated[int, Field(gt=0, le=MOST), NUMBER]
+CountOrZero = Annotated[int, Field(ge=0, le=MOST), NUMBER]
+Seed = Annotated[int, Field(ge=0, lt=2**32), NUMBER]
+Share = Annotated[float, Field(ge=0, lt=1), NUMBER]
+Probability = Annotated[float, Field(gt=0, le=1), NUMBER]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), NUMBER]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), NUMBER]
+Factor = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False), NUMBER]
+Epochs = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False), NUMBER]
+InWords = Annotated[bool, BeforeValidator(_said_in_words)]
+Line = Annotated[str, Field(min_length=1, max_length=1000)]
 Dtype = Literal["float32", "bfloat16", "float16"]
 
 
@@ -32,7 +58,8 @@ def refuse_all(mistakes: Iterable[Mistake]) -> None:
     """Raise what pydantic collects as one error a mistake; nothing for none."""
     errors = [
         InitErrorDetails(
-            type=PydanticCustomError("sentence", "{sentence}", {"sentence": sentence, "place": place}), input=None
+            type=PydanticCustomError("sentence", "{sentence}", {"sentence": one_line(sentence), "place": place}),
+            input=None,
         )
         for sentence, place in mistakes
     ]
@@ -55,5 +82,5 @@ def one_place(section: BaseModel, *names: str) -> None:
 
 def exists(path: Path, *place: str) -> None:
     """Refuse a path that is not a file."""
-    if not path.is_file():
+    if not os.path.isfile(path):  # Path.is_file raises for a name that is too long
         refuse(f"no such file: {path} (paths are relative to the working directory)", *place)

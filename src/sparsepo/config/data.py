@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from sparsepo.config.base import Count, Strict, one_place, refuse
+from sparsepo.config.base import Count, CountOrZero, Line, Seed, Strict, one_place, refuse
 
 
 class Splits(Strict):
@@ -22,7 +22,7 @@ class PlantedData(Strict):
     source: Literal["planted"]
     texts: Count = 4000
     prompts: Splits
-    seed: int = 0
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _train_is_given(self) -> "PlantedData":
@@ -34,25 +34,25 @@ class PlantedData(Strict):
 class HubRows(Strict):
     """A data set of the hub: its id, its configuration if it has several, and the split."""
 
-    id: str
+    id: Line
     config: str | None = None
-    split: str = "train"
+    split: Line = "train"
 
 
 class HubTexts(HubRows):
     """A data set of the hub, and its fields that hold the text and, for a reward to be fitted, its class (1 or 0)."""
 
-    text: str = "text"
-    label: str = "label"
+    text: Line = "text"
+    label: Line = "label"
 
 
 class PackageTexts(Strict):
     """A CSV file of an installed Python package, which is never imported; `where` keeps rows with these values."""
 
-    name: str
-    file: str = "*.csv"
-    text: str = "text"
-    label: str = "label"
+    name: Line
+    file: Line = "*.csv"
+    text: Line = "text"
+    label: Line = "label"
     where: dict[str, str] = {}
 
 
@@ -69,10 +69,10 @@ class TextData(Strict):
     hub: HubTexts | None = None
     package: PackageTexts | None = None
     texts: Count | None = None
-    labelled: Annotated[int, Field(ge=0)] = 0
+    labelled: CountOrZero = 0
     opening: tuple[Count, Count] = (5, 8)
     prompts: Splits
-    seed: int = 0
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _one_place(self) -> "TextData":
@@ -90,8 +90,8 @@ class PreferenceData(Strict):
 
     source: Literal["preferences"]
     prompts: Splits
-    labelled: Annotated[int, Field(ge=0)] = 0
-    seed: int = 0
+    labelled: CountOrZero = 0
+    seed: Seed = 0
 
 
 class ProblemData(Strict):
@@ -105,7 +105,7 @@ class ProblemData(Strict):
     hub: HubRows | None = None
     corpus: Annotated[list[Literal["train", "validation"]], Field(min_length=1)] = ["train"]
     prompts: Splits
-    seed: int = 0
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _one_place(self) -> "ProblemData":

@@ -6,7 +6,20 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from sparsepo.config.base import Count, Name, Positive, Strict, one_place, refuse
+from sparsepo.config.base import (
+    Count,
+    CountOrZero,
+    InWords,
+    Line,
+    Name,
+    Positive,
+    Probability,
+    Seed,
+    Strict,
+    exists,
+    one_place,
+    refuse,
+)
 from sparsepo.config.preferences import SamplingConfig, ScorerConfig
 
 
@@ -20,25 +33,41 @@ class GenerationConfig(Strict):
     samples: Count = 1
     prompts: Count | None = None
     single_turn: bool = False
-    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
+    top_p: Probability = 0.95
     max_new_tokens: Count = 128
     batch_size: Count = 64
-    seed: int = 0
+    seed: Seed = 0
+
+    @field_validator("temperatures")
+    @classmethod
+    def _distinct(cls, temperatures: list[float]) -> list[float]:
+        if len({f"{value:g}" for value in temperatures}) < len(temperatures):
+            refuse(f"temperatures must differ in their first six digits, not {temperatures}")
+        return temperatures
 
 
 class BertScoreConfig(Strict):
     """F1 of BERTScore with the IDF of the training references, from layer `layers` of an encoder (hub id or folder)."""
 
-    model: str
+    model: Line
     layers: Count
+    pickled_weights: InWords = False
 
 
 class EntailmentConfig(Strict):
     """An NLI classifier (hub id or folder) for EDNA; `conv` are the weights of SummaC-Conv, without them ZS is used."""
 
-    model: str
+    model: Line
     conv: Path | None = None
     batch_size: Count = 32
+    pickled_weights: InWords = False
+
+    @field_validator("conv")
+    @classmethod
+    def _exists(cls, path: Path | None) -> Path | None:
+        if path is not None:
+            exists(path)
+        return path
 
 
 class SummaryConfig(Strict):
@@ -61,18 +90,19 @@ class NliJudge(Strict):
     """Prefers what the prompt entails more, by an NLI classifier (hub id or folder)."""
 
     kind: Literal["nli"]
-    model: str
+    model: Line
     batch_size: Count = 32
+    pickled_weights: InWords = False
 
 
 class EndpointJudge(Strict):
     """Asks a chat model behind an OpenAI-compatible `url`, in both orders; its key is read from the environment."""
 
     kind: Literal["endpoint"]
-    url: str
-    model: str
+    url: Line
+    model: Line
     asks: Literal["dialogue", "summary"]
-    key_variable: str | None = "OPENAI_API_KEY"
+    key_variable: Line | None = "OPENAI_API_KEY"
     max_tokens: Count = 512
     retries: Count = 5
     timeout: Positive = 60.0
@@ -108,10 +138,10 @@ class BenchmarkConfig(Strict):
     `limit` questions of each, a seeded choice; `fewshot` replaces a task's own number of examples.
     """
 
-    tasks: list[str] = []
+    tasks: list[Line] = []
     local: list[LocalTask] = []
     limit: Count | None = None
-    fewshot: Annotated[int, Field(ge=0)] | None = None
+    fewshot: CountOrZero | None = None
     batch_size: Count = 8
 
     @model_validator(mode="after")
@@ -131,7 +161,7 @@ class CodeConfig(Strict):
     suites: Annotated[list[Literal["mbpp", "humaneval"]], Field(min_length=1)] = ["mbpp", "humaneval"]
     k: Annotated[list[Count], Field(min_length=1)] = [1, 10, 100]
     sampling: SamplingConfig = SamplingConfig(samples=100, temperature=0.2, top_p=0.95, max_new_tokens=256)
-    validation_samples: Annotated[int, Field(ge=0)] = 10
+    validation_samples: CountOrZero = 10
     problems: Count | None = None
 
 

@@ -1,11 +1,12 @@
 """Sections of a config: where a model and its tokenizer come from."""
 
+import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 
-from sparsepo.config.base import Count, Dtype, Strict, refuse
+from sparsepo.config.base import Count, Dtype, InWords, Line, Seed, Strict, refuse
 from sparsepo.folders import check_model_folder
 
 
@@ -20,9 +21,9 @@ class ScratchModel(Strict):
     """A model with random weights: `config` is a transformers config, `model_type` included, without vocab_size."""
 
     source: Literal["scratch"]
-    config: dict[str, Any]
+    config: dict[str, JsonValue]
     tokenizer: TokenizerConfig = TokenizerConfig()
-    seed: int = 0
+    seed: Seed = 0
     dtype: Dtype = "float32"
 
     @field_validator("config")
@@ -30,38 +31,50 @@ class ScratchModel(Strict):
     def _has_type(cls, config: dict[str, Any]) -> dict[str, Any]:
         if not isinstance(config.get("model_type"), str):
             refuse("a transformers config needs 'model_type', for example gpt2, llama or gpt_neox")
+        try:
+            json.dumps(config, allow_nan=False)
+        except ValueError:
+            refuse("a number that is not finite or too long stands in it")
         return config
 
 
-class HubModel(Strict):
-    """A model of the Hugging Face hub; safetensors only, no remote code."""
+class TrustedModel(Strict):
+    """`trust_remote_code: true` runs the Python code that a model brings for its architecture, with the user's rights.
+
+    `pickled_weights: true` also takes weights that are no safetensors; nothing but tensors is read of them.
+    """
+
+    dtype: Dtype = "float32"
+    trust_remote_code: InWords = False
+    pickled_weights: InWords = False
+
+
+class HubModel(TrustedModel):
+    """A model of the Hugging Face hub: safetensors only and no code of its own, unless allowed as in `TrustedModel`."""
 
     source: Literal["hub"]
-    id: str
-    revision: str = "main"
-    dtype: Dtype = "float32"
+    id: Line
+    revision: Line = "main"
 
 
-class FolderModel(Strict):
-    """A Hugging Face model folder on this machine."""
+class FolderModel(TrustedModel):
+    """A Hugging Face model folder on this machine; what it may hold is said in `TrustedModel`."""
 
     source: Literal["folder"]
     path: Path
-    dtype: Dtype = "float32"
 
-    @field_validator("path")
-    @classmethod
-    def _is_model(cls, path: Path) -> Path:
-        problem = check_model_folder(path)
-        return refuse(problem) if problem else path
+    @model_validator(mode="after")
+    def _is_model(self) -> "FolderModel":
+        problem = check_model_folder(self.path, self.pickled_weights)
+        return refuse(problem, "path") if problem else self
 
 
 class GgufModel(Strict):
     """A GGUF file inside an installed Python package, de-quantised to `dtype`."""
 
     source: Literal["gguf"]
-    package: str
-    file: str = "*.gguf"
+    package: Line
+    file: Line = "*.gguf"
     dtype: Dtype = "float32"
 
 

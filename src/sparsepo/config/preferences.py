@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from sparsepo.config.base import Count, Positive, Strict, one_place, refuse
+from sparsepo.config.base import Count, InWords, Line, Positive, Probability, Seed, Strict, one_place, refuse
 from sparsepo.config.data import HubRows
 
 
@@ -25,20 +25,25 @@ class TfidfScorer(Strict):
 
 
 class ClassifierScorer(Strict):
-    """Probability that a text classifier (hub id or folder) gives to `label`."""
+    """Probability that a text classifier (hub id or folder) gives to `label`.
+
+    `pickled_weights: true`, here and wherever a classifier is named, also takes weights that are no safetensors.
+    """
 
     kind: Literal["classifier"]
-    model: str
-    label: str = "POSITIVE"
+    model: Line
+    label: Line = "POSITIVE"
     batch_size: Count = 32
+    pickled_weights: InWords = False
 
 
 class RewardModelScorer(Strict):
     """The scalar of a reward model (hub id or folder)."""
 
     kind: Literal["reward_model"]
-    model: str
+    model: Line
     batch_size: Count = 32
+    pickled_weights: InWords = False
 
 
 ScorerConfig = Annotated[VaderScorer | TfidfScorer | ClassifierScorer | RewardModelScorer, Field(discriminator="kind")]
@@ -52,10 +57,10 @@ class SamplingConfig(Strict):
 
     samples: Count = 1
     temperature: Positive = 1.0
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_p: Probability = 1.0
     max_new_tokens: Count = 64
     batch_size: Count = 64
-    seed: int = 0
+    seed: Seed = 0
 
 
 class GeneratedPreferences(Strict):
@@ -88,7 +93,7 @@ class FilePreferences(Strict):
     hub: HubRows | None = None
     max_words: Count | None = None
     sample: Count | None = None
-    seed: int = 0
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _one_place(self) -> "FilePreferences":

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from sparsepo.config.base import Count, Dtype, NotNegative, Positive, Share, Strict, refuse
+from sparsepo.config.base import Count, CountOrZero, Dtype, Epochs, NotNegative, Positive, Seed, Share, Strict, refuse
 
 NO_TARGETS = {"lm_head", "embed_out", "embed_in", "embed_tokens", "wte", "wpe"}
 """Common names of output heads and embeddings; `adapters.add` refuses them by what they are, whatever their name."""
@@ -16,7 +16,7 @@ class OptimisationConfig(Strict):
     The 8-bit optimisers are those of bitsandbytes, which keep their state in a quarter of the memory.
     """
 
-    epochs: Positive = 1.0
+    epochs: Epochs = 1.0
     max_steps: Count | None = None
     batch_size: Count = 32
     micro_batch_size: Count | None = None
@@ -29,7 +29,7 @@ class OptimisationConfig(Strict):
     precision: Dtype = "float32"
     gradient_checkpointing: bool = False
     log_every: Count = 1
-    checkpoint_every: Annotated[int, Field(ge=0)] = 100
+    checkpoint_every: CountOrZero = 100
 
     @model_validator(mode="after")
     def _micro_batches_fill_the_batch(self) -> "OptimisationConfig":
@@ -72,7 +72,7 @@ class SftConfig(OptimisationConfig):
     learning_rate: Positive = 1e-5
     max_tokens: Count = 512
     adapter: AdapterConfig | None = None
-    seed: int = 0
+    seed: Seed = 0
 
 
 class PreferenceConfig(OptimisationConfig):
@@ -93,8 +93,8 @@ class PreferenceConfig(OptimisationConfig):
     With an `adapter` only it and the mask heads are trained, and policy and reference share the frozen weights.
     """
 
-    frontier_every: Annotated[int, Field(ge=0)] = 0
-    validate_every: Annotated[int, Field(ge=0)] = 0
+    frontier_every: CountOrZero = 0
+    validate_every: CountOrZero = 0
     keep: Literal["last", "best"] = "last"
     micro_batch_tokens: Count | None = None
     layout: Literal["auto", "shared", "packed", "pairs", "padded"] = "auto"

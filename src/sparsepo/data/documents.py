@@ -6,6 +6,7 @@ from typing import Any
 from sparsepo.data.records import Labelled, Text, as_record
 from sparsepo.data.rows import Rows, file_rows, hub_rows, package_rows
 from sparsepo.errors import UserError
+from sparsepo.wording import shown
 
 CLASSES = {"0": 0, "1": 1}
 
@@ -21,7 +22,7 @@ def documents(data: dict[str, Any]) -> dict[str, int | None]:
         record = as_record(row, Labelled if data["labelled"] else Text, place)
         label = record.label if isinstance(record, Labelled) else None
         if label not in (0, 1, None):
-            raise UserError(f"{place}: a class must be 1 or 0, not {label}")
+            raise UserError(f"{place}: a class must be 1 or 0, not {shown(label)}")
         found.setdefault(record.text, label)
     return found
 
@@ -46,6 +47,6 @@ def _renamed(rows: Rows, names: dict[str, str]) -> Iterator[tuple[str, dict[str,
     """A class of a CSV file is text there."""
     for place, row in rows:
         given = {new: row[old] for old, new in names.items() if old in row}
-        if given.get("label") in CLASSES:
+        if isinstance(given.get("label"), str) and given["label"] in CLASSES:
             given["label"] = CLASSES[given["label"]]
         yield place, given

@@ -1,15 +1,13 @@
 """Summaries of Reddit posts that people rated or compared: the data of ODPO and openai/summarize_from_feedback."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from statistics import fmean
+from statistics import mean
 from typing import Any
 
 from sparsepo.data.pairing import Found, Pairing, extremes
-from sparsepo.data.records import Preference, Scored, Text, as_record
-from sparsepo.data.rows import Rows
+from sparsepo.data.records import Preference, Scored, Text, as_record, parse_json, read_text
+from sparsepo.data.rows import Rows, subset_of
 from sparsepo.errors import UserError
 
 NEWS = "a news article, not a post"
@@ -56,13 +54,7 @@ class Rated:
 
 def rated_post_rows(path: str) -> Rows:
     """One JSON object {post: {"responses", "rewards"}} as rows {"post", "responses", "rewards"}; posts count from 1."""
-    try:
-        posts = json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except ValueError as error:
-        reason = getattr(error, "msg", "not UTF-8 text")
-        raise UserError(f"{path}: not valid JSON ({reason}); one object {{post: ...}} is expected") from None
+    posts = parse_json(read_text(path), path, "one object {post: ...}")
     if not isinstance(posts, dict):
         raise UserError(f"{path}: one JSON object {{post: {{responses, rewards}}}} is expected, not a list or a value")
     for number, (post, rated) in enumerate(posts.items(), start=1):
@@ -97,7 +89,7 @@ def rated_on_axes(rows: Rows, made: Pairing) -> Iterator[Found]:
         else:
             text = as_record(rating, Text, f"{place}: summary").text
             overall = as_record(axes, Rating, f"{place}: axes").overall
-            rated.append(Rated(place, subset_of(row), post.prompt, summary(text), overall))
+            rated.append(Rated(place, subset_of(row, "split", place), post.prompt, summary(text), overall))
     return _best_and_worst(rated, made)
 
 
@@ -113,18 +105,13 @@ def compared(rows: Rows, made: Pairing) -> Iterator[Found]:
         if post is None:
             made.drop(NEWS, place)
         else:
-            yield place, subset_of(row), Preference(post.prompt, texts[choice], texts[1 - choice])
+            yield place, subset_of(row, "split", place), Preference(post.prompt, texts[choice], texts[1 - choice])
 
 
 def post_of(row: Any, place: str) -> Post | None:
     """The post of a row; None for a news article, of which the validation data have some."""
     info = part(row, "info", dict, place)
     return None if info.get("post") is None else as_record(info, Post, f"{place}: info")
-
-
-def subset_of(row: dict[str, Any]) -> str:
-    """The part of the data set that a row says it belongs to."""
-    return str(row.get("split") or "")
 
 
 def summary(text: str) -> str:
@@ -147,7 +134,7 @@ def _best_and_worst(rated: list[Rated], made: Pairing) -> Iterator[Found]:
         groups.setdefault((each.prompt, each.text), []).append(each)
         subsets.setdefault(each.prompt, each.subset)
     scored = [
-        (same[0].place, Scored(prompt, text, fmean(each.rating for each in same)))
+        (same[0].place, Scored(prompt, text, mean(each.rating for each in same)))
         for (prompt, text), same in groups.items()
     ]
     return ((place, subsets[pair.prompt], pair) for place, pair in extremes(scored, made))

@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sparsepo.data.records import as_record
+from sparsepo.data.records import as_record, require_text
 from sparsepo.data.rows import Rows, file_rows, hub_rows
 from sparsepo.errors import UserError
+from sparsepo.wording import shown
 
 STOPS = {
     "mbpp": ("\nclass", "\nassert", '\n"""', "\nprint", "\nif", "\n<|/", "\n```"),
@@ -56,7 +57,7 @@ def mbpp(rows: Rows) -> dict[str, list[Problem]]:
         if row.task_id in seen:
             raise UserError(f"{place}: task_id {row.task_id} was there before, at {seen[row.task_id]}")
         if not 1 <= row.task_id <= 974:
-            raise UserError(f"{place}: task_id {row.task_id} is not of MBPP, whose ids are 1 to 974")
+            raise UserError(f"{place}: task_id {shown(row.task_id)} is not of MBPP, whose ids are 1 to 974")
         seen[row.task_id] = place
         for split, ids in IDS.items():
             if row.task_id in ids:
@@ -101,6 +102,8 @@ def _mbpp_problem(place: str, row: MbppRow) -> Problem:
     tests = row.test_list
     if not isinstance(tests, list) or not tests or not all(isinstance(test, str) and test.strip() for test in tests):
         raise UserError(f"{place}: field 'test_list' must be a list of tests, each a string, and not empty")
+    for at, test in enumerate(tests):
+        require_text(test, f"{place}: test_list[{at}]")
     if not row.code.strip():
         raise UserError(f"{place}: field 'code' is empty")
     checks = "\n".join([row.test_setup_code, *tests] if row.test_setup_code else tests)

@@ -3,12 +3,14 @@
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 from sparsepo.errors import UserError, naming
+from sparsepo.wording import one_line, shown
 
 
 @dataclass(frozen=True)
@@ -99,34 +101,53 @@ def read_rows(path: str | Path) -> list[dict[str, Any]]:
 
 def json_lines(path: str | Path) -> Iterator[tuple[int, Any]]:
     """(line number, JSON value) of a file. Raises UserError naming file and line."""
+    lines = read_text(path).split("\n")  # not splitlines: U+2028 may stand inside a string
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            yield number, parse_json(line, f"{path}:{number}", "one object a line")
+
+
+def read_text(path: str | Path) -> str:
+    """The text of a file of the user. Raises UserError naming it."""
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")  # some editors put a byte order mark in front
-        lines = text.split("\n")  # not splitlines: U+2028 may stand inside a string
+        return Path(path).read_text(encoding="utf-8-sig")  # some editors put a byte order mark in front
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except IsADirectoryError:
         raise UserError(f"{path}: is a folder; a JSONL file is expected") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text (byte {error.start})") from None
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            try:
-                yield number, json.loads(line)
-            except (ValueError, RecursionError) as error:
-                reason = getattr(error, "msg", "a number too long, or nested too deeply")
-                raise UserError(f"{path}:{number}: not valid JSON ({reason}); one object a line is expected") from None
+
+
+def parse_json(text: str, place: str, wanted: str) -> Any:
+    """A JSON value. Raises UserError naming `place`, also for a key given twice: Python would keep the last."""
+    try:
+        return json.loads(text, object_pairs_hook=lambda pairs: _distinct(pairs, place))
+    except (ValueError, RecursionError) as error:
+        reason = getattr(error, "msg", "a number too long, or nested too deeply")
+        raise UserError(f"{place}: not valid JSON ({reason}); {wanted} is expected") from None
+
+
+def _distinct(pairs: list[tuple[str, Any]], place: str) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        ((twice, _),) = Counter(name for name, _ in pairs).most_common(1)
+        raise UserError(f"{place}: key {shown(twice)} is given twice in one object")
+    return found
 
 
 def as_record(row: Any, kind: type[Record], place: str) -> Record:
     """A mapping as a record; extra fields are ignored. Raises UserError naming `place` and the field."""
     if not isinstance(row, Mapping):
-        raise UserError(f"{place}: a JSON object is expected, not {_shown(row)}")
+        raise UserError(f"{place}: a JSON object is expected, not {shown(row, 40)}")
     values = {}
     for field in fields(kind):
         if field.name in row:
             values[field.name] = _checked(row[field.name], field.type, f"{place}: field '{field.name}'")
         elif field.default is MISSING:
-            given = ", ".join(sorted(map(str, row))) or "none"
+            given = one_line(", ".join(sorted(map(str, row))), 200) or "none"
             raise UserError(f"{place}: field '{field.name}' is missing (fields given: {given})")
     return kind(**values)
 
@@ -140,17 +161,18 @@ def _checked(value: Any, annotation: Any, place: str) -> Any:
         value = float(value)
     wrong = not isinstance(value, wanted) or (wanted is int and isinstance(value, bool))
     if wrong or (wanted is float and not math.isfinite(value)):
-        raise UserError(f"{place} must be {_SAYS[wanted]}, not {_shown(value)}")
-    if wanted is str and not value.isascii() and value.encode("utf-8", "replace").decode() != value:
-        raise UserError(f"{place} holds half of a surrogate pair, which is not text")
+        raise UserError(f"{place} must be {_SAYS[wanted]}, not {shown(value, 40)}")
+    if wanted is str:
+        require_text(value, place)
     if wanted is list and not all(type(item) is int for item in value):
         raise UserError(f"{place} must be a list of integers")
     return value
 
 
-def _shown(value: Any) -> str:
-    text = json.dumps(value, default=str)
-    return text if len(text) <= 40 else text[:37] + "..."
+def require_text(value: str, place: str) -> None:
+    """Raises UserError for a string of Python that no file can hold."""
+    if not value.isascii() and value.encode("utf-8", "replace").decode() != value:
+        raise UserError(f"{place} holds half of a surrogate pair, which is not text")
 
 
 def write_records(path: str | Path, records: Iterable[Any]) -> None:

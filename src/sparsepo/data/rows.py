@@ -4,9 +4,10 @@ import csv
 from collections.abc import Iterator
 from typing import Any
 
-from sparsepo.data.records import json_lines
+from sparsepo.data.records import json_lines, require_text
 from sparsepo.errors import UserError
 from sparsepo.packages import package_file
+from sparsepo.wording import shown
 
 Rows = Iterator[tuple[str, Any]]
 """(place, row): where a row stands, for whoever has to mend it, and what stands there."""
@@ -25,6 +26,15 @@ def origin_of(section: dict[str, Any]) -> str:
 def file_rows(path: str) -> Rows:
     """The lines of a JSONL file. Raises UserError naming file and line."""
     return ((f"{path}:{number}", row) for number, row in json_lines(path))
+
+
+def subset_of(row: dict[str, Any], name: str, place: str) -> str:
+    """The part of the data set that a field of a row says it belongs to; none where it says nothing."""
+    subset = "" if row.get(name) is None else row[name]
+    if not isinstance(subset, str):
+        raise UserError(f"{place}: field '{name}' must be a string, not {shown(subset)}")
+    require_text(subset, f"{place}: field '{name}'")
+    return subset
 
 
 def hub_rows(hub: dict[str, Any]) -> Rows:

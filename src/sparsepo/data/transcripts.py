@@ -7,8 +7,9 @@ from typing import Any
 
 from sparsepo.data.pairing import Found, Pairing
 from sparsepo.data.records import Preference, as_record
-from sparsepo.data.rows import Rows
+from sparsepo.data.rows import Rows, subset_of
 from sparsepo.errors import UserError
+from sparsepo.wording import one_line
 
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 ROLES = {"user": HUMAN, "assistant": ASSISTANT}
@@ -66,7 +67,7 @@ def message_pairs(rows: Rows, made: Pairing) -> Iterator[Found]:
     """The same for chats as lists of {"role", "content"}; the subset is what a row names as its `dataset`."""
     for place, row in rows:
         chosen, rejected = (rendered(row, name, place) for name in ("chosen", "rejected"))
-        yield from _pair(chosen, rejected, (place, str(row.get("dataset") or "")), made)
+        yield from _pair(chosen, rejected, (place, subset_of(row, "dataset", place)), made)
 
 
 def rendered(row: Any, name: str, place: str) -> tuple[str, str]:
@@ -81,7 +82,8 @@ def rendered(row: Any, name: str, place: str) -> tuple[str, str]:
     system = f"{chat.pop(0).content.strip()}\n\n" if chat and chat[0].role == "system" else ""
     unknown = [message.role for message in chat if message.role not in ROLES]
     if unknown:
-        raise UserError(f"{place}: field '{name}' has a role '{unknown[0]}'; allowed: system (first), user, assistant")
+        allowed = "system (first), user, assistant"
+        raise UserError(f"{place}: field '{name}' has a role '{one_line(unknown[0], 40)}'; allowed: {allowed}")
     if len(chat) < 2 or (chat[0].role, chat[-1].role) != ("user", "assistant"):
         raise UserError(f"{place}: field '{name}' must go from a message of the user to one of the assistant")
     texts = [message.content.strip() for message in chat]

