@@ -45,8 +45,7 @@ def main() -> None:
     settings, head = options.settings, options.settings["head"]
     is_sft = head["method"] == "sft"
     reference = load_model(options.reference, **settings["loading"])
-    # a trained policy of 4 bits has its adapter merged into the values that they stand for
-    policy = load_model(options.policy, **settings["loading"] if is_sft else {})
+    policy = load_model(options.policy, **settings["policy"])
     tokenizer, masks = load_tokenizer(options.policy), load_masks(options.policy, reference)
     meter = Meter(reference, tokenizer, [], None, scorers(settings), settings["evaluation"]["batch_size"])
     rows = read_records(options.samples, Completion)

@@ -29,8 +29,8 @@ def sampler(
     settings: dict, reference: Path, kept: Kept, stops: tuple[str, ...] = ()
 ) -> Callable[..., list[Completion]]:
     """(prompts, their file) -> responses of the reference model."""
-    model, tokenizer = backend_for(reference), load_tokenizer(reference)
-    sampling = SamplingConfig(**settings["sampling"])
+    model, tokenizer = backend_for(reference, **settings["loading"]), load_tokenizer(reference)
+    sampling = SamplingConfig(**settings["preferences"]["sampling"])
 
     def sampled(prompts: list[Prompt], place: Path) -> list[Completion]:
         check_room(model, tokenizer, prompts, sampling, place)
@@ -41,8 +41,7 @@ def sampler(
 
 def generated(settings: dict, reference: Path, kept: Kept) -> Maker:
     """The response of highest against that of lowest score."""
-    sampled = sampler(settings["preferences"], reference, kept)
-    scorer = build_scorer(settings["preferences"]["scorer"])
+    sampled, scorer = sampler(settings, reference, kept), build_scorer(settings["preferences"]["scorer"])
 
     def pairs_of(prompts: list[Prompt], place: Path) -> Pairing:
         rows = sampled(prompts, place)
@@ -55,7 +54,7 @@ def generated(settings: dict, reference: Path, kept: Kept) -> Maker:
 
 def executed(settings: dict, reference: Path, kept: Kept) -> Maker:
     """A program that passes its tests against one that fails; each epoch has a pair of its own."""
-    sampled = sampler(settings["preferences"], reference, kept, STOPS["mbpp"])
+    sampled = sampler(settings, reference, kept, STOPS["mbpp"])
     problems, epochs = known_problems(settings["data"]), math.ceil(settings["epochs"])
 
     def pairs_of(prompts: list[Prompt], place: Path) -> Pairing:

@@ -20,7 +20,7 @@ def in_bits(model, tokenizer, settings: dict, folder: Path):
     if adapter is None or adapter["quantise"] == "none":
         return model
     save_model(model, tokenizer, folder)
-    bits = {"quantise": adapter["quantise"], "compute": settings["sft"]["precision"]}
+    bits = {"quantise": adapter["quantise"], "compute": settings["sft"]["precision"]} | settings["loading"]
     return load_model(folder, settings["model"]["dtype"], **bits)
 
 

@@ -34,11 +34,11 @@ METERS = {"frontier": meter}
 """What is measured during training, of runs that ask for it."""
 
 
-def models(folder: Path, config: PreferenceConfig, referred: bool) -> tuple:
+def models(folder: Path, config: PreferenceConfig, referred: bool, loading: dict) -> tuple:
     """The policy, and the reference if it is referred to; with an adapter the two share their weights."""
     if config.adapter is None:
-        return load_model(folder), load_model(folder) if referred else None
-    policy = load_model(folder, quantise=config.adapter.quantise, compute=config.precision)
+        return load_model(folder, **loading), load_model(folder, **loading) if referred else None
+    policy = load_model(folder, quantise=config.adapter.quantise, compute=config.precision, **loading)
     return policy, twin(policy) if referred else None
 
 
@@ -62,7 +62,7 @@ def main() -> None:
     tokenizer = load_tokenizer(options.reference)
     of = content(options.reference, options.pairs, config) if options.cache else ""
     runs = not options.cache or config.validate_every > 0  # the cache holds the training pairs only
-    policy, reference = models(options.reference, config, runs or config.frontier_every > 0)
+    policy, reference = models(options.reference, config, runs or config.frontier_every > 0, settings["loading"])
     trainer = PreferenceTrainer(
         policy,
         reference if runs else None,

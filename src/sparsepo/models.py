@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -14,30 +15,47 @@ from sparsepo.errors import UserError
 from sparsepo.folders import check_model_folder, whole
 from sparsepo.objective.methods import nearest
 from sparsepo.packages import package_file
+from sparsepo.trust import OPTIONS, announce, content, keywords, refusal
 
-UNLOADABLE = (OSError, ValueError, KeyError, RuntimeError, SafetensorError, StrictDataclassError)
+UNLOADABLE = (
+    *(OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, ArithmeticError, EOFError),
+    *(SafetensorError, StrictDataclassError, UnpicklingError),
+)
 
 
 # --- loading
 
 
-def load_model(folder: str | Path, dtype: str = "float32", *, quantise: str = "none", compute: str = "float32") -> Any:
+def load_model(
+    folder: str | Path,
+    dtype: str = "float32",
+    *,
+    quantise: str = "none",
+    compute: str = "float32",
+    trust_remote_code: bool = False,
+    pickled_weights: bool = False,
+) -> Any:
     """A causal LM from a Hugging Face folder: on the accelerator if there is one, in eval mode, dropout off.
 
-    quantise: `nf4` keeps the linear maps of the blocks in 4 bits, multiplied in the dtype `compute`. Raises UserError
-    when the folder holds no such model, or not all of its weights, or the library for 4 bits is not there.
+    quantise: `nf4` keeps the linear maps of the blocks in 4 bits, multiplied in the dtype `compute`. Code of the
+    folder's own runs only with `trust_remote_code`, and is named in the log. Raises UserError when the folder holds no
+    such model, or not all of its weights, or what is not allowed, or the library for 4 bits is not there.
     """
     folder = Path(folder)
-    require_model_folder(folder)
-    settings = {"dtype": getattr(torch, dtype), "use_safetensors": True, "output_loading_info": True}
+    require_model_folder(folder, pickled_weights)
+    settings = {"dtype": getattr(torch, dtype), "output_loading_info": True}
+    settings |= keywords(pickled_weights=pickled_weights, trust_remote_code=trust_remote_code)
     try:
+        if trust_remote_code:
+            announce(folder, content(folder))
         if quantise != "none":
             settings["quantization_config"] = _four_bits(quantise, compute)
         model, info = AutoModelForCausalLM.from_pretrained(folder, **settings)
     except ImportError as error:
         raise UserError(f"quantise '{quantise}' cannot be used here ({_first_line(error)})") from None
     except UNLOADABLE as error:
-        raise UserError(f"{folder}: cannot be loaded as a causal LM ({_first_line(error)})") from None
+        refused = refusal(folder, error, trust_remote_code)
+        raise UserError(refused or f"{folder}: cannot be loaded as a causal LM ({_first_line(error)})") from None
     if info["missing_keys"]:
         lost = sorted(info["missing_keys"])
         raise UserError(f"{folder}: the weights lack {len(lost)} tensors that config.json asks for, {lost[0]} first")
@@ -66,9 +84,9 @@ def _kept_trainable(model: Any) -> Any:
 
 def load_tokenizer(folder: str | Path) -> Any:
     """The tokenizer beside a model; a missing pad token becomes the end token (padding is masked by position)."""
-    require_model_folder(Path(folder))
+    require_model_folder(Path(folder), pickled_weights=True)
     try:
-        tokenizer = _tokenizer_class(Path(folder)).from_pretrained(folder)
+        tokenizer = _tokenizer_class(Path(folder)).from_pretrained(folder, trust_remote_code=False)
     except UNLOADABLE as error:
         raise UserError(f"{folder}: no tokenizer that transformers can load ({_first_line(error)})") from None
     if not tokenizer("a b c", add_special_tokens=False)["input_ids"]:
@@ -95,9 +113,9 @@ def _tokenizer_class(folder: Path) -> Any:
     return PreTrainedTokenizerFast if generic else AutoTokenizer
 
 
-def require_model_folder(folder: Path) -> None:
-    """Raises UserError unless `folder` has a config.json and safetensors weights."""
-    problem = check_model_folder(folder)
+def require_model_folder(folder: Path, pickled_weights: bool = False) -> None:
+    """Raises UserError unless `folder` has a config.json and safetensors weights, or pickled ones where allowed."""
+    problem = check_model_folder(folder, pickled_weights)
     if problem:
         raise UserError(problem)
 
@@ -113,15 +131,21 @@ def fetch_model(spec: dict[str, Any], corpus: list[str]) -> tuple[Any, Any]:
 
 
 def _from_folder(spec: dict[str, Any]) -> tuple[Any, Any]:
-    return load_model(spec["path"], spec["dtype"]), load_tokenizer(spec["path"])
+    allowed = {option: spec[option] for option in OPTIONS}
+    return load_model(spec["path"], spec["dtype"], **allowed), load_tokenizer(spec["path"])
 
 
 def _from_hub(spec: dict[str, Any]) -> tuple[Any, Any]:
-    settings = {"revision": spec["revision"], "dtype": getattr(torch, spec["dtype"]), "use_safetensors": True}
+    name, trusted = spec["id"], spec["trust_remote_code"]
+    settings = {"revision": spec["revision"], "dtype": getattr(torch, spec["dtype"])}
+    settings |= keywords(**{option: spec[option] for option in OPTIONS})
     try:
-        return AutoModelForCausalLM.from_pretrained(spec["id"], **settings), fetch_tokenizer(spec)
+        if trusted:
+            announce(name, spec["revision"])
+        return AutoModelForCausalLM.from_pretrained(name, **settings), fetch_tokenizer(spec)
     except UNLOADABLE as error:
-        raise UserError(f"model.id '{spec['id']}' cannot be loaded from the hub ({_first_line(error)})") from None
+        refused = refusal(name, error, trusted, spec["revision"])
+        raise UserError(refused or f"model.id '{name}' cannot be loaded from the hub ({_first_line(error)})") from None
 
 
 def _from_gguf(spec: dict[str, Any]) -> tuple[Any, Any]:
@@ -144,7 +168,7 @@ def fetch_tokenizer(spec: dict[str, Any]) -> Any:
         path = package_file(spec["package"], spec["file"])
         return AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     try:
-        return AutoTokenizer.from_pretrained(spec["id"], revision=spec["revision"])
+        return AutoTokenizer.from_pretrained(spec["id"], revision=spec["revision"], trust_remote_code=False)
     except UNLOADABLE as error:
         raise UserError(f"model.id '{spec['id']}' cannot be loaded from the hub ({_first_line(error)})") from None
 
@@ -156,13 +180,18 @@ def _from_scratch(spec: dict[str, Any], corpus: list[str]) -> tuple[Any, Any]:
     torch.manual_seed(spec["seed"])
     try:
         known = AutoConfig.for_model(settings["model_type"])
-        unknown = [key for key in settings if key != "model_type" and not hasattr(known, key)]
+        unknown = [key for key in settings if key != "model_type" and not _is_setting(known, key)]
         if unknown:
             raise UserError(f"model.config has an unknown key '{unknown[0]}'; {nearest(unknown[0], known.to_dict())}")
         config = AutoConfig.for_model(**settings, **ids, pad_token_id=tokenizer.pad_token_id)
         return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, spec["dtype"])), tokenizer
-    except (*UNLOADABLE, TypeError) as error:
+    except UNLOADABLE as error:
         raise UserError(f"model.config makes no causal LM of transformers ({_first_line(error)})") from None
+
+
+def _is_setting(config: Any, key: str) -> bool:
+    """Whether a key is a value of a config of transformers, not one of its methods."""
+    return not key.startswith("_") and hasattr(config, key) and not callable(getattr(config, key))
 
 
 def train_tokenizer(corpus: list[str], kind: str, vocabulary: int) -> PreTrainedTokenizerFast:

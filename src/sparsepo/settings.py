@@ -45,11 +45,11 @@ def _with_folder(section: Any, task: str) -> Any:
 
 
 def _sft(config: Config, task: TaskConfig, name: str, run: str) -> dict[str, Any]:
-    return {"model": _dump(task.model), "sft": _dump(task.sft)}
+    return {"model": _dump(task.model), "sft": _dump(task.sft), "loading": trusted(task)}
 
 
 def _preferences(config: Config, task: TaskConfig, name: str, run: str) -> dict[str, Any]:
-    made = {"preferences": _with_folder(_dump(task.preferences), name)}
+    made = {"preferences": _with_folder(_dump(task.preferences), name), "loading": trusted(task)}
     if task.preferences.source == "executed":
         made |= {"data": _dump(task.data), "execution": _dump(task.execution), "epochs": task.training.epochs}
     return made
@@ -57,7 +57,7 @@ def _preferences(config: Config, task: TaskConfig, name: str, run: str) -> dict[
 
 def _reference(config: Config, task: TaskConfig, name: str, run: str) -> dict[str, Any]:
     keys = ("max_prompt_tokens", "max_response_tokens", "precision", "layout", "micro_batch_size", "micro_batch_tokens")
-    return {"training": {key: getattr(task.training, key) for key in keys}}
+    return {"training": {key: getattr(task.training, key) for key in keys}, "loading": trusted(task)}
 
 
 def _method(task: TaskConfig, run: str) -> dict[str, Any]:
@@ -70,6 +70,7 @@ def _method(task: TaskConfig, run: str) -> dict[str, Any]:
 def _train(config: Config, task: TaskConfig, name: str, run: str) -> dict[str, Any]:
     made = find_run(task, run)
     settings = {"method": made.method, "seed": made.seed, "training": _dump(task.training)} | _method(task, run)
+    settings |= {"loading": trusted(task)}
     measured = task.training.frontier_every
     sampling = _dump(task.sampling, without=("samples",))  # one response a prompt while training
     evaluation = {name: getattr(task.evaluation, name) for name in ("frontier_prompts", "batch_size")}
@@ -77,8 +78,18 @@ def _train(config: Config, task: TaskConfig, name: str, run: str) -> dict[str, A
     return settings | ({"sampling": sampling, "evaluation": evaluation} if measured else {})
 
 
-def loading(task: TaskConfig) -> dict[str, str]:
-    """How the reference of this task is loaded: in 4 bits where the policies' frozen weights are."""
+def trusted(task: TaskConfig) -> dict[str, bool]:
+    """What every folder made of this task's model is loaded with, if the config allows code of the model's own."""
+    return {"trust_remote_code": True} if getattr(task.model, "trust_remote_code", False) else {}
+
+
+def loading(task: TaskConfig) -> dict[str, Any]:
+    """How the reference of this task is loaded."""
+    return in_bits(task) | trusted(task)
+
+
+def in_bits(task: TaskConfig) -> dict[str, str]:
+    """In 4 bits where the policies' frozen weights are."""
     adapter = task.training.adapter
     if adapter is None or adapter.quantise == "none":
         return {}
@@ -92,8 +103,9 @@ def _splits(task: TaskConfig, part: str) -> list[str]:
     return ["validation", "test"] if chosen else ["test"]
 
 
-def _load(task: TaskConfig, run: str) -> dict[str, str]:
-    return loading(task) if run == "sft" else {}
+def _load(task: TaskConfig, run: str) -> dict[str, Any]:
+    """A trained policy of 4 bits has its adapter merged into the values that they stand for."""
+    return loading(task) if run == "sft" else trusted(task)
 
 
 def _sample(config: Config, task: TaskConfig, name: str, run: str) -> dict[str, Any]:
@@ -133,6 +145,7 @@ def _evaluate(config: Config, task: TaskConfig, name: str, run: str) -> dict[str
     return _method(task, run) | {
         "head": _head(task, name, run),
         "loading": loading(task),
+        "policy": _load(task, run),
         "planted": task.data.source == "planted",
         "training": {key: getattr(task.training, key) for key in keys},
         "evaluation": {key: getattr(evaluation, key) for key in ("token_pairs", "batch_size")},

@@ -16,7 +16,7 @@ from sparsepo.data.hashes import file_hash
 from sparsepo.errors import UserError
 from sparsepo.objective.methods import METHODS
 from sparsepo.runs import find_run, runs_of
-from sparsepo.settings import SETTINGS, fitted, loading
+from sparsepo.settings import SETTINGS, fitted, in_bits
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Stages:
         section = self.config.tasks[task]
         made = find_run(section, run)
         needs = METHODS[made.method].of_the_reference(made.hyper, section.training.log_kl)
-        cacheable = section.training.reference == "cached" and not loading(section)
+        cacheable = section.training.reference == "cached" and not in_bits(section)
         return needs or () if cacheable else ()
 
     def parts(self, task: str) -> list[str]:

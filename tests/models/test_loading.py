@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers.trainer_utils import validate_quantization_for_training
 
+from sparsepo.config.models import FolderModel
 from sparsepo.errors import UserError
 from sparsepo.models import fetch_model, load_model, load_tokenizer, save_model, train_tokenizer
 
@@ -116,7 +117,7 @@ def test_a_saved_model_comes_back_as_it_was(folder):
     saved, tokenizer = fetch_model(SCRATCH, CORPUS)
     for loaded, again in (
         (load_model(folder), load_tokenizer(folder)),
-        fetch_model({"source": "folder", "path": folder, "dtype": "float32"}, []),
+        fetch_model(FolderModel(source="folder", path=folder).model_dump(), []),
     ):
         assert not loaded.training
         for name, value in saved.state_dict().items():

@@ -36,11 +36,11 @@ class Entailment:
     classify, or has no such label.
     """
 
-    def __init__(self, model: str, batch_size: int, device: str | None = None):
+    def __init__(self, model: str, batch_size: int, device: str | None = None, pickled_weights: bool = False):
         import torch
 
         self.name, self.batch_size = model, batch_size
-        self.tokenizer, self.model = load_classifier(model, "NLI model")
+        self.tokenizer, self.model = load_classifier(model, "NLI model", pickled_weights)
         self.label = _entailment_label(model, self.model.config.id2label)
         self.limit = window(self.tokenizer, self.model.config)
         self.device = device or torch.accelerator.current_accelerator() or "cpu"
@@ -141,10 +141,12 @@ def read_convolution(path: str | Path) -> Convolution:
     return found
 
 
-def build_summac(*, model: str, batch_size: int, conv: str | None = None, device: str | None = None) -> Consistency:
+def build_summac(
+    *, model: str, batch_size: int, conv: str | None = None, device: str | None = None, pickled_weights: bool = False
+) -> Consistency:
     """SummaC-Conv with the weights of the file `conv`, or SummaC-ZS without, on the NLI classifier `model`."""
     pool = read_convolution(conv) if conv else zero_shot
-    entailment = Entailment(model, batch_size, device)
+    entailment = Entailment(model, batch_size, device, pickled_weights)
     return lambda documents, summaries: summac(documents, summaries, entailment.scores, pool)
 
 

@@ -34,10 +34,10 @@ def _scorer_judge(_: Path, *, scorer: dict[str, Any]) -> Judge:
     return compared(build_scorer(scorer), bradley_terry if scorer["kind"] == "reward_model" else greater)
 
 
-def _nli_judge(_: Path, *, model: str, batch_size: int) -> Judge:
+def _nli_judge(_: Path, *, model: str, batch_size: int, pickled_weights: bool = False) -> Judge:
     from sparsepo.evaluation.entailment import Entailment
 
-    return compared(Entailment(model, batch_size).scores, greater)
+    return compared(Entailment(model, batch_size, pickled_weights=pickled_weights).scores, greater)
 
 
 def _endpoint_judge(folder: Path, *, model: str, asks: str, max_tokens: int, **settings: Any) -> Judge:

@@ -65,9 +65,11 @@ def _tfidf(*, folder: str) -> Scorer:
     return tfidf.load(folder)
 
 
-def _classifier(*, model: str, label: str, batch_size: int, device: str | None = None) -> Scorer:
+def _classifier(
+    *, model: str, label: str, batch_size: int, device: str | None = None, pickled_weights: bool = False
+) -> Scorer:
     """The probability of `label`."""
-    pipe = _pipeline(model, device)
+    pipe = _pipeline(model, device, pickled_weights)
     labels = list(pipe.model.config.id2label.values())
     if label not in labels:
         allowed = ", ".join(map(str, labels))
@@ -75,9 +77,9 @@ def _classifier(*, model: str, label: str, batch_size: int, device: str | None =
     return _scorer(pipe, label, batch_size=batch_size)
 
 
-def _reward_model(*, model: str, batch_size: int, device: str | None = None) -> Scorer:
+def _reward_model(*, model: str, batch_size: int, device: str | None = None, pickled_weights: bool = False) -> Scorer:
     """The one output of the model, as it is."""
-    pipe = _pipeline(model, device)
+    pipe = _pipeline(model, device, pickled_weights)
     labels = list(pipe.model.config.id2label.values())
     if len(labels) != 1:
         raise UserError(f"scorer model '{model}' has {len(labels)} outputs; a reward model has one")
@@ -106,11 +108,11 @@ def _scorer(pipe: Any, label: str, **options: Any) -> Scorer:
     return score
 
 
-def _pipeline(name: str, device: str | None) -> Any:
+def _pipeline(name: str, device: str | None, pickled_weights: bool) -> Any:
     """A text-classification pipeline that can truncate and pad."""
     from transformers import pipeline
 
-    tokenizer, model = load_classifier(name, "scorer model")
+    tokenizer, model = load_classifier(name, "scorer model", pickled_weights)
     positions = getattr(model.config, "max_position_embeddings", None)
     if positions is not None and tokenizer.model_max_length > positions:
         # The tokenizer states no limit of its own. RoBERTa's positions start at 2, hence the two.

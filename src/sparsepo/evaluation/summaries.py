@@ -82,7 +82,7 @@ def rouge(references: Sequence[str], candidates: Sequence[str]) -> dict[str, lis
 
 
 def build_bertscore(
-    *, model: str, layers: int, idf_texts: Sequence[str]
+    *, model: str, layers: int, idf_texts: Sequence[str], pickled_weights: bool = False
 ) -> Callable[[Sequence[str], Sequence[str]], list[float]]:
     r"""(references, candidates) -> F1 of BERTScore (Zhang et al. 2020), not rescaled, by bert-score.
 
@@ -96,7 +96,7 @@ def build_bertscore(
     known = [text for text in idf_texts if text.strip()]
     if not known:
         raise UserError("BERTScore weights tokens by their frequency in training references, and there are none")
-    scorer = _bert_scorer(model, layers)
+    scorer = _bert_scorer(model, layers, pickled_weights)
     scorer._tokenizer.model_max_length = window(scorer._tokenizer, scorer._model.config)
     scorer.compute_idf(known)
 
@@ -115,10 +115,15 @@ def build_bertscore(
     return score
 
 
-def _bert_scorer(model: str, layers: int) -> Any:
+def _bert_scorer(model: str, layers: int, pickled_weights: bool) -> Any:
     from bert_score import BERTScorer
+    from transformers import AutoModel
+
+    from sparsepo.trust import keywords
 
     try:
+        # bert-score loads what it finds; what is refused here, it does not get to see
+        AutoModel.from_pretrained(model, **keywords(pickled_weights=pickled_weights))
         return BERTScorer(model_type=model, num_layers=layers, idf=True, nthreads=0)
     except (OSError, ValueError, AssertionError) as error:
         reason = str(error).split("\n")[0]

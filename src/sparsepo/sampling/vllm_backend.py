@@ -31,7 +31,7 @@ class VllmEngine:
     def __init__(self, folder: str | Path, dtype: str):
         from vllm import LLM
 
-        self.config = AutoConfig.from_pretrained(folder)
+        self.config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         try:
             self._llm = LLM(
                 model=str(folder),
