@@ -1,13 +1,17 @@
-"""A model that brings code of its own goes through the whole workflow where the config allows it."""
+"""A model that brings code of its own goes through every stage where the config allows it."""
 
+import importlib.util
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from sparsepo.configfile import load_config
+from sparsepo.data.planted import reviews
+from sparsepo.errors import UserError
 from sparsepo.models import fetch_model, save_model
+from sparsepo.stages import Stages
 
 ROOT = Path(__file__).resolve().parents[2]
 CODE = """
@@ -36,8 +40,6 @@ tasks:
 
 
 def own_model(folder):
-    from sparsepo.data.planted import reviews
-
     scratch = {
         "source": "scratch",
         "config": {"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64},
@@ -53,26 +55,64 @@ def own_model(folder):
     (folder / "modeling_tiny.py").write_text(CODE)
 
 
+@pytest.fixture
+def stage(tmp_path, monkeypatch):
+    """(stages, stage, script, run, arguments): a stage of the workflow, in this process, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+
+    def call(stages, name, script, run="sft", **arguments):
+        words = [script, "--settings", stages.settings(name, "small", run)]
+        for key, value in arguments.items():
+            words += [f"--{key}", *value.split()]
+        monkeypatch.setattr(sys, "argv", words)
+        place = importlib.util.spec_from_file_location(script, ROOT / f"workflow_scripts/{script}.py")
+        module = importlib.util.module_from_spec(place)
+        place.loader.exec_module(module)
+        module.main()
+
+    yield call
+    for name in [name for name in sys.modules if name.startswith("transformers_modules")]:
+        del sys.modules[name]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_model_with_code_of_its_own_is_trained_and_scored_if_and_only_if_the_config_allows_it(tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+def test_a_model_with_code_of_its_own_is_trained_and_scored_if_and_only_if_the_config_allows_it(
+    tmp_path, stage, capsys
+):
     own_model(tmp_path / "model")
-    (tmp_path / "own.yaml").write_text(CONFIG)
-    command = [sys.executable, "-m", "snakemake", "-s", ROOT / "Snakefile", "--directory", tmp_path, "--cores", "1"]
-    command += ["--configfile", "own.yaml"]
-
-    def run(target, *more):
-        words = list(map(str, [*command[:3], target, *command[3:], *more]))
-        return subprocess.run(words, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-
-    refused = run("sft")
-    assert refused.returncode == 1 and "only if the config says model.trust_remote_code: true" in refused.stdout
-    assert "Traceback" not in refused.stdout
-    done = run("scores", "--config", "tasks__small__model__trust_remote_code=true")
-    assert done.returncode == 0, done.stdout
-    run_folder = tmp_path / "results/small/runs/sparsepo_common/beta~0.5/seed~0"
-    assert json.loads((run_folder / "config.json").read_text())["architectures"] == ["TinyLM"]
-    logs = [path for path in (tmp_path / "logs").rglob("*.log") if path.name not in ("data.log",)]
-    for path in logs:
-        assert "trust_remote_code: code of " in path.read_text() and "modeling_tiny.TinyLM" in path.read_text(), path
+    Path("own.yaml").write_text(CONFIG)
+    refusing, stages = (
+        Stages(load_config("own.yaml", {"tasks__small__model__trust_remote_code": said})) for said in ("false", "true")
+    )
+    _, run = stages.runs("small")
+    stage(stages, "data", "data", out=".")
+    prompts = {split: f"prompts/{split}.jsonl" for split in ("validation", "test")}
+    made = {"code": "x", "config": "{}", "corpus": "corpus.jsonl", "checkpoint": "sft/checkpoint", "out": "sft"}
+    with pytest.raises(UserError, match="only if the config says model.trust_remote_code: true"):
+        stage(refusing, "sft", "sft", **made)
+    assert not Path("sft/config.json").exists()
+    stage(stages, "sft", "sft", **made)
+    kept = {"code": "x", "kept": "kept"}
+    both = "prompts/train.jsonl prompts/validation.jsonl"
+    stage(stages, "preferences", "preferences", reference="sft", prompts=both, out="pairs", **kept)
+    pairs = {"pairs": "pairs/train.jsonl", "validation": "pairs/validation.jsonl", "prompts": prompts["test"]}
+    more = {"code": "x", "config": "{}", "checkpoint": "policy/checkpoint", "out": "policy"}
+    stage(stages, "train", "train", run, reference="sft", **pairs, **more)
+    stage(stages, "sample", "sample", run, policy="policy", **prompts, out="samples.jsonl", **kept)
+    scored = {
+        "samples": "samples.jsonl",
+        "pairs": pairs["validation"],
+        "scores": "scores.json",
+        "tokens": "tokens.jsonl",
+    }
+    stage(stages, "evaluate", "evaluate", run, policy="policy", reference="sft", **scored)
+    assert json.loads(Path("policy/config.json").read_text())["architectures"] == ["TinyLM"]
+    assert json.loads(Path("scores.json").read_text())["method"] == "sparsepo_common"
+    log = capsys.readouterr().out
+    assert all(
+        f"trust_remote_code: code of {folder} at revision modeling_tiny.py:" in log
+        for folder in ("model", "sft", "policy")
+    )
