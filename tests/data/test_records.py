@@ -223,7 +223,7 @@ def full_disk(*_, **__):
 
 
 @pytest.mark.parametrize(
-    ("owner", "name"), [(os, "replace"), (Path, "write_text")], ids=["while renaming", "while writing"]
+    ("owner", "name"), [(os, "replace"), (os, "fsync")], ids=["while renaming", "while writing"]
 )
 def test_a_write_that_fails_leaves_the_old_file_whole_and_no_temporary_one(tmp_path, monkeypatch, owner, name):
     path = tmp_path / "file.jsonl"
