@@ -5,6 +5,7 @@ from itertools import combinations
 
 import pytest
 
+from sparsepo.data.kept import Kept
 from sparsepo.data.problems import Problem, human_eval, program
 from sparsepo.data.records import Completion
 from sparsepo.errors import UserError
@@ -61,7 +62,7 @@ class Recorder:
     def __init__(self):
         self.programs = []
 
-    def run(self, programs):
+    def run(self, programs, kept=None):
         self.programs += programs
         return [Verdict("good" in each, "", each, 0.0) for each in programs]
 
@@ -78,6 +79,17 @@ def test_each_completion_meets_the_tests_of_its_problem_and_equal_programs_run_o
     assert [verdict.passed for verdict in found] == [False, True, False, False, True, True]
     assert [verdict.detail for verdict in found] == [f"# {row.id}\n{row.text}\ncheck('{row.id}')" for row in rows]
     assert len(recorder.programs) == 4
+
+
+def test_programs_whose_verdicts_are_kept_are_not_run_again(sandbox, tmp_path):
+    """After a kill the first two are known; a verdict that only the file can have shows that they were not run."""
+    path, programs = tmp_path / "kept.jsonl", ["assert True", "assert False", "assert 1"]
+    found = sandbox.run(programs[:2], Kept(path, "mine"))
+    assert [verdict.passed for verdict in found] == [True, False]
+    text = path.read_text()
+    path.write_text(text.replace('"status": "passed"', '"status": "kept"'))
+    again = sandbox.run(programs, Kept(path, "mine"))
+    assert [verdict.status for verdict in again] == ["kept", "failed", "passed"]
 
 
 def test_a_program_for_an_unknown_problem_is_refused():

@@ -12,6 +12,7 @@ pytest.importorskip("lm_eval", reason="lm-eval is not installed (pip install 'sp
 
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from sparsepo.data.kept import Kept
 from sparsepo.evaluation.harness import _measurements, run_tasks
 from sparsepo.models import train_tokenizer
 
@@ -108,6 +109,23 @@ def test_answers_do_not_depend_on_the_batch_size(model, tokenizer, tmp_path, mon
     place = task_file(tmp_path)
     runs = [run_tasks(model, tokenizer, spec(local=[place], batch_size=size), tmp_path) for size in (1, 3, 64)]
     assert runs[0] == runs[1] == runs[2]
+
+
+def test_answers_that_were_kept_are_not_asked_for_again_and_give_the_same_results(
+    model, tokenizer, tmp_path, monkeypatch
+):
+    """The second model would answer otherwise; of the first one's three blocks the last is lost."""
+    monkeypatch.setattr("sparsepo.evaluation.harness.BLOCK", 10)
+    place, path = task_file(tmp_path), tmp_path / "kept.jsonl"
+    found = run_tasks(model, tokenizer, spec(local=[place]), tmp_path, Kept(path, "mine"))
+    torch.manual_seed(1)
+    other = GPT2LMHeadModel(model.config).eval()
+    assert run_tasks(other, tokenizer, spec(local=[place]), tmp_path, Kept(path, "mine")) == found
+    assert run_tasks(other, tokenizer, spec(local=[place]), tmp_path)["results"] != found["results"]
+    blocks = path.read_text().splitlines(keepends=True)
+    assert len(blocks) == 3
+    path.write_text("".join(blocks[:2]))
+    assert run_tasks(model, tokenizer, spec(local=[place]), tmp_path, Kept(path, "mine")) == found
 
 
 def test_a_limit_keeps_the_same_questions_for_every_model_and_not_the_first(model, tokenizer, tmp_path):

@@ -38,7 +38,7 @@ def disk(tmp_path):
 
 def leave(folder, free):
     """A command that fills the disk but for some bytes."""
-    return f"head -c {SIZE - free} /dev/zero > {folder}/filler"
+    return f"head -c {SIZE - int(free)} /dev/zero > {folder}/filler"
 
 
 def twice(command, folder, free, keep):
@@ -71,7 +71,7 @@ def test_training_goes_on_from_the_last_checkpoint_that_found_room(lab, prepared
 def test_sampling_goes_on_after_the_last_batch_that_found_room(lab, prepared, tmp_path, disk, environment):
     folder, run = disk
     out = folder / "out.jsonl"
-    script = twice(prepared.sample(out), folder, 0.02 * MEGABYTE, tmp_path)
+    script = twice(prepared.sample(out), folder, 0.01 * MEGABYTE, tmp_path)
     said = run(f"{script}\ncp {out} {tmp_path}/second", cwd=prepared.folder, env=environment)
     first, code, second, last = parts(said)
     expected = f"error: no space left on the disk ({out}.partial); make room and run again, what is complete is kept"
