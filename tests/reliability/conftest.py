@@ -67,12 +67,12 @@ class Place:
         """The command that trains the policy into a folder."""
         made = {"reference": self.results / "sft", "prompts": self.results / "prompts/test.jsonl"}
         made |= {split: self.results / f"preferences/{name}.jsonl" for split, name in SPLITS.items()}
-        return self.stage("train.py", "train", **made, checkpoint=out / "checkpoint", code="same", out=out)
+        return self.stage("train.py", "train", **made, config="{}", checkpoint=out / "checkpoint", code="same", out=out)
 
     def sft(self, out):
         """The command that makes the reference model in a folder."""
-        corpus = self.results / "corpus.jsonl"
-        return self.stage("sft.py", "sft", corpus=corpus, checkpoint=out / "checkpoint", code="same", out=out)
+        made = {"corpus": self.results / "corpus.jsonl", "config": "{}", "checkpoint": out / "checkpoint"}
+        return self.stage("sft.py", "sft", **made, code="same", out=out)
 
     def sample(self, out):
         """The command that samples the reference model into a file."""
@@ -146,7 +146,8 @@ def left_by(folder):
         name = str(path.relative_to(folder))
         found[name] = rows(path) if path.suffix == ".jsonl" else path.read_bytes()
     if "run.json" in found:
-        found["run.json"] = {key: json.loads(found["run.json"])[key] for key in ("settings", "pairs", "kept_step")}
+        record = json.loads(found["run.json"])
+        found["run.json"] = {key: record.get(key) for key in ("settings", "seeds", "pairs", "kept_step")}
     return found
 
 
