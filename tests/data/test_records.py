@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -222,9 +221,7 @@ def full_disk(*_, **__):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-@pytest.mark.parametrize(
-    ("owner", "name"), [(os, "replace"), (os, "fsync")], ids=["while renaming", "while writing"]
-)
+@pytest.mark.parametrize(("owner", "name"), [(os, "replace"), (os, "fsync")], ids=["while renaming", "while writing"])
 def test_a_write_that_fails_leaves_the_old_file_whole_and_no_temporary_one(tmp_path, monkeypatch, owner, name):
     path = tmp_path / "file.jsonl"
     write_text(path, "old\n")
