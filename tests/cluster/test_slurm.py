@@ -74,7 +74,7 @@ def one_node(folder):
 
 def snakemake(folder, *arguments):
     """The command line of this workflow with the small config, in `folder`."""
-    given = ["-s", ROOT / "Snakefile", "--directory", folder, "--configfile", folder / "own.yaml", *arguments]
+    given = [*arguments, "-s", ROOT / "Snakefile", "--directory", folder, "--configfile", folder / "own.yaml"]
     return [sys.executable, "-m", "snakemake", *map(str, given)]
 
 
