@@ -122,3 +122,13 @@ def code(stage):
 def asks(what):
     """A function of wildcards and attempt: memory or minutes of a GPU job; minutes grow with each attempt."""
     return lambda wildcards, attempt: STAGES.resources(wildcards.task)[what] * (attempt if what == "runtime" else 1)
+
+
+def processes(stage):
+    """A function of wildcards: how many processes, each with a GPU, a run of `sft` or `training` takes."""
+    return lambda wildcards: STAGES.processes(wildcards.task, stage)
+
+
+def python(stage):
+    """A function of wildcards: what starts the script of `sft` or `training`, on one process or on several."""
+    return lambda wildcards: STAGES.python(wildcards.task, stage)

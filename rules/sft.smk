@@ -13,9 +13,9 @@ rule make_sft:
         "logs/{task}/benchmarks/sft.tsv"
     conda:
         "../envs/train.yaml"
-    threads: 2
+    threads: lambda wildcards: max(2, STAGES.processes(wildcards.task, "sft"))
     resources:
-        gpu=1,
+        gpu=processes("sft"),
         mem_mb=asks("mem_mb"),
         runtime=asks("runtime"),
     params:
@@ -23,9 +23,11 @@ rule make_sft:
         checkpoint=f"{SFT}/checkpoint",
         folder=subpath(output.weights, parent=True),
         settings=settings("sft"),
+        python=python("sft"),
         config=config_of,
         code=code_version("workflow_scripts/sft.py"),
     shell:
-        "python -m sparsepo.gpu -- python $SCRIPTS/sft.py --settings {params.settings:q} --config {params.config:q}"
+        "python -m sparsepo.gpu --count {resources.gpu} -- {params.python} $SCRIPTS/sft.py"
+        " --settings {params.settings:q} --config {params.config:q}"
         " --corpus {input.corpus} --model {input.model:q} --checkpoint {params.checkpoint} --code {params.code}"
         " --out {params.folder} > {log} 2>&1"

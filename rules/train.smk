@@ -18,9 +18,9 @@ rule train_policy:
         "logs/{task}/benchmarks/train/{run}.tsv"
     conda:
         "../envs/train.yaml"
-    threads: 1
+    threads: processes("training")
     resources:
-        gpu=1,
+        gpu=processes("training"),
         mem_mb=asks("mem_mb"),
         runtime=asks("runtime"),
     params:
@@ -30,9 +30,11 @@ rule train_policy:
         cache=lambda wildcards, input: [str(Path(index).parent) for index in input.cache],
         folder=subpath(output.weights, parent=True),
         settings=settings("train"),
+        python=python("training"),
         config=config_of,
         code=code("train"),
     shell:
-        "python -m sparsepo.gpu -- python $SCRIPTS/train.py --settings {params.settings:q} --config {params.config:q}"
+        "python -m sparsepo.gpu --count {resources.gpu} -- {params.python} $SCRIPTS/train.py"
+        " --settings {params.settings:q} --config {params.config:q}"
         " --reference {params.reference} --pairs {input.pairs} --validation {input.validation} --prompts {input.prompts}"
         " --cache {params.cache:q} --checkpoint {params.checkpoint} --code {params.code} --out {params.folder} > {log} 2>&1"

@@ -19,7 +19,7 @@ from sparsepo.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULT = ROOT / "config.yaml"
-SHIPPED = [DEFAULT, *sorted((ROOT / "configs").rglob("*.yaml"))]
+SHIPPED = [DEFAULT, *sorted(set((ROOT / "configs").rglob("*.yaml")) - set((ROOT / "configs/accelerate").iterdir()))]
 SCHEMA = ROOT / "schemas/config.schema.json"
 
 MODEL = "{source: scratch, config: {model_type: gpt2, n_embd: 8}, tokenizer: {kind: word, vocabulary: 100}}"

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import time
 from pathlib import Path
 
@@ -55,11 +56,12 @@ def main() -> None:
     config = SftConfig(**settings["sft"])
     identity = identity_of(settings, options.code, [options.corpus])
     where = {"folder": options.checkpoint, "seed": config.seed, "identity": identity}
-    model = in_bits(model, tokenizer, settings, options.checkpoint / "start")
+    model = in_bits(model, tokenizer, settings, options.checkpoint / "start" / os.environ.get("RANK", "0"))
     trainer = SFTTrainer(model, tokenizer, corpus, config=config, **where)
     trainer.train()
     trainer.save(options.out)
-    write_json(options.out / "run.json", record_of(options, start))
+    if trainer.is_world_process_zero():
+        write_json(options.out / "run.json", record_of(options, start))
     trainer.finish(dynamics)  # last: it deletes the checkpoints
 
 

@@ -86,7 +86,8 @@ def main() -> None:
         "kept_step": trainer.kept_step,
         "training_seconds": round(record["seconds"] - trainer.measuring, 2),
     }
-    write_json(options.out / "run.json", record)
+    if trainer.is_world_process_zero():
+        write_json(options.out / "run.json", record)
     trainer.finish(options.out / "dynamics.jsonl", options.out / "frontier.jsonl")  # last: it deletes the checkpoints
 
 

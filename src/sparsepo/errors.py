@@ -3,12 +3,14 @@
 import errno
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from sparsepo.orphans import end_with
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+PATIENCE = 20  # seconds that another process than the first of several waits with its sentence
 SNAKEMAKE = "SPARSEPO_SNAKEMAKE"  # the number of the process that waits for this one
 
 
@@ -23,7 +25,12 @@ def run(main: Callable[[], None]) -> None:
     """Call `main`; a UserError or a full disk becomes one line on stderr and exit code 1.
 
     Where stderr is a log on that full disk, the line goes to Snakemake's own output. A job ends with its Snakemake.
+    Of several processes (see `sparsepo.launch`) the first alone speaks; each ends with the launcher.
     """
+    if "LOCAL_RANK" in os.environ:
+        end_with(os.getppid(), "the launcher")
+    if not is_first():
+        sys.stdout = open(os.devnull, "w")
     if os.environ.get(SNAKEMAKE, "").isdecimal():
         end_with(int(os.environ[SNAKEMAKE]), "snakemake")
     try:
@@ -38,13 +45,23 @@ def run(main: Callable[[], None]) -> None:
 
 
 def leave(sentence: str) -> None:
-    """Exit with code 1 and a sentence."""
+    """Exit with code 1 and a sentence.
+
+    Most often the first of several processes meets the same mistake, says it, and the launcher ends the others.
+    """
+    if not is_first():
+        time.sleep(PATIENCE)
     try:
         print(sentence, file=sys.stderr, flush=True)
     except OSError:
         with suppress(OSError), open(f"/proc/{os.environ.get(SNAKEMAKE)}/fd/2", "a") as screen:
             print(sentence, file=screen)
     sys.exit(1)
+
+
+def is_first() -> bool:
+    """Whether this process is the one, or the first of several."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def is_full(error: Exception) -> bool:

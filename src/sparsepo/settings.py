@@ -7,6 +7,8 @@ from typing import Any
 
 from sparsepo import __version__
 from sparsepo.config import Config, TaskConfig
+from sparsepo.config.processes import read_accelerate
+from sparsepo.config.training import OptimisationConfig
 from sparsepo.data.hashes import file_hash
 from sparsepo.objective.methods import METHODS, STAND_IN
 from sparsepo.runs import find_run
@@ -44,8 +46,15 @@ def _with_folder(section: Any, task: str) -> Any:
     return section
 
 
+def _spread(section: OptimisationConfig | None) -> dict[str, Any]:
+    """What the accelerate config of a section says, if it has one; its comments are no matter."""
+    if section is None or section.accelerate is None:
+        return {}
+    return {"accelerate": repr(read_accelerate(section.accelerate))}
+
+
 def _sft(config: Config, task: TaskConfig, name: str, run: str) -> dict[str, Any]:
-    return {"model": _dump(task.model), "sft": _dump(task.sft), "loading": trusted(task)}
+    return {"model": _dump(task.model), "sft": _dump(task.sft), "loading": trusted(task)} | _spread(task.sft)
 
 
 def _preferences(config: Config, task: TaskConfig, name: str, run: str) -> dict[str, Any]:
@@ -70,7 +79,7 @@ def _method(task: TaskConfig, run: str) -> dict[str, Any]:
 def _train(config: Config, task: TaskConfig, name: str, run: str) -> dict[str, Any]:
     made = find_run(task, run)
     settings = {"method": made.method, "seed": made.seed, "training": _dump(task.training)} | _method(task, run)
-    settings |= {"loading": trusted(task)}
+    settings |= {"loading": trusted(task)} | _spread(task.training)
     measured = task.training.frontier_every
     sampling = _dump(task.sampling, without=("samples",))  # one response a prompt while training
     evaluation = {name: getattr(task.evaluation, name) for name in ("frontier_prompts", "batch_size")}

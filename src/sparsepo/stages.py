@@ -14,6 +14,7 @@ from sparsepo.config import Config
 from sparsepo.configfile import load_config
 from sparsepo.data.hashes import file_hash
 from sparsepo.errors import UserError
+from sparsepo.launch import python_command
 from sparsepo.objective.methods import METHODS
 from sparsepo.runs import find_run, runs_of
 from sparsepo.settings import SETTINGS, fitted, in_bits
@@ -73,6 +74,16 @@ class Stages:
     def run_patterns(self) -> list[str]:
         """Regular expressions that match every run of every task."""
         return sorted({re.escape(run) for task in self.tasks for run in self.runs(task)})
+
+    def processes(self, task: str, stage: str) -> int:
+        """How many processes, and GPUs, a run of `sft` or `training` takes."""
+        section = getattr(self.config.tasks[task], stage)
+        return 1 if section is None else section.processes
+
+    def python(self, task: str, stage: str) -> str:
+        """What runs the script of `sft` or `training`, as text for a shell."""
+        section = getattr(self.config.tasks[task], stage)
+        return python_command(self.processes(task, stage), section and section.accelerate)
 
     def resources(self, task: str) -> dict[str, int]:
         return self.config.tasks[task].resources.model_dump()

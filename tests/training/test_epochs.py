@@ -71,7 +71,7 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(toy, tmp_path, step):
 def test_a_cache_of_all_pairs_serves_their_epochs(toy, tmp_path):
     reference, pairs = toy.model(dtype=torch.float64), fresh(toy, epochs=2)
     online = toy.trainer(tmp_path / "online", reference=reference, data=pairs, epochs=2, log_kl=False)
-    token_pairs = online.data_collator.pairs
+    token_pairs = online.data_collator.batches.pairs
     write_cache(reference, token_pairs, "logps", PreferenceConfig(), tmp_path / "logps", "this")
     cache = [Cache.open(tmp_path / "logps", "this")]
     policy = toy.model(dtype=torch.float64)

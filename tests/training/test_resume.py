@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from sparsepo.config.training import SftConfig
 from sparsepo.data.records import Text
 from sparsepo.errors import UserError
-from sparsepo.training import loop
+from sparsepo.training import processes
 from sparsepo.training.checkpoints import is_complete
 from sparsepo.training.sft import SFTTrainer
 
@@ -180,8 +180,8 @@ NO_ROOM = OSError(errno.ENOSPC, "No space left on device")
 WAYS = [
     (torch, "save", NO_ROOM),
     (torch, "save", RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0\nmore lines")),
-    (loop, "save_file", NO_ROOM),
-    (loop, "save_file", SafetensorError("I/O error: No space left on device (os error 28)")),
+    (processes, "save_file", NO_ROOM),
+    (processes, "save_file", SafetensorError("I/O error: No space left on device (os error 28)")),
 ]
 
 

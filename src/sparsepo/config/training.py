@@ -1,41 +1,29 @@
 """Sections of a config: SFT, adapters and preference training."""
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from sparsepo.config.base import Count, CountOrZero, Dtype, Epochs, NotNegative, Positive, Seed, Share, Strict, refuse
+from sparsepo.config.base import (
+    Count,
+    CountOrZero,
+    Dtype,
+    Epochs,
+    NotNegative,
+    Positive,
+    Seed,
+    Share,
+    Strict,
+    refuse,
+    refuse_all,
+)
+from sparsepo.config.processes import accelerate_mistakes, is_sharded, read_accelerate
+from sparsepo.grids import Mistake
 
 NO_TARGETS = {"lm_head", "embed_out", "embed_in", "embed_tokens", "wte", "wpe"}
 """Common names of output heads and embeddings; `adapters.add` refuses them by what they are, whatever their name."""
-
-
-class OptimisationConfig(Strict):
-    """AdamW with linear warm-up, shared by SFT and preference training.
-
-    The 8-bit optimisers are those of bitsandbytes, which keep their state in a quarter of the memory.
-    """
-
-    epochs: Epochs = 1.0
-    max_steps: Count | None = None
-    batch_size: Count = 32
-    micro_batch_size: Count | None = None
-    learning_rate: Positive = 1e-6
-    weight_decay: NotNegative = 0.0
-    max_grad_norm: Positive = 1.0
-    schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
-    warmup: Share = 0.1
-    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = "adamw"
-    precision: Dtype = "float32"
-    gradient_checkpointing: bool = False
-    log_every: Count = 1
-    checkpoint_every: CountOrZero = 100
-
-    @model_validator(mode="after")
-    def _micro_batches_fill_the_batch(self) -> "OptimisationConfig":
-        if self.micro_batch_size is not None and self.batch_size % self.micro_batch_size:
-            refuse(f"must divide batch_size ({self.batch_size}), not {self.micro_batch_size}", "micro_batch_size")
-        return self
 
 
 class AdapterConfig(Strict):
@@ -63,15 +51,61 @@ class AdapterConfig(Strict):
         return targets
 
 
-class SftConfig(OptimisationConfig):
-    """Supervised fine-tuning on the task's corpus; `max_tokens` cuts a document.
+class OptimisationConfig(Strict):
+    """AdamW with linear warm-up, shared by SFT and preference training.
 
-    With an `adapter` only it is trained, and merged into plain weights at the end.
+    The 8-bit optimisers are those of bitsandbytes, which keep their state in a quarter of the memory.
+
+    With an `adapter` only it is trained, and merged into plain weights at the end. The `batch_size` of a step is shared
+    by `processes`, one a GPU, each with a copy of the weights (DDP) or, by `accelerate`, a config file of that library,
+    with a part of them (FSDP, DeepSpeed).
     """
+
+    epochs: Epochs = 1.0
+    max_steps: Count | None = None
+    batch_size: Count = 32
+    micro_batch_size: Count | None = None
+    learning_rate: Positive = 1e-6
+    weight_decay: NotNegative = 0.0
+    max_grad_norm: Positive = 1.0
+    schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
+    warmup: Share = 0.1
+    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = "adamw"
+    precision: Dtype = "float32"
+    gradient_checkpointing: bool = False
+    log_every: Count = 1
+    checkpoint_every: CountOrZero = 100
+    adapter: AdapterConfig | None = None
+    processes: Count = 1
+    accelerate: Path | None = None
+
+    @model_validator(mode="after")
+    def _micro_batches_fill_the_batch(self) -> "OptimisationConfig":
+        if self.micro_batch_size is not None and self.batch_size % self.micro_batch_size:
+            refuse(f"must divide batch_size ({self.batch_size}), not {self.micro_batch_size}", "micro_batch_size")
+        return self
+
+    @model_validator(mode="after")
+    def _processes_share_the_batch(self) -> "OptimisationConfig":
+        if self.batch_size % self.processes:
+            refuse(f"must divide batch_size ({self.batch_size}), not {self.processes}", "processes")
+        if self.accelerate is not None:
+            refuse_all((sentence, ("accelerate",)) for sentence in accelerate_mistakes(self.accelerate, self.processes))
+            refuse_all(self._unsuited(read_accelerate(self.accelerate)))
+        return self
+
+    def _unsuited(self, spread: dict[str, Any]) -> Iterator[Mistake]:
+        """What cannot be had with this accelerate config."""
+        if self.adapter is not None and spread["distributed_type"] != "MULTI_GPU":
+            kind = spread["distributed_type"]
+            yield f"an adapter shares its frozen weights, which {kind} takes apart: leave accelerate out", ("adapter",)
+
+
+class SftConfig(OptimisationConfig):
+    """Supervised fine-tuning on the task's corpus; `max_tokens` cuts a document."""
 
     learning_rate: Positive = 1e-5
     max_tokens: Count = 512
-    adapter: AdapterConfig | None = None
     seed: Seed = 0
 
 
@@ -90,7 +124,7 @@ class PreferenceConfig(OptimisationConfig):
     for methods whose loss does not look at it. `reference`: what a method needs of it is computed once for all runs
     where that can be stored, or by each run anew (`online`), which takes no disk space.
 
-    With an `adapter` only it and the mask heads are trained, and policy and reference share the frozen weights.
+    With an `adapter` the mask heads are trained too, and policy and reference share the frozen weights.
     """
 
     frontier_every: CountOrZero = 0
@@ -102,7 +136,6 @@ class PreferenceConfig(OptimisationConfig):
     log_kl: bool = True
     reference: Literal["cached", "online"] = "cached"
 
-    adapter: AdapterConfig | None = None
     mask_learning_rate: Positive = 1e-3
     mask_weight_decay: NotNegative = 0.01
     max_prompt_tokens: Count = 512
@@ -119,3 +152,10 @@ class PreferenceConfig(OptimisationConfig):
         if self.keep == "best" and not self.validate_every:
             refuse("'best' is by the loss of validation pairs: give validate_every (steps) too", "keep")
         return self
+
+    def _unsuited(self, spread: dict[str, Any]) -> Iterator[Mistake]:
+        yield from super()._unsuited(spread)
+        if is_sharded(spread) and self.frontier_every:
+            yield "sharded weights cannot be sampled while they train: write frontier_every: 0", ("frontier_every",)
+        if is_sharded(spread) and spread["distributed_type"] == "DEEPSPEED" and self.keep == "best":
+            yield "ZeRO-3 cannot go back to earlier weights: write keep: last", ("keep",)

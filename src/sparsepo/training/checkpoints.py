@@ -2,13 +2,14 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from sparsepo.data.records import write_json
 from sparsepo.errors import UserError
@@ -20,7 +21,8 @@ MARK = "complete.json"
 def mark_complete(folder: Path, identity: str) -> None:
     """Written last, when every file has reached the disk: the identity of the run and the sizes."""
     reach_the_disk(folder)
-    sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.name != MARK}
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != MARK]
+    sizes = {str(path.relative_to(folder)): path.stat().st_size for path in files}
     write_json(folder / MARK, {"identity": identity, "sizes": sizes})
 
 
@@ -65,12 +67,36 @@ def writing(folder: Path, step: int) -> Iterator[None]:
 
 
 def trained_weights(model: nn.Module) -> dict[str, Tensor]:
-    """The parameters that training changes, the very ones and each once, by name."""
-    return {name: value.detach() for name, value in model.named_parameters() if value.requires_grad}
+    """The parameters that training changes, each once, by name: the very ones, or of sharded ones a whole copy.
+
+    All processes have to ask for those at once.
+    """
+    return {name: whole(value.detach()) for name, value in model.named_parameters() if value.requires_grad}
+
+
+def whole(value: Tensor) -> Tensor:
+    """A tensor, gathered onto the CPU if it is sharded over processes."""
+    return value.full_tensor().to("cpu", copy=True) if isinstance(value, DTensor) else value
 
 
 @torch.no_grad()
 def set_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
     """Put the values of such parameters back. Raises KeyError if one is missing."""
-    for name, value in trained_weights(model).items():
-        value.copy_(weights[name])
+    for name, value in model.named_parameters():
+        if value.requires_grad:
+            value.copy_(_like(value, weights[name]))
+
+
+def _like(value: Tensor, given: Tensor) -> Tensor:
+    """`given`, sharded as `value` is."""
+    if not isinstance(value, DTensor):
+        return given
+    return distribute_tensor(given.to(value.device), value.device_mesh, value.placements)
+
+
+def replace_weight(model: nn.Module, names: Sequence[str], value: Tensor) -> None:
+    """Put a tensor in the place of a parameter, whatever that is, under all its names; the model can only be saved."""
+    made = nn.Parameter(value, requires_grad=False)
+    for name in names:
+        owner, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(owner), leaf, made)

@@ -1,7 +1,6 @@
 """What SFT and preference training share: transformers' Trainer with resumable checkpoints and a JSONL log of steps."""
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -10,17 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
-from transformers import Trainer, TrainingArguments, set_seed
+from transformers import TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from sparsepo.config.training import OptimisationConfig
 from sparsepo.data.records import write_json, write_text
 from sparsepo.errors import UserError
-from sparsepo.training.checkpoints import latest, mark_complete, set_weights, step_of, trained_weights, writing
+from sparsepo.training.batches import Batches, Shares
+from sparsepo.training.checkpoints import latest, mark_complete, step_of, writing
 from sparsepo.training.lock import hold
 from sparsepo.training.logs import Every, Progress, append_line, keep_until
+from sparsepo.training.processes import SharedTrainer
 
 OPTIMIZERS = {  # transformers' names
     "adamw": "adamw_torch_fused",
@@ -30,21 +31,23 @@ OPTIMIZERS = {  # transformers' names
 QUIET = {"total_flos", "train_loss", "train_runtime", "train_samples_per_second", "train_steps_per_second", "epoch"}
 
 
-class Loop(Trainer):
+class Loop(SharedTrainer):
     """A Trainer that writes `dynamics.jsonl` and goes on where it was killed.
 
     `folder` holds checkpoints and logs while training. `identity` names everything the result depends on: a checkpoint
     of another identity is dropped; it holds the trained parameters alone, of an adapted model those of the adapter.
     `measure`, called on the model every `measure_every` steps and at the end, returns numbers for `frontier.jsonl`, to
-    which its seconds are added. `whole_batches`: the collator gets all data of a step at once, and the subclass cuts
-    them into micro-batches itself.
+    which its seconds are added.
+
+    A subclass says what the loss of a micro-batch is, summed over what `batches` counts. Of several processes the first
+    alone writes.
     """
 
     def __init__(
         self,
         model: Any,
         data: Sequence[Any],
-        collator: Callable[..., Any],
+        batches: Batches,
         config: OptimisationConfig,
         *,
         folder: str | Path,
@@ -52,7 +55,6 @@ class Loop(Trainer):
         identity: str,
         measure: Callable[[Any], dict[str, float]] | None = None,
         measure_every: int = 0,
-        whole_batches: bool = False,
     ):
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -61,8 +63,9 @@ class Loop(Trainer):
         self._clock, self._tokens = time.perf_counter(), 0
         self.measuring = 0.0  # seconds that are not training
         self._watched: list[tuple[int, Tensor, Any]] = []
-        arguments = arguments_of(config, self.folder, seed, whole_batches)
-        super().__init__(model=model, args=arguments, data_collator=collator, train_dataset=data)
+        arguments = arguments_of(config, self.folder, seed)
+        shares = Shares(batches, arguments.process_index, arguments.world_size)
+        super().__init__(model=model, args=arguments, data_collator=shares, train_dataset=data)
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
         self.add_callback(Progress())
@@ -83,55 +86,68 @@ class Loop(Trainer):
         with self.aside():
             point = measure(self.model)
         seconds = round(time.perf_counter() - start, 3)
-        row = {"step": self.state.global_step} | point | {"seconds": seconds}
-        append_line(self.folder / "frontier.jsonl", row)
+        self.write_line("frontier.jsonl", {"step": self.state.global_step} | point | {"seconds": seconds})
+
+    def write_line(self, name: str, row: dict[str, Any]) -> None:
+        """Append a row to a log; every process has it, the first writes it."""
+        if self.is_world_process_zero():
+            append_line(self.folder / name, row)
 
     def train(self) -> None:
         """Train from the last complete checkpoint of this run in `folder`, or from the start."""
-        if self.is_world_process_zero():
-            hold(self.folder)
-        checkpoint = latest(self.folder, self.identity)
+        checkpoint = broadcast_object_list([self._clear_up() if self.is_world_process_zero() else None])[0]
         step = 0 if checkpoint is None else step_of(checkpoint)
-        if checkpoint is not None:
-            print(f"resuming at step {step} from {checkpoint}", flush=True)
-        for name in ("dynamics.jsonl", "frontier.jsonl"):
-            keep_until(self.folder / name, -1 if checkpoint is None else step)
         if checkpoint is not None and json.loads((checkpoint / "trainer_state.json").read_text())["max_steps"] == step:
             self._load_from_checkpoint(str(checkpoint))
             self.state.global_step = step
             return  # transformers would take one step more
-        set_seed(self.args.seed)  # whatever was drawn since the trainer was made
+        set_seed(self.args.seed + self.args.process_index)  # whatever was drawn since the trainer was made
         self._clock = time.perf_counter()
         super().train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
+    def _clear_up(self) -> Path | None:
+        """The checkpoint to go on from, in a folder that is ours alone; what was logged after it is forgotten."""
+        hold(self.folder)
+        checkpoint = latest(self.folder, self.identity)
+        if checkpoint is not None:
+            print(f"resuming at step {step_of(checkpoint)} from {checkpoint}", flush=True)
+        for name in ("dynamics.jsonl", "frontier.jsonl"):
+            keep_until(self.folder / name, -1 if checkpoint is None else step_of(checkpoint))
+        return checkpoint
+
     def finish(self, dynamics: Path, frontier: Path | None = None) -> None:
         """Copy the logs to their outputs and delete the working folder; called when the weights are saved."""
+        self.accelerator.end_training()
+        if not self.is_world_process_zero():
+            return
         for name, target in (("dynamics.jsonl", dynamics), ("frontier.jsonl", frontier)):
             if target is not None:
                 source = self.folder / name
                 write_text(target, source.read_text() if source.exists() else "")
         shutil.rmtree(self.folder)
 
-    def training_step(self, model, inputs, num_items_in_batch=None):
-        loss = super().training_step(model, inputs, num_items_in_batch)
-        self.watch(loss, inputs["input_ids"], inputs["attention_mask"].sum())
-        return loss
-
-    def watch(self, loss: Tensor, batch: Any, tokens: Any) -> None:
+    def watch(self, loss, batch):
         """Count tokens, and keep the loss with its batch until the next log: to look at it here would stall a GPU."""
-        self._tokens += tokens
-        self._watched.append((self.state.global_step + 1, loss, batch))
+        self._tokens += batch["weight"] * batch["tokens"]
+        self._watched.append((self.state.global_step + 1, loss, self.content(batch)))
+
+    def content(self, batch: dict[str, Any]) -> Any:
+        """What is written down of a batch whose loss is not finite."""
+        return batch["input_ids"]
 
     def _stop_on_nan(self) -> None:
-        """Raises UserError if a loss since the last look was not finite, with its batch written down."""
+        """Raises UserError if a loss since the last look was not finite on any process, with its batch written down."""
         watched, self._watched = self._watched, []
         finite = torch.stack([loss for _, loss, _ in watched]).isfinite().tolist() if watched else []
-        if all(finite):
+        bad = [found for found, good in zip(watched, finite, strict=True) if not good][:1]
+        if self.total([len(bad)]) == [0]:
             return
-        step, loss, batch = watched[finite.index(False)]
+        mine = [(at, float(loss), batch.tolist() if isinstance(batch, Tensor) else batch) for at, loss, batch in bad]
+        step, loss, batch = min(gather_object(mine), key=lambda found: found[0])
         path = self.folder / "bad_batch.json"
-        write_json(path, {"step": step, "batch": batch.tolist() if isinstance(batch, Tensor) else batch})
-        raise UserError(f"the loss is {float(loss)} at step {step}; the batch is in {path}")
+        if self.is_world_process_zero():
+            write_json(path, {"step": step, "batch": batch})
+        raise UserError(f"the loss is {loss} at step {step}; the batch is in {path}")
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """One line of numbers a logging interval."""
@@ -139,11 +155,11 @@ class Loop(Trainer):
         if "loss" not in logs:
             return
         self._stop_on_nan()
-        now, tokens = time.perf_counter(), float(self._tokens)
         logs = {"step": self.state.global_step} | logs | self.extra_logs()
+        now, (tokens,) = time.perf_counter(), self.total([self._tokens])
         logs["tokens_per_second"] = tokens / max(now - self._clock, 1e-9)
         self._clock, self._tokens = now, 0
-        append_line(self.folder / "dynamics.jsonl", logs)
+        self.write_line("dynamics.jsonl", logs)
         super().log(logs, start_time)
 
     def extra_logs(self) -> dict[str, float]:
@@ -163,31 +179,20 @@ class Loop(Trainer):
         target = self.folder / f"checkpoint-{self.state.global_step}"
         with writing(target, self.state.global_step):
             super()._save_checkpoint(model, trial)
-            mark_complete(target, self.identity)
-
-    def _save(self, output_dir=None, state_dict=None):
-        target = Path(output_dir or self.folder)
-        target.mkdir(parents=True, exist_ok=True)
-        save_file(trained_weights(self.model), target / "model.safetensors")
-
-    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
-        set_weights(self.model, load_file(Path(resume_from_checkpoint) / "model.safetensors"))
+            self.accelerator.wait_for_everyone()  # each process writes the state of its random numbers
+            if self.is_world_process_zero():
+                mark_complete(target, self.identity)
 
 
-def arguments_of(config: OptimisationConfig, folder: Path, seed: int, whole_batches: bool) -> TrainingArguments:
+def arguments_of(config: OptimisationConfig, folder: Path, seed: int) -> TrainingArguments:
     """Our few settings as transformers' many. Saving and logging are ours to name; the rest keeps its default."""
-    ranks = int(os.environ.get("WORLD_SIZE", 1))
-    if config.batch_size % ranks:
-        raise UserError(f"batch_size ({config.batch_size}) must be a multiple of the {ranks} processes that share it")
-    share = config.batch_size // ranks
-    micro = share if whole_batches else min(config.micro_batch_size or share, share)
     cuda = torch.cuda.is_available()
     return TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=config.epochs,
         max_steps=config.max_steps or -1,
-        per_device_train_batch_size=micro,
-        gradient_accumulation_steps=share // micro,
+        per_device_train_batch_size=config.batch_size,  # which its collator cuts
+        average_tokens_across_devices=False,  # a step's data are counted there
         learning_rate=config.learning_rate,
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
@@ -207,6 +212,7 @@ def arguments_of(config: OptimisationConfig, folder: Path, seed: int, whole_batc
         disable_tqdm=True,
         report_to=[],
         seed=seed,
+        data_seed=seed,  # of every process
         dataloader_pin_memory=cuda,
         dataloader_num_workers=int(cuda),  # collates the next step while the device computes this one
         accelerator_config={"non_blocking": cuda},

@@ -1,8 +1,8 @@
 """One step of preference optimisation as a module: policy, reference, masks and a loss; and a look inside a pair."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +18,11 @@ from sparsepo.objective.terms import KL, Rows, SummedLoss, TokenTerms, token_ter
 from sparsepo.training.views import look
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What one batch of b pairs gave: loss and rewards, both sides token by token, and the mask penalty (b,).
 
     total: the sum of `loss`, a scalar that carries the gradient; `loss` itself does so too, unless gradients were
-    computed in the forward pass.
+    computed in the forward pass. A tuple, in which whatever wraps the module finds tensors.
     """
 
     pair: PairLoss
@@ -62,6 +61,7 @@ class PairObjective(nn.Module):
         self.policy = policy
         self.masks = masks
         self.gradients = gradients
+        self._no_split_modules = policy._no_split_modules  # the blocks, which FSDP shards one by one
         self._reference = (reference,)
         self._ref_head = lm_head(policy).copy() if reference is None else None
         self._loss = LOSSES[METHODS[method].loss]
@@ -104,7 +104,7 @@ class PairObjective(nn.Module):
         terms = token_terms(*where, kl=kl, loss=SummedLoss(loss_of, [at for at, _ in groups], tokens))
         with torch.no_grad():
             outcome = self._judge(rows, terms, weights, ref_logps)
-        return replace(outcome, total=terms.total)
+        return outcome._replace(total=terms.total)
 
     def _judge(self, rows: Rows, terms: TokenTerms, weights: Mapping[str, Tensor], ref_logps: Tensor | None) -> Outcome:
         """The loss of these terms; `weights` m_u and m_d are grids, `ref_logps` are known ones."""
@@ -118,7 +118,9 @@ class PairObjective(nn.Module):
         chosen, rejected = _split(tokens, rows.valid)
         half = len(rows.valid) // 2
         result, penalty = self._loss(chosen, rejected, **self._hyper), penalty[:half] + penalty[half:]
-        return Outcome(result, chosen, rejected, penalty, (result.loss + penalty).sum())
+        total = (result.loss + penalty).sum()  # FSDP: a view that carries a gradient must not leave the module
+        still = {name: None if value is None else value.detach() for name, value in tokens.items()}
+        return Outcome(result, *_split(still, rows.valid), penalty, total)
 
     def known(self, batch: dict[str, Any], rows: Rows) -> "Known":
         """What the batch brings of the reference, or what the reference says of the batch."""

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +21,10 @@ from sparsepo.models import without_dropout
 from sparsepo.objective.masks import Masks
 from sparsepo.objective.methods import METHODS, check_parameters
 from sparsepo.objective.terms import KL
-from sparsepo.training.batches import MicroBatches, encode, order_of, records_of
+from sparsepo.training.batches import MicroBatches, Shares, encode, order_of, records_of
 from sparsepo.training.checkpoints import set_weights
 from sparsepo.training.checks import check_known, check_models, check_pairs, check_step_0
-from sparsepo.training.logs import EveryFromTheStart, append_line
+from sparsepo.training.logs import EveryFromTheStart
 from sparsepo.training.loop import Loop
 from sparsepo.training.metrics import metrics
 from sparsepo.training.objective import PairObjective, masks_for
@@ -88,30 +87,31 @@ class PreferenceTrainer(Loop):
         objective = self._objective(policy, reference, config, seed, encoded.pairs)
         models = [model for model in (policy, reference) if model is not None]
         layout = choose_layout(models, config.layout, [*encoded.pairs, *held_out.pairs])
-        self.held_out = MicroBatches(held_out.pairs, layout, config)
+        batches = MicroBatches(encoded.pairs, layout, config, cache)
         self.best: Best | None = None
         self._sums: dict[str, Tensor] = {}
         self._pairs = 0
         super().__init__(
             objective,
             range(len(encoded.pairs)),
-            MicroBatches(encoded.pairs, layout, config, cache),
+            batches,
             config,
             folder=folder,
             seed=seed,
             identity=identity,
             measure=None if measure is None else lambda model: measure(model.policy),
             measure_every=config.frontier_every,
-            whole_batches=True,
         )
+        held = MicroBatches(held_out.pairs, layout, config)
+        self.held_out = Shares(held, self.args.process_index, self.args.world_size)
         if config.validate_every:
             self.add_callback(EveryFromTheStart(config.validate_every, self._validate))
         if config.gradient_checkpointing:
             policy.activation_checkpointing_enable()
         if reference is not None:
             reference.to(self.args.device)
-        some = self.data_collator(range(min(CALIBRATION_PAIRS, len(encoded.pairs))))["micro"]
-        objective.calibrate(onto(self.args.device, batch) for batch in some)
+        some = batches.cut(range(min(CALIBRATION_PAIRS, len(encoded.pairs))))
+        objective.calibrate(onto(self.args.device, batches.collate(places)) for places in some)
 
     def _objective(self, policy, reference, config, seed, pairs) -> PairObjective:
         """The objective with new mask heads, and with a new adapter on the policy if the config has one."""
@@ -149,6 +149,8 @@ class PreferenceTrainer(Loop):
 
         An adapter is merged into plain weights, see `adapters.save`.
         """
+        if not self.gather():
+            return
         with whole(folder) as place:
             adapters.save(self.policy, self.tokenizer, place)
             if self.masks is not None:
@@ -157,42 +159,24 @@ class PreferenceTrainer(Loop):
 
     # what transformers' Trainer asks for
 
-    def training_step(self, model, inputs, num_items_in_batch=None):
-        """One step: the gradient of the mean loss over all its pairs, micro-batch by micro-batch."""
-        model.train()
-        batches = self._prepare_inputs(inputs)["micro"]
-        pairs = self._mean_over_ranks(sum(len(batch["pairs"]) for batch in batches))
-        found = []
-        for batch in batches:
-            with self.accelerator.no_sync(model) if len(found) < len(batches) - 1 else nullcontext():
-                with self.compute_loss_context_manager():
-                    loss = self.compute_loss(model, batch) / pairs
-                self.accelerator.backward(loss)
-            found.append(loss.detach())
-            self.watch(found[-1], [vars(self.data_collator.pairs[at]) for at in batch["pairs"]], batch["tokens"])
-        return torch.stack(found).sum()
-
-    def _mean_over_ranks(self, pairs: int) -> float:
-        """Gradients are averaged over ranks, whose batches may differ in size at the end of an epoch."""
-        if self.accelerator.num_processes == 1:
-            return pairs
-        return float(self.accelerator.gather(torch.tensor([pairs], device=self.args.device)).float().mean())
-
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The sum of the losses of a micro-batch's pairs."""
         outcome = model(inputs)
         if self.state.global_step == 0:
             check_step_0(outcome, self.policy.dtype, self.args.bf16 or self.args.fp16)
-        self._pairs += len(outcome.loss)
+        self._pairs += inputs["weight"] * len(outcome.loss)
         with torch.no_grad():
             for name, value in metrics(outcome).items():
-                self._sums[name] = self._sums.get(name, 0.0) + value.sum()
+                self._sums[name] = self._sums.get(name, 0.0) + inputs["weight"] * value.sum()
         return (outcome.total, outcome) if return_outputs else outcome.total
 
+    def content(self, batch):
+        """The token ids of its pairs."""
+        return [vars(self.data_collator.batches.pairs[place]) for place in batch["pairs"]]
+
     def extra_logs(self) -> dict[str, float]:
-        names = list(self._sums)
-        totals = torch.stack([self._sums[name].double() for name in names]).tolist()  # the one sync of an interval
-        means = {name: total / self._pairs for name, total in zip(names, totals, strict=True)}
+        pairs, *totals = self.total([self._pairs, *self._sums.values()])
+        means = {name: total / pairs for name, total in zip(self._sums, totals, strict=True)}
         self._sums, self._pairs = {}, 0
         return means
 
@@ -216,15 +200,17 @@ class PreferenceTrainer(Loop):
         """A row of the log; after a step, the weights too if no earlier ones were better and the best are wanted."""
         step = self.state.global_step
         with self.aside():
-            row = validate(self.model, self.held_out, self.compute_loss_context_manager, self.args.seed)
-        append_line(self.folder / "dynamics.jsonl", {"step": step} | row)
+            how = (self.compute_loss_context_manager, self.args.seed, self.total)
+            row = validate(self.model, self.held_out, *how)
+            self.rest()
+        self.write_line("dynamics.jsonl", {"step": step} | row)
         loss = row["validation_loss"]
         if self.settings.keep == "best" and step > 0 and (self.best is None or loss < self.best.loss):
             self.best = Best.of(self.model, step, loss)
 
-    def _save(self, output_dir=None, state_dict=None):
-        super()._save(output_dir)
-        if self.best is not None:
+    def save_model(self, output_dir=None, _internal_call=False):
+        super().save_model(output_dir)
+        if self.best is not None and self.is_world_process_zero():
             self.best.write(Path(output_dir) / BEST)
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):

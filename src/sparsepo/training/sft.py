@@ -1,6 +1,7 @@
 """Supervised fine-tuning: next-token loss on the response part of each document."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,14 +49,38 @@ class SFTTrainer(Loop):
             adapters.add(model, config.adapter)
         if config.gradient_checkpointing:
             model.activation_checkpointing_enable()
-        pad = tokenizer.pad_token_id
-        super().__init__(
-            model, rows, lambda batch: collate(batch, pad), config, folder=folder, seed=seed, identity=identity
-        )
+        batches = Documents(tokenizer.pad_token_id, config.micro_batch_size)
+        super().__init__(model, rows, batches, config, folder=folder, seed=seed, identity=identity)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """The sum of the losses of a micro-batch's target tokens."""
+        given = {name: inputs[name] for name in ("input_ids", "labels", "attention_mask")}
+        loss = super().compute_loss(model, given, num_items_in_batch=1)
+        return loss if self.model_accepts_loss_kwargs else loss * inputs["targets"]  # without them it is a mean
 
     def save(self, folder: str | Path) -> None:
         """The model as a Hugging Face folder; an adapter is merged into plain weights, see `adapters.save`."""
-        adapters.save(self.model, self.tokenizer, folder)
+        if self.gather():
+            adapters.save(self.model, self.tokenizer, folder)
+
+
+@dataclass(frozen=True)
+class Documents:
+    """Batches of (ids, length of the prompt in them), cut into `size` documents each; target tokens are counted."""
+
+    pad: int
+    size: int | None
+
+    def cut(self, rows: Sequence[tuple[list[int], int]]) -> list[Sequence[tuple[list[int], int]]]:
+        size = self.size or max(1, len(rows))
+        return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+    def collate(self, rows: Sequence[tuple[list[int], int]]) -> dict[str, Any]:
+        tokens = sum(len(ids) for ids, _ in rows)
+        return {**collate(rows, self.pad), "tokens": tokens, "targets": self.count(rows)}
+
+    def count(self, rows: Sequence[tuple[list[int], int]]) -> int:
+        return sum(len(ids) - max(prompt, 1) for ids, prompt in rows)
 
 
 def encode_document(tokenizer: Any, text: Text, limit: int) -> tuple[list[int], int] | None:

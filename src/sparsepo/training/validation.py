@@ -1,6 +1,7 @@
 """Validation while a policy trains: the loss of pairs that it is not trained on, and the weights of the lowest."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,36 +13,42 @@ from torch import Tensor, nn
 
 from sparsepo.data.collation import onto
 from sparsepo.errors import UserError
-from sparsepo.training.batches import MicroBatches
+from sparsepo.training.batches import Shares
 from sparsepo.training.checkpoints import trained_weights
 from sparsepo.training.objective import PairObjective
 
 
 @torch.no_grad()
 def validate(
-    objective: PairObjective, batches: MicroBatches, precision: Callable[[], AbstractContextManager], seed: int
+    objective: PairObjective,
+    shares: Shares,
+    precision: Callable[[], AbstractContextManager],
+    seed: int,
+    total: Callable[[Sequence[Tensor]], list[float]],
 ) -> dict[str, float]:
     """Means over all pairs of the loss that is minimised and of whether the chosen response has the larger reward.
 
-    In eval mode; random masks are drawn from `seed`, the same each time. Neither the mode nor the program's random
-    state is changed. Raises UserError for a loss that is not finite.
+    `shares` gives each process its part, and `total` sums over processes. In eval mode; random masks are drawn from
+    `seed`, the same each time. Neither the mode nor the program's random state is changed. Raises UserError for a loss
+    that is not finite.
     """
     device, trains = next(objective.policy.parameters()).device, objective.training
     loss = right = torch.zeros((), dtype=torch.float64, device=device)
     objective.eval()
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        count, size = len(batches.pairs), batches.config.batch_size
+        count, size = len(shares.batches.pairs), shares.batches.config.batch_size
         for start in range(0, count, size):
-            for batch in batches(range(start, min(start + size, count)))["micro"]:
+            for batch in shares(range(start, min(start + size, count)))["micro"]:
                 with precision():
                     outcome = objective(onto(device, batch))
-                loss = loss + outcome.loss.double().sum()
-                right = right + (outcome.pair.chosen_reward > outcome.pair.rejected_reward).sum()
+                loss = loss + batch["weight"] * outcome.loss.double().sum()
+                right = right + batch["weight"] * (outcome.pair.chosen_reward > outcome.pair.rejected_reward).sum()
     objective.train(trains)
-    if not loss.isfinite():
-        raise UserError(f"the validation loss is {float(loss)}")
-    return {"validation_loss": float(loss) / count, "validation_accuracy": float(right) / count}
+    all_loss, all_right = total([loss, right])
+    if not math.isfinite(all_loss):
+        raise UserError(f"the validation loss is {all_loss}")
+    return {"validation_loss": all_loss / count, "validation_accuracy": all_right / count}
 
 
 @dataclass(frozen=True)
