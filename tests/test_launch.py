@@ -1,0 +1,153 @@
+"""A run on several processes: the command that starts it, and what a config may not say of it."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sparsepo.config import Config
+from sparsepo.configfile import load_config
+from sparsepo.errors import UserError
+from sparsepo.launch import PLAIN, launch_arguments, python_command
+from sparsepo.stages import Stages
+
+ROOT = Path(__file__).resolve().parents[1]
+SHIPPED = sorted((ROOT / "configs/accelerate").glob("*.yaml"))
+FSDP = yaml.safe_load((ROOT / "configs/accelerate/fsdp.yaml").read_text())
+RUN = "dpo/beta~0.1/seed~0"
+
+
+def config(section, **settings):
+    """The default config with these settings in its section `sft` or `training`."""
+    overrides = {f"tasks__planted__{section}__{name}": value for name, value in settings.items()}
+    return load_config(ROOT / "config.yaml", {"tasks__planted__training__frontier_every": 0} | overrides)
+
+
+def refused(section="training", **settings):
+    with pytest.raises(UserError) as told:
+        config(section, **settings)
+    assert "\n" not in str(told.value)
+    return str(told.value)
+
+
+def written(folder, **changed):
+    """The shipped config for FSDP, changed, in a file."""
+    path = folder / "accelerate.yaml"
+    path.write_text(yaml.safe_dump(FSDP | changed))
+    return path
+
+
+# --- the command
+
+
+def test_one_process_is_plain_python():
+    stages = Stages(config("training"))
+    assert stages.python("planted", "training") == stages.python("planted", "sft") == "python"
+    assert stages.processes("planted", "training") == 1
+
+
+def test_several_are_launched_for_the_section_that_asks_for_them(tmp_path):
+    path = written(tmp_path).rename(tmp_path / "a name.yaml")
+    stages = Stages(config("training", processes=4, accelerate=str(path)))
+    assert stages.python("planted", "training") == f"python -m sparsepo.launch --processes 4 --accelerate '{path}'"
+    assert (stages.processes("planted", "training"), stages.processes("planted", "sft")) == (4, 1)
+    assert stages.python("planted", "sft") == "python"
+    assert python_command(2, None) == "python -m sparsepo.launch --processes 2"
+
+
+def test_a_task_without_fine_tuning_makes_its_reference_on_one_process(tmp_path):
+    plain = yaml.safe_load((ROOT / "config.yaml").read_text())
+    task = plain["tasks"]["planted"] | {"sft": None, "model": {"source": "hub", "id": "a/b"}}
+    made = Stages(Config.model_validate({"name": "x", "tasks": {"planted": task}}))
+    assert (made.processes("planted", "sft"), made.python("planted", "sft")) == (1, "python")
+
+
+@pytest.mark.parametrize("threads, each", [(8, "4"), (2, "1"), (1, "1")])
+def test_accelerate_gets_a_free_port_of_this_machine_and_processes_share_the_threads(threads, each):
+    found = launch_arguments(2, None, threads, ["train.py", "--seed", "1"])
+    asked = dict(zip(found[:-3:2], found[1:-3:2], strict=True))
+    assert found[-3:] == ["train.py", "--seed", "1"]
+    assert (asked["--main_process_ip"], asked["--main_process_port"]) == ("127.0.0.1", "0")
+    assert (asked["--num_processes"], asked["--num_cpu_threads_per_process"]) == ("2", each)
+    assert asked["--config_file"] == str(PLAIN)
+    assert asked["--mixed_precision"] == "no"  # precision is our own config's
+
+
+def test_no_setting_of_the_users_own_accelerate_config_takes_part():
+    assert yaml.safe_load(PLAIN.read_text())["distributed_type"] == "MULTI_GPU"
+    assert launch_arguments(2, Path("mine.yaml"), 2, [])[:2] == ["--config_file", "mine.yaml"]
+
+
+# --- what is compared
+
+
+def test_what_an_accelerate_config_says_is_a_setting_and_its_comments_are_not(tmp_path):
+    def settings(**changed):
+        stages = Stages(config("training", processes=2, accelerate=str(written(tmp_path, **changed))))
+        return stages.settings("train", "planted", RUN)
+
+    first = settings()
+    path = written(tmp_path)
+    path.write_text("# a comment\n" + path.read_text())
+    assert Stages(config("training", processes=2, accelerate=str(path))).settings("train", "planted", RUN) == first
+    assert settings(fsdp_config=FSDP["fsdp_config"] | {"fsdp_reshard_after_forward": False}) != first
+
+
+# --- what is refused
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+@pytest.mark.parametrize("section", ["sft", "training"])
+def test_every_shipped_accelerate_config_is_taken(section, path):
+    config(section, processes=2, accelerate=str(path))
+
+
+def test_processes_must_divide_the_batch():
+    assert refused(processes=3).endswith("processes: must divide batch_size (16), not 3")
+    assert "sft.processes: must divide batch_size (32), not 5" in refused("sft", processes=5)
+
+
+def test_an_accelerate_config_that_cannot_be_read_is_told(tmp_path):
+    assert f"{tmp_path}/none.yaml: no such file" in refused(processes=2, accelerate=str(tmp_path / "none.yaml"))
+    for text in ("{", "- a", "", "\0"):
+        (tmp_path / "bad.yaml").write_text(text)
+        assert "bad.yaml: not a mapping in YAML" in refused(processes=2, accelerate=str(tmp_path / "bad.yaml"))
+
+
+@pytest.mark.parametrize(
+    "processes, changed, told",
+    [
+        (1, {}, "is for several processes: give processes (how many) too"),
+        (2, {"num_processes": 8}, "says num_processes: 8, and processes is 2"),
+        (2, {"num_machines": 2}, "says num_machines: 2: a run takes the processes of one machine"),
+        (2, {"distributed_type": "MEGATRON_LM"}, "distributed_type must be one of MULTI_GPU, FSDP, DEEPSPEED"),
+        (2, {"fsdp_config": FSDP["fsdp_config"] | {"fsdp_version": 1}}, "must say fsdp_version: 2"),
+        (
+            2,
+            {"fsdp_config": FSDP["fsdp_config"] | {"fsdp_cpu_ram_efficient_loading": True}},
+            "must say fsdp_cpu_ram_efficient_loading: false",
+        ),
+        (
+            2,
+            {"fsdp_config": FSDP["fsdp_config"] | {"fsdp_activation_checkpointing": True}},
+            "write gradient_checkpointing: true in the config instead",
+        ),
+    ],
+)
+def test_an_accelerate_config_that_does_not_fit_is_told(tmp_path, processes, changed, told):
+    path = written(tmp_path, **changed)
+    message = refused(processes=processes, accelerate=str(path))
+    assert told in message and f"training.accelerate: {path}" in message
+
+
+@pytest.mark.parametrize("name", ["fsdp", "zero3"])
+def test_what_sharded_weights_cannot_do_is_told(name):
+    path = str(ROOT / f"configs/accelerate/{name}.yaml")
+    assert "write frontier_every: 0" in refused(processes=2, accelerate=path, frontier_every=5)
+    assert "an adapter shares its frozen weights" in refused(processes=2, accelerate=path, adapter={"rank": 2})
+
+
+def test_only_stage_3_of_deepspeed_shards_weights():
+    best = {"processes": 2, "keep": "best", "validate_every": 5}
+    assert "ZeRO-3 cannot go back" in refused(accelerate=str(ROOT / "configs/accelerate/zero3.yaml"), **best)
+    config("training", accelerate=str(ROOT / "configs/accelerate/zero2.yaml"), frontier_every=5, **best)
