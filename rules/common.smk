@@ -119,9 +119,9 @@ def code(stage):
     return lambda wildcards: STAGES.code(stage, **wildcards)
 
 
-def asks(what):
-    """A function of wildcards and attempt: memory or minutes of a GPU job; minutes grow with each attempt."""
-    return lambda wildcards, attempt: STAGES.resources(wildcards.task)[what] * (attempt if what == "runtime" else 1)
+def asks(stage, what):
+    """A function of wildcards and attempt: memory or minutes of a job; minutes grow with each attempt."""
+    return lambda wildcards, attempt: STAGES.resources(wildcards.task, stage)[what] * attempt ** (what == "runtime")
 
 
 def processes(stage):

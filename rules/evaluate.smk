@@ -17,8 +17,8 @@ rule evaluate_run:
     threads: 1
     resources:
         gpu=1,
-        mem_mb=asks("mem_mb"),
-        runtime=asks("runtime"),
+        mem_mb=asks("evaluate", "mem_mb"),
+        runtime=asks("evaluate", "runtime"),
     params:
         policy=subpath(input.policy, parent=True),
         reference=subpath(input.reference, parent=True),

@@ -15,8 +15,8 @@ rule generate:
     threads: 1
     resources:
         gpu=1,
-        mem_mb=asks("mem_mb"),
-        runtime=asks("runtime"),
+        mem_mb=asks("generate", "mem_mb"),
+        runtime=asks("generate", "runtime"),
     params:
         # Not an output: see make_sft.
         kept=f"{GENERATIONS}.partial",
@@ -44,8 +44,8 @@ rule measure_summaries:
     threads: 1
     resources:
         gpu=1,
-        mem_mb=asks("mem_mb"),
-        runtime=asks("runtime"),
+        mem_mb=asks("summaries", "mem_mb"),
+        runtime=asks("summaries", "runtime"),
     params:
         settings=settings("summaries"),
         code=code_version("workflow_scripts/summaries.py"),
@@ -70,8 +70,8 @@ rule measure_wins:
     threads: 1
     resources:
         gpu=1,
-        mem_mb=asks("mem_mb"),
-        runtime=asks("runtime"),
+        mem_mb=asks("wins", "mem_mb"),
+        runtime=asks("wins", "runtime"),
     params:
         # Not an output: a judge's answers cost money, and Snakemake deletes outputs before a retry.
         answers="results/{task}/answers/{run}",
@@ -96,8 +96,8 @@ rule measure_benchmarks:
     threads: 1
     resources:
         gpu=1,
-        mem_mb=asks("mem_mb"),
-        runtime=asks("runtime"),
+        mem_mb=asks("benchmarks", "mem_mb"),
+        runtime=asks("benchmarks", "runtime"),
     params:
         # Not an output: see make_sft.
         kept=f"{MEASURES}.partial".replace("{part}", "benchmarks"),
@@ -128,8 +128,8 @@ rule sample_programs:
     threads: 1
     resources:
         gpu=1,
-        mem_mb=asks("mem_mb"),
-        runtime=asks("runtime"),
+        mem_mb=asks("programs", "mem_mb"),
+        runtime=asks("programs", "runtime"),
     params:
         # Not an output: see make_sft.
         kept=f"{PROGRAMS}.partial",
@@ -154,7 +154,7 @@ rule measure_code:
     threads: 2
     resources:
         mem_mb=4000,
-        runtime=asks("runtime"),
+        runtime=asks("code", "runtime"),
     params:
         # Not an output: see make_sft.
         kept=f"{MEASURES}.partial".replace("{part}", "code"),

@@ -17,8 +17,8 @@ rule make_preferences:
     threads: 2
     resources:
         gpu=1,
-        mem_mb=asks("mem_mb"),
-        runtime=asks("runtime"),
+        mem_mb=asks("preferences", "mem_mb"),
+        runtime=asks("preferences", "runtime"),
     params:
         # Not an output: see make_sft.
         kept=f"{PREFERENCES}/sampled.partial",

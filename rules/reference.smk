@@ -15,8 +15,8 @@ rule cache_reference:
     threads: 1
     resources:
         gpu=1,
-        mem_mb=asks("mem_mb"),
-        runtime=asks("runtime"),
+        mem_mb=asks("reference", "mem_mb"),
+        runtime=asks("reference", "runtime"),
     params:
         reference=subpath(input.reference, parent=True),
         folder=subpath(output.index, parent=True),

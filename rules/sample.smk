@@ -14,8 +14,8 @@ rule sample_policy:
     threads: 1
     resources:
         gpu=1,
-        mem_mb=asks("mem_mb"),
-        runtime=asks("runtime"),
+        mem_mb=asks("sample", "mem_mb"),
+        runtime=asks("sample", "runtime"),
     params:
         # Not an output: see make_sft.
         kept=f"{SAMPLES}.partial",

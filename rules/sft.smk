@@ -16,8 +16,8 @@ rule make_sft:
     threads: lambda wildcards: max(2, STAGES.processes(wildcards.task, "sft"))
     resources:
         gpu=processes("sft"),
-        mem_mb=asks("mem_mb"),
-        runtime=asks("runtime"),
+        mem_mb=asks("sft", "mem_mb"),
+        runtime=asks("sft", "runtime"),
     params:
         # Not an output: Snakemake deletes outputs before a retry, and a killed training needs its checkpoints.
         checkpoint=f"{SFT}/checkpoint",

@@ -21,8 +21,8 @@ rule train_policy:
     threads: processes("training")
     resources:
         gpu=processes("training"),
-        mem_mb=asks("mem_mb"),
-        runtime=asks("runtime"),
+        mem_mb=asks("train", "mem_mb"),
+        runtime=asks("train", "runtime"),
     params:
         # Not an output: see make_sft.
         checkpoint=f"{RUN}/checkpoint",

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from sparsepo.config import Config
-from sparsepo.configfile import merge, nested
+from sparsepo.configfile import load_owned, merge, nested
 from sparsepo.errors import UserError
 from sparsepo.objective.methods import METHODS
 from sparsepo.runs import Run, find_run, runs_of
@@ -21,7 +21,7 @@ BASE = yaml.safe_load("""
 name: small
 tasks:
   reviews:
-    model: {source: scratch, config: {model_type: gpt2}}
+    model: {source: scratch, config: {model_type: gpt2, n_layer: 2, n_embd: 8}}
     data: {source: planted, texts: 60, prompts: {train: 40, validation: 8, test: 8}}
     sft: {epochs: 1}
     preferences: {source: generated, scorer: {kind: vader}}
@@ -105,6 +105,7 @@ def test_the_patterns_match_the_runs_and_nothing_else():
     assert all(re.fullmatch(pattern, run) for run in ["sft", *RUNS])
     assert not re.fullmatch(pattern, RUNS[0].replace("0.1", "0x1"))
     assert not re.fullmatch(pattern, "dpo/beta~0.2/seed~0")
+    assert not re.fullmatch(pattern, "dpo/beta~0.1/seed~1")
 
 
 def test_the_first_run_of_a_method_is_that_of_its_first_point_and_seed():
@@ -117,7 +118,7 @@ def test_the_first_run_of_a_method_is_that_of_its_first_point_and_seed():
 def test_each_stage_reads_what_it_needs():
     assert set(parsed("data")) == {"name", "data", "preferences", "model", "execution"}
     assert parsed("data")["preferences"] is None and parsed("data")["model"] is None
-    assert parsed("sft")["sft"]["epochs"] == 1 and parsed("sft")["model"]["config"] == {"model_type": "gpt2"}
+    assert parsed("sft")["sft"]["epochs"] == 1 and parsed("sft")["model"]["config"]["n_layer"] == 2
     assert parsed("preferences")["preferences"]["sampling"]["samples"] == 2
     assert parsed("sample")["sampling"]["max_new_tokens"] == 64
     train = parsed("train", RUNS[5])
@@ -249,7 +250,17 @@ def test_data_sft_and_preferences_are_each_their_own():
 
 def test_what_a_scheduler_is_asked_for_changes_no_result():
     assert changed_by(resources__mem_mb=9000) == {}
-    assert stages(resources__mem_mb=9000).resources("reviews") == {"mem_mb": 9000, "runtime": 120}
+    assert changed_by(resources__parameters=1e6, resources__device="gpu") == {}
+
+
+def test_a_model_whose_size_nobody_knows_is_refused_by_the_place_of_its_task(tmp_path):
+    path = tmp_path / "config.yaml"
+    model = {"source": "hub", "id": "gpt2-large"}
+    path.write_text(yaml.safe_dump({**BASE, "tasks": {"reviews": {**BASE["tasks"]["reviews"], "model": model}}}))
+    with pytest.raises(UserError, match=r"^tasks.reviews.model: how large 'gpt2-large' is cannot be told"):
+        Stages.read([path], {})
+    given = {"tasks__reviews__resources": {"mem_mb": 9000, "runtime": 7}}
+    assert Stages.read([path], given).resources("reviews", "train") == {"mem_mb": 9000, "runtime": 7}
 
 
 def test_one_task_does_not_touch_another():
@@ -259,6 +270,33 @@ def test_one_task_does_not_touch_another():
     for stage in STAGES:
         assert second.settings(stage, "reviews", RUNS[0]) == stages().settings(stage, "reviews", RUNS[0])
     assert second.runs("other", sft=False)[0] == "dpo/beta~0.1/seed~9"
+
+
+# --- several configs at once
+
+
+def test_configs_given_together_make_what_each_makes_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    paths = [tmp_path / "one.yaml", tmp_path / "two.yaml"]
+    for path, task in zip(paths, ("first", "second"), strict=True):
+        path.write_text(yaml.safe_dump({"name": path.stem, "tasks": {task: BASE["tasks"]["reviews"]}}))
+    both = Stages.read(paths, {})
+    assert both.tasks == ["first", "second"]
+    for path, task in zip(paths, both.tasks, strict=True):
+        alone = Stages.read([path], {})
+        assert alone.runs(task) == both.runs(task)
+        for stage in STAGES:
+            assert alone.settings(stage, task, RUNS[0]) == both.settings(stage, task, RUNS[0])
+
+
+def test_a_task_belongs_to_the_last_file_with_a_name_that_speaks_of_it(tmp_path):
+    paths = [tmp_path / f"{name}.yaml" for name in ("base", "seeds", "other")]
+    seeds = {"tasks": {"reviews": {"seeds": [1, 2]}}}
+    for path, raw in zip(paths, (BASE, seeds, {"name": "other", **seeds}), strict=True):
+        path.write_text(yaml.safe_dump(raw))
+    assert load_owned(paths[:2])[1] == {"reviews": "small"}
+    assert load_owned(paths)[1] == {"reviews": "other"}
+    assert load_owned(paths, {"name": "mine"})[1] == {"reviews": "mine"}
 
 
 # --- files of the user

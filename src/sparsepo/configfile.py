@@ -29,15 +29,30 @@ def load_config(path: str | Path | Sequence[str | Path], overrides: Mapping[str,
     An override is a nested mapping, or a key that spells the way down with `__`, as Snakemake's `--config` takes them:
     `tasks__planted__seeds`. Raises UserError with one sentence a mistake: line, place, what was given, what is allowed.
     """
-    merged, where = {}, {}
+    return load_owned(path, overrides)[0]
+
+
+def load_owned(
+    path: str | Path | Sequence[str | Path], overrides: Mapping[str, Any] | None = None
+) -> tuple[Config, dict[str, str]]:
+    """As `load_config`, and the name of the config that each task belongs to.
+
+    Of several files that is the name in the last one which speaks of the task, so that configs given together make what
+    each of them makes alone; a name from the command line is that of all.
+    """
+    merged, where, owners = {}, {}, {}
     for each in [path] if isinstance(path, str | Path) else path:
         raw, lines = read_yaml(each)
         merged = merge(merged, raw)
         where |= {place: f"{each}:{line}" for place, line in lines.items()}
+        if "name" in raw and isinstance(raw.get("tasks"), dict):
+            owners |= dict.fromkeys(raw["tasks"], raw["name"])
     try:
         given = nested(overrides or {})
         merged = merge(merged, given)
-        return Config.model_validate(merged).sized()
+        config = Config.model_validate(merged).sized()
+        named = {} if "name" in given else owners
+        return config, {task: named.get(task, config.name) for task in config.tasks}
     except RecursionError:
         raise UserError(f"{each}: nested too deeply, in the file or in --config") from None
     except ValidationError as error:

@@ -1,9 +1,8 @@
 """What the workflow asks of a config: tasks, runs, and what each stage reads, as text that can be compared."""
 
 import json
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,28 +10,35 @@ from typing import Any
 from sparsepo.alternatives import ALTERNATIVES
 from sparsepo.codeversion import Tree
 from sparsepo.config import Config
-from sparsepo.configfile import load_config
+from sparsepo.configfile import load_owned
+from sparsepo.cost.estimates import asked
 from sparsepo.data.hashes import file_hash
 from sparsepo.errors import UserError
 from sparsepo.launch import python_command
 from sparsepo.objective.methods import METHODS
-from sparsepo.runs import find_run, runs_of
+from sparsepo.runs import find_run, patterns_of, runs_of
 from sparsepo.settings import SETTINGS, fitted, in_bits
 
 
 @dataclass(frozen=True)
 class Stages:
-    """A checked config, seen from the rules."""
+    """A checked config, seen from the rules; `owners`: the name of the config that each task belongs to."""
 
     config: Config
+    owners: Mapping[str, str] = field(default_factory=dict)
+    _asked: dict[tuple[str, str], dict[str, int]] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def read(cls, paths: Sequence[str | Path], overrides: Mapping[str, Any]) -> "Stages":
-        """Load and check; also refuse results of another config in the working directory."""
-        config = load_config(paths, overrides)
-        for task in config.tasks:
-            check_owner(Path("results") / task / "data.json", config.name)
-        return cls(config)
+        """Load and check; also refuse results of another config, and a model whose size nobody knows."""
+        made = cls(*load_owned(paths, overrides))
+        for task, owner in made.owners.items():
+            check_owner(Path("results") / task / "data.json", owner)
+            try:
+                made.resources(task, "train")
+            except UserError as error:
+                raise UserError(f"tasks.{task}.model: {error}") from None
+        return made
 
     @property
     def tasks(self) -> list[str]:
@@ -73,7 +79,7 @@ class Stages:
     @property
     def run_patterns(self) -> list[str]:
         """Regular expressions that match every run of every task."""
-        return sorted({re.escape(run) for task in self.tasks for run in self.runs(task)})
+        return sorted({"sft"} | {pattern for task in self.config.tasks.values() for pattern in patterns_of(task)})
 
     def processes(self, task: str, stage: str) -> int:
         """How many processes, and GPUs, a run of `sft` or `training` takes."""
@@ -85,8 +91,11 @@ class Stages:
         section = getattr(self.config.tasks[task], stage)
         return python_command(self.processes(task, stage), section and section.accelerate)
 
-    def resources(self, task: str) -> dict[str, int]:
-        return self.config.tasks[task].resources.model_dump()
+    def resources(self, task: str, stage: str) -> dict[str, int]:
+        """`mem_mb` and `runtime`, minutes of the first attempt, that a job of this stage asks for."""
+        if (task, stage) not in self._asked:
+            self._asked[task, stage] = asked(self.config.tasks[task], stage)
+        return self._asked[task, stage]
 
     def input_hashes(self, task: str) -> str:
         """Content of the user's own files, which Snakemake compares like any other setting."""
@@ -114,7 +123,8 @@ class Stages:
     def settings(self, stage: str, task: str, run: str = "sft", **_: Any) -> str:
         """JSON of everything in the config that can change what `stage` makes, and nothing else."""
         section = self.config.tasks[task]
-        return json.dumps(SETTINGS[stage](self.config, section, task, run), sort_keys=True)
+        config = self.config.model_copy(update={"name": self.owners.get(task, self.config.name)})
+        return json.dumps(SETTINGS[stage](config, section, task, run), sort_keys=True)
 
 
 @cache

@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from itertools import permutations
 from math import prod
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from sparsepo.config.base import Count, Factor, Name, Seed, Strict, refuse, refuse_all
+from sparsepo.config.base import Count, Factor, Name, Positive, Seed, Strict, refuse, refuse_all
 from sparsepo.config.data import DataConfig
 from sparsepo.config.evaluation import EvaluationConfig
 from sparsepo.config.models import ModelConfig
@@ -23,10 +23,17 @@ from sparsepo.grids import Mistake, as_texts, grid_mistakes
 
 
 class ResourceConfig(Strict):
-    """What each training or sampling job of a task asks of a scheduler: memory, and minutes of its first attempt."""
+    """What the jobs of a task ask of a scheduler: memory (MB), and minutes of a job's first attempt.
 
-    mem_mb: Count = 4000
-    runtime: Count = 120
+    Each is computed from the size of the model and of its batches unless it is given here; docs/scale.md says how.
+    `parameters`: the number of weights of a model whose name does not say it, as in 1.4e9. `device`: what jobs run on;
+    a model of more than 500 million weights is taken to run on a GPU.
+    """
+
+    mem_mb: Count | None = None
+    runtime: Count | None = None
+    parameters: Positive | None = None
+    device: Literal["cpu", "gpu"] | None = None
 
 
 MOST_RUNS = 10_000

@@ -1,0 +1,1 @@
+"""What runs cost, told before they are run: parameters, FLOPs, memory, disk. Imports no torch."""
