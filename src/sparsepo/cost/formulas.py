@@ -114,7 +114,7 @@ def adapter_of(settings: OptimisationConfig) -> AdapterConfig | None:
 
 
 def trained_parameters(shape: Shape, adapter: AdapterConfig | None) -> float:
-    """T: all of them, or those of LoRA on every linear map of the blocks: rank (in + out) each, 16 to 19 d a layer."""
+    """T: all of them, or those of LoRA on every linear map of the blocks, rank (in + out): 16 to 19 rank d a layer."""
     return shape.parameters if adapter is None else 18 * adapter.rank * shape.width * shape.layers
 
 

@@ -1,0 +1,84 @@
+"""The whole paper in one dry run: every job of its four tasks with three seeds, and what planning them takes."""
+
+import os
+import re
+import subprocess
+import sys
+from math import prod
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+PAPER = sorted((ROOT / "configs/paper").glob("*.yaml"))
+SEEDS = 3
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+def dry_run(folder, *arguments):
+    """What a dry run printed, and the most memory that it held, in bytes."""
+    command = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "-s",
+        ROOT / "Snakefile",
+        "--directory",
+        folder,
+        "-n",
+        "--quiet",
+        "all",
+    ]
+    with (folder / "printed").open("w+") as file:
+        process = subprocess.Popen([*map(str, command), *arguments], cwd=folder, stdout=file, stderr=subprocess.STDOUT)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        file.seek(0)
+        printed = file.read()
+    assert process.returncode == 0, printed
+    return printed, usage.ru_maxrss * 1024
+
+
+def points(grid):
+    return prod(len(values) if isinstance(values, list) else 1 for values in grid.values())
+
+
+def test_the_paper_with_three_seeds_plans_every_job_in_less_than_a_gigabyte(tmp_path):
+    tasks = {name: task for path in PAPER for name, task in yaml.safe_load(path.read_text())["tasks"].items()}
+    seeds = [f"tasks__{name}__seeds={list(range(SEEDS))}".replace(" ", "") for name in tasks]
+    printed, memory = dry_run(tmp_path, "--configfile", *map(str, PAPER), "--config", *seeds)
+    table = printed.rsplit("Job stats:", 1)[1]
+    counts = {rule: int(count) for rule, count in re.findall(r"^(\w+) +(\d+)$", table, re.MULTILINE)}
+
+    runs = {name: SEEDS * sum(map(points, task["methods"].values())) for name, task in tasks.items()}
+    evaluated = {name: count + 1 for name, count in runs.items()}  # and the SFT model
+
+    def of(*parts):
+        """Jobs of a part that is measured of every run where the config asks for it."""
+        return sum(evaluated[name] for name, task in tasks.items() if any(part in task["evaluation"] for part in parts))
+
+    assert sorted(tasks) == ["hh", "imdb", "mbpp", "tldr"] and sum(runs.values()) == 789
+    quantised = [name for name, task in tasks.items() if "adapter" in task["training"]]
+    assert counts == {
+        "all": 1,
+        **dict.fromkeys(
+            ("make_data", "make_sft", "make_preferences", "compare_methods", "make_table", "plot_dynamics"), 4
+        ),
+        "cache_reference": 2 * (4 - len(quantised)),  # last states, and MaPO's weights
+        "train_policy": sum(runs.values()),
+        "sample_policy": sum(evaluated.values()),
+        "evaluate_run": sum(evaluated.values()),
+        "generate": of("generation"),
+        "measure_summaries": of("summaries"),
+        "measure_wins": of("wins"),
+        "measure_benchmarks": of("benchmarks"),
+        "sample_programs": of("code"),
+        "measure_code": of("code"),
+        "plot_frontier": 1,
+        "plot_temperatures": 2,
+        "plot_tokens": sum(len(task["methods"]) for task in tasks.values()),
+        "total": sum(count for rule, count in counts.items() if rule != "total"),
+    }
+    assert memory < 1e9
