@@ -1,7 +1,6 @@
 """The runs of a task: one per method x point of its grid x seed, and the path that names each."""
 
 import re
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import product
 
@@ -34,7 +33,20 @@ class Run:
 
 def runs_of(task: TaskConfig) -> list[Run]:
     """Every run, in the order of the config."""
-    return [run for method in task.methods for run in _runs_of(task, method, task.seeds)]
+    found = []
+    for method, grid in task.methods.items():
+        for values in product(*grid.values()):
+            params = tuple(zip(grid, values, strict=True))
+            found += [Run(method, params, seed) for seed in task.seeds]
+    return found
+
+
+def find_run(task: TaskConfig, path: str) -> Run:
+    """The run with this path, read off it: a large sweep asks for each of its runs many times."""
+    method = path.split("/")[0]
+    *values, seed = re.fullmatch(_pattern(task, method, "("), path).groups()
+    texts = dict(zip(sorted(task.methods[method]), values, strict=True))
+    return Run(method, tuple((name, texts[name]) for name in task.methods[method]), int(seed))
 
 
 def patterns_of(task: TaskConfig) -> list[str]:
@@ -42,25 +54,12 @@ def patterns_of(task: TaskConfig) -> list[str]:
 
     As a grid is a product, they are as long as the grids are wide, where a list of all paths is as long as the sweep.
     """
-    seeds = _any_of(map(str, task.seeds))
-    return [
-        f"{method}/{'-'.join(f'{name}~{_any_of(grid[name])}' for name in sorted(grid))}/seed~{seeds}"
-        for method, grid in task.methods.items()
-    ]
+    return [_pattern(task, method, "(?:") for method in task.methods]
 
 
-def _any_of(texts: Iterable[str]) -> str:
-    return f"(?:{'|'.join(map(re.escape, texts))})"
-
-
-def find_run(task: TaskConfig, path: str) -> Run:
-    """The run with this path."""
-    method, _, seed = path.split("/")
-    return next(run for run in _runs_of(task, method, [int(seed.removeprefix("seed~"))]) if run.path == path)
-
-
-def _runs_of(task: TaskConfig, method: str, seeds: Iterable[int]) -> Iterator[Run]:
+def _pattern(task: TaskConfig, method: str, group: str) -> str:
+    """Of the paths of a method's runs; `group` opens the group of each value."""
     grid = task.methods[method]
-    for values in product(*grid.values()):
-        params = tuple(zip(grid, values, strict=True))
-        yield from (Run(method, params, seed) for seed in seeds)
+    any_of = {name: f"{group}{'|'.join(map(re.escape, values))})" for name, values in grid.items()}
+    point = "-".join(f"{name}~{any_of[name]}" for name in sorted(grid))
+    return f"{method}/{point}/seed~{group}{'|'.join(map(str, task.seeds))})"

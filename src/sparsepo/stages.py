@@ -112,7 +112,7 @@ class Stages:
 
     def resolved(self, task: str) -> str:
         """JSON of the config of a task, every default written out."""
-        named = {"name": self.config.name, "task": task}
+        named = {"name": self._owner(task), "task": task}
         return json.dumps(named | self.config.tasks[task].model_dump(mode="json"), sort_keys=True)
 
     def code(self, stage: str, task: str, run: str = "sft", kind: str = "", **_: Any) -> str:
@@ -123,8 +123,11 @@ class Stages:
     def settings(self, stage: str, task: str, run: str = "sft", **_: Any) -> str:
         """JSON of everything in the config that can change what `stage` makes, and nothing else."""
         section = self.config.tasks[task]
-        config = self.config.model_copy(update={"name": self.owners.get(task, self.config.name)})
+        config = self.config.model_copy(update={"name": self._owner(task)})
         return json.dumps(SETTINGS[stage](config, section, task, run), sort_keys=True)
+
+    def _owner(self, task: str) -> str:
+        return self.owners.get(task, self.config.name)
 
 
 @cache
