@@ -27,7 +27,7 @@ test: .venv/.dev
 
 # What kills, fills and changes things on purpose.
 test-slow: .venv/.dev
-	$(RUN) pytest -n 2 -m slow $(ARGS)
+	$(RUN) pytest -n 2 -m slow -rs $(ARGS)
 
 lint: .venv/.dev
 	$(RUN) ruff check .

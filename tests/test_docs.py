@@ -1,0 +1,29 @@
+"""The pages of docs/ are true to the repository: links lead somewhere, and every test and file that is named exists."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
+
+
+@pytest.fixture(scope="module")
+def named_tests():
+    sources = [path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py")]
+    return {name for source in sources for name in re.findall(r"^def (test_\w+)\(", source, flags=re.M)}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_link_of_a_page_leads_to_a_file(page):
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8"))
+    assert not [link for link in links if not (page.parent / link).exists()]
+
+
+def test_every_test_that_is_named_exists(named_tests):
+    text = (ROOT / "docs/reliability.md").read_text(encoding="utf-8")
+    names = set(re.findall(r"`(test_\w+)`", text))
+    files = re.findall(r"`(tests/[\w/]+\.py)`", text)
+    assert len(names) > 30 and not names - named_tests
+    assert files and all((ROOT / name).exists() for name in files)
