@@ -126,6 +126,15 @@ def test_on_a_cpu_memory_holds_all_and_beside_a_gpu_what_loads_and_saves():
     assert beside == pytest.approx(1.25 * (DEVICES["gpu"].base + 8 * shape.parameters) / 1e6, abs=100)
 
 
+def test_a_run_on_several_processes_asks_for_the_memory_of_each_and_a_share_of_the_time():
+    one = task(training__epochs=3)
+    four = one.model_copy(update={"training": one.training.model_copy(update={"processes": 4})})
+    alone, shared = asked(one, "train"), asked(four, "train")
+    assert shared["mem_mb"] == pytest.approx(4 * alone["mem_mb"], abs=400)
+    assert shared["runtime"] - START == pytest.approx((alone["runtime"] - START) / 4, abs=1)
+    assert asked(four, "sample") == asked(one, "sample")
+
+
 def test_a_large_model_is_taken_to_run_on_a_gpu():
     hub = {"model": {"source": "hub", "id": "someone/model-1.4b"}}
     assert Sizes.of(TaskConfig.model_validate({**TASK, **hub})).on_gpu and not Sizes.of(task()).on_gpu

@@ -88,7 +88,7 @@ def _train(sizes: Sizes) -> Estimate:
     if training.frontier_every:
         points, prompts = ceil(steps / training.frontier_every) + 1, task.evaluation.frontier_prompts
         parts += [(_drawn(sizes, points * prompts, task.sampling, SINGLE), "float32")]
-        memory = max(memory, memory + _held(sizes, prompts, task.sampling, SINGLE) - shape.parameters * SINGLE)
+        memory += _held(sizes, prompts, task.sampling, SINGLE) - shape.parameters * SINGLE
     return Estimate.of(sizes, memory, *parts)
 
 
@@ -208,6 +208,11 @@ def host_bytes(sizes: Sizes, stage: str, memory: float) -> float:
     return sizes.device.base + copies * cost.weights_bytes(sizes.shape)
 
 
+def processes_of(task: TaskConfig, stage: str) -> int:
+    """How many processes a job of this stage is shared by, each with a copy of all that one would hold."""
+    return getattr({"sft": task.sft, "train": task.training}.get(stage), "processes", 1)
+
+
 def asked(task: TaskConfig, stage: str) -> dict[str, int]:
     """`mem_mb` and `runtime` (minutes) that a job of this stage asks a scheduler for; the config's own win."""
     given = {name: value for name in ("mem_mb", "runtime") if (value := getattr(task.resources, name)) is not None}
@@ -215,6 +220,7 @@ def asked(task: TaskConfig, stage: str) -> dict[str, int]:
         return given
     sizes = Sizes.of(task)
     found = ESTIMATES[stage](sizes)
-    memory = ceil(MARGIN * host_bytes(sizes, stage, found.memory) / 1e8) * 100
-    minutes = min(DAY, START + ceil(MARGIN * found.seconds / 60))
+    share = processes_of(task, stage)
+    memory = ceil(MARGIN * share * host_bytes(sizes, stage, found.memory) / 1e8) * 100
+    minutes = min(DAY, START + ceil(MARGIN * found.seconds / share / 60))
     return {"mem_mb": memory, "runtime": minutes} | given
