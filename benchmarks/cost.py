@@ -14,6 +14,7 @@ import random
 import subprocess
 import sys
 import tempfile
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +126,7 @@ def main() -> None:
     if options.row:
         print(json.dumps(measured(options.row, options.what)))
         return
-    for cells in (HEAD, ("---",) * len(HEAD), *map(line, options.only)):
+    for cells in chain((HEAD, ("---",) * len(HEAD)), map(line, options.only)):
         print("| " + " | ".join(cells) + " |", flush=True)
 
 
