@@ -45,8 +45,8 @@ def test_equal_pairs_are_scored_once():
 
 def test_an_nli_model_prefers_what_the_prompt_entails_more(tmp_path, monkeypatch):
     class Fake:
-        def __init__(self, model: str, batch_size: int):
-            assert (model, batch_size) == ("nli", 3)
+        def __init__(self, model: str, batch_size: int, pickled_weights: bool):
+            assert (model, batch_size, pickled_weights) == ("nli", 3, False)
 
         def scores(self, premises: list[str], hypotheses: list[str]) -> list[float]:
             return [float(hypothesis in premise) for premise, hypothesis in zip(premises, hypotheses, strict=True)]

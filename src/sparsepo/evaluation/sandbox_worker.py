@@ -155,6 +155,7 @@ def main():
     for name in WARM:
         importlib.import_module(name)
     os.chdir(folder)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
     with open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")  # where memory is short, programs go before anything else of the user
     prctl(SET_CHILD_SUBREAPER, 1)
