@@ -169,7 +169,7 @@ def test_the_evaluation_of_a_run_depends_on_its_method_as_its_training_does(copy
 
 
 def test_a_new_method_with_a_loss_and_a_parameter_of_its_own_changes_no_other(copy):
-    before, texts = versions(copy), {}
+    before, texts = versions(copy) | stage_versions(copy) | other_stages(copy), {}
     added = {
         "losses": ("LOSSES: dict", "def new(chosen, rejected):\n    return 1\n\n\nLOSSES: dict"),
         "parameters": ("ALLOWED = {", 'ALLOWED = {\n    "theta": Allowed(low=3),'),
@@ -180,10 +180,16 @@ def test_a_new_method_with_a_loss_and_a_parameter_of_its_own_changes_no_other(co
         texts[path] = path.read_text()
         assert old in texts[path]
         path.write_text(texts[path].replace(old, new, 1))
-    after = versions(copy)
+    after = versions(copy) | stage_versions(copy) | other_stages(copy)
     for path, text in texts.items():
         path.write_text(text)
     assert after == before
+
+
+def other_stages(copy):
+    """Of every script without alternatives: none reads a table of methods, losses or masks."""
+    names = {path.stem for path in (copy / "workflow_scripts").glob("*.py")} - set(ALTERNATIVES)
+    return {name: Tree(copy).version(f"workflow_scripts/{name}.py", {}) for name in names}
 
 
 # --- sources and scorers

@@ -12,10 +12,9 @@ from transformers.pytorch_utils import Conv1D
 
 from sparsepo.anatomy import decoder_layers, linears
 from sparsepo.config.training import AdapterConfig
-from sparsepo.errors import UserError
+from sparsepo.errors import UserError, nearest
 from sparsepo.folders import whole
 from sparsepo.models import save_model
-from sparsepo.objective.methods import nearest
 
 NAME = "default"  # of the one adapter, in peft's words
 

@@ -1,10 +1,11 @@
 """The one exception that is meant for a person, and how a command ends on it."""
 
+import difflib
 import errno
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 
 from sparsepo.orphans import end_with
@@ -19,6 +20,14 @@ class UserError(Exception):
 
     Command-line entry points print the sentence and exit with code 1; nobody sees a stack trace.
     """
+
+
+def nearest(name: str, allowed: Iterable[str]) -> str:
+    """The end of a sentence that refuses `name`: what is allowed, and the nearest of it."""
+    allowed = list(allowed)
+    close = difflib.get_close_matches(str(name), allowed, n=1, cutoff=0.5)
+    hint = f"; did you mean '{close[0]}'?" if close else ""
+    return f"allowed: {', '.join(allowed)}{hint}"
 
 
 def run(main: Callable[[], None]) -> None:

@@ -4,10 +4,10 @@ import inspect
 
 import pytest
 
-from sparsepo.errors import UserError
+from sparsepo.errors import UserError, nearest
 from sparsepo.objective.losses import LOSSES
 from sparsepo.objective.masks import HEADS, Masks, build_masks
-from sparsepo.objective.methods import ALLOWED, METHODS, check_parameters, nearest
+from sparsepo.objective.methods import ALLOWED, METHODS, check_parameters
 
 
 def keyword_only(function):

@@ -1,11 +1,10 @@
 """THE table: method -> loss, masks, what it needs, defaults, equation, source. Plain data, without torch."""
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sparsepo.errors import UserError
+from sparsepo.errors import UserError, nearest
 from sparsepo.objective.parameters import ALLOWED, LEARNED
 
 
@@ -221,11 +220,3 @@ def check_parameters(method: str, given: Mapping[str, Any]) -> Method:
         if not ALLOWED[name].admits(value):
             raise UserError(f"parameter '{name}' of '{method}' must be {ALLOWED[name]}, not {value!r}")
     return row
-
-
-def nearest(name: str, allowed: Iterable[str]) -> str:
-    """The end of a sentence that refuses `name`: what is allowed, and the nearest of it."""
-    allowed = list(allowed)
-    close = difflib.get_close_matches(str(name), allowed, n=1, cutoff=0.5)
-    hint = f"; did you mean '{close[0]}'?" if close else ""
-    return f"allowed: {', '.join(allowed)}{hint}"
