@@ -168,10 +168,11 @@ def test_the_evaluation_of_a_run_depends_on_its_method_as_its_training_does(copy
     assert {run for run in RUNS if after[run] != before[run]} == {"simpo"}
 
 
-def test_a_new_method_with_a_loss_and_a_parameter_of_its_own_changes_no_other(copy):
+def test_a_new_method_with_a_loss_a_mask_and_a_parameter_of_its_own_changes_no_other(copy):
     before, texts = versions(copy) | stage_versions(copy) | other_stages(copy), {}
     added = {
         "losses": ("LOSSES: dict", "def new(chosen, rejected):\n    return 1\n\n\nLOSSES: dict"),
+        "masks": ("HEADS: dict", "class NewHead(MaskHead):\n    pass\n\n\nHEADS: dict"),
         "parameters": ("ALLOWED = {", 'ALLOWED = {\n    "theta": Allowed(low=3),'),
         "methods": ('= {\n    "dpo"', '= {\n    "new": Method("New", "new", {"theta": 4}, "", ""),\n    "dpo"'),
     }

@@ -21,7 +21,7 @@ from sparsepo.models import without_dropout
 from sparsepo.objective.masks import Masks
 from sparsepo.objective.methods import METHODS, check_parameters
 from sparsepo.objective.terms import KL
-from sparsepo.training.batches import MicroBatches, Shares, encode, order_of, records_of
+from sparsepo.training.batches import MicroBatches, encode, order_of, records_of
 from sparsepo.training.checkpoints import set_weights
 from sparsepo.training.checks import check_known, check_models, check_pairs, check_step_0
 from sparsepo.training.logs import EveryFromTheStart
@@ -30,6 +30,7 @@ from sparsepo.training.metrics import metrics
 from sparsepo.training.objective import PairObjective, masks_for
 from sparsepo.training.plan import choose_gradients, choose_layout
 from sparsepo.training.reference import Cache
+from sparsepo.training.shares import Shares
 from sparsepo.training.validation import Best, validate
 
 CALIBRATION_PAIRS = 64

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from sparsepo.data.collation import onto
 from sparsepo.errors import UserError
-from sparsepo.training.batches import Shares
 from sparsepo.training.checkpoints import trained_weights
 from sparsepo.training.objective import PairObjective
+from sparsepo.training.shares import Shares
 
 
 @torch.no_grad()
