@@ -171,7 +171,7 @@ tasks:
     training: {batch_size: 10, log_kl: false}
     evaluation: {token_pairs: 4}
 """
-OWN = ("--configfile", "files.yaml", "train")
+OWN = ("train", "--configfile", "files.yaml")
 TRAINING = {("make_data", ""), ("make_sft", ""), ("make_preferences", ""), ("train_policy", "simpo/beta~2/seed~0")}
 
 
@@ -181,7 +181,7 @@ def with_files(unfinished, snakemake):
     (unfinished / "files.yaml").write_text(FILES)
     rows = [{"prompt": f"p{n} tell", "chosen": f"a{n} good one", "rejected": f"b{n} bad"} for n in range(30)]
     (unfinished / "pairs.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    done = snakemake(unfinished, "--cores", "2", *OWN)
+    done = snakemake(unfinished, OWN[0], "--cores", "2", *OWN[1:])
     assert done.returncode == 0, done.stdout
     return unfinished
 
