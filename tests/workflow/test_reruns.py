@@ -55,6 +55,8 @@ def replace(path, old, new):
 LOSSES, MASKS, METHODS = (f"src/sparsepo/objective/{name}.py" for name in ("losses", "masks", "methods"))
 ADDED = ("\n\n\n", "\n\n\nADDED = 1\n\n\n")  # a statement after the imports
 OF_DPO, OF_SPARSE = trained(DPO) | REPORT, trained(SPARSE) | REPORT
+OF_SFT = {("evaluate_run", "sft")} | REPORT - {("plot_dynamics", "")}
+COMMON = '"form": "paper"},\n        equation="-log σ(u - δ), u'
 CODE = {
     "a comment": (LOSSES, "\ndef dpo(", "\n# A remark.\ndef dpo(", set()),
     "a docstring": (LOSSES, 'r"""-log sigmoid(beta h), h', 'r"""Once more: -log sigmoid(beta h), h', set()),
@@ -65,7 +67,8 @@ CODE = {
     "a mask head": (MASKS, "self.merge(F.relu(projected))", "self.merge(projected)", OF_SPARSE),
     "a mask head of no method here": (MASKS, "torch.rand(views", "1 - torch.rand(views", set()),
     "a default that a method takes": (METHODS, '"l1_d": 0.0', '"l1_d": 0.1', OF_SPARSE),
-    "a default that the config sets": (METHODS, '"beta": 0.1}', '"beta": 0.9}', set()),
+    "a default that the config sets": (METHODS, f"0.1, {COMMON}", f"0.9, {COMMON}", set()),
+    "a default of DPO, with which SFT is evaluated": (METHODS, '"beta": 0.1}', '"beta": 0.9}', OF_SFT),
     "words about a method": (METHODS, 'source="Rafailov et al. 2023"', 'source="Rafailov and others"', set()),
     "a new method": (METHODS, '    "ipo": ', '    "new": Method("", "dpo", {}, "", ""),\n    "ipo": ', set()),
     "the source of the data": ("src/sparsepo/data/planted.py", "LEAN, ", "LEANS, ", ALL),
