@@ -127,8 +127,7 @@ def test_on_a_cpu_memory_holds_all_and_beside_a_gpu_what_loads_and_saves():
 
 
 def test_a_run_on_several_processes_asks_for_the_memory_of_each_and_a_share_of_the_time():
-    one = task(training__epochs=3)
-    four = one.model_copy(update={"training": one.training.model_copy(update={"processes": 4})})
+    one, four = (task(training__epochs=3, training__processes=count) for count in (1, 4))
     alone, shared = asked(one, "train"), asked(four, "train")
     assert shared["mem_mb"] == pytest.approx(4 * alone["mem_mb"], abs=400)
     assert shared["runtime"] - START == pytest.approx((alone["runtime"] - START) / 4, abs=1)

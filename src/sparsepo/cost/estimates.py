@@ -210,7 +210,8 @@ def host_bytes(sizes: Sizes, stage: str, memory: float) -> float:
 
 def processes_of(task: TaskConfig, stage: str) -> int:
     """How many processes a job of this stage is shared by, each with a copy of all that one would hold."""
-    return getattr({"sft": task.sft, "train": task.training}.get(stage), "processes", 1)
+    section = {"sft": task.sft, "train": task.training}.get(stage)
+    return 1 if section is None else section.processes
 
 
 def asked(task: TaskConfig, stage: str) -> dict[str, int]:
