@@ -11,7 +11,7 @@ rule evaluate_run:
     log:
         "logs/{task}/evaluate/{run}.log",
     benchmark:
-        "logs/{task}/benchmarks/evaluate/{run}.tsv"
+        "logs/{task}/timings/evaluate/{run}.tsv"
     conda:
         "../envs/eval.yaml"
     threads: 1

@@ -9,7 +9,7 @@ rule generate:
     log:
         "logs/{task}/generate/{run}.log",
     benchmark:
-        "logs/{task}/benchmarks/generate/{run}.tsv"
+        "logs/{task}/timings/generate/{run}.tsv"
     conda:
         "../envs/train.yaml"
     threads: 1
@@ -38,7 +38,7 @@ rule measure_summaries:
     log:
         "logs/{task}/summaries/{run}.log",
     benchmark:
-        "logs/{task}/benchmarks/summaries/{run}.tsv"
+        "logs/{task}/timings/summaries/{run}.tsv"
     conda:
         "../envs/eval.yaml"
     threads: 1
@@ -64,7 +64,7 @@ rule measure_wins:
     log:
         "logs/{task}/wins/{run}.log",
     benchmark:
-        "logs/{task}/benchmarks/wins/{run}.tsv"
+        "logs/{task}/timings/wins/{run}.tsv"
     conda:
         "../envs/eval.yaml"
     threads: 1
@@ -90,7 +90,7 @@ rule measure_benchmarks:
     log:
         "logs/{task}/benchmarks/{run}.log",
     benchmark:
-        "logs/{task}/benchmarks/benchmarks/{run}.tsv"
+        "logs/{task}/timings/benchmarks/{run}.tsv"
     conda:
         "../envs/eval.yaml"
     threads: 1
@@ -122,7 +122,7 @@ rule sample_programs:
     log:
         "logs/{task}/programs/{run}.log",
     benchmark:
-        "logs/{task}/benchmarks/programs/{run}.tsv"
+        "logs/{task}/timings/programs/{run}.tsv"
     conda:
         "../envs/eval.yaml"
     threads: 1

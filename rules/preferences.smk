@@ -11,7 +11,7 @@ rule make_preferences:
     log:
         "logs/{task}/preferences.log",
     benchmark:
-        "logs/{task}/benchmarks/preferences.tsv"
+        "logs/{task}/timings/preferences.tsv"
     conda:
         "../envs/train.yaml"
     threads: 2

@@ -9,7 +9,7 @@ rule cache_reference:
     log:
         "logs/{task}/reference/{kind}.log",
     benchmark:
-        "logs/{task}/benchmarks/reference/{kind}.tsv"
+        "logs/{task}/timings/reference/{kind}.tsv"
     conda:
         "../envs/train.yaml"
     threads: 1

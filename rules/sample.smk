@@ -8,7 +8,7 @@ rule sample_policy:
     log:
         "logs/{task}/sample/{run}.log",
     benchmark:
-        "logs/{task}/benchmarks/sample/{run}.tsv"
+        "logs/{task}/timings/sample/{run}.tsv"
     conda:
         "../envs/train.yaml"
     threads: 1

@@ -10,7 +10,7 @@ rule make_sft:
     log:
         "logs/{task}/sft.log",
     benchmark:
-        "logs/{task}/benchmarks/sft.tsv"
+        "logs/{task}/timings/sft.tsv"
     conda:
         "../envs/train.yaml"
     threads: lambda wildcards: max(2, STAGES.processes(wildcards.task, "sft"))

@@ -15,7 +15,7 @@ rule train_policy:
     log:
         "logs/{task}/train/{run}.log",
     benchmark:
-        "logs/{task}/benchmarks/train/{run}.tsv"
+        "logs/{task}/timings/train/{run}.tsv"
     conda:
         "../envs/train.yaml"
     threads: processes("training")
