@@ -134,7 +134,11 @@ def number_in(name: str) -> float | None:
 def _title(model: ModelConfig) -> str:
     if isinstance(model, HubModel):
         return f"'{model.id}'"
-    return f"the model in package '{model.package}'" if isinstance(model, GgufModel) else "the model from scratch"
+    return (
+        f"the model in package '{model.package}' (not installed here)"
+        if isinstance(model, GgufModel)
+        else "the model from scratch"
+    )
 
 
 def _first(config: Mapping[str, Any], *names: str) -> int | None:
