@@ -1,18 +1,13 @@
 """Sample responses of a policy to prompts of the splits and at the temperatures that are asked for."""
 
-import argparse
-import json
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
 
 from sparsepo.config.preferences import SamplingConfig
-from sparsepo.data.hashes import identity_of
-from sparsepo.data.kept import going_on
-from sparsepo.data.records import Prompt, read_records, write_records
+from sparsepo.data.records import Prompt, read_records
 from sparsepo.data.transcripts import turns
 from sparsepo.errors import UserError, run
-from sparsepo.models import load_tokenizer
-from sparsepo.sampling.generate import backend_for, check_room, sample
+from sparsepo.sampling.stage import Request, sample_requests
 
 
 def wanted(settings: dict, path: Path) -> list[Prompt]:
@@ -26,32 +21,14 @@ def wanted(settings: dict, path: Path) -> list[Prompt]:
     return kept[: settings["prompts"]]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--settings", type=json.loads, required=True)
-    parser.add_argument("--policy", type=Path, required=True)
-    parser.add_argument("--validation", type=Path, required=True, help="prompts")
-    parser.add_argument("--test", type=Path, required=True, help="prompts")
-    parser.add_argument("--kept", type=Path, required=True, help="file that keeps what is done, should this be killed")
-    parser.add_argument("--code", required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    options = parser.parse_args()
-    settings = options.settings
-    inputs = [options.policy / "model.safetensors", options.validation, options.test]
-    kept = going_on(options.kept, identity_of(settings, options.code, inputs))
-    model = backend_for(options.policy, **settings["loading"])
-    tokenizer, made = load_tokenizer(options.policy), []
+def requests(settings: dict, validation: Path, test: Path) -> Iterator[Request]:
+    paths = {"validation": validation, "test": test}
     for split in settings["splits"]:
-        path = getattr(options, split)
-        prompts = wanted(settings, path)
+        prompts = wanted(settings, paths[split])
         for temperature in settings["temperatures"]:
             sampling = SamplingConfig(**settings["sampling"], temperature=temperature)
-            check_room(model, tokenizer, prompts, sampling, path)
-            rows = sample(model, tokenizer, prompts, sampling, kept=kept)
-            made += [replace(row, split=split) for row in rows]
-    write_records(options.out, made)
-    kept.done()
+            yield Request(split, prompts, paths[split], sampling)
 
 
 if __name__ == "__main__":
-    run(main)
+    run(lambda: sample_requests(__doc__, requests))
