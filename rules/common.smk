@@ -7,7 +7,6 @@ from shlex import quote
 HERE = Path(workflow.basedir)
 sys.path.insert(0, str(HERE / "src"))
 
-from sparsepo.codeversion import code_version
 from sparsepo.errors import UserError
 from sparsepo.stages import Stages
 
@@ -114,9 +113,9 @@ def config_of(wildcards, input):
     return STAGES.resolved(wildcards.task)
 
 
-def code(stage):
-    """A function of wildcards: the version of the code that a job of this stage uses."""
-    return lambda wildcards: STAGES.code(stage, **wildcards)
+def code(script):
+    """A function of wildcards: the version of the code that a job with this script uses."""
+    return lambda wildcards: STAGES.code(script, **wildcards)
 
 
 def asks(stage, what):
@@ -125,10 +124,10 @@ def asks(stage, what):
 
 
 def processes(stage):
-    """A function of wildcards: how many processes, each with a GPU, a run of `sft` or `training` takes."""
+    """A function of wildcards: how many processes, each with a GPU, a job of `sft` or `train` takes."""
     return lambda wildcards: STAGES.processes(wildcards.task, stage)
 
 
 def python(stage):
-    """A function of wildcards: what starts the script of `sft` or `training`, on one process or on several."""
+    """A function of wildcards: what starts the script of `sft` or `train`, on one process or on several."""
     return lambda wildcards: STAGES.python(wildcards.task, stage)

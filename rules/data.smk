@@ -37,6 +37,6 @@ rule fit_scorer:
     params:
         settings=settings("fit"),
         folder=subpath(output.report, parent=True),
-        code=code_version("workflow_scripts/fit.py"),
+        code=code("fit"),
     shell:
         "python $SCRIPTS/fit.py --settings {params.settings:q} --labelled {input.labelled} --out {params.folder} > {log} 2>&1"

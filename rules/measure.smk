@@ -22,7 +22,7 @@ rule generate:
         kept=f"{GENERATIONS}.partial",
         policy=subpath(input.policy, parent=True),
         settings=settings("generate"),
-        code=code_version("workflow_scripts/sample.py"),
+        code=code("sample"),
     shell:
         "python -m sparsepo.gpu -- python $SCRIPTS/sample.py --settings {params.settings:q}"
         " --policy {params.policy} --validation {input.validation} --test {input.test}"
@@ -48,7 +48,7 @@ rule measure_summaries:
         runtime=asks("summaries", "runtime"),
     params:
         settings=settings("summaries"),
-        code=code_version("workflow_scripts/summaries.py"),
+        code=code("summaries"),
     shell:
         "python -m sparsepo.gpu -- python $SCRIPTS/summaries.py --settings {params.settings:q}"
         " --generations {input.generations} --prompts {input.prompts} --out {output} > {log} 2>&1"
@@ -105,7 +105,7 @@ rule measure_benchmarks:
         work="results/{task}/benchmarks/questions/{run}",
         settings=settings("benchmarks"),
         inputs=lambda wildcards: STAGES.input_hashes(wildcards.task),
-        code=code_version("workflow_scripts/benchmarks.py"),
+        code=code("benchmarks"),
     shell:
         "python -m sparsepo.gpu -- python $SCRIPTS/benchmarks.py --settings {params.settings:q}"
         " --policy {params.policy} --work {params.work}"
@@ -135,7 +135,7 @@ rule sample_programs:
         kept=f"{PROGRAMS}.partial",
         policy=subpath(input.policy, parent=True),
         settings=settings("programs"),
-        code=code_version("workflow_scripts/programs.py"),
+        code=code("programs"),
     shell:
         "python -m sparsepo.gpu -- python $SCRIPTS/programs.py --settings {params.settings:q}"
         " --policy {params.policy} --validation {input.validation} --test {input.test}"
@@ -160,7 +160,7 @@ rule measure_code:
         kept=f"{MEASURES}.partial".replace("{part}", "code"),
         settings=settings("code"),
         inputs=lambda wildcards: STAGES.input_hashes(wildcards.task),
-        code=code_version("workflow_scripts/execute.py"),
+        code=code("execute"),
     shell:
         "python $SCRIPTS/execute.py --settings {params.settings:q} --programs {input.programs}"
         " --kept {params.kept} --code {params.code} --out {output} > {log} 2>&1"

@@ -16,7 +16,7 @@ rule compare_methods:
         runtime=20,
     params:
         settings=settings("compare"),
-        code=code_version("workflow_scripts/compare.py"),
+        code=code("compare"),
     shell:
         "python $SCRIPTS/compare.py --settings {params.settings:q} --measures {input.measures} --scorer {input.scorer}"
         " --csv {output.csv} --markdown {output.markdown} --latex {output.latex}"
@@ -39,7 +39,7 @@ rule make_table:
         runtime=20,
     params:
         settings=settings("table"),
-        code=code_version("workflow_scripts/table.py"),
+        code=code("table"),
     shell:
         "python $SCRIPTS/table.py --settings {params.settings:q} --scores {input.scores}"
         " --csv {output.csv} --markdown {output.markdown} --latex {output.latex} > {log} 2>&1"
@@ -63,7 +63,7 @@ rule plot_frontier:
         mem_mb=2000,
         runtime=20,
     params:
-        code=code_version("workflow_scripts/frontier.py"),
+        code=code("frontier"),
     shell:
         "python $SCRIPTS/frontier.py --scores {input.scores} --points {input.points}" " --out {output} > {log} 2>&1"
 
@@ -85,7 +85,7 @@ rule plot_temperatures:
         mem_mb=2000,
         runtime=20,
     params:
-        code=code_version("workflow_scripts/temperatures.py"),
+        code=code("temperatures"),
     shell:
         "python $SCRIPTS/temperatures.py --table {input} --out {output} > {log} 2>&1"
 
@@ -113,7 +113,7 @@ rule plot_dynamics:
         mem_mb=2000,
         runtime=20,
     params:
-        code=code_version("workflow_scripts/dynamics.py"),
+        code=code("dynamics"),
     shell:
         "python $SCRIPTS/dynamics.py --scores {input.scores} --dynamics {input.dynamics}"
         " --sparsity {output.sparsity} --token-kl {output.token_kl} > {log} 2>&1"
@@ -137,6 +137,6 @@ rule plot_tokens:
         mem_mb=2000,
         runtime=20,
     params:
-        code=code_version("workflow_scripts/tokens.py"),
+        code=code("tokens"),
     shell:
         "python $SCRIPTS/tokens.py --scores {input.scores} --tokens {input.tokens} --out {output} > {log} 2>&1"

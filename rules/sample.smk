@@ -21,7 +21,7 @@ rule sample_policy:
         kept=f"{SAMPLES}.partial",
         policy=subpath(input.policy, parent=True),
         settings=settings("sample"),
-        code=code_version("workflow_scripts/sample.py"),
+        code=code("sample"),
     shell:
         "python -m sparsepo.gpu -- python $SCRIPTS/sample.py --settings {params.settings:q}"
         " --policy {params.policy} --validation {input.validation} --test {input.test}"

@@ -25,7 +25,7 @@ rule make_sft:
         settings=settings("sft"),
         python=python("sft"),
         config=config_of,
-        code=code_version("workflow_scripts/sft.py"),
+        code=code("sft"),
     shell:
         "python -m sparsepo.gpu --count {resources.gpu} -- {params.python} $SCRIPTS/sft.py"
         " --settings {params.settings:q} --config {params.config:q}"

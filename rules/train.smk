@@ -18,9 +18,9 @@ rule train_policy:
         "logs/{task}/timings/train/{run}.tsv"
     conda:
         "../envs/train.yaml"
-    threads: processes("training")
+    threads: processes("train")
     resources:
-        gpu=processes("training"),
+        gpu=processes("train"),
         mem_mb=asks("train", "mem_mb"),
         runtime=asks("train", "runtime"),
     params:
@@ -30,7 +30,7 @@ rule train_policy:
         cache=lambda wildcards, input: [str(Path(index).parent) for index in input.cache],
         folder=subpath(output.weights, parent=True),
         settings=settings("train"),
-        python=python("training"),
+        python=python("train"),
         config=config_of,
         code=code("train"),
     shell:

@@ -42,15 +42,15 @@ def written(folder, **changed):
 
 def test_one_process_is_plain_python():
     stages = Stages(config("training"))
-    assert stages.python("planted", "training") == stages.python("planted", "sft") == "python"
-    assert stages.processes("planted", "training") == 1
+    assert stages.python("planted", "train") == stages.python("planted", "sft") == "python"
+    assert stages.processes("planted", "train") == 1
 
 
 def test_several_are_launched_for_the_section_that_asks_for_them(tmp_path):
     path = written(tmp_path).rename(tmp_path / "a name.yaml")
     stages = Stages(config("training", processes=4, accelerate=str(path)))
-    assert stages.python("planted", "training") == f"python -m sparsepo.launch --processes 4 --accelerate '{path}'"
-    assert (stages.processes("planted", "training"), stages.processes("planted", "sft")) == (4, 1)
+    assert stages.python("planted", "train") == f"python -m sparsepo.launch --processes 4 --accelerate '{path}'"
+    assert (stages.processes("planted", "train"), stages.processes("planted", "sft")) == (4, 1)
     assert stages.python("planted", "sft") == "python"
     assert python_command(2, None) == "python -m sparsepo.launch --processes 2"
 

@@ -82,13 +82,12 @@ class Stages:
         return sorted({"sft"} | {pattern for task in self.config.tasks.values() for pattern in patterns_of(task)})
 
     def processes(self, task: str, stage: str) -> int:
-        """How many processes, and GPUs, a run of `sft` or `training` takes."""
-        section = getattr(self.config.tasks[task], stage)
-        return 1 if section is None else section.processes
+        """How many processes, and GPUs, a job of this stage takes."""
+        return self.config.tasks[task].processes(stage)
 
     def python(self, task: str, stage: str) -> str:
-        """What runs the script of `sft` or `training`, as text for a shell."""
-        section = getattr(self.config.tasks[task], stage)
+        """What runs the script of this stage, as text for a shell."""
+        section = self.config.tasks[task].training_of(stage)
         return python_command(self.processes(task, stage), section and section.accelerate)
 
     def resources(self, task: str, stage: str) -> dict[str, int]:
@@ -115,10 +114,10 @@ class Stages:
         named = {"name": self._owner(task), "task": task}
         return json.dumps(named | self.config.tasks[task].model_dump(mode="json"), sort_keys=True)
 
-    def code(self, stage: str, task: str, run: str = "sft", kind: str = "", **_: Any) -> str:
-        """Hash of the code behind `stage` that this job uses, of losses, masks and sources only its own."""
-        rows = ALTERNATIVES[stage](self.config.tasks[task], run, kind)
-        return _code(stage, frozenset((table, frozenset(used)) for table, used in rows.items()))
+    def code(self, script: str, task: str, run: str = "sft", kind: str = "", **_: Any) -> str:
+        """Hash of the code behind a script that this job uses, of losses, masks and sources only its own."""
+        rows = ALTERNATIVES[script](self.config.tasks[task], run, kind) if script in ALTERNATIVES else {}
+        return _code(script, frozenset((table, frozenset(used)) for table, used in rows.items()))
 
     def settings(self, stage: str, task: str, run: str = "sft", **_: Any) -> str:
         """JSON of everything in the config that can change what `stage` makes, and nothing else."""

@@ -18,7 +18,7 @@ from sparsepo.config.preferences import (
     GeneratedPreferences,
     SamplingConfig,
 )
-from sparsepo.config.training import PreferenceConfig, SftConfig
+from sparsepo.config.training import OptimisationConfig, PreferenceConfig, SftConfig
 from sparsepo.grids import Mistake, as_texts, grid_mistakes
 
 
@@ -91,6 +91,15 @@ class TaskConfig(Strict):
     def fits(self) -> bool:
         """Whether a scorer of this task is fitted in the pipeline."""
         return any(scorer.kind == "tfidf" for _, scorer in self._scorers())
+
+    def training_of(self, stage: str) -> OptimisationConfig | None:
+        """How this stage trains; None if it does not."""
+        return {"sft": self.sft, "train": self.training}.get(stage)
+
+    def processes(self, stage: str) -> int:
+        """How many processes share a job of this stage."""
+        section = self.training_of(stage)
+        return 1 if section is None else section.processes
 
     def sized(self) -> dict[str, Any]:
         """The task as plain values, its numbers multiplied by `size`."""

@@ -208,20 +208,17 @@ def host_bytes(sizes: Sizes, stage: str, memory: float) -> float:
     return sizes.device.base + copies * cost.weights_bytes(sizes.shape)
 
 
-def processes_of(task: TaskConfig, stage: str) -> int:
-    """How many processes a job of this stage is shared by, each with a copy of all that one would hold."""
-    section = {"sft": task.sft, "train": task.training}.get(stage)
-    return 1 if section is None else section.processes
-
-
 def asked(task: TaskConfig, stage: str) -> dict[str, int]:
-    """`mem_mb` and `runtime` (minutes) that a job of this stage asks a scheduler for; the config's own win."""
+    """`mem_mb` and `runtime` (minutes) that a job of this stage asks a scheduler for; the config's own win.
+
+    Of several processes that share a job each holds all that one would hold.
+    """
     given = {name: value for name in ("mem_mb", "runtime") if (value := getattr(task.resources, name)) is not None}
     if len(given) == 2:
         return given
     sizes = Sizes.of(task)
     found = ESTIMATES[stage](sizes)
-    share = processes_of(task, stage)
+    share = task.processes(stage)
     memory = ceil(MARGIN * share * host_bytes(sizes, stage, found.memory) / 1e8) * 100
     minutes = min(DAY, START + ceil(MARGIN * found.seconds / share / 60))
     return {"mem_mb": memory, "runtime": minutes} | given
