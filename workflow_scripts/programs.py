@@ -23,5 +23,9 @@ def requests(settings: dict, validation: Path, test: Path) -> Iterator[Request]:
         yield Request("test", prompts, Path("HumanEval"), sampling, STOPS["humaneval"])
 
 
+def main() -> None:
+    sample_requests(__doc__, requests)
+
+
 if __name__ == "__main__":
-    run(lambda: sample_requests(__doc__, requests))
+    run(main)

@@ -30,5 +30,9 @@ def requests(settings: dict, validation: Path, test: Path) -> Iterator[Request]:
             yield Request(split, prompts, paths[split], sampling)
 
 
+def main() -> None:
+    sample_requests(__doc__, requests)
+
+
 if __name__ == "__main__":
-    run(lambda: sample_requests(__doc__, requests))
+    run(main)
