@@ -50,13 +50,14 @@ def _turns_right(a: Point, b: Point, c: Point) -> bool:
 def plot_frontier(
     scores: Sequence[Score],
     training_points: Mapping[str, Sequence[Mapping[str, Any]]],
-    x: str = "kl_sample",
+    x: str = "kl_exact",
 ) -> Figure:
     """Mean reward over mean KL: faint points during training, large ones with intervals after it.
 
     `training_points`: rows of `frontier.jsonl` by run. `x`: `kl_sample` or `kl_exact`. The line of
-    a method is `upper_hull` of all its points and the SFT point. The KL axis is a square root where
-    one setting's KL would otherwise press the others against the left edge.
+    a method is `upper_hull` of its large markers and the SFT point: the faint ones, which rest on one
+    response a prompt, would let chance draw it. The KL axis is a square root where one setting's KL
+    would otherwise press the others against the left edge.
     """
     table = main_table(scores)
     for bound in (f"{name}_{end}" for name in (x, "reward") for end in ("low", "high")):
@@ -111,9 +112,8 @@ def _draw_method(axes: Axes, method: str, rows: pd.DataFrame, passed: list[Point
     look = method_style(method)
     if passed:
         axes.scatter(*zip(*passed, strict=True), s=6, color=look.colour, alpha=0.3, linewidths=0)
-    ends = list(zip(rows[x], rows["reward"], strict=True))
-    points = [point for point in passed + ends if not start or point[0] >= start[0][0]]
-    hull = upper_hull(start + points)
+    ends = zip(rows[x], rows["reward"], strict=True)
+    hull = upper_hull(start + [point for point in ends if not start or point[0] >= start[0][0]])
     if len(hull) > 1:  # drawn densely: a straight line of the data bends on a square-root axis
         xs = np.linspace(hull[0][0], hull[-1][0], 200)
         axes.plot(xs, np.interp(xs, *zip(*hull, strict=True)), look.line, color=look.colour)
