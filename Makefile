@@ -21,6 +21,7 @@ demo: .venv/.demo
 	@echo
 	@echo "tables:  results/tables/planted.md, and every setting in planted_grid.md"
 	@find results/figures -name '*.png' | sort | sed 's/^/figure:  /'
+	@echo "report:  $(CURDIR)/results/report/index.html, to be opened in a browser"
 
 test: .venv/.dev
 	$(RUN) pytest -n 2 $(ARGS)

@@ -1,5 +1,5 @@
 # From one config to policies, samples, tables and figures:
-#   data -> sft -> preferences -> reference (cached) -> train (method x grid x seed) -> sample -> evaluate -> tables, figures
+#   data -> sft -> preferences -> reference (cached) -> train (method x grid x seed) -> sample -> evaluate -> tables, figures, page
 # and, where a config asks for them, what is measured of generated responses, of benchmarks and of programs (measure.smk).
 from snakemake.utils import min_version
 
@@ -29,6 +29,7 @@ localrules:
     measures,
     tables,
     figures,
+    report,
 
 
 rule all:
@@ -36,6 +37,7 @@ rule all:
     input:
         every_task(TABLES + GRIDS),
         figures(),
+        PAGE,
 
 
 rule data:
@@ -81,3 +83,8 @@ rule tables:
 rule figures:
     input:
         figures(),
+
+
+rule report:
+    input:
+        PAGE,

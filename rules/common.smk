@@ -32,6 +32,7 @@ GENERATIONS = "results/{task}/generations/{run}.jsonl"
 PROGRAMS = "results/{task}/programs/{run}.jsonl"
 MEASURES = "results/{task}/{part}/{run}.json"
 TABLES = [f"results/tables/{{task}}{kind}" for kind in (".csv", ".md", ".tex", "_differences.csv")]
+PAGE = "results/report/index.html"
 GRIDS = [f"results/tables/{{task}}_grid.{kind}" for kind in ("csv", "md", "tex")]
 
 
@@ -84,6 +85,12 @@ def every_measure(task):
     """The files of measures of the runs of a task, part by part."""
     parts = ["scores", *STAGES.parts(task)]
     return [path for part in parts for path in every_run(MEASURES.replace("{part}", part), tasks=[task])]
+
+
+def every_sampled(pattern):
+    """The files of samples, generations or programs that the tasks ask for."""
+    kind = Path(pattern).parts[2]
+    return [path for task in STAGES.tasks if kind in STAGES.sampled(task) for path in every_run(pattern, tasks=[task])]
 
 
 def fitted(wildcards):

@@ -140,3 +140,33 @@ rule plot_tokens:
         code=code("tokens"),
     shell:
         "python $SCRIPTS/tokens.py --scores {input.scores} --tokens {input.tokens} --out {output} > {log} 2>&1"
+
+
+rule make_page:
+    input:
+        measures=[path for task in STAGES.tasks for path in every_measure(task)],
+        fitted=[path for task in STAGES.tasks for path in STAGES.fitted(task)],
+        tokens=every_run(TOKENS),
+        samples=[path for pattern in (SAMPLES, GENERATIONS, PROGRAMS) for path in every_sampled(pattern)],
+        prompts=every_task([PROMPTS.format(task="{task}", split="test")]),
+        trained=every_run(f"{RUN}/run.json", sft=False),
+        dynamics=every_run(f"{RUN}/dynamics.jsonl", sft=False),
+        frontier=every_run(f"{RUN}/frontier.jsonl", sft=False),
+        sft=every_task([f"{SFT}/run.json"]),
+    output:
+        PAGE,
+    log:
+        "logs/page.log",
+    conda:
+        "../envs/eval.yaml"
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        settings=lambda wildcards: STAGES.page(),
+        results="results",
+        logs="logs",
+        code=code("page"),
+    shell:
+        "python $SCRIPTS/page.py --settings {params.settings:q} --results {params.results} --logs {params.logs}"
+        " --out {output} > {log} 2>&1"

@@ -12,7 +12,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-CONDA = {"train": ["qlora"], "eval": ["eval", "qlora", "report"]}
+CONDA = {"train": ["qlora"], "eval": ["eval", "qlora"]}
 DRIVER = {"snakemake", "pygments"}  # run outside the conda environments
 CUDA = ("cuda-", "nvidia-", "triton")  # belong to the build of torch
 
@@ -42,7 +42,7 @@ def names(requirements):
 
 
 def test_extras_are_those_that_users_are_told_of():
-    assert set(EXTRAS) == {"qlora", "eval", "slurm", "report", "bench", "dev"}
+    assert set(EXTRAS) == {"qlora", "eval", "slurm", "bench", "dev"}
 
 
 def test_each_constraint_is_one_exact_public_version_and_stands_once():

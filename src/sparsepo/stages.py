@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from sparsepo import __version__
 from sparsepo.alternatives import ALTERNATIVES
 from sparsepo.codeversion import Tree
 from sparsepo.config import Config
@@ -18,6 +19,9 @@ from sparsepo.launch import python_command
 from sparsepo.objective.methods import METHODS
 from sparsepo.runs import find_run, patterns_of, runs_of
 from sparsepo.settings import SETTINGS, fitted, in_bits
+
+PAGE = Path(__file__).parent / "report" / "page"
+"""Where the templates, styles and scripts of the page lie, which are code too."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,11 @@ class Stages:
         evaluation = self.config.tasks[task].evaluation
         return [part for part in ("summaries", "wins", "benchmarks", "code") if getattr(evaluation, part)]
 
+    def sampled(self, task: str) -> list[str]:
+        """What is sampled of the runs of a task."""
+        evaluation = self.config.tasks[task].evaluation
+        return ["samples"] + ["generations"] * bool(evaluation.generation) + ["programs"] * bool(evaluation.code)
+
     def fitted(self, task: str) -> list[str]:
         """The scorers that are fitted in the pipeline for this task, as files."""
         return [f"{fitted(task)}/report.json"] if self.config.tasks[task].fits else []
@@ -109,12 +118,26 @@ class Stages:
         model = self.config.tasks[task].model
         return sorted(map(str, model.path.glob("*.*"))) if model.source == "folder" else []
 
-    def resolved(self, task: str) -> str:
-        """JSON of the config of a task, every default written out."""
+    def resolved(self, task: str, without: Sequence[str] = ()) -> str:
+        """JSON of the config of a task, every default written out; sections may be left out."""
         named = {"name": self._owner(task), "task": task}
-        return json.dumps(named | self.config.tasks[task].model_dump(mode="json"), sort_keys=True)
+        return json.dumps(named | self.config.tasks[task].model_dump(mode="json", exclude=set(without)), sort_keys=True)
 
-    def code(self, script: str, task: str, run: str = "sft", kind: str = "", **_: Any) -> str:
+    def page(self) -> str:
+        """JSON of what the page shows: each task with its config, the settings of its runs, and what was measured."""
+        tasks = {
+            task: {
+                "config": json.loads(self.resolved(task, without=("resources",))),
+                "points": list(dict.fromkeys(run.rsplit("/", 1)[0] for run in self.runs(task, sft=False))),
+                "parts": self.parts(task),
+                "compare": json.loads(self.settings("compare", task)),
+            }
+            for task in self.tasks
+        }
+        looks = [file_hash(path) for path in sorted(PAGE.glob("*/*.*"))]
+        return json.dumps({"name": self.config.name, "version": __version__, "tasks": tasks, "looks": looks})
+
+    def code(self, script: str, task: str = "", run: str = "sft", kind: str = "", **_: Any) -> str:
         """Hash of the code behind a script that this job uses, of losses, masks and sources only its own."""
         rows = ALTERNATIVES[script](self.config.tasks[task], run, kind) if script in ALTERNATIVES else {}
         return _code(script, frozenset((table, frozenset(used)) for table, used in rows.items()))

@@ -151,27 +151,27 @@ def make_examples(count=6, longest=30, masked=True):
     ]
 
 
-@pytest.fixture(name="labels")
+@pytest.fixture(name="labels", scope="session")
 def _labels():
     return LABELS
 
 
-@pytest.fixture(name="make_scores")
+@pytest.fixture(name="make_scores", scope="session")
 def _make_scores():
     return make_scores
 
 
-@pytest.fixture(name="make_training_points")
+@pytest.fixture(name="make_training_points", scope="session")
 def _make_training_points():
     return make_training_points
 
 
-@pytest.fixture(name="make_dynamics")
+@pytest.fixture(name="make_dynamics", scope="session")
 def _make_dynamics():
     return make_dynamics
 
 
-@pytest.fixture(name="make_examples")
+@pytest.fixture(name="make_examples", scope="session")
 def _make_examples():
     return make_examples
 

@@ -45,6 +45,7 @@ def test_every_shipped_config_plans_all_its_runs(from_root, tmp_path, path):
     for part, rule in PARTS.items():
         asked = sum(part in task["evaluation"] for task in tasks.values())
         assert counts.get(rule, 0) == (runs // len(tasks) + 1) * asked
+    assert counts["make_page"] == 1
     assert counts.get("fit_scorer", 0) == ("kind: tfidf" in path.read_text())
 
 
@@ -99,7 +100,8 @@ TARGETS = {
     "measures": SCORES,
     "tables": ALL,
     "figures": {**SCORES, **FIGURES},
-    "all": {**ALL, **FIGURES},
+    "report": {**SCORES, "make_page": 1},
+    "all": {**ALL, **FIGURES, "make_page": 1},
 }
 
 

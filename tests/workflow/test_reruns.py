@@ -9,6 +9,7 @@ import pytest
 
 DPO, SPARSE = "dpo/beta~0.1/seed~0", "sparsepo_common/beta~0.5/seed~0"
 REPORT = {("make_table", ""), ("compare_methods", ""), ("plot_frontier", ""), ("plot_dynamics", "")}
+REPORT |= {("make_page", "")}
 TOKENS = {("plot_tokens", "dpo"), ("plot_tokens", "sparsepo_common")}
 SFT = {("sample_policy", "sft"), ("evaluate_run", "sft")}
 
@@ -40,7 +41,7 @@ def planned(snakemake):
         for rule, block in re.findall(r"^(?:local)?rule (\w+):\n((?:    .*\n)*)", done.stdout, re.MULTILINE):
             values = re.search(r"^    wildcards: (.*)$", block, re.MULTILINE)
             which = re.search(r"(?:run|method)=([^,]+)", values[1]) if values else None
-            found |= {(rule, which[1] if which else "")} if values else set()
+            found |= {(rule, which[1] if which else "")} if values or rule == "make_page" else set()
         return found
 
     return jobs
@@ -122,9 +123,9 @@ def test_touching_every_file_plans_nothing(finished, planned):
 @pytest.mark.parametrize(
     ("module", "wanted"),
     [
-        ("tables", {("make_table", "")}),
-        ("comparison", {("compare_methods", "")}),
-        ("style", {("plot_frontier", ""), ("plot_dynamics", "")} | TOKENS),
+        ("tables", {("make_table", ""), ("make_page", "")}),
+        ("comparison", {("compare_methods", ""), ("make_page", "")}),
+        ("style", {("plot_frontier", ""), ("plot_dynamics", ""), ("make_page", "")} | TOKENS),
     ],
 )
 def test_a_module_of_the_report_plans_tables_or_figures_only(finished, planned, module, wanted):

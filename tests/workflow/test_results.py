@@ -2,6 +2,7 @@
 
 import json
 import re
+import zipfile
 
 import pytest
 
@@ -170,3 +171,28 @@ def test_stages_count_what_they_made_and_dropped(original):
         pairs, lost = summary[split]["pairs"], summary[split]["dropped"]
         assert pairs == len(rows(results / f"preferences/{split}.jsonl"))
         assert pairs + sum(row["count"] for row in lost if "'text'" not in row["reason"]) == prompts
+
+
+# --- the report
+
+
+def test_the_page_shows_every_run_and_is_made_of_the_same_bytes_again(finished, snakemake):
+    page = finished / "results/report/index.html"
+    first = page.read_text()
+    assert f'data-run="{DPO}"' in first and f'data-run="{SPARSE}"' in first
+    assert "VADER" in first and "http-equiv" in first
+    page.unlink()
+    done = snakemake(finished, "report", "--cores", "1")
+    assert done.returncode == 0, done.stdout
+    assert page.read_text() == first
+
+
+def test_the_own_report_of_snakemake_holds_figures_and_tables_with_their_captions(finished, snakemake):
+    done = snakemake(finished, "--report", "own.zip")
+    assert done.returncode == 0, done.stdout
+    with zipfile.ZipFile(finished / "own.zip") as packed:
+        names = packed.namelist()
+        text = "".join(packed.read(name).decode() for name in names if name.endswith(("html", "js")))
+    for figure in ("frontier.svg", "sparsity.svg", "token_kl.svg", "dpo.svg", "small.md"):
+        assert any(name.endswith(figure) for name in names), figure
+    assert "upper concave hull" in text and "lines below the table" in text

@@ -29,15 +29,15 @@ def plot_sparsity(dynamics: Dynamics, labels: Mapping[str, str] | None = None) -
 
     `dynamics`: rows of `dynamics.jsonl` by run. `labels`: the printed name of each method.
     """
-    curves = _curves(dynamics, "sparsity_u_chosen")
-    if not curves:
+    found = curves(dynamics, "sparsity_u_chosen")
+    if not found:
         return _empty_figure("No method of this task has masks.")
-    colours = _setting_colours(curves)
-    bands = -(-len(curves) // _COLUMNS)
-    columns = min(len(curves), _COLUMNS)
+    colours = _setting_colours(found)
+    bands = -(-len(found) // _COLUMNS)
+    columns = min(len(found), _COLUMNS)
     figure = new_figure(0.8 + 2.7 * bands)
     grid = figure.subplots(2 * bands, columns, sharex=True, sharey=True, squeeze=False)
-    for place, (method, settings) in enumerate(curves.items()):
+    for place, (method, settings) in enumerate(found.items()):
         band, column = divmod(place, columns)
         for row, mask in enumerate("ud"):
             axes = grid[2 * band + row, column]
@@ -46,7 +46,7 @@ def plot_sparsity(dynamics: Dynamics, labels: Mapping[str, str] | None = None) -
             if column == 0:
                 axes.set_ylabel(f"zeros in $m_{mask}$")
         grid[2 * band, column].set_title((labels or {}).get(method, method))
-    _finish(figure, grid, len(curves), 2, colours)
+    _finish(figure, grid, len(found), 2, colours)
     return figure
 
 
@@ -57,29 +57,29 @@ def plot_token_kl(dynamics: Dynamics, labels: Mapping[str, str] | None = None, d
     `direction`: `reverse` is KL(pi || ref), `forward` is KL(ref || pi). The axis is logarithmic
     where the runs end more than two decades apart.
     """
-    curves = _curves(dynamics, f"{direction}_kl_chosen")
-    if not curves:
+    found = curves(dynamics, f"{direction}_kl_chosen")
+    if not found:
         return _empty_figure("No run of this task has logged its KL.")
-    colours = _setting_colours(curves)
-    columns = min(len(curves), _COLUMNS)
-    bands = -(-len(curves) // columns)
+    colours = _setting_colours(found)
+    columns = min(len(found), _COLUMNS)
+    bands = -(-len(found) // columns)
     figure = new_figure(0.8 + 1.5 * bands)
     grid = figure.subplots(bands, columns, sharex=True, sharey=True, squeeze=False)
-    for place, (method, settings) in enumerate(curves.items()):
+    for place, (method, settings) in enumerate(found.items()):
         axes = grid[divmod(place, columns)]
         _draw_sides(axes, settings, f"{direction}_kl", colours)
         axes.set_title((labels or {}).get(method, method))
         if place % columns == 0:
             axes.set_ylabel(f"KL({_DIRECTIONS[direction]}) (nats)")
-    ends = _positive_ends(curves, f"{direction}_kl")
+    ends = _positive_ends(found, f"{direction}_kl")
     if ends and max(ends) > 100 * min(ends):
         grid[0, 0].set_yscale("log")
         grid[0, 0].set_ylim(bottom=min(ends) / 10)  # step 0 has KL 0, give or take rounding
-    _finish(figure, grid, len(curves), 1, colours)
+    _finish(figure, grid, len(found), 1, colours)
     return figure
 
 
-def _curves(dynamics: Dynamics, needed: str) -> Curves:
+def curves(dynamics: Dynamics, needed: str) -> Curves:
     """Mean over seeds by step of each setting's rows, for the runs that logged `needed`."""
     rows: dict[str, dict[tuple, list[pd.DataFrame]]] = {}
     for run, steps in dynamics.items():
@@ -128,18 +128,18 @@ def _draw_sides(axes: Axes, settings: Mapping[str, pd.DataFrame], quantity: str,
             colour = colours[setting]
             if len(settings) <= _FEW:
                 axes.plot(values.index, values, color=colour, linewidth=0.4, alpha=0.25)
-            mean = _smooth(values).iloc[:: max(1, len(values) // 300)]
+            mean = smooth(values).iloc[:: max(1, len(values) // 300)]
             axes.plot(mean.index, mean, linestyle=line, color=colour, linewidth=width)
 
 
-def _smooth(values: pd.Series) -> pd.Series:
+def smooth(values: pd.Series) -> pd.Series:
     return values.rolling(max(1, len(values) // 20), center=True, min_periods=1).mean()
 
 
 def _positive_ends(curves: Curves, quantity: str) -> list[float]:
     """Where each line ends, zeros left out."""
     ends = [
-        float(_smooth(frame[f"{quantity}_{side}"].dropna()).iloc[-1])
+        float(smooth(frame[f"{quantity}_{side}"].dropna()).iloc[-1])
         for settings in curves.values()
         for frame in settings.values()
         for side in _SIDES

@@ -35,6 +35,7 @@ RC = {
     "svg.hashsalt": "sparsepo",
 }
 PAGE_WIDTH = 7.0  # inches
+DARK_PAGE = "#14171A"  # of the HTML page in the dark
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ METHOD_STYLES = {
     "sparsepo_common": MethodStyle("#D55E00", "P", "-"),
     "sparsepo_independent": MethodStyle("#882255", "X", "-"),
 }
-_SPARE_COLOURS = ("#DDCC77", "#117733", "#88CCEE", "#AA4499", "#CC6677", "#5A5A5A")
+SPARE_COLOURS = ("#DDCC77", "#117733", "#88CCEE", "#AA4499", "#CC6677", "#5A5A5A")
 _SPARE_MARKERS = ("8", "H")
 _SPARE_LINES = ("-", "--", "-.", ":")
 
@@ -74,10 +75,31 @@ def method_style(method: str) -> MethodStyle:
         return METHOD_STYLES[method]
     number = zlib.crc32(method.encode())
     picked = []
-    for spares in (_SPARE_COLOURS, _SPARE_MARKERS, _SPARE_LINES):
+    for spares in (SPARE_COLOURS, _SPARE_MARKERS, _SPARE_LINES):
         number, place = divmod(number, len(spares))
         picked.append(spares[place])
     return MethodStyle(*picked)
+
+
+def on_dark(colour: str, page: str = DARK_PAGE, contrast: float = 4.5) -> str:
+    """The colour, mixed with as little white as it takes to stand out on a dark page by this contrast (WCAG 2)."""
+    needed = contrast * (luminance(page) + 0.05) - 0.05
+    for share in range(101):
+        mixed = "#" + "".join(f"{round(value + (255 - value) * share / 100):02X}" for value in _channels(colour))
+        if luminance(mixed) >= needed:
+            break
+    return mixed
+
+
+def _channels(colour: str) -> list[int]:
+    return [int(colour[at : at + 2], 16) for at in (1, 3, 5)]
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of `#RRGGBB`, 0 to 1, as WCAG 2 defines it."""
+    shares = [value / 255 for value in _channels(colour)]
+    linear = [share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 def new_figure(height: float, layout: str | None = "constrained") -> Figure:

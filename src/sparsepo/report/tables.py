@@ -92,6 +92,11 @@ def reading(frame: pd.DataFrame) -> list[str]:
         findings += _finding("The log-probability of the chosen responses fell", trained, falling)
     far = trained["kl_exact"] > 10 * trained["kl_exact"].median()
     findings += _finding("The exact KL is over ten times this table's median", trained, far)
+    exploded = trained["kl_exact"] > trained["length"]
+    findings += _finding("The exact KL is over one nat for each token of a response", trained, exploded)
+    if len(trained) < len(frame):
+        longer = trained["length"] > 1.2 * frame["length"].iloc[0]  # SFT's
+        findings += _finding("The responses are over a fifth longer than SFT's", trained, longer)
     for name in ("m_u", "m_d"):
         if f"sparsity_{name}" in frame:
             zeros = trained[f"sparsity_{name}"]

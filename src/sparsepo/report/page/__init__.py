@@ -1,0 +1,1 @@
+"""The page: one file of HTML that holds what a sweep found, and opens without a network."""

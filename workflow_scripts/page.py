@@ -1,0 +1,31 @@
+"""Write the page that shows what a sweep found: one file of HTML."""
+
+import argparse
+import json
+from pathlib import Path
+
+from sparsepo.errors import run
+from sparsepo.report.page.build import write_page
+from sparsepo.report.page.gather import TaskResults
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--settings", type=json.loads, required=True)
+    parser.add_argument("--results", type=Path, required=True)
+    parser.add_argument("--logs", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    settings = options.settings
+    tasks = [TaskResults(name, options.results, options.logs, **_of(task)) for name, task in settings["tasks"].items()]
+    write_page(settings["name"], settings["version"], tasks, options.out)
+
+
+def _of(task: dict) -> dict:
+    """Runs are told by their settings and seeds, which makes a command line that holds thousands of them."""
+    points = task.pop("points")
+    return task | {"runs": [f"{point}/seed~{seed}" for point in points for seed in task["config"]["seeds"]]}
+
+
+if __name__ == "__main__":
+    run(main)
