@@ -76,7 +76,8 @@ def frontier_figure(scores: Sequence[Mapping[str, Any]], passed: Mapping[str, Se
         shared = {"name": label, "meta": {"method": method}, "mode": "markers"}
         shared |= {"hovertemplate": "%{text}<extra></extra>"}
         if method != "sft":
-            figure.add_trace(_hull(start + [(row[x], row["reward"]) for row in rows], label, method))
+            ends = [(row[x], row["reward"]) for row in rows if not start or row[x] >= start[0][0]]
+            figure.add_trace(_hull(start + ends, label, method))
             figure.add_trace(_during(passed, method, label, x, shared))
         seeds = [score for score in scores if score["method"] == method]
         if len(seeds) > len(rows):

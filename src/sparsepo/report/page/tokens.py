@@ -56,7 +56,7 @@ def values_of(rows: Rows, pairs: Pairs, run: str) -> list[dict[str, Any]]:
     """
     found = []
     for row, pair in zip(rows, pairs.shown, strict=False):
-        if any(row[side]["tokens"] != pair[side]["tokens"] for side in SIDES):
+        if len(rows) != pairs.whole or any(row[side]["tokens"] != pair[side]["tokens"] for side in SIDES):
             raise UserError(f"tokens/{run}.jsonl is not about the pairs of the other runs; delete it and run again")
         found.append({side: token_values(row[side]) for side in SIDES})
         found[-1]["reward"] = short([row[f"reward_{side}"] for side in SIDES])
