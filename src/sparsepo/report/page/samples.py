@@ -16,6 +16,8 @@ LONGEST = 1_500
 """Letters of a text that are shown."""
 KINDS = {"samples": ["scores"], "generations": ["summaries", "wins"], "programs": ["code"]}
 """What was sampled -> the parts that measured it."""
+OF_PROMPTS = ("self_bleu", "edna", "pass@")
+"""How the names of metrics begin that have one value a prompt; all others have one an answer."""
 
 Row = Mapping[str, Any]
 
@@ -67,7 +69,7 @@ def _scored(task: TaskResults, kind: str, run: str, rows: Sequence[Row]) -> list
     (no verdict of a judge), nobody can tell which, and none of that prompt gets one.
     """
     places = {prompt: place for place, prompt in enumerate(_by_prompt(rows))}
-    keyed = [(_variants(kind, row), (row["id"], row["prompt"], places[row["prompt"]])) for row in rows]
+    keyed = [(_variants(kind, row), {row["id"] or row["prompt"], row["prompt"], places[row["prompt"]]}) for row in rows]
     made: list[dict[str, float]] = [{} for _ in rows]
     files = [file for part in KINDS[kind] if (file := task.measured(part, run))]
     for variant, metrics in [item for file in files for item in file["splits"]["test"].items()]:
@@ -79,9 +81,10 @@ def _scored(task: TaskResults, kind: str, run: str, rows: Sequence[Row]) -> list
         for name, numbers in metrics.items():
             for key, values in _grouped(numbers).items():
                 answers = members.get(key, [])
-                if len(values) in (1, len(answers)):
+                whole = name.startswith(OF_PROMPTS)
+                if len(values) == (1 if whole else len(answers)):
                     for place, at in enumerate(answers):
-                        made[at][name] = values[place if len(values) == len(answers) else 0] * metric_of(name).scale
+                        made[at][name] = values[0 if whole else place] * metric_of(name).scale
     return made
 
 
