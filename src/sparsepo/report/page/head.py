@@ -46,15 +46,22 @@ def overlap(made: Comparison) -> list[str]:
     if column is None:
         return []
     first = best_system(made, column)
-    labels = {system.name: system.label for system in made.systems}
+    said = _names(made)
     pairs = [pair for pair in made.differences[column] if first.name in (pair.a, pair.b) and pair.tested]
-    alike = [labels[pair.b if pair.a == first.name else pair.a] for pair in pairs if not pair.real]
+    alike = [said[pair.b if pair.a == first.name else pair.a] for pair in pairs if not pair.real]
     if not alike:
         return []
     others = "no other system" if len(alike) == len(pairs) else f"{len(alike)} of {len(pairs)} other systems"
     told = "can be told from it" if len(alike) == len(pairs) else f"cannot be told from it ({', '.join(alike)})"
     label = metric_of(column[1]).label
-    return [f"{first.label} has the best {label}, but {others} {told} on these prompts (permutation test, Holm)."]
+    return [f"{said[first.name]} has the best {label}, but {others} {told} on these prompts (permutation test, Holm)."]
+
+
+def _names(made: Comparison) -> dict[str, str]:
+    """System -> its label, with its setting where several are of one method."""
+    labels = [system.label for system in made.systems]
+    shared = {label for label in labels if labels.count(label) > 1}
+    return {s.name: f"{s.label} ({s.params})" if s.label in shared else s.label for s in made.systems}
 
 
 def ranked_column(made: Comparison) -> Column | None:
