@@ -134,7 +134,7 @@ class Stages:
             }
             for task in self.tasks
         }
-        looks = [file_hash(path) for path in sorted(PAGE.glob("*/*.*"))]
+        looks = [file_hash(path) for part in ("static", "templates") for path in sorted((PAGE / part).iterdir())]
         return json.dumps({"name": self.config.name, "version": __version__, "tasks": tasks, "looks": looks})
 
     def code(self, script: str, task: str = "", run: str = "sft", kind: str = "", **_: Any) -> str:
