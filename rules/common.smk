@@ -1,6 +1,8 @@
 import os
 import re
+import socket
 import sys
+import time
 from pathlib import Path
 from shlex import quote
 
@@ -9,6 +11,7 @@ sys.path.insert(0, str(HERE / "src"))
 
 from sparsepo.errors import UserError
 from sparsepo.stages import Stages
+from sparsepo.sweep import note_end, write_plan
 
 # A config that the user names replaces the default whole, where Snakemake would merge the two;
 # `--config key=value` then overrides single values (tasks__planted__seeds=[0,1]).
@@ -138,3 +141,32 @@ def processes(stage):
 def python(stage):
     """A function of wildcards: what starts the script of `sft` or `train`, on one process or on several."""
     return lambda wildcards: STAGES.python(wildcards.task, stage)
+
+
+def jobs():
+    """(rule, task, run or kind, whether it is to be made now) of every job that belongs to a task."""
+    for job in workflow.dag.jobs:
+        named = dict(job.wildcards.items())
+        if "task" in named:
+            yield job.rule.name, named["task"], named.get("run", named.get("kind", "")), workflow.dag.needrun(job)
+
+
+def plans():
+    """Whether this is the Snakemake of a sweep: a job of a cluster is a Snakemake too, and `--touch` makes nothing."""
+    return workflow.is_main_process and not workflow.touch
+
+
+onstart:
+    if plans():
+        start = {"process": os.getpid(), "host": socket.gethostname(), "local": workflow.local_exec}
+        write_plan(Path("results"), STAGES.plan(jobs(), started=time.time(), **start))
+
+
+onsuccess:
+    if plans():
+        note_end(Path("results"), time.time())
+
+
+onerror:
+    if plans():
+        note_end(Path("results"), time.time())

@@ -16,6 +16,7 @@ from sparsepo.errors import UserError
 from sparsepo.objective.methods import METHODS
 from sparsepo.runs import Run, find_run, runs_of
 from sparsepo.stages import Stages, check_owner
+from sparsepo.sweep import note_end, read_plan, write_plan
 
 BASE = yaml.safe_load("""
 name: small
@@ -110,6 +111,32 @@ def test_the_patterns_match_the_runs_and_nothing_else():
 
 def test_the_first_run_of_a_method_is_that_of_its_first_point_and_seed():
     assert stages().first_run("reviews", "sparsepo_common", other="wildcard") == RUNS[4]
+
+
+def test_a_plan_has_the_watched_jobs_of_a_start_in_the_order_of_the_config():
+    jobs = [("train_policy", "reviews", run, run == RUNS[2]) for run in reversed(RUNS)]
+    jobs += [("evaluate_run", "reviews", run, True) for run in (RUNS[0], "sft")]
+    jobs += [("make_table", "reviews", "", True), ("make_sft", "reviews", "", False)]
+    jobs += [("cache_reference", "reviews", "states", True)]
+    plan = stages().plan(jobs, process=7, host="node1", local=True, started=5.0)
+    assert (plan.configs, plan.process, plan.host, plan.local, plan.started) == (["small"], 7, "node1", True, 5.0)
+    assert plan.ended is None and list(plan.tasks) == ["reviews"]
+    made = plan.tasks["reviews"]
+    assert list(made) == ["sft", "reference", "train", "scores"]
+    assert list(made["train"].items()) == [(run, run == RUNS[2]) for run in RUNS]
+    assert list(made["scores"]) == ["sft", RUNS[0]]
+    assert made["sft"] == {"": False} and made["reference"] == {"states": True}
+
+
+def test_a_plan_is_read_as_it_was_written_and_its_end_is_noted(tmp_path):
+    plan = stages().plan([("make_sft", "reviews", "", True)], process=7, host="node1", local=True, started=5.0)
+    write_plan(tmp_path, plan)
+    assert read_plan(tmp_path) == plan
+    note_end(tmp_path, 9.5)
+    assert read_plan(tmp_path) == replace(plan, ended=9.5)
+    (tmp_path / "plan.json").unlink()
+    note_end(tmp_path, 9.5)
+    assert not list(tmp_path.iterdir()), "a plan that somebody removed is no reason to fail"
 
 
 # --- settings

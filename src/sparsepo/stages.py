@@ -1,7 +1,7 @@
 """What the workflow asks of a config: tasks, runs, and what each stage reads, as text that can be compared."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -19,6 +19,7 @@ from sparsepo.launch import python_command
 from sparsepo.objective.methods import METHODS
 from sparsepo.runs import find_run, patterns_of, runs_of
 from sparsepo.settings import SETTINGS, fitted, in_bits
+from sparsepo.sweep import WATCHED, Plan
 
 PAGE = Path(__file__).parent / "report" / "page"
 """Where the templates, styles and scripts of the page lie, which are code too."""
@@ -117,6 +118,21 @@ class Stages:
         """The files of a model folder that the user names, which are inputs like any other."""
         model = self.config.tasks[task].model
         return sorted(map(str, model.path.glob("*.*"))) if model.source == "folder" else []
+
+    def plan(self, jobs: Iterable[tuple[str, str, str, bool]], **start: Any) -> Plan:
+        """What a start of the workflow is to make, in the order of the config.
+
+        jobs: rule, task, run (or kind of cache) and whether it is to be made; rules that nobody watches are left out.
+        start: the process, the host and the time, see Plan.
+        """
+        stages = {stage.rule: name for name, stage in WATCHED.items()}
+        places = {run: place for task in self.tasks for place, run in enumerate(self.runs(task))}
+        found = {task: {name: {} for name in WATCHED} for task in self.tasks}
+        for rule, task, item, due in sorted(jobs, key=lambda job: places.get(job[2], 0)):
+            if rule in stages:
+                found[task][stages[rule]][item] = due
+        tasks = {task: {name: items for name, items in made.items() if items} for task, made in found.items()}
+        return Plan(list(dict.fromkeys(map(self._owner, self.tasks))), tasks, **start)
 
     def resolved(self, task: str, without: Sequence[str] = ()) -> str:
         """JSON of the config of a task, every default written out; sections may be left out."""
