@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 CONDA = {"train": ["qlora"], "eval": ["eval", "qlora"]}
-DRIVER = {"snakemake", "pygments"}  # run outside the conda environments
+DRIVER = {"snakemake", "pygments", "rich"}  # run outside the conda environments
 CUDA = ("cuda-", "nvidia-", "triton")  # belong to the build of torch
 
 

@@ -19,6 +19,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from sparsepo.report.here import look_around
+from sparsepo.report.progress_of_runs import look
+from sparsepo.sweep import read_plan
+
 ROOT = Path(__file__).resolve().parents[2]
 NODE = Path(__file__).with_name("slurm_node.sh")
 SLURM_CONF = Path("/etc/slurm/slurm.conf")
@@ -135,7 +139,7 @@ def harmed_run(folder):
         controller.kill()  # at once, as an unfinished run is of no use
         controller.wait()
     gpus = {run: variables.get("CUDA_VISIBLE_DEVICES") for run, variables in seen.items()}
-    return {"code": code, "states": states, "gpus": gpus}
+    return {"code": code, "states": states, "gpus": gpus, "process": controller.pid}
 
 
 @pytest.fixture(scope="session")
@@ -173,6 +177,13 @@ def test_a_config_runs_through_the_profile_to_its_tables(story, told):
 
 def test_jobs_at_a_time_have_a_gpu_each(told):
     assert sorted(told["gpus"].values()) == ["0", "1"]
+
+
+def test_the_plan_is_that_of_the_snakemake_that_sent_the_jobs_and_ends_with_it(story, told):
+    plan = read_plan(story / "results")
+    assert (plan.process, plan.local) == (told["process"], False) and plan.ended is not None
+    sweep = look(story / "results", plan, look_around())
+    assert sweep.over and [run.state for run in sweep.tasks[0].runs] == ["done", "done"]
 
 
 @pytest.mark.parametrize("run", RUNS)

@@ -1,0 +1,102 @@
+"""The plan that a start of the workflow writes down for those who watch it, and who must not write one."""
+
+import re
+import socket
+from pathlib import Path
+
+import pytest
+
+from sparsepo.report.here import look_around
+from sparsepo.report.progress_of_runs import look
+from sparsepo.sweep import WATCHED, read_plan
+
+ROOT = Path(__file__).resolve().parents[2]
+DPO, SPARSE = "dpo/beta~0.1/seed~0", "sparsepo_common/beta~0.5/seed~0"
+PLANS = ("paper/tldr", "paper/mbpp", "paper/hh", "imdb")
+
+pytestmark = pytest.mark.timeout(900)
+
+
+def seen(folder):
+    return look(folder / "results", read_plan(folder / "results"), look_around())
+
+
+def test_a_run_writes_down_what_it_makes_and_that_it_has_ended(original):
+    plan = read_plan(original / "results")
+    runs = {DPO: True, SPARSE: True}
+    every = {"sft": True} | runs
+    assert plan.tasks == {
+        "small": {
+            "data": {"": True},
+            "sft": {"": True},
+            "preferences": {"": True},
+            "reference": {"states": True},
+            "train": runs,
+            "samples": every,
+            "scores": every,
+        }
+    }
+    assert list(plan.tasks["small"]["train"]) == list(runs)
+    assert (plan.configs, plan.host, plan.local) == (["tiny"], socket.gethostname(), True)
+    assert 10 < plan.ended - plan.started < 900
+
+
+def test_a_finished_run_is_seen_as_done_and_over(original):
+    sweep = seen(original)
+    (task,) = sweep.tasks
+    assert sweep.over and [run.state for run in task.runs] == ["done", "done"]
+    assert all(part.done == part.of for part in task.parts) and len(task.parts) == 6
+
+
+def test_whatever_starts_no_run_of_the_whole_leaves_the_plan_alone(finished, snakemake):
+    """A dry run, the linter, a touch, nothing to do, and the Snakemake that a job of a cluster is."""
+    plan = finished / "results/plan.json"
+    plan.write_text("untouched")
+    table = "results/tables/small.csv"
+    job = ("--mode", "remote", "--force", "--nolock", "--allowed-rules", "compare_methods", "--cores", "1", table)
+    for arguments in (["-n", "--forceall"], ["--lint"], ["--touch", "--cores", "1"], ["--cores", "1"], job):
+        before = (finished / table).stat().st_mtime_ns
+        done = snakemake(finished, *arguments)
+        assert done.returncode == 0, done.stdout
+        assert plan.read_text() == "untouched", arguments
+    assert (finished / table).stat().st_mtime_ns > before, "the job has run"
+
+
+def test_what_is_up_to_date_is_done_before_a_second_start_makes_anything(finished, snakemake):
+    """The DPO run is trained again, and fails at once as its pairs are broken; the other run stays as it is."""
+    code = finished / "workflow_scripts/train.py"
+    code.write_text(code.read_text().replace("    trainer.train()\n", "    raise UserError('a reason')\n"))
+    code.write_text(code.read_text().replace("import run\n", "import UserError, run\n"))
+    failed = snakemake(finished, "--cores", "1", "--force", f"results/small/runs/{DPO}/model.safetensors")
+    assert failed.returncode == 1 and "error: a reason" in failed.stdout
+    plan = read_plan(finished / "results")
+    assert plan.tasks["small"]["train"] == {DPO: True} and plan.ended is not None
+    assert plan.tasks["small"]["sft"] == {"": False}
+    sweep = seen(finished)
+    (run,) = sweep.tasks[0].runs
+    assert (run.state, run.reason, sweep.over) == ("failed", "a reason", True)
+
+
+def test_a_target_without_trainings_plans_none(unfinished, snakemake):
+    done = snakemake(unfinished, "--cores", "1", "data")
+    assert done.returncode == 0, done.stdout
+    assert read_plan(unfinished / "results").tasks == {"small": {"data": {"": True}}}
+
+
+def test_every_watched_stage_writes_the_files_that_are_looked_at(snakemake, tmp_path):
+    """Each job that a dry run of several configs prints has the output and the log that WATCHED says."""
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    configs = [f"configs/{name}.yaml" for name in PLANS]
+    done = snakemake(tmp_path, "-s", ROOT / "Snakefile", "--directory", tmp_path, "-n", "--configfile", *configs)
+    assert done.returncode == 0, done.stdout
+    assert not (tmp_path / "results").exists()
+    stages, found = {stage.rule: stage for stage in WATCHED.values()}, set()
+    for rule, block in re.findall(r"^rule (\w+):\n((?:    .*\n)*)", done.stdout, re.MULTILINE):
+        lines = dict(line.strip().split(": ", 1) for line in block.splitlines() if ": " in line)
+        named = dict(pair.split("=", 1) for pair in lines["wildcards"].split(", ")) if "wildcards" in lines else {}
+        if rule in stages:
+            found.add(rule)
+            place = {"task": named["task"], "item": named.get("run", named.get("kind", ""))}
+            assert f"results/{stages[rule].output.format(**place)}" in lines["output"].split(", ")
+            assert f"logs/{stages[rule].log.format(**place)}" == lines["log"]
+    assert found == set(stages)
