@@ -63,7 +63,7 @@ def test_every_task_has_its_own_part():
 
 
 GENERATED = {"generation": {"samples": 2}, "wins": {"kind": "nli", "model": "a/b"}}
-PROBLEMS = {"source": "problems", "hub": {"id": "a/b"}, "prompts": {"train": 8, "validation": 8, "test": 8}}
+PROBLEMS = {"source": "problems", "hub": {"id": "a/b"}, "prompts": {"train": 40, "validation": 8, "test": 8}}
 PROGRAMS = {"data": PROBLEMS, "preferences": {"source": "executed"}, "evaluation": {"code": {}}}
 
 
