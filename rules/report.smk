@@ -164,9 +164,7 @@ rule make_page:
         runtime=60,
     params:
         settings=lambda wildcards: STAGES.page(),
-        results="results",
-        logs="logs",
+        results=subpath(output[0], ancestor=2),
         code=code("page"),
     shell:
-        "python $SCRIPTS/page.py --settings {params.settings:q} --results {params.results} --logs {params.logs}"
-        " --out {output} > {log} 2>&1"
+        "python $SCRIPTS/page.py --settings {params.settings:q} --results {params.results} --out {output} > {log} 2>&1"

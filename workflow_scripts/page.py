@@ -12,12 +12,14 @@ from sparsepo.report.page.gather import TaskResults
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--settings", type=json.loads, required=True)
-    parser.add_argument("--results", type=Path, required=True)
-    parser.add_argument("--logs", type=Path, required=True)
+    parser.add_argument(
+        "--results", type=Path, required=True, help="folder of all tasks; that of the logs is beside it"
+    )
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     settings = options.settings
-    tasks = [TaskResults(name, options.results, options.logs, **_of(task)) for name, task in settings["tasks"].items()]
+    logs = options.results.parent / "logs"
+    tasks = [TaskResults(name, options.results, logs, **_of(task)) for name, task in settings["tasks"].items()]
     write_page(settings["name"], settings["version"], tasks, options.out)
 
 
