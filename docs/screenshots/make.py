@@ -27,6 +27,7 @@ def shoot(page: Page, part: str, out: Path) -> None:
     section = page.locator(f"article:not([hidden]) section[id$='-{part}']")
     section.scroll_into_view_if_needed()
     page.wait_for_timeout(1500)  # figures draw when they come into view
+    page.evaluate("document.querySelectorAll('nav').forEach(nav => { nav.style.position = 'static'; })")
     section.screenshot(path=out)
     with Image.open(out) as image:
         image.crop((0, 0, image.width, min(image.height, HEIGHT))).convert("RGB").save(out, optimize=True)
