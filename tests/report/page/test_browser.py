@@ -129,6 +129,14 @@ def test_the_other_kl_and_another_quantity_are_drawn(opened):
         assert set(dashes) == {"solid", "dot"}
 
 
+def test_no_button_of_a_figure_sends_it_anywhere(opened):
+    with opened() as tab:
+        frontier = section(tab, "frontier")
+        frontier.locator(".js-plotly-plot").hover()
+        buttons = frontier.locator(".modebar-btn").evaluate_all("buttons => buttons.map(b => b.dataset.title)")
+        assert set(buttons) == {"Zoom", "Pan", "Zoom in", "Zoom out", "Autoscale", "Reset axes"}
+
+
 @pytest.mark.parametrize(("kind", "start"), [("svg", b"<svg"), ("png", b"\x89PNG")])
 def test_a_figure_is_saved(opened, tmp_path, kind, start):
     with opened() as tab:

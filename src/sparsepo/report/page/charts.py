@@ -232,6 +232,7 @@ def _number(title: str) -> tuple[float, str]:
 def _empty(x: str, y: str) -> go.Figure:
     figure = go.Figure(layout={"template": "none", "showlegend": False, "height": 460, "hovermode": "closest"})
     figure.update_layout(paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", font={"color": INK, "size": 12})
+    figure.update_layout(modebar={"bgcolor": "rgba(0,0,0,0)", "color": INK, "activecolor": INK})
     figure.update_layout(margin={"l": 64, "r": 16, "t": 16, "b": 48}, hoverlabel={"align": "left"})
     for update, title in ((figure.update_xaxes, x), (figure.update_yaxes, y)):
         update(title={"text": title}, gridcolor=GRID, linecolor=INK, zeroline=False, automargin=True)

@@ -1,5 +1,10 @@
 // The figures: Plotly draws what the page brings; here are the colours of the theme, the methods shown, and saving.
-const OPTIONS = { displaylogo: false, responsive: true, modeBarButtonsToRemove: ["toImage", "select2d", "lasso2d"] };
+const OPTIONS = {
+  displaylogo: false,
+  responsive: true,
+  showSendToCloud: false, // a button that uploads the figure
+  modeBarButtonsToRemove: ["toImage", "select2d", "lasso2d"],
+};
 
 class Charts {
   constructor(article) {
