@@ -203,7 +203,6 @@ def test_the_script_makes_the_same_bytes_in_another_process(make_task, tmp_path)
     arguments = {
         "settings": json.dumps({"name": "a config", "version": "1.2.3", "tasks": settings, "looks": []}),
         "results": tmp_path / "results",
-        "logs": tmp_path / "logs",
         "out": there,
     }
     command = [sys.executable, str(ROOT / "workflow_scripts/page.py")]

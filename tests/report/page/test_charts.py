@@ -26,7 +26,7 @@ def _read(text):
 def _frontier(scores, passed=None, x="kl_exact"):
     """Method -> kind -> its trace, a kind being hull, during, seeds or settings."""
     found = {}
-    for trace in _read(frontier_figure(scores, passed or {}, x))["data"]:
+    for trace in _read(json.dumps(frontier_figure(scores, passed or {}, x)))["data"]:
         if trace["mode"] == "lines":
             kind = "hull"
         elif trace["marker"]["symbol"].endswith("-open"):
@@ -107,7 +107,7 @@ def test_pointing_at_a_point_of_training_names_its_run_and_step():
     row = {"step": 40, "reward": 0.125, "kl_exact": 1.5, "kl_sample": 7.0}
     passed = {"dpo/alpha~3-beta~0.1/seed~1": [row]}
     assert _frontier(TWO_SEEDS, passed)["dpo"]["during"]["text"] == [
-        "DPO α=3, β=0.1<br>seed 1, step 40<br>reward 0.125<br>KL 1.500 nats"
+        "DPO alpha=3, beta=0.1<br>seed 1, step 40<br>reward 0.125<br>KL 1.500 nats"
     ]
 
 
@@ -115,7 +115,7 @@ def test_several_seeds_are_shown_each():
     seeds = _frontier(TWO_SEEDS)["dpo"]["seeds"]
     assert (seeds["x"], seeds["y"]) == ([2.0, 3.0], [0.5, 1.5])
     assert seeds["text"] == [
-        f"DPO α=3, β=0.1<br>seed {seed}, at its end<br>reward {seed + 0.5:.3f}<br>KL {seed + 2:.3f} nats"
+        f"DPO alpha=3, beta=0.1<br>seed {seed}, at its end<br>reward {seed + 0.5:.3f}<br>KL {seed + 2:.3f} nats"
         for seed in (0, 1)
     ]
     assert "seeds" not in _frontier(TWO_SEEDS[:2])["dpo"]
@@ -131,7 +131,7 @@ def test_either_kl_is_on_the_axis_that_names_it():
         assert found["hull"]["x"] == [0.0, 2.5 * factor]
         assert found["during"]["x"] == [during]
         assert f"KL {2.5 * factor:.3f} [" in found["settings"]["text"][0]
-        titles.add(_read(frontier_figure(TWO_SEEDS, {}, x))["layout"]["xaxis"]["title"]["text"])
+        titles.add(_read(json.dumps(frontier_figure(TWO_SEEDS, {}, x)))["layout"]["xaxis"]["title"]["text"])
     assert len(titles) == 2 and any(title.startswith("exact KL") for title in titles)
 
 
@@ -316,7 +316,7 @@ def test_no_two_trained_methods_share_a_colour_in_the_dark():
 
 def test_every_colour_that_a_figure_uses_has_a_dark_one(make_scores, make_dynamics, make_training_points, labels):
     scores = make_scores()
-    text = frontier_figure(scores, make_training_points(scores), "kl_exact")
+    text = json.dumps(frontier_figure(scores, make_training_points(scores), "kl_exact"))
     text += json.dumps(dynamics_figures(make_dynamics(), labels))
     used = {text[at : at + 7] for at in range(len(text)) if text[at] == "#"}
     assert len(used) > len(labels) and {colour.upper() for colour in used} <= set(DARK)

@@ -1,6 +1,5 @@
 """Putting the page together: everything it shows, from the results of the tasks to one file of HTML."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -92,7 +91,7 @@ def _frontier(task: TaskResults, blobs: dict[str, str]) -> dict[str, Any]:
         return {"frontier": None, "settings": [], "kls": {}}
     passed = {run: task.logged("frontier", run) for run in task.runs}
     for x in KLS:
-        blobs[f"frontier/{x}"] = packed(json.loads(frontier_figure(scores, passed, x)))
+        blobs[f"frontier/{x}"] = packed(frontier_figure(scores, passed, x))
     settings = main_table(scores).to_dict("records")
     return {"frontier": frontier_scores(scores), "settings": settings, "kls": KLS}
 

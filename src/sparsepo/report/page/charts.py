@@ -1,6 +1,5 @@
 """The figures of the page, as Plotly specifications: drawn by the browser, in the colours and markers of `style`."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -59,8 +58,8 @@ QUANTITIES = [
 ]
 
 
-def frontier_figure(scores: Sequence[Mapping[str, Any]], passed: Mapping[str, Sequence[Mapping]], x: str) -> str:
-    """Reward over KL as Plotly's JSON: settings with intervals, their seeds, points during training, hulls.
+def frontier_figure(scores: Sequence[Mapping[str, Any]], passed: Mapping[str, Sequence[Mapping]], x: str) -> dict:
+    """Reward over KL as Plotly draws it: settings with intervals, their seeds, points during training, hulls.
 
     scores: of all runs. passed: rows of `frontier.jsonl` by run. x: one of `KLS`. The hull of a method is that of its
     settings and SFT, the one that its frontier score measures; the points during training rest on one response a
@@ -93,7 +92,7 @@ def frontier_figure(scores: Sequence[Mapping[str, Any]], passed: Mapping[str, Se
                 **shared,
             )
         )
-    return json.dumps(figure.to_plotly_json(), sort_keys=True)
+    return figure.to_plotly_json()
 
 
 def dynamics_figures(dynamics: Dynamics, labels: Mapping[str, str]) -> dict[str, list[dict[str, Any]]]:
