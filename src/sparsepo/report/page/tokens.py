@@ -11,7 +11,7 @@ SIDES = ("chosen", "rejected")
 MOST, FEWEST = 24, 2
 """Pairs that a page holds."""
 NUMBERS = 500_000
-"""That all runs of a page may say of tokens, about two megabytes."""
+"""That all runs of a task may say of tokens: about two megabytes of the page."""
 TOP, OFTEN = 15, 3
 """Tokens of a list, and how often one has to occur to stand in it."""
 
