@@ -142,9 +142,9 @@ def test_every_blob_is_there_and_can_be_opened(page):
 def test_the_blobs_hold_what_the_runs_left(make_task, tmp_path):
     task = make_task(tmp_path, methods=("dpo", "mapo"), steps=5)
     blobs = _blobs(_written(task, tmp_path / "page.html"))
-    assert blobs["planted/config"] == task.config
+    assert blobs["planted/config"] == [["resolved", task.config]]
     record = json.loads((task.folder / f"runs/{DPO}/run.json").read_text())
-    run = blobs[f"planted/run/{DPO}"]
+    run = dict(blobs[f"planted/run/{DPO}"])
     assert run["settings that reached this run"] == record["settings"] and run["code"] == record["git"]
     assert run["end of the log"] == f"the last words of {DPO}"
     assert run["cost and counts"]["pairs"] == record["pairs"] and "config" not in run["cost and counts"]
@@ -263,8 +263,8 @@ def test_no_text_becomes_a_part_of_the_page(make_task, tmp_path):
     assert not [name for _, values in elements.found for name in values if name.startswith("on")]
     assert "<img" not in text and "onerror=alert(1)>" not in text
     assert unescape(text).count(HOSTILE) > 20  # in the title, sentences, tables, options
-    assert blobs["planted/config"] == task.config and task.config["model"]["id"] == HOSTILE
-    assert blobs[f"planted/samples/{DPO}"][0][0][0] == blobs[f"planted/run/{DPO}"]["end of the log"] == HOSTILE
+    assert blobs["planted/config"] == [["resolved", task.config]] and task.config["model"]["id"] == HOSTILE
+    assert blobs[f"planted/samples/{DPO}"][0][0][0] == dict(blobs[f"planted/run/{DPO}"])["end of the log"] == HOSTILE
     assert blobs["planted/index"]["pairs"][0]["prompt"] == HOSTILE
     assert blobs["planted/index"]["kinds"]["samples"]["prompts"][3]["prompt"] == f"{HOSTILE} 3"
 
@@ -314,8 +314,9 @@ def test_a_missing_log_and_a_model_without_a_record_are_no_error(make_task, tmp_
     (task.folder / "sft/run.json").unlink()
     out = _written(task, tmp_path / "page.html")
     blobs, text = _blobs(out), _own(out)
-    assert blobs["planted/run/sft"] == {"end of the log": ""}
-    assert blobs[f"planted/run/{DPO}"]["end of the log"] == "" and "seeds" in blobs[f"planted/run/{DPO}"]
+    assert blobs["planted/run/sft"] == [["end of the log", ""]]
+    run = dict(blobs[f"planted/run/{DPO}"])
+    assert run["end of the log"] == "" and "seeds" in run and list(run)[-1] == "end of the log"
     line = text[text.index('<tr data-run="sft">') :].split("</tr>", 1)[0]
     assert re.findall(r"<td[^>]*>([^<]*)</td>", line)[6:8] == ["-", "-"]
 

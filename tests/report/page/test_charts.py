@@ -1,6 +1,7 @@
 """The figures of the page, read as the browser reads them."""
 
 import json
+import math
 
 import pytest
 
@@ -320,3 +321,13 @@ def test_every_colour_that_a_figure_uses_has_a_dark_one(make_scores, make_dynami
     text += json.dumps(dynamics_figures(make_dynamics(), labels))
     used = {text[at : at + 7] for at in range(len(text)) if text[at] == "#"}
     assert len(used) > len(labels) and {colour.upper() for colour in used} <= set(DARK)
+
+
+def test_what_is_no_number_is_left_out_of_a_curve_and_of_the_range_of_its_panels(labels):
+    rows = [{"step": step, "loss": loss} for step, loss in enumerate([1.0, math.inf, 3.0])]
+    runs = {"dpo/beta~0.1/seed~0": rows, "ipo/beta~0.1/seed~0": [{"step": 0, "loss": math.nan}]}
+    (panel,) = dynamics_figures(runs, labels | {"ipo": "IPO"})["loss"]
+    (trace,) = panel["figure"]["data"]
+    assert list(trace["y"]) == [1.0, None, 3.0]
+    assert list(panel["figure"]["layout"]["yaxis"]["range"]) == pytest.approx([0.9, 3.1])
+    assert [row.get("loss") for row in endings(runs, labels | {"ipo": "IPO"})] == [3.0, None]

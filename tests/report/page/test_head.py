@@ -41,7 +41,7 @@ def _levels(**levels):
 def test_the_best_is_named_with_its_setting_and_its_interval():
     dpo = _file("dpo", {"": {"reward": [0.25, 0.25]}}, {"beta": "0.1", "alpha": "2"})
     made = _made(_file("sft", {"": {"reward": [0.2, 0.2]}}), dpo, _file("ipo", {"": {"reward": [0.1, 0.3]}}))
-    assert best(made) == "DPO (alpha=2, beta=0.1): reward 0.250 [0.250, 0.250]"
+    assert best(made) == "DPO, alpha=2, beta=0.1: reward 0.250 [0.250, 0.250]"
 
 
 def test_sft_may_be_the_best_and_has_no_setting():

@@ -88,10 +88,14 @@ def test_a_prompt_that_was_drawn_in_two_places_keeps_its_answers_together(tmp_pa
     assert _numbers(found, "sft") == [[{"reward": 1.0}, {"reward": 3.0}], [{"reward": 2.0}]]
 
 
-def test_a_number_of_the_whole_run_belongs_to_no_answer(scored):
-    masked = {"reward": ([0.0] * 6, _groups(3, 2)), "auc_m_u": ([0.9], [0])}
-    _write_measures(scored, "scores", DPO, {"": masked})
-    assert answers_of(scored, "samples").columns == ["reward", "KL"]
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_number_of_the_whole_run_belongs_to_no_answer(tmp_path, count):
+    """It stands as if it were of the first prompt."""
+    task = _task(tmp_path, runs=[])
+    _write_rows(task, "samples", "sft", _drawn(["a", "b", "c"], count))
+    rewards = ([0.5] * 3 * count, _groups(3, count))
+    _write_measures(task, "scores", "sft", {"": {"reward": rewards, "auc_m_u": ([0.9], [0])}})
+    assert answers_of(task, "samples").columns == ["reward"]
 
 
 def test_a_metric_that_only_one_run_has_is_missing_from_the_others(scored):

@@ -14,7 +14,7 @@ from sparsepo.report.comparison_caption import caption, findings
 from sparsepo.report.comparison_cells import blocks
 from sparsepo.report.frontier_score import frontier_scores
 from sparsepo.report.page import head
-from sparsepo.report.page.charts import DARK, KLS, QUANTITIES, dynamics_figures, endings, frontier_figure
+from sparsepo.report.page.charts import DARK, KLS, QUANTITIES, bounds, dynamics_figures, endings, frontier_figure
 from sparsepo.report.page.gather import TaskResults
 from sparsepo.report.page.pack import packed
 from sparsepo.report.page.run_rows import details, run_row
@@ -23,7 +23,7 @@ from sparsepo.report.page.tokens import QUANTITIES as TOKEN_QUANTITIES
 from sparsepo.report.page.tokens import pairs_of, top_tokens, values_of
 from sparsepo.report.published import published
 from sparsepo.report.run_names import params_text, parse_run
-from sparsepo.report.style import method_style, on_dark
+from sparsepo.report.style import method_style
 from sparsepo.report.tables import main_table, reading
 
 SCRIPTS = ("core", "charts", "tokens", "samples", "runs")
@@ -47,6 +47,7 @@ def write_page(name: str, version: str, tasks: Sequence[TaskResults], out: Path)
         scripts=[(folder / f"{script}.js").read_text() for script in SCRIPTS],
         plotly=get_plotlyjs(),
         dark=DARK,
+        bounds=bounds,
     )
     write_text(out, text)
 
@@ -71,7 +72,7 @@ def task_view(task: TaskResults) -> dict[str, Any]:
     for part in (_frontier, _dynamics, _tokens, _samples, _runs):
         view |= part(task, view["blobs"])
     view["blobs"]["index"] = packed({name: view[name] for name in ("shown", "pairs", "kinds")})
-    view["blobs"]["config"] = packed(task.config)
+    view["blobs"]["config"] = packed([["resolved", task.config]])
     return view
 
 
@@ -80,7 +81,7 @@ def _methods(scores: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
     looks = {method: method_style(method) for method in labels}
     return [
         {"name": method, "label": label, "glyph": GLYPHS[looks[method].marker]}
-        | {"colour": looks[method].colour, "dark": on_dark(looks[method].colour)}
+        | {"colour": looks[method].colour, "dark": DARK[looks[method].colour.upper()]}
         for method, label in labels.items()
     ]
 
@@ -138,7 +139,7 @@ def _runs(task: TaskResults, blobs: dict[str, str]) -> dict[str, Any]:
     for run in task.all_runs:
         record = task.record(run)
         rows.append(run_row(task, run, record))
-        blobs[f"run/{run}"] = packed(details(task, run, record))
+        blobs[f"run/{run}"] = packed(list(details(task, run, record).items()))
     return {"rows": rows}
 
 

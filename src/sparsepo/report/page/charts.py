@@ -1,5 +1,6 @@
 """The figures of the page, as Plotly specifications: drawn by the browser, in the colours and markers of `style`."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,9 +15,8 @@ from sparsepo.report.style import DARK_PAGE, METHOD_STYLES, SPARE_COLOURS, metho
 from sparsepo.report.tables import main_table
 
 INK, GRID = "#222222", "#E0E0E0"
-DARK = {INK: "#E6E6E6", GRID: "#394149", "#FFFFFF": DARK_PAGE} | {
-    colour.upper(): on_dark(colour) for colour in (*SPARE_COLOURS, *(look.colour for look in METHOD_STYLES.values()))
-}
+DARK = {colour.upper(): on_dark(colour) for colour in (*SPARE_COLOURS, *(x.colour for x in METHOD_STYLES.values()))}
+DARK |= {INK: "#E6E6E6", GRID: "#394149", "#FFFFFF": DARK_PAGE, METHOD_STYLES["sft"].colour: "#FFFFFF"}
 """Colours of the figures -> what stands in their place on a dark page."""
 KLS = {"kl_exact": "exact KL to the reference", "kl_sample": "sampled KL to the reference"}
 POINTS = 60
@@ -108,9 +108,9 @@ def dynamics_figures(dynamics: Dynamics, labels: Mapping[str, str]) -> dict[str,
         for method, settings in curves(dynamics, first).items():
             for setting, frame in settings.items():
                 traces = [_line(frame[name], method, labels[method], setting, dash, name)
-                          for name, dash in quantity.columns.items()]  # fmt: skip
+                          for name, dash in quantity.columns.items() if frame[name].notna().any()]  # fmt: skip
                 panels.setdefault(setting.split(", ")[0], []).extend(traces)
-        if panels:
+        if any(panels.values()):
             found[quantity.name] = _panels(panels, quantity)
     return found
 
@@ -123,7 +123,8 @@ def endings(dynamics: Dynamics, labels: Mapping[str, str]) -> list[dict[str, Any
             for method, settings in curves(dynamics, name).items():
                 for setting, frame in settings.items():
                     row = rows.setdefault((method, setting), {"method": labels[method], "setting": setting})
-                    row[name] = _short(smooth(frame[name].dropna()).iloc[-1])
+                    if frame[name].notna().any():
+                        row[name] = _short(smooth(frame[name].dropna()).iloc[-1])
     return list(rows.values())
 
 
@@ -174,13 +175,18 @@ def _seeds(scores: Sequence[Mapping[str, Any]], label: str, x: str, shared: dict
 
 def _setting_text(label: str, row: Mapping[str, Any], x: str) -> str:
     seeds = f"{row['seeds']} seed{'s' * (row['seeds'] > 1)}, at the end"
-    reward = f"{row['reward']:.3f} [{row['reward_low']:.3f}, {row['reward_high']:.3f}]"
-    kl = f"{row[x]:.3f} [{row[f'{x}_low']:.3f}, {row[f'{x}_high']:.3f}]"
+    reward, kl = (f"{row[name]:z.3f} {bounds(row, name)}".strip() for name in ("reward", x))
     return f"{label} {row['params'].strip('-')}<br>{seeds}<br>reward {reward}<br>KL {kl} nats"
 
 
+def bounds(row: Mapping[str, Any], name: str) -> str:
+    """The 95% interval of a column; nothing where a single prompt gives none."""
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    return "" if math.isnan(low) else f"[{low:z.3f}, {high:z.3f}]"
+
+
 def _place(row: Mapping[str, Any], x: str) -> str:
-    return f"reward {row['reward']:.3f}<br>KL {row[x]:.3f} nats"
+    return f"reward {row['reward']:z.3f}<br>KL {row[x]:z.3f} nats"
 
 
 def _bars(rows: list[dict[str, Any]], name: str, colour: str) -> dict[str, Any]:
@@ -210,7 +216,7 @@ def _spread(length: int) -> list[float]:
 
 
 def _panels(panels: Mapping[str, list[go.Scatter]], quantity: Quantity) -> list[dict[str, Any]]:
-    values = [value for traces in panels.values() for trace in traces for value in trace.y]
+    values = [value for traces in panels.values() for trace in traces for value in trace.y if value is not None]
     margin = 0.05 * (max(values) - min(values)) or 0.05
     made = []
     for title, traces in sorted(panels.items(), key=lambda panel: _number(panel[0])):
@@ -239,5 +245,5 @@ def _empty(x: str, y: str) -> go.Figure:
 
 
 def _short(value: float) -> float | None:
-    """Four significant digits are more than a screen shows; what is missing is null in JSON."""
-    return None if value != value else float(f"{value:.4g}")
+    """Four significant digits are more than a screen shows; what is no finite number is null in JSON."""
+    return float(f"{value:.4g}") if math.isfinite(value) else None

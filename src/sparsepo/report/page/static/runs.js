@@ -12,12 +12,12 @@ class Runs {
       button.addEventListener("click", async () => this.show(run, await load(this.task, `run/${run}`)));
     }
     one("[data-config]", section).addEventListener("click", async () =>
-      this.show(`Config of ${this.task}`, { resolved: await load(this.task, "config") }));
+      this.show(`Config of ${this.task}`, await load(this.task, "config")));
   }
 
   show(title, parts) {
     one("#details-title").textContent = title;
-    const body = Object.entries(parts).flatMap(([name, value]) => [
+    const body = parts.flatMap(([name, value]) => [
       element("h3", { textContent: name }),
       element("pre", { textContent: typeof value === "string" ? value || "(empty)" : JSON.stringify(value, null, 1) }),
     ]);
