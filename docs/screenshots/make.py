@@ -14,12 +14,12 @@ HEIGHT = 1000
 
 
 def prepare(page: Page, task: str) -> None:
-    """What a reader would choose: the masks of the pair, and another quantity of the dynamics."""
+    """What a reader would choose: two runs with masks where there are two, and what the masks leave of the log-ratio."""
     tokens = page.locator(f"#{task}-tokens")
-    if tokens.locator("[data-side=right] option[value^=sparsepo]").count():
+    masked = tokens.locator("[data-side=left] option[value^=sparsepo]")
+    if masked.count() > 1:
         tokens.locator("[data-control=value]").select_option("weighted_log_ratio")
-        common = tokens.locator("option[value^='sparsepo_common']").first.get_attribute("value")
-        tokens.locator("[data-side=left] [data-control=run]").select_option(common)
+        tokens.locator("[data-side=left] [data-control=run]").select_option(masked.first.get_attribute("value"))
 
 
 def shoot(page: Page, part: str, out: Path) -> None:
