@@ -14,7 +14,7 @@ HEIGHT = 1000
 
 
 def prepare(page: Page, task: str) -> None:
-    """What a reader would choose: two runs with masks where there are two, and what the masks leave of the log-ratio."""
+    """What a reader would choose: two runs with masks if there are two, and what these leave of the log-ratio."""
     tokens = page.locator(f"#{task}-tokens")
     masked = tokens.locator("[data-side=left] option[value^=sparsepo]")
     if masked.count() > 1:
