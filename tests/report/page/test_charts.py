@@ -7,6 +7,7 @@ import pytest
 
 from sparsepo.report.page.charts import DARK, INK, dynamics_figures, endings, frontier_figure
 from sparsepo.report.style import DARK_PAGE, METHOD_STYLES, SPARE_COLOURS, luminance, on_dark
+from sparsepo.report.tables import main_table
 
 # Markers of matplotlib, and what Plotly calls the same shapes.
 SYMBOLS = {"*": "star", "o": "circle", "h": "hexagon", "p": "pentagon", "s": "square", "d": "diamond-tall"}
@@ -27,7 +28,7 @@ def _read(text):
 def _frontier(scores, passed=None, x="kl_exact"):
     """Method -> kind -> its trace, a kind being hull, during, seeds or settings."""
     found = {}
-    for trace in _read(json.dumps(frontier_figure(scores, passed or {}, x)))["data"]:
+    for trace in _read(json.dumps(frontier_figure(main_table(scores), scores, passed or {}, x)))["data"]:
         if trace["mode"] == "lines":
             kind = "hull"
         elif trace["marker"]["symbol"].endswith("-open"):
@@ -132,7 +133,11 @@ def test_either_kl_is_on_the_axis_that_names_it():
         assert found["hull"]["x"] == [0.0, 2.5 * factor]
         assert found["during"]["x"] == [during]
         assert f"KL {2.5 * factor:.3f} [" in found["settings"]["text"][0]
-        titles.add(_read(json.dumps(frontier_figure(TWO_SEEDS, {}, x)))["layout"]["xaxis"]["title"]["text"])
+        titles.add(
+            _read(json.dumps(frontier_figure(main_table(TWO_SEEDS), TWO_SEEDS, {}, x)))["layout"]["xaxis"]["title"][
+                "text"
+            ]
+        )
     assert len(titles) == 2 and any(title.startswith("exact KL") for title in titles)
 
 
@@ -147,7 +152,8 @@ def test_bars_reach_to_the_ends_of_the_interval_and_one_prompt_has_none():
 def test_the_figure_is_the_same_text_each_time(make_scores, make_training_points):
     scores = make_scores()
     points = make_training_points(scores)
-    assert frontier_figure(scores, points, "kl_exact") == frontier_figure(make_scores(), points, "kl_exact")
+    first, second = (frontier_figure(main_table(found), found, points, "kl_exact") for found in (scores, make_scores()))
+    assert first == second
 
 
 # --- dynamics
@@ -317,7 +323,7 @@ def test_no_two_trained_methods_share_a_colour_in_the_dark():
 
 def test_every_colour_that_a_figure_uses_has_a_dark_one(make_scores, make_dynamics, make_training_points, labels):
     scores = make_scores()
-    text = json.dumps(frontier_figure(scores, make_training_points(scores), "kl_exact"))
+    text = json.dumps(frontier_figure(main_table(scores), scores, make_training_points(scores), "kl_exact"))
     text += json.dumps(dynamics_figures(make_dynamics(), labels))
     used = {text[at : at + 7] for at in range(len(text)) if text[at] == "#"}
     assert len(used) > len(labels) and {colour.upper() for colour in used} <= set(DARK)

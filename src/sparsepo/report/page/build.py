@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
@@ -69,7 +70,8 @@ def task_view(task: TaskResults) -> dict[str, Any]:
         "methods": _methods(scores),
         "blobs": {},
     }
-    for part in (_frontier, _dynamics, _tokens, _samples, _runs):
+    view |= _frontier(task, table, view["blobs"])
+    for part in (_dynamics, _tokens, _samples, _runs):
         view |= part(task, view["blobs"])
     view["blobs"]["index"] = packed({name: view[name] for name in ("shown", "pairs", "kinds")})
     view["blobs"]["config"] = packed([["resolved", task.config]])
@@ -86,15 +88,14 @@ def _methods(scores: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
     ]
 
 
-def _frontier(task: TaskResults, blobs: dict[str, str]) -> dict[str, Any]:
+def _frontier(task: TaskResults, table: pd.DataFrame, blobs: dict[str, str]) -> dict[str, Any]:
     scores = list(task.scores.values())
     if not scores[0]["reward"]:
         return {"frontier": None, "settings": [], "kls": {}}
     passed = {run: task.logged("frontier", run) for run in task.runs}
     for x in KLS:
-        blobs[f"frontier/{x}"] = packed(frontier_figure(scores, passed, x))
-    settings = main_table(scores).to_dict("records")
-    return {"frontier": frontier_scores(scores), "settings": settings, "kls": KLS}
+        blobs[f"frontier/{x}"] = packed(frontier_figure(table, scores, passed, x))
+    return {"frontier": frontier_scores(scores), "settings": table.to_dict("records"), "kls": KLS}
 
 
 def _dynamics(task: TaskResults, blobs: dict[str, str]) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from sparsepo.report.dynamics import Dynamics, curves, smooth
 from sparsepo.report.frontier import Point, upper_hull
 from sparsepo.report.run_names import params_text, parse_run
 from sparsepo.report.style import DARK_PAGE, METHOD_STYLES, SPARE_COLOURS, method_style, on_dark
-from sparsepo.report.tables import main_table
 
 INK, GRID = "#222222", "#E0E0E0"
 DARK = {colour.upper(): on_dark(colour) for colour in (*SPARE_COLOURS, *(x.colour for x in METHOD_STYLES.values()))}
@@ -58,14 +57,15 @@ QUANTITIES = [
 ]
 
 
-def frontier_figure(scores: Sequence[Mapping[str, Any]], passed: Mapping[str, Sequence[Mapping]], x: str) -> dict:
+def frontier_figure(
+    table: pd.DataFrame, scores: Sequence[Mapping[str, Any]], passed: Mapping[str, Sequence[Mapping]], x: str
+) -> dict:
     """Reward over KL as Plotly draws it: settings with intervals, their seeds, points during training, hulls.
 
-    scores: of all runs. passed: rows of `frontier.jsonl` by run. x: one of `KLS`. The hull of a method is that of its
-    settings and SFT, the one that its frontier score measures; the points during training rest on one response a
-    prompt and lie on no hull.
+    table: `main_table` of the scores of all runs. passed: rows of `frontier.jsonl` by run. x: one of `KLS`. The hull of
+    a method is that of its settings and SFT, the one that its frontier score measures; the points during training rest
+    on one response a prompt and lie on no hull.
     """
-    table = main_table(scores)
     figure = _empty(f"{KLS[x]} (nats a response)", "mean reward")
     start = [(float(row[x]), float(row["reward"])) for row in _of(table, "sft")]
     betas = {score["method"]: score for score in scores}
@@ -101,31 +101,33 @@ def dynamics_figures(dynamics: Dynamics, labels: Mapping[str, str]) -> dict[str,
     dynamics: rows of `dynamics.jsonl` by run. A line is the mean over the seeds of a setting, run through by the mean
     of a twentieth of the steps and thinned to `POINTS`. Quantities that no run has logged are left out.
     """
-    found = {}
+    found, every = {}, _frames(dynamics)
     for quantity in QUANTITIES:
-        first = next(iter(quantity.columns))
         panels: dict[str, list[go.Scatter]] = {}
-        for method, settings in curves(dynamics, first).items():
-            for setting, frame in settings.items():
-                traces = [_line(frame[name], method, labels[method], setting, dash, name)
-                          for name, dash in quantity.columns.items() if frame[name].notna().any()]  # fmt: skip
-                panels.setdefault(setting.split(", ")[0], []).extend(traces)
-        if any(panels.values()):
+        for method, setting, frame in every:
+            for name, dash in quantity.columns.items():
+                if name in frame:
+                    line = _line(frame[name], method, labels[method], setting, dash, name)
+                    panels.setdefault(setting.split(", ")[0], []).append(line)
+        if panels:
             found[quantity.name] = _panels(panels, quantity)
     return found
 
 
 def endings(dynamics: Dynamics, labels: Mapping[str, str]) -> list[dict[str, Any]]:
     """The last value of every curve, a row a setting: what the figures show, as numbers."""
-    rows: dict[tuple[str, str], dict[str, Any]] = {}
-    for quantity in QUANTITIES:
-        for name in quantity.columns:
-            for method, settings in curves(dynamics, name).items():
-                for setting, frame in settings.items():
-                    row = rows.setdefault((method, setting), {"method": labels[method], "setting": setting})
-                    if frame[name].notna().any():
-                        row[name] = _short(smooth(frame[name].dropna()).iloc[-1])
-    return list(rows.values())
+    columns = [name for quantity in QUANTITIES for name in quantity.columns]
+    return [
+        {"method": labels[method], "setting": setting}
+        | {name: _short(smooth(frame[name].dropna()).iloc[-1]) for name in columns if name in frame}
+        for method, setting, frame in _frames(dynamics)
+    ]
+
+
+def _frames(dynamics: Dynamics) -> list[tuple[str, str, pd.DataFrame]]:
+    """(method, setting, mean over its seeds by step), without columns that hold no number."""
+    every = curves(dynamics, "step").items()
+    return [(method, name, frame.dropna(axis=1, how="all")) for method, found in every for name, frame in found.items()]
 
 
 _EDGE = {"color": "#FFFFFF", "width": 1}
