@@ -156,7 +156,7 @@ rule make_page:
     output:
         PAGE,
     log:
-        "logs/page.log",
+        "logs/report/page.log",
     conda:
         "../envs/eval.yaml"
     resources:

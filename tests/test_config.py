@@ -297,13 +297,16 @@ def test_grid_values_stay_text_and_lists_of_choices_are_joined(tmp_path):
     }
 
 
-@pytest.mark.parametrize("name", ["../x", "a/b", "..", "x y", "a__b", "-x", "~", "''", "tables", "figures", "report"])
+TAKEN = ["tables", "figures", "report", "plan.json"]
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "..", "x y", "a__b", "-x", "~", "''", *TAKEN])
 def test_a_task_name_cannot_leave_its_folder_nor_take_one_of_the_workflow(complaints, name):
     text = edited(("  reviews:", f"  {name}:"))
     bare = {"''": '""', "~": "~"}.get(name, name)
     sentences = complaints(text if name != "~" else edited(("  reviews:", '  "~":')))
     assert len(sentences) == 1 and sentences[0].startswith(f"FILE:4: tasks.{bare}: ")
-    assert re.search("is not a name|a folder of results/", sentences[0])
+    assert re.search("is not a name|which results/ has for all tasks", sentences[0])
 
 
 def test_every_mistake_is_reported_one_a_line(complaints):

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from sparsepo.config import Config
 from sparsepo.stages import Stages
+from sparsepo.sweep import NAME
 
 ROOT = Path(__file__).resolve().parents[2]
 TREE = yaml.safe_load((ROOT / "config.yaml").read_text())
@@ -38,6 +39,7 @@ PIECES = [
     *("$", "`", ";", "'", '"', "|", "&", "%", ":", "#", "=", "a", "B", "0", "0.1", "1e-05", "sft", "tables", "figures"),
     *(
         "report",
+        "plan.json",
         "_grid",
         "_differences",
         "a" * 63,
@@ -60,9 +62,10 @@ def hostile(rng):
 
 
 def patterns():
-    """Every path that stands in the rules, with its wildcards; those of one task must not be those of another."""
+    """Every path that stands in the rules or beside them, with its wildcards."""
     text = "".join(path.read_text() for path in sorted((ROOT / "rules").glob("*.smk")))
     found = re.findall(r'"((?:results|logs)/[^"\s]*)"', text)
+    found.append(f"results/{NAME}")
     found = [pattern.replace("{{", "{").replace("}}", "}") for pattern in found]
     endings = [".csv", ".md", ".tex", "_differences.csv", "_grid.csv"]
     more = [pattern.replace("{kind}", end) for pattern in found if "{task}{kind}" in pattern for end in endings]
@@ -73,7 +76,8 @@ def paths_of(stages, task):
     section = stages.config.tasks[task]
     names = VALUES | {"figure": "frontier", "task": task}
     for pattern, run, method in product(patterns(), stages.runs(task), section.methods):
-        yield pattern.format(**names | {"run": run, "method": method})
+        owner = task if "{task}" in pattern else "all tasks"
+        yield owner, pattern.format(**names | {"run": run, "method": method})
 
 
 def given_names(rng):
@@ -102,6 +106,8 @@ def given_names(rng):
 
 def test_no_name_leads_out_of_the_results_or_into_those_of_another_task(fuzz):
     assert len(patterns()) > 30
+    shared = tuple(f"{pattern}/" for pattern in patterns() if "{task}" not in pattern)
+    assert "results/plan.json/" in shared
 
     def attempt(rng):
         try:
@@ -110,10 +116,11 @@ def test_no_name_leads_out_of_the_results_or_into_those_of_another_task(fuzz):
             return False
         seen = {}
         for task in stages.tasks:
-            for path in paths_of(stages, task):
+            for owner, path in paths_of(stages, task):
                 assert PATH.fullmatch(path), path
                 assert ".." not in path.split("/") and max(len(part) for part in path.split("/")) < 255, path
-                assert seen.setdefault(path, task) == task, f"{path} is of {task} and of {seen[path]}"
+                assert seen.setdefault(path, owner) == owner, f"{path} is of {owner} and of {seen[path]}"
+                assert not path.startswith(shared), f"{path} lies in a file of all tasks"
         return True
 
     fuzz.survive("names", attempt)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -204,7 +205,8 @@ def on_a_terminal(sweep, *arguments):
     ours, theirs = pty.openpty()
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "TERM": "xterm", "LINES": "24", "COLUMNS": "80"}
     command = [sys.executable, "-m", "sparsepo.report.watch", str(sweep.results), *arguments]
-    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment)
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # it may run from a job that ignores it
+    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment, preexec_fn=heard)
     os.close(theirs)
     return process, ours
 

@@ -183,8 +183,8 @@ class Config(Strict):
     @field_validator("tasks")
     @classmethod
     def _not_a_results_folder(cls, tasks: dict[str, TaskConfig]) -> dict[str, TaskConfig]:
-        for name in {"tables", "figures", "report"} & set(tasks):
-            refuse(f"a task cannot be named '{name}', which is a folder of results/", name)
+        for name in {"tables", "figures", "report", "plan.json"} & set(tasks):
+            refuse(f"a task cannot be named '{name}', which results/ has for all tasks", name)
         for name, other in permutations(tasks, 2):
             if other in (f"{name}_grid", f"{name}_differences"):
                 refuse(f"'{other}' is also what a table of the task '{name}' is called; rename one of them", other)
