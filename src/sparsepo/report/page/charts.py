@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 
 from sparsepo.report.dynamics import Dynamics, curves, smooth
 from sparsepo.report.frontier import Point, upper_hull
+from sparsepo.report.page.pack import rounded, short
 from sparsepo.report.run_names import params_text, parse_run
 from sparsepo.report.style import DARK_PAGE, METHOD_STYLES, SPARE_COLOURS, method_style, on_dark
 
@@ -68,10 +69,9 @@ def frontier_figure(
     """
     figure = _empty(f"{KLS[x]} (nats a response)", "mean reward")
     start = [(float(row[x]), float(row["reward"])) for row in _of(table, "sft")]
-    betas = {score["method"]: score for score in scores}
     for method in dict.fromkeys(table["method"]):
         rows = _of(table, method)
-        look, label = method_style(method), betas[method]["label"]
+        look, label = method_style(method), rows[0]["label"]
         shared = {"name": label, "meta": {"method": method}, "mode": "markers"}
         shared |= {"hovertemplate": "%{text}<extra></extra>"}
         if method != "sft":
@@ -83,8 +83,8 @@ def frontier_figure(
             figure.add_trace(_seeds(seeds, label, x, shared))
         figure.add_trace(
             go.Scatter(
-                x=[_short(row[x]) for row in rows],
-                y=[_short(row["reward"]) for row in rows],
+                x=short(row[x] for row in rows),
+                y=short(row["reward"] for row in rows),
                 text=[_setting_text(label, row, x) for row in rows],
                 marker={"symbol": _SYMBOLS[look.marker], "color": look.colour, "size": 11, "line": _EDGE},
                 error_x=_bars(rows, x, look.colour),
@@ -119,7 +119,7 @@ def endings(dynamics: Dynamics, labels: Mapping[str, str]) -> list[dict[str, Any
     columns = [name for quantity in QUANTITIES for name in quantity.columns]
     return [
         {"method": labels[method], "setting": setting}
-        | {name: _short(smooth(frame[name].dropna()).iloc[-1]) for name in columns if name in frame}
+        | {name: rounded(smooth(frame[name].dropna()).iloc[-1]) for name in columns if name in frame}
         for method, setting, frame in _frames(dynamics)
     ]
 
@@ -141,7 +141,7 @@ def _hull(points: list[Point], label: str, method: str) -> go.Scatter:
     xs, ys = zip(*upper_hull(points), strict=True)
     look = method_style(method)
     return go.Scatter(
-        x=[_short(x) for x in xs], y=[_short(y) for y in ys], mode="lines", name=f"{label}, hull", hoverinfo="skip",
+        x=short(xs), y=short(ys), mode="lines", name=f"{label}, hull", hoverinfo="skip",
         line={"color": look.colour, "dash": _DASHES[look.line], "width": 2}, meta={"method": method},
     )  # fmt: skip
 
@@ -155,7 +155,7 @@ def _during(passed: Mapping[str, Sequence[Mapping]], method: str, label: str, x:
             named = f"{label} {params_text(params)}<br>seed {seed}"
             found += [(row[x], row["reward"], f"{named}, step {row['step']}<br>{_place(row, x)}") for row in rows]
     return go.Scatter(
-        x=[_short(point[0]) for point in found], y=[_short(point[1]) for point in found],
+        x=short(point[0] for point in found), y=short(point[1] for point in found),
         text=[point[2] for point in found], opacity=0.45,
         marker={"symbol": _SYMBOLS[look.marker], "color": look.colour, "size": 5}, **shared,
     )  # fmt: skip
@@ -169,7 +169,7 @@ def _seeds(scores: Sequence[Mapping[str, Any]], label: str, x: str, shared: dict
         named = f"{label} {params_text(score['params'])}<br>seed {score['seed']}, at its end"
         points.append((place[x], place["reward"], f"{named}<br>{_place(place, x)}"))
     return go.Scatter(
-        x=[_short(point[0]) for point in points], y=[_short(point[1]) for point in points],
+        x=short(point[0] for point in points), y=short(point[1] for point in points),
         text=[point[2] for point in points], opacity=0.7,
         marker={"symbol": f"{_SYMBOLS[look.marker]}-open", "color": look.colour, "size": 8}, **shared,
     )  # fmt: skip
@@ -193,8 +193,8 @@ def _place(row: Mapping[str, Any], x: str) -> str:
 
 def _bars(rows: list[dict[str, Any]], name: str, colour: str) -> dict[str, Any]:
     """95% intervals; of a single prompt there is none."""
-    ups = [_short(row[f"{name}_high"] - row[name]) for row in rows]
-    downs = [_short(row[name] - row[f"{name}_low"]) for row in rows]
+    ups = short(row[f"{name}_high"] - row[name] for row in rows)
+    downs = short(row[name] - row[f"{name}_low"] for row in rows)
     return {"type": "data", "array": ups, "arrayminus": downs, "color": colour, "thickness": 1, "width": 3}
 
 
@@ -204,7 +204,7 @@ def _line(values: pd.Series, method: str, label: str, setting: str, dash: str, n
     look, side = method_style(method), name.rsplit("_", 1)[-1]
     said = f"{label} {setting}" + (f", {side}" if side in ("chosen", "rejected") else "")
     return go.Scatter(
-        x=[int(step) for step in mean.index], y=[_short(value) for value in mean], name=said, meta={"method": method},
+        x=[int(step) for step in mean.index], y=short(mean), name=said, meta={"method": method},
         mode="lines+markers", line={"color": look.colour, "dash": dash, "width": 1.8},
         marker={"symbol": _SYMBOLS[look.marker], "color": look.colour, "size": 7, "maxdisplayed": 5},
         hovertemplate=f"{said}<br>step %{{x}}: %{{y:.4g}}<extra></extra>",
@@ -223,7 +223,7 @@ def _panels(panels: Mapping[str, list[go.Scatter]], quantity: Quantity) -> list[
     made = []
     for title, traces in sorted(panels.items(), key=lambda panel: _number(panel[0])):
         figure = _empty("optimiser step", quantity.axis).add_traces(traces)
-        figure.update_yaxes(range=[_short(min(values) - margin), _short(max(values) + margin)])
+        figure.update_yaxes(range=[rounded(min(values) - margin), rounded(max(values) + margin)])
         figure.update_layout(height=240, margin={"l": 56, "r": 8, "t": 8, "b": 40})
         made.append({"title": title, "figure": figure.to_plotly_json()})
     return made
@@ -244,8 +244,3 @@ def _empty(x: str, y: str) -> go.Figure:
     for update, title in ((figure.update_xaxes, x), (figure.update_yaxes, y)):
         update(title={"text": title}, gridcolor=GRID, linecolor=INK, zeroline=False, automargin=True)
     return figure
-
-
-def _short(value: float) -> float | None:
-    """Four significant digits are more than a screen shows; what is no finite number is null in JSON."""
-    return float(f"{value:.4g}") if math.isfinite(value) else None

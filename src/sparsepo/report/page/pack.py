@@ -4,6 +4,7 @@ import base64
 import gzip
 import json
 import math
+from collections.abc import Iterable
 from typing import Any
 
 
@@ -35,6 +36,11 @@ def unpacked(text: str) -> Any:
     return json.loads(gzip.decompress(base64.b64decode(text)))
 
 
-def short(values: list[float]) -> list[float]:
-    """Four significant digits, which is more than a reader compares."""
-    return [float(f"{value:.4g}") for value in values]
+def rounded(value: float) -> float | None:
+    """Four significant digits, which is more than a reader compares; None for what is no finite number."""
+    return float(f"{value:.4g}") if math.isfinite(value) else None
+
+
+def short(values: Iterable[float]) -> list[float | None]:
+    """Each value `rounded`."""
+    return [rounded(value) for value in values]

@@ -6,7 +6,7 @@ from typing import Any
 
 from sparsepo.report.metrics import metric_of
 from sparsepo.report.page.gather import TaskResults
-from sparsepo.report.page.pack import short
+from sparsepo.report.page.pack import rounded
 
 MOST, FEWEST = 60, 4
 """Prompts that a page holds."""
@@ -105,7 +105,7 @@ def _answers(rows: Sequence[Row], scores: Sequence[Mapping], shown: Sequence[str
     made: dict[str, list] = {prompt: [] for prompt in shown}
     for row, score in zip(rows, scores, strict=True):
         if row["prompt"] in made:
-            numbers = [short([score[name]])[0] if name in score else None for name in names]
+            numbers = [rounded(score[name]) if name in score else None for name in names]
             made[row["prompt"]].append([_cut(row["text"]), row["temperature"], numbers])
     return list(made.values())
 

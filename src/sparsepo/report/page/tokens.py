@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sparsepo.errors import UserError
-from sparsepo.report.page.pack import short
+from sparsepo.report.page.pack import rounded, short
 
 SIDES = ("chosen", "rejected")
 MOST, FEWEST = 24, 2
@@ -96,4 +96,4 @@ def _top(sides: Iterable[tuple[Mapping[str, Any], str]]) -> list[list[Any]]:
             weights.setdefault(token.strip() or repr(token), []).append(weight)
     means = [[token, sum(found) / len(found), len(found)] for token, found in weights.items() if len(found) >= OFTEN]
     best = sorted(means, key=lambda row: (-row[1], row[0]))[:TOP]
-    return [[token, *short([mean]), count] for token, mean, count in best]
+    return [[token, rounded(mean), count] for token, mean, count in best]
