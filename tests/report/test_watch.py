@@ -92,14 +92,7 @@ def large(sweep):
     """500 runs: 300 are done, 50 failed, 50 run, 100 are queued."""
     runs = [f"dpo/beta~{beta}/seed~{seed}" for beta in range(50) for seed in range(10)]
     sweep.plan(*runs)
-    for number, run in enumerate(runs):
-        if number < 300:
-            sweep.finished(run, at=50, seconds=60)
-        elif number < 350:
-            sweep.log(run, "step 1/90 {}\nerror: too warm\n", at=50)
-        elif number < 400:
-            sweep.trains(run, step=30, steps=90, at=90, since=30)
-    return sweep.look(100, busy=runs[350:400])
+    return sweep.look(100, busy=sweep.half_way(runs))
 
 
 @pytest.mark.parametrize("height", [10, 12, 24, 50, 106])
