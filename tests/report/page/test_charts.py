@@ -5,7 +5,8 @@ import math
 
 import pytest
 
-from sparsepo.report.page.charts import DARK, INK, dynamics_figures, endings, frontier_figure
+from sparsepo.report.page import charts
+from sparsepo.report.page.charts import DARK, INK, frames, frontier_figure
 from sparsepo.report.style import DARK_PAGE, METHOD_STYLES, SPARE_COLOURS, luminance, on_dark
 from sparsepo.report.tables import main_table
 
@@ -14,6 +15,14 @@ SYMBOLS = {"*": "star", "o": "circle", "h": "hexagon", "p": "pentagon", "s": "sq
 SYMBOLS |= {"<": "triangle-left", ">": "triangle-right", "^": "triangle-up", "v": "triangle-down", "D": "diamond"}
 SYMBOLS |= {"P": "cross", "X": "x"}
 LABELS = {"dpo": "DPO", "mapo": "MaPO", "simpo": "SimPO"}
+
+
+def dynamics_figures(dynamics, labels):
+    return charts.dynamics_figures(frames(dynamics), labels)
+
+
+def endings(dynamics, labels):
+    return charts.endings(frames(dynamics), labels)
 
 
 def _read(text):

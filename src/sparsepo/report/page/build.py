@@ -15,7 +15,16 @@ from sparsepo.report.comparison_caption import caption, findings
 from sparsepo.report.comparison_cells import blocks
 from sparsepo.report.frontier_score import frontier_scores
 from sparsepo.report.page import head
-from sparsepo.report.page.charts import DARK, KLS, QUANTITIES, bounds, dynamics_figures, endings, frontier_figure
+from sparsepo.report.page.charts import (
+    DARK,
+    KLS,
+    QUANTITIES,
+    bounds,
+    dynamics_figures,
+    endings,
+    frames,
+    frontier_figure,
+)
 from sparsepo.report.page.gather import TaskResults
 from sparsepo.report.page.pack import packed
 from sparsepo.report.page.run_rows import details, run_row
@@ -100,13 +109,13 @@ def _frontier(task: TaskResults, table: pd.DataFrame, blobs: dict[str, str]) -> 
 
 def _dynamics(task: TaskResults, blobs: dict[str, str]) -> dict[str, Any]:
     labels = {score["method"]: score["label"] for score in task.scores.values()}
-    dynamics = {run: task.logged("dynamics", run) for run in task.runs}
-    found = dynamics_figures(dynamics, labels)
+    every = frames({run: task.logged("dynamics", run) for run in task.runs})
+    found = dynamics_figures(every, labels)
     for name, panels in found.items():
         blobs[f"dynamics/{name}"] = packed(panels)
     there = [quantity for quantity in QUANTITIES if quantity.name in found]
     columns = [column for quantity in there for column in quantity.columns]
-    return {"quantities": there, "ends": endings(dynamics, labels), "end_columns": columns}
+    return {"quantities": there, "ends": endings(every, labels), "end_columns": columns}
 
 
 def _tokens(task: TaskResults, blobs: dict[str, str]) -> dict[str, Any]:

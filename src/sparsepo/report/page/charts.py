@@ -29,6 +29,10 @@ _SYMBOLS = {
 _DASHES = {"-": "solid", "--": "dash", "-.": "dashdot", ":": "dot"}
 
 
+Frames = Sequence[tuple[str, str, pd.DataFrame]]
+"""(method, setting, mean over its seeds by step)."""
+
+
 @dataclass(frozen=True)
 class Quantity:
     """A column of `dynamics.jsonl`, or two of them where `sides` says that chosen and rejected have their own."""
@@ -95,13 +99,13 @@ def frontier_figure(
     return figure.to_plotly_json()
 
 
-def dynamics_figures(dynamics: Dynamics, labels: Mapping[str, str]) -> dict[str, list[dict[str, Any]]]:
+def dynamics_figures(every: Frames, labels: Mapping[str, str]) -> dict[str, list[dict[str, Any]]]:
     """Quantity -> a panel for each beta, {"title", "figure"}; all panels of a quantity share their vertical axis.
 
-    dynamics: rows of `dynamics.jsonl` by run. A line is the mean over the seeds of a setting, run through by the mean
-    of a twentieth of the steps and thinned to `POINTS`. Quantities that no run has logged are left out.
+    A line is the mean over the seeds of a setting, run through by the mean of a twentieth of the steps and thinned to
+    `POINTS`. Quantities that no run has logged are left out.
     """
-    found, every = {}, _frames(dynamics)
+    found = {}
     for quantity in QUANTITIES:
         panels: dict[str, list[go.Scatter]] = {}
         for method, setting, frame in every:
@@ -114,18 +118,18 @@ def dynamics_figures(dynamics: Dynamics, labels: Mapping[str, str]) -> dict[str,
     return found
 
 
-def endings(dynamics: Dynamics, labels: Mapping[str, str]) -> list[dict[str, Any]]:
+def endings(every: Frames, labels: Mapping[str, str]) -> list[dict[str, Any]]:
     """The last value of every curve, a row a setting: what the figures show, as numbers."""
     columns = [name for quantity in QUANTITIES for name in quantity.columns]
     return [
         {"method": labels[method], "setting": setting}
         | {name: rounded(smooth(frame[name].dropna()).iloc[-1]) for name in columns if name in frame}
-        for method, setting, frame in _frames(dynamics)
+        for method, setting, frame in every
     ]
 
 
-def _frames(dynamics: Dynamics) -> list[tuple[str, str, pd.DataFrame]]:
-    """(method, setting, mean over its seeds by step), without columns that hold no number."""
+def frames(dynamics: Dynamics) -> Frames:
+    """Of rows of `dynamics.jsonl` by run, without columns that hold no number."""
     every = curves(dynamics, "step").items()
     return [(method, name, frame.dropna(axis=1, how="all")) for method, found in every for name, frame in found.items()]
 
