@@ -15,7 +15,7 @@ from sparsepo.config import Config
 from sparsepo.definitions import read_module
 from sparsepo.objective.methods import METHODS
 from sparsepo.objective.parameters import LEARNED
-from sparsepo.training.objective import inspect_pairs
+from sparsepo.training.inspection import inspect_pairs
 
 BASE = yaml.safe_load("""
 name: all

@@ -11,7 +11,7 @@ from sparsepo.evaluation.frontier import Meter
 from sparsepo.evaluation.rewards import Scorer, build_scorer
 from sparsepo.models import context_of, load_model, load_tokenizer
 from sparsepo.objective.methods import STAND_IN
-from sparsepo.training.objective import inspect_pairs
+from sparsepo.training.inspection import inspect_pairs
 from sparsepo.training.preference import load_masks
 
 

@@ -8,17 +8,20 @@ _LIVES_IN = {
     "METHODS": "sparsepo.objective.methods",
     "PreferenceConfig": "sparsepo.config.training",
     "PreferenceTrainer": "sparsepo.training.preference",
-    "inspect_pairs": "sparsepo.training.objective",
+    "inspect_pairs": "sparsepo.training.inspection",
     "load_masks": "sparsepo.training.preference",
     "Preference": "sparsepo.data.records",
     "UserError": "sparsepo.errors",
 }
 _LIVES_IN |= dict.fromkeys(("Head", "TokenTerms", "token_terms"), "sparsepo.objective.terms")
+_LIVES_IN |= dict.fromkeys(("Side", "PairLoss"), "sparsepo.objective.sides")
 _LIVES_IN |= dict.fromkeys(
-    "Side PairLoss dpo cdpo robust hinge ipo simpo dpop tdpo1 tdpo2 sparsepo".split(), "sparsepo.objective.losses"
+    "dpo cdpo robust hinge ipo simpo dpop tdpo1 tdpo2 sparsepo odpo kto orpo sepo selective_nll inpo".split(),
+    "sparsepo.objective.losses",
 )
 _LIVES_IN |= dict.fromkeys(
-    "Views Masks LayerHead LastHead ActivationHead RandomHead UniformHead build_masks".split(),
+    "Views Masks LayerHead LastHead ActivationHead GivenHead SelectedHead ExcessHead RandomHead UniformHead".split()
+    + ["build_masks"],
     "sparsepo.objective.masks",
 )
 __all__ = sorted(_LIVES_IN)

@@ -15,12 +15,13 @@ def _of_method(task: TaskConfig, run: str) -> Rows:
     """Of the table of methods no row: what a row says is in the settings, by value."""
     made = None if run == "sft" else find_run(task, run)
     row, given = (METHODS[made.method], made.hyper) if made else (METHODS[STAND_IN], {})
-    head = row.split(given)[1].get("head")
+    mask = row.mask(given)
     return {
         "sparsepo.objective.methods.METHODS": (),
         "sparsepo.objective.parameters.ALLOWED": tuple(row.parameters),
         "sparsepo.objective.losses.LOSSES": (row.loss,),
-        "sparsepo.objective.masks.HEADS": (head,) if head else (),
+        "sparsepo.objective.masks.HEADS": () if mask == "none" else (mask,),
+        "sparsepo.training.statistics.STATISTICS": (row.statistic,) if row.statistic else (),
     }
 
 
@@ -51,6 +52,7 @@ def _reference(task: TaskConfig, run: str, kind: str) -> Rows:
         "sparsepo.objective.methods.METHODS": (),
         "sparsepo.objective.parameters.ALLOWED": (),
         "sparsepo.objective.losses.LOSSES": (),
+        "sparsepo.training.statistics.STATISTICS": (),
         "sparsepo.objective.masks.HEADS": ("activations",) if kind.startswith("weights~") else (),
     }
 

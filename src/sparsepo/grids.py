@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from sparsepo.errors import UserError
-from sparsepo.objective.methods import ALLOWED, METHODS, check_parameters
+from sparsepo.objective.methods import ALLOWED, METHODS, check_read, check_values
 from sparsepo.wording import shown
 
 LONGEST = 24  # characters of a number, so that the folder of seven of them has a name that a disk takes
@@ -12,19 +12,33 @@ Mistake = tuple[str, tuple[str | int, ...]]  # a sentence, and the path below th
 
 
 def grid_mistakes(method: str, given: dict[str, Any]) -> Iterator[Mistake]:
-    """What is wrong with the grid of a method; beta must be there, as every method has one."""
+    """What is wrong with the grid of a method; beta must be there for a method that has one."""
     unknown = _refusal(method, {})
     if unknown is not None:
         yield unknown, (method,)
         return
-    if "beta" not in given:
+    if "beta" in METHODS[method].hyper and "beta" not in given:
         yield f'method \'{method}\' needs a grid of betas, for example beta: ["0.1", "0.5"]', (method,)
+    elif not given:
+        yield f"method '{method}' needs at least one parameter, which names the folders of its runs", (method,)
     for name, values in given.items():
         if name in METHODS[method].parameters:
             for sentence, index in _value_mistakes(method, name, values):
                 yield sentence, (method, name, *index)
+            yield from ((sentence, (method, name)) for sentence in _unread(method, name, given.get("mask")))
         else:
             yield _refusal(method, {name: None}), (method, name)
+
+
+def _unread(method: str, name: str, masks: Any) -> Iterator[str]:
+    """Why a parameter says nothing for one of the masks of a grid; where there are none, for the method's own."""
+    known = [mask for mask in as_texts(masks or []) if mask in METHODS[method].mask_choices]
+    for given in [{"mask": mask} for mask in known] if masks else [{}]:
+        try:
+            check_read(method, {name: None} | given)
+        except UserError as error:
+            yield str(error)
+            return
 
 
 def _value_mistakes(method: str, name: str, values: Any) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -41,7 +55,7 @@ def _value_mistakes(method: str, name: str, values: Any) -> Iterator[tuple[str, 
 
 def _unfit_for_a_path(name: str, text: str, values: Any) -> str | None:
     """Why a value that the method takes cannot stand in a path: Python reads more as a number than people write."""
-    if ALLOWED[name].choices:
+    if not ALLOWED[name].is_number:
         return None
     plain = text.isascii() and "_" not in text and len(text) <= LONGEST
     listed = isinstance(values, list) and any(isinstance(value, list) for value in values)
@@ -52,7 +66,7 @@ def _unfit_for_a_path(name: str, text: str, values: Any) -> str | None:
 def _refusal(method: str, given: dict[str, Any]) -> str | None:
     """Why the table of methods does not take these parameters."""
     try:
-        check_parameters(method, given)
+        check_values(method, given)
     except UserError as error:
         return str(error)
     return None
@@ -71,7 +85,7 @@ def as_text(value: Any) -> str:
 def parse_value(name: str, text: str) -> Any:
     """The inverse of `as_text` for a parameter: a number, a choice, or a tuple of choices."""
     allowed = ALLOWED.get(name)
-    if allowed is None or (allowed.choices and not allowed.subset):
+    if allowed is None or allowed.name or (allowed.choices and not allowed.subset):
         return text
     if allowed.subset:
         return tuple(text.split("+"))

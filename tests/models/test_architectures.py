@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM
 from sparsepo.anatomy import check_head, decoder_layers, hidden_states, recording
 from sparsepo.errors import UserError
 from sparsepo.models import context_of, without_dropout
-from sparsepo.training.objective import inspect_pairs
+from sparsepo.training.inspection import inspect_pairs
 
 VOCABULARY = 37
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 24}

@@ -14,7 +14,8 @@ from sparsepo.anatomy import hidden_states
 from sparsepo.attention import SEGMENTED, CannotSegment
 from sparsepo.data.collation import LAYOUTS, TokenPair, collate, rows_of
 from sparsepo.errors import UserError
-from sparsepo.training.objective import PairObjective, inspect_pairs, masks_for
+from sparsepo.training.inspection import inspect_pairs
+from sparsepo.training.objective import PairObjective, masks_for
 from sparsepo.training.plan import choose_layout, why_not
 
 VOCABULARY = 37

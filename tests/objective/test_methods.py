@@ -7,7 +7,9 @@ import pytest
 from sparsepo.errors import UserError, nearest
 from sparsepo.objective.losses import LOSSES
 from sparsepo.objective.masks import HEADS, Masks, build_masks
+from sparsepo.objective.method import MISMATCHED_KL
 from sparsepo.objective.methods import ALLOWED, METHODS, check_parameters
+from sparsepo.objective.parameters import MASKS, READS
 
 
 def keyword_only(function):
@@ -18,23 +20,34 @@ def keyword_only(function):
 @pytest.mark.parametrize("method", METHODS)
 def test_a_row_names_a_loss_and_exactly_its_keywords(method):
     row = METHODS[method]
-    assert keyword_only(LOSSES[row.loss]) == set(row.hyper)
+    of_the_step = {"kl"} if row.statistic == MISMATCHED_KL else set()
+    assert keyword_only(LOSSES[row.loss]) == {*row.hyper, *of_the_step}
 
 
 def test_every_loss_is_one_of_a_method_and_every_head_one_that_a_config_may_name():
     assert set(LOSSES) == {row.loss for row in METHODS.values()}
-    assert set(HEADS) == {*ALLOWED["head"].choices, "activations"}
+    assert set(HEADS) == set(MASKS) == set(READS) - {"none"} == set(ALLOWED["mask"].choices) - {"none"}
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_row_names_keywords_of_build_masks_that_build(method):
     row = METHODS[method]
-    assert {*row.masks, *row.fixed} <= keyword_only(build_masks)
-    assert not set(row.masks) & set(row.fixed)
-    if row.has_masks:
-        assert isinstance(build_masks(2, 4, **row.split({})[1]), Masks)
-    else:
-        assert not row.masks
+    assert {*row.masks} - {"oracle"} <= keyword_only(build_masks)
+    assert bool(row.masks) == bool(row.share) == bool(row.mask_choices)
+    for mask in row.mask_choices:
+        wanted = row.split({"mask": mask})[1]
+        assert set(wanted) <= keyword_only(build_masks)
+        assert isinstance(build_masks(2, 4, **wanted), Masks) if wanted else mask == "none"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_parameter_of_a_method_is_read_with_one_of_its_masks(method):
+    row = METHODS[method]
+    assert set(row.parameters) == {name for mask in row.mask_choices or ["none"] for name in row.reads(mask)}
+
+
+def test_every_loss_that_is_a_sum_over_tokens_may_have_a_mask():
+    assert {name for name, row in METHODS.items() if not row.mask_choices} == set()
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -50,7 +63,7 @@ def test_a_row_tells_a_reader_its_equation_and_source(method):
     assert row.label and row.equation and row.source
     needs_kl = row.loss in {"tdpo1", "tdpo2", "sparsepo"}
     assert bool(row.kl) == needs_kl
-    assert row.needs_reference == (row.loss != "simpo")
+    assert row.needs_reference == (row.loss not in {"simpo", "orpo", "sepo", "selective_nll"})
 
 
 def test_labels_are_distinct():
@@ -62,18 +75,45 @@ def test_every_allowed_parameter_belongs_to_some_method():
     assert set(ALLOWED) == {name for row in METHODS.values() for name in row.parameters}
 
 
-@pytest.mark.parametrize("head", ALLOWED["head"].choices)
-def test_every_head_a_config_may_name_can_be_built(head):
-    assert isinstance(build_masks(2, 4, head=head), Masks)
+@pytest.mark.parametrize("mask", MASKS)
+def test_every_mask_a_config_may_name_can_be_built(mask):
+    assert isinstance(build_masks(2, 4, mask=mask), Masks)
 
 
 def test_what_is_given_goes_to_the_loss_or_to_the_masks_and_the_rest_is_default():
     hyper, masks = METHODS["sparsepo_common"].split({"beta": 0.5, "l1_u": 0.01})
     assert hyper == {"beta": 0.5, "form": "paper"}
-    assert masks == {"head": "layers", "l1_u": 0.01, "l1_d": 0.0, "initial_zeros": 0.25, "share": "common"}
+    assert masks == {"mask": "layers", "l1_u": 0.01, "l1_d": 0.0, "initial_zeros": 0.25, "share": "common"}
+
+
+def test_what_a_mask_does_not_read_is_not_among_its_keywords():
+    assert METHODS["dpo"].split({"beta": 0.5}) == ({"beta": 0.5}, {})
+    wanted = {"mask": "selected", "share": "reward_only", "k_chosen": 0.2, "k_rejected": 0.3}
+    assert METHODS["dpo"].split({"mask": "selected", "k_chosen": 0.2, "oracle": "main"})[1] == wanted
+
+
+def test_the_oracle_is_that_of_masks_that_read_numbers_of_the_pairs():
+    assert METHODS["sepo"].oracle({"oracle": "main"}) == "main"
+    assert METHODS["dpo"].oracle({"mask": "given"}) == "data"
+    assert METHODS["dpo"].oracle({"mask": "layers"}) is METHODS["dpo"].oracle({}) is None
 
 
 # --- refusals
+
+
+def test_a_parameter_that_the_mask_does_not_read_is_refused():
+    with pytest.raises(UserError, match="'l1_u' of 'dpo' is not read where mask is 'none', but with layers, .* or bin"):
+        check_parameters("dpo", {"l1_u": 0.1})
+    with pytest.raises(UserError, match="'oracle' of 'sparsepo_common' is not read where mask is 'layers', but with given"):
+        check_parameters("sparsepo_common", {"oracle": "main"})
+    check_parameters("dpo", {"l1_u": 0.1, "mask": "last"})
+
+
+def test_a_mask_that_would_make_another_method_is_refused_with_those_it_may_have():
+    with pytest.raises(UserError, match="'mask' of 'mapo' must be one of activations, given, not 'layers'"):
+        check_parameters("mapo", {"mask": "layers"})
+    with pytest.raises(UserError, match="'mask' of 'sparsepo_common' must be one of layers, .*, not 'activations'"):
+        check_parameters("sparsepo_common", {"mask": "activations"})
 
 
 def test_an_unknown_method_is_refused_with_the_nearest_name():
@@ -82,7 +122,7 @@ def test_an_unknown_method_is_refused_with_the_nearest_name():
 
 
 def test_a_parameter_that_a_method_lacks_is_refused_with_the_nearest_name():
-    with pytest.raises(UserError, match="'dpo' has no parameter 'betta'; allowed: beta; did you mean 'beta'"):
+    with pytest.raises(UserError, match="'dpo' has no parameter 'betta'; allowed: beta, mask, .*; did you mean 'beta'"):
         check_parameters("dpo", {"betta": 0.1})
     with pytest.raises(UserError, match="'dpo' has no parameter 'alpha'"):
         check_parameters("dpo", {"alpha": 0.1})
@@ -108,7 +148,6 @@ BAD = [
     ("ipo", "reduction", "max"),
     ("sparsepo_common", "form", "published"),
     ("sparsepo_common", "form", ["paper"]),
-    ("sparsepo_common", "head", "activations"),
     ("sparsepo_common", "initial_zeros", 1.0),
     ("sparsepo_common", "l1_u", -0.001),
     ("mapo", "kinds", []),
@@ -117,6 +156,11 @@ BAD = [
     ("mapo", "kinds", [["mlp"]]),
     ("mapo", "kinds", 3),
     ("mapo", "normalisation", "softmax"),
+    ("sepo", "k_chosen", 0),
+    ("sepo", "k_rejected", 1.1),
+    ("sepo", "oracle", "../main"),
+    ("sepo", "oracle", 1),
+    ("beta_dpo", "filtered", 1),
 ]
 
 
@@ -133,7 +177,11 @@ GOOD = [
     ("cdpo", "label_smoothing", 0),
     ("simpo", "gamma", 0.0),
     ("sparsepo_common", "form", "released"),
-    ("sparsepo_common", "head", "random"),
+    ("sparsepo_common", "mask", "random"),
+    ("dpo", "mask", "none"),
+    ("ipo", "mask", "given"),
+    ("sepo", "k_chosen", 1),
+    ("sepo", "oracle", "half_2"),
     ("mapo", "kinds", ["residual"]),
     ("mapo", "kinds", ("attention", "mlp")),
 ]

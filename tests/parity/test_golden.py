@@ -12,11 +12,12 @@ import torch
 
 from sparsepo.data.collation import collate, rows_of
 from sparsepo.objective import losses
-from sparsepo.objective.losses import Side
+from sparsepo.objective.sides import Side
 from sparsepo.objective.masks import ActivationHead, MaskHead, Masks, Views
 from sparsepo.objective.methods import check_parameters
 from sparsepo.objective.terms import rows_at
-from sparsepo.training.objective import PairObjective, describe, inspect_pairs, masks_for
+from sparsepo.training.inspection import describe, inspect_pairs
+from sparsepo.training.objective import PairObjective, masks_for
 from sparsepo.training.views import look
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "fixtures" / "golden" / "golden.json").read_text())
@@ -54,7 +55,7 @@ def our_name(published):
 
 def heads_of(problem, variant):
     """The mask heads that a golden variant used, built the way a run builds them, with the golden weights."""
-    settings = {name: variant[name] for name in ("head", "l1_u", "l1_d")}
+    settings = {name: variant[name] for name in ("l1_u", "l1_d")} | {"mask": variant["head"]}
     masks = masks_for(f"sparsepo_{variant['share']}", problem.reference, settings).to(problem.dtype)
     assert set(masks.heads) == set(variant["weights"])
     for side, source in variant["weights"].items():
@@ -407,7 +408,7 @@ def golden_side(side, mask):
 
 @pytest.mark.parametrize("form", ["paper", "released"])
 def test_uniform_weights_give_the_golden_mapo_loss(problem, form):
-    masks = masks_for("sparsepo_common", problem.reference, {"head": "uniform"})
+    masks = masks_for("sparsepo_common", problem.reference, {"mask": "uniform"})
     hyper = {"beta": MAPO["beta"], "form": form}
     records = inspect(problem, "sparsepo_common", hyper, masks)
     assert_close(column(records, "loss"), MAPO["uniform"][form], problem.tolerance)
@@ -416,7 +417,7 @@ def test_uniform_weights_give_the_golden_mapo_loss(problem, form):
 
 
 def test_uniform_weights_in_the_released_form_are_tdpo1(problem):
-    masks = masks_for("sparsepo_common", problem.reference, {"head": "uniform"})
+    masks = masks_for("sparsepo_common", problem.reference, {"mask": "uniform"})
     released = {"beta": MAPO["beta"], "form": "released"}
     sparse = inspect(problem, "sparsepo_common", released, masks)
     tdpo1 = inspect(problem, "tdpo1", {"beta": MAPO["beta"]})

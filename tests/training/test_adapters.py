@@ -13,7 +13,7 @@ from sparsepo.anatomy import recording
 from sparsepo.config.training import AdapterConfig
 from sparsepo.data.collation import encode_pairs
 from sparsepo.errors import UserError
-from sparsepo.training.objective import inspect_pairs
+from sparsepo.training.inspection import inspect_pairs
 
 ROOT = Path(__file__).resolve().parents[2]
 METHODS = ["dpo", "tdpo1", "mapo", "sparsepo_independent"]

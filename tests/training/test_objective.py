@@ -10,7 +10,8 @@ from sparsepo.data.collation import TokenPair, collate
 from sparsepo.errors import UserError
 from sparsepo.objective.masks import build_masks
 from sparsepo.objective.methods import METHODS
-from sparsepo.training.objective import PairObjective, inspect_pairs, masks_for
+from sparsepo.training.inspection import inspect_pairs
+from sparsepo.training.objective import PairObjective, masks_for
 
 VOCABULARY = 23
 PAIRS = [
@@ -175,7 +176,7 @@ def test_no_pairs_give_no_records():
 def test_a_record_tells_each_response_token_once(method):
     records = inspect_pairs(model(0), model(1), PAIRS, method, batch_size=3)
     terms = {"logps", "ref_logps", "reverse_kl", "forward_kl"} | (
-        {"m_u", "m_d"} if METHODS[method].has_masks else set()
+        {"m_u", "m_d"} if METHODS[method].mask({}) != "none" else set()
     )
     assert len(records) == len(PAIRS)
     for record, pair in zip(records, PAIRS, strict=True):
@@ -188,7 +189,7 @@ def test_a_record_tells_each_response_token_once(method):
 
 def test_hyper_parameters_go_to_the_loss_and_to_masks_built_here():
     policy, reference = model(0), model(1)
-    given = {"beta": 0.7, "form": "released", "head": "uniform"}
+    given = {"beta": 0.7, "form": "released", "mask": "uniform"}
     sparse = inspect_pairs(policy, reference, PAIRS, "sparsepo_common", given)
     tdpo1 = inspect_pairs(policy, reference, PAIRS, "tdpo1", {"beta": 0.7})
     assert [record["loss"] for record in sparse] == pytest.approx([record["loss"] for record in tdpo1], rel=1e-9)
@@ -249,6 +250,7 @@ def test_a_pair_that_cannot_be_scored_is_a_users_mistake(pair, message):
     [
         ("dppo", {}, "method 'dppo' is unknown; .*did you mean 'dpo'"),
         ("dpo", {"head": "last"}, "method 'dpo' has no parameter 'head'"),
+        ("dpo", {"kinds": ("mlp",)}, "'kinds' of 'dpo' is not read where mask is 'none', but with activations"),
         ("dpo", {"beta": 0}, "parameter 'beta' of 'dpo' must be a number > 0, not 0"),
     ],
 )

@@ -12,11 +12,11 @@ from sparsepo.data.collation import encode_pairs
 from sparsepo.data.records import Preference
 from sparsepo.errors import UserError
 from sparsepo.objective.methods import METHODS
-from sparsepo.training.objective import inspect_pairs
+from sparsepo.training.inspection import inspect_pairs
 from sparsepo.training.preference import load_masks
 
 LEARNED = [name for name in METHODS if name.startswith("sparsepo")]
-MASKED = [name for name in METHODS if METHODS[name].has_masks]
+MASKED = [name for name in METHODS if METHODS[name].mask({}) != "none"]
 
 
 def same(first, second):

@@ -15,7 +15,7 @@ from sparsepo.training.sft import SFTTrainer
 
 # 20 pairs: three steps an epoch, the third of one micro-batch; six in all
 RUN = {"epochs": 2, "micro_batch_size": 4, "checkpoint_every": 2, "frontier_every": 1, "identity": "mine"}
-METHODS = {"dpo": {}, "sparsepo_independent": {}, "sparsepo_common": {"head": "random"}}
+METHODS = {"dpo": {}, "sparsepo_independent": {}, "sparsepo_common": {"mask": "random"}}
 
 
 def size_of(policy):

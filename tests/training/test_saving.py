@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM
 from sparsepo.data.collation import encode_pairs
 from sparsepo.errors import UserError
 from sparsepo.models import load_tokenizer
-from sparsepo.training.objective import inspect_pairs
+from sparsepo.training.inspection import inspect_pairs
 from sparsepo.training.preference import load_masks
 
 
@@ -41,7 +41,7 @@ def test_the_tokenizer_beside_a_policy_is_the_one_it_was_trained_with(toy, tmp_p
 
 @pytest.mark.parametrize("head", ["layers", "last", "feed_forward_layers", "binary_last"])
 def test_heads_of_every_kind_are_loaded_with_their_kind(toy, tmp_path, head):
-    trainer = toy.trainer(tmp_path / "work", "sparsepo_independent", hyper={"head": head, "beta": 0.5})
+    trainer = toy.trainer(tmp_path / "work", "sparsepo_independent", hyper={"mask": head, "beta": 0.5})
     trainer.save(tmp_path / "out")
     loaded = load_masks(tmp_path / "out", trainer.model.reference)
     assert str(loaded) == str(trainer.masks)

@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sparsepo.data.collation import encode_pairs
 from sparsepo.errors import UserError
-from sparsepo.training.objective import inspect_pairs
+from sparsepo.training.inspection import inspect_pairs
 
 METHODS = ["dpo", "mapo", "sparsepo_independent"]
 

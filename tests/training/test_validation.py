@@ -13,7 +13,7 @@ from sparsepo.data.collation import encode_pairs
 from sparsepo.data.records import Preference
 from sparsepo.errors import UserError
 from sparsepo.models import load_model
-from sparsepo.training.objective import inspect_pairs
+from sparsepo.training.inspection import inspect_pairs
 from sparsepo.training.preference import load_masks
 from sparsepo.training.reference import Cache, write_cache
 
@@ -36,7 +36,7 @@ MAKERS = {
     "policy": start,
     "masks": lambda toy, folder, **changed: start(toy, folder, "sparsepo_independent", **changed),
     "random masks": lambda toy, folder, **changed: start(
-        toy, folder, "sparsepo_common", hyper={"head": "random"}, **changed
+        toy, folder, "sparsepo_common", hyper={"mask": "random"}, **changed
     ),
     "adapter": adapted,
 }

@@ -10,16 +10,22 @@ import torch
 from torch import Tensor
 
 from sparsepo.data.records import Preference
+from sparsepo.errors import UserError
 from sparsepo.objective.terms import Rows, response_rows, rows_at
 
 
 @dataclass(frozen=True)
 class TokenPair:
-    """Token ids of one preference; all three non-empty."""
+    """Token ids of one preference, all three non-empty; with numbers of the tokens and scores of the responses, if any.
+
+    values: those of the chosen and of the rejected response, as many as it has tokens. scores: chosen, rejected.
+    """
 
     prompt: list[int]
     chosen: list[int]
     rejected: list[int]
+    values: tuple[list[float], list[float]] | None = None
+    scores: tuple[float, float] | None = None
 
 
 def encode_prompt(tokenizer: Any, prompt: str) -> list[int]:
@@ -61,11 +67,33 @@ def encode_pairs(
         rejected = encode_response(tokenizer, record.rejected, record.rejected_ended)[:room]
         reason = unusable(record, prompt, chosen, rejected, min(max_prompt, context - 1))
         if reason is None:
-            pairs.append(TokenPair(prompt, chosen, rejected))
+            values = _values_of(tokenizer, record, place)
+            cut = None if values is None else (values[0][: len(chosen)], values[1][: len(rejected)])
+            pairs.append(TokenPair(prompt, chosen, rejected, cut, _scores_of(record)))
             kept.append(place)
         else:
             dropped[reason] += 1
     return Encoded(pairs, kept, dict(dropped))
+
+
+def _values_of(tokenizer: Any, record: Preference, place: int) -> tuple[list[float], list[float]] | None:
+    """The numbers of a record's tokens. Raises UserError unless both responses have one for each token."""
+    found = record.chosen_values, record.rejected_values
+    if found == (None, None):
+        return None
+    for side, values in zip(("chosen", "rejected"), found, strict=True):
+        ended = getattr(record, f"{side}_ended")
+        count = len(encode_response(tokenizer, getattr(record, side), ended))
+        if values is None or len(values) != count:
+            given = "is missing" if values is None else f"has {len(values)} numbers"
+            end = ", its end token included" if ended else ""
+            raise UserError(f"pair {place + 1}: field '{side}_values' {given}; the response has {count} tokens{end}")
+    return found
+
+
+def _scores_of(record: Preference) -> tuple[float, float] | None:
+    scores = record.chosen_score, record.rejected_score
+    return None if None in scores else scores
 
 
 def unusable(
@@ -97,7 +125,8 @@ class Layout:
 
 
 def collate(pairs: Sequence[TokenPair], pad_id: int, layout: str = "padded") -> dict[str, Any]:
-    """A batch of b pairs in one of `LAYOUTS`: ids, positions, what may see what, and the rows of the responses.
+    """A batch of b pairs in one of `LAYOUTS`: ids, positions, what may see what, the rows of the responses, and what
+    the pairs bring.
 
     Rows are ordered pair by pair, chosen before rejected, and `ends` says where each pair ends; in the grid of 2b
     responses the chosen ones come first. `tokens` counts prompt and response of every sequence, whatever the layout.
@@ -107,7 +136,18 @@ def collate(pairs: Sequence[TokenPair], pad_id: int, layout: str = "padded") -> 
         raise ValueError("each pair needs at least one prompt token and at least one response token on either side")
     batch = LAYOUTS[layout].place(pairs, pad_id)
     tokens = sum(2 * len(pair.prompt) + len(pair.chosen) + len(pair.rejected) for pair in pairs)
-    return {**batch, "ends": tuple(accumulate(len(p.chosen) + len(p.rejected) for p in pairs)), "tokens": tokens}
+    ends = tuple(accumulate(len(p.chosen) + len(p.rejected) for p in pairs))
+    return {**batch, **_brought(pairs), "ends": ends, "tokens": tokens}
+
+
+def _brought(pairs: Sequence[TokenPair]) -> dict[str, Tensor]:
+    """What all pairs bring: `values` (n,) in the order of the rows, `scores` (2b,) in that of the grid."""
+    found = {}
+    if all(pair.values for pair in pairs):
+        found["values"] = [value for pair in pairs for side in pair.values for value in side]
+    if all(pair.scores for pair in pairs):
+        found["scores"] = [pair.scores[side] for side in (0, 1) for pair in pairs]
+    return {name: torch.tensor(numbers) for name, numbers in found.items()}
 
 
 def _rows(pairs: Sequence[TokenPair], first: Iterable[int], start: Iterable[int]) -> dict[str, Tensor]:

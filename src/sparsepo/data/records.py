@@ -65,7 +65,8 @@ class Scored:
 class Preference:
     """One pair. `*_ended`: the response is complete and is followed by the end token, not cut at a length limit.
 
-    `epoch`: the one epoch, counted from 0, that trains on this pair; None is every epoch.
+    `epoch`: the one epoch, counted from 0, that trains on this pair; None is every epoch. `*_values`: a number for each
+    token of the response, its end token included if it has ended: what that is, weight or score, a mask says.
     """
 
     prompt: str
@@ -76,11 +77,14 @@ class Preference:
     chosen_ended: bool = True
     rejected_ended: bool = True
     epoch: int | None = None
+    chosen_values: list[float] | None = None
+    rejected_values: list[float] | None = None
 
 
 Record = TypeVar("Record", Prompt, Text, Labelled, Completion, Scored, Preference)
 
 _SAYS = {str: "a string", float: "a finite number", bool: "true or false", int: "an integer", list: "a list"}
+_OPTIONAL = {float | None: float, int | None: int, list[float] | None: list}
 
 
 def read_records(path: str | Path, kind: type[Record]) -> list[Record]:
@@ -153,10 +157,9 @@ def as_record(row: Any, kind: type[Record], place: str) -> Record:
 
 
 def _checked(value: Any, annotation: Any, place: str) -> Any:
-    optional = annotation in (float | None, int | None)
-    wanted = {list[int]: list, float | None: float, int | None: int}.get(annotation, annotation)
-    if value is None and optional:
+    if value is None and annotation in _OPTIONAL:
         return None
+    wanted = {list[int]: list, **_OPTIONAL}.get(annotation, annotation)
     if wanted is float and type(value) is int and abs(value) < 2**1000:
         value = float(value)
     wrong = not isinstance(value, wanted) or (wanted is int and isinstance(value, bool))
@@ -164,6 +167,8 @@ def _checked(value: Any, annotation: Any, place: str) -> Any:
         raise UserError(f"{place} must be {_SAYS[wanted]}, not {shown(value, 40)}")
     if wanted is str:
         require_text(value, place)
+    if wanted is list and annotation in _OPTIONAL:
+        return [_checked(item, float, f"{place}[{at}]") for at, item in enumerate(value)]
     if wanted is list and not all(type(item) is int for item in value):
         raise UserError(f"{place} must be a list of integers")
     return value

@@ -1,73 +1,16 @@
-"""Preference losses: one pure function each, over the token terms of the chosen and the rejected side."""
+"""Preference losses: one pure function each, over the token terms of the chosen and the rejected side.
+
+Every sum and mean over a response's tokens is weighted by its masks where it has some.
+"""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
-@dataclass(frozen=True)
-class Side:
-    """One response of each pair, token by token; every tensor is (b, t), b = pair, t = response position.
-
-    logps, ref_logps: log-probs of the tokens, nats. reverse_kl = KL(policy || reference) and forward_kl =
-    KL(reference || policy) at each position, nats, >= 0. valid: True on response tokens. m_u, m_d: token weights
-    on the reward and on the KL; a loss without masks does not look at them. None: not computed, as no loss asks for it.
-    """
-
-    logps: Tensor
-    ref_logps: Tensor | None
-    reverse_kl: Tensor | None
-    forward_kl: Tensor | None
-    valid: Tensor
-    m_u: Tensor | None = None
-    m_d: Tensor | None = None
-
-    def __post_init__(self):
-        for name, value in vars(self).items():
-            if value is not None and value.shape != self.valid.shape:
-                raise ValueError(f"{name} has shape {tuple(value.shape)}, valid has {tuple(self.valid.shape)}")
-        if self.valid.dtype != torch.bool or self.valid.ndim != 2:
-            raise ValueError("valid must be a boolean tensor (pairs, tokens)")
-
-    @property
-    def logratio(self) -> Tensor:
-        """(b, t) log pi - log ref."""
-        return self.logps - self.ref_logps
-
-
-@dataclass(frozen=True)
-class PairLoss:
-    """Unreduced values (b,): the loss, and the two rewards it was computed from (attached to the graph)."""
-
-    loss: Tensor
-    chosen_reward: Tensor
-    rejected_reward: Tensor
-
-    def __post_init__(self):
-        if self.chosen_reward.shape != self.rejected_reward.shape:
-            shapes = tuple(self.chosen_reward.shape), tuple(self.rejected_reward.shape)
-            raise ValueError(f"{shapes[0]} chosen and {shapes[1]} rejected responses: pairs have one of each")
-
-
-def weighted_sum(values: Tensor, weight: Tensor | None, valid: Tensor) -> Tensor:
-    """(b, t) -> (b,): sum over response tokens of weight * value, weight 1 if None.
-
-    What lies outside `valid` never enters, not even its gradient: `where` comes before the product, as 0 * nan is nan.
-    """
-    values = values.where(valid, 0.0)
-    return (values if weight is None else values * weight.where(valid, 0.0)).sum(-1)
-
-
-def _sum(values: Tensor, side: Side) -> Tensor:
-    return weighted_sum(values, None, side.valid)
-
-
-def _mean(values: Tensor, side: Side) -> Tensor:
-    return _sum(values, side) / side.valid.sum(-1)
+from sparsepo.objective.sides import PairLoss, Side, kl_sum, reward_mean, reward_sum
 
 
 def dpo(chosen: Side, rejected: Side, *, beta: float) -> PairLoss:
@@ -75,7 +18,7 @@ def dpo(chosen: Side, rejected: Side, *, beta: float) -> PairLoss:
 
     Rewards beta * sum log pi/ref. Source: Rafailov et al. 2023, Eq. 7.
     """
-    r_c, r_r = (beta * _sum(side.logratio, side) for side in (chosen, rejected))
+    r_c, r_r = (beta * reward_sum(side.logratio, side) for side in (chosen, rejected))
     return PairLoss(-F.logsigmoid(r_c - r_r), r_c, r_r)
 
 
@@ -84,7 +27,7 @@ def cdpo(chosen: Side, rejected: Side, *, beta: float, label_smoothing: float) -
 
     Source: Mitchell 2023, "A note on DPO with noisy preferences"; the eric-mitchell repository.
     """
-    r_c, r_r = (beta * _sum(side.logratio, side) for side in (chosen, rejected))
+    r_c, r_r = (beta * reward_sum(side.logratio, side) for side in (chosen, rejected))
     right, wrong = F.logsigmoid(r_c - r_r), F.logsigmoid(r_r - r_c)
     return PairLoss(-(1 - label_smoothing) * right - label_smoothing * wrong, r_c, r_r)
 
@@ -96,7 +39,7 @@ def robust(chosen: Side, rejected: Side, *, beta: float, label_smoothing: float)
     """
     if not 0 <= label_smoothing < 0.5:
         raise ValueError(f"label_smoothing must be in [0, 0.5), not {label_smoothing}")
-    r_c, r_r = (beta * _sum(side.logratio, side) for side in (chosen, rejected))
+    r_c, r_r = (beta * reward_sum(side.logratio, side) for side in (chosen, rejected))
     right, wrong = F.logsigmoid(r_c - r_r), F.logsigmoid(r_r - r_c)
     loss = (-(1 - label_smoothing) * right + label_smoothing * wrong) / (1 - 2 * label_smoothing)
     return PairLoss(loss, r_c, r_r)
@@ -104,7 +47,7 @@ def robust(chosen: Side, rejected: Side, *, beta: float, label_smoothing: float)
 
 def hinge(chosen: Side, rejected: Side, *, beta: float) -> PairLoss:
     r"""max(0, 1 - beta h). Source: SLiC-HF (Zhao et al. 2023) with log-ratios; TRL's `hinge`."""
-    r_c, r_r = (beta * _sum(side.logratio, side) for side in (chosen, rejected))
+    r_c, r_r = (beta * reward_sum(side.logratio, side) for side in (chosen, rejected))
     return PairLoss(torch.relu(1 - (r_c - r_r)), r_c, r_r)
 
 
@@ -113,7 +56,7 @@ def ipo(chosen: Side, rejected: Side, *, beta: float, reduction: Literal["sum", 
 
     Rewards beta * (sum or mean of log pi/ref). Source: Azar et al. 2023, Eq. 17.
     """
-    reduce = {"sum": _sum, "mean": _mean}[reduction]
+    reduce = {"sum": reward_sum, "mean": reward_mean}[reduction]
     h_c, h_r = (reduce(side.logratio, side) for side in (chosen, rejected))
     return PairLoss((h_c - h_r - 1 / (2 * beta)) ** 2, beta * h_c, beta * h_r)
 
@@ -124,7 +67,7 @@ def simpo(chosen: Side, rejected: Side, *, beta: float, gamma: float) -> PairLos
     `gamma` is absolute, as in the SparsePO paper; the official code states gamma / beta. Rewards beta * mean log pi.
     Source: Meng et al. 2024, Eq. 6.
     """
-    r_c, r_r = (beta * _mean(side.logps, side) for side in (chosen, rejected))
+    r_c, r_r = (beta * reward_mean(side.logps, side) for side in (chosen, rejected))
     return PairLoss(-F.logsigmoid(r_c - r_r - gamma), r_c, r_r)
 
 
@@ -133,7 +76,7 @@ def dpop(chosen: Side, rejected: Side, *, beta: float, penalty: float) -> PairLo
 
     The chosen reward carries the penalty: beta [r_c - penalty * max(0, -r_c)]. Source: Pal et al. 2024 (Smaug), Eq. 3.
     """
-    h_c, h_r = (_sum(side.logratio, side) for side in (chosen, rejected))
+    h_c, h_r = (reward_sum(side.logratio, side) for side in (chosen, rejected))
     r_c, r_r = beta * (h_c - penalty * torch.relu(-h_c)), beta * h_r
     return PairLoss(-F.logsigmoid(r_c - r_r), r_c, r_r)
 
@@ -143,7 +86,7 @@ def tdpo1(chosen: Side, rejected: Side, *, beta: float) -> PairLoss:
 
     Rewards beta (sum log pi/ref + F). Source: Zeng et al. 2024 (TDPO), Eq. 13.
     """
-    r_c, r_r = (beta * (_sum(side.logratio, side) + _sum(side.forward_kl, side)) for side in (chosen, rejected))
+    r_c, r_r = (beta * (reward_sum(side.logratio, side) + kl_sum(side.forward_kl, side)) for side in (chosen, rejected))
     return PairLoss(-F.logsigmoid(r_c - r_r), r_c, r_r)
 
 
@@ -153,9 +96,9 @@ def tdpo2(chosen: Side, rejected: Side, *, beta: float, alpha: float) -> PairLos
     Rewards beta (sum log pi/ref + alpha F), whose difference is the argument of the sigmoid (the official code logs
     alpha = 1 whatever it trains with). Source: Zeng et al. 2024 (TDPO), Eq. 17.
     """
-    kl_c, kl_r = _sum(chosen.forward_kl, chosen).detach(), _sum(rejected.forward_kl, rejected)
-    r_c = beta * (_sum(chosen.logratio, chosen) + alpha * kl_c)
-    r_r = beta * (_sum(rejected.logratio, rejected) + alpha * kl_r)
+    kl_c, kl_r = kl_sum(chosen.forward_kl, chosen).detach(), kl_sum(rejected.forward_kl, rejected)
+    r_c = beta * (reward_sum(chosen.logratio, chosen) + alpha * kl_c)
+    r_r = beta * (reward_sum(rejected.logratio, rejected) + alpha * kl_r)
     return PairLoss(-F.logsigmoid(r_c - r_r), r_c, r_r)
 
 
@@ -176,13 +119,82 @@ def sparsepo(chosen: Side, rejected: Side, *, beta: float, form: Literal["paper"
 
 
 def _sparse_reward_paper(side: Side) -> Tensor:
-    u = weighted_sum(side.logratio, side.m_u, side.valid)
-    return u - weighted_sum(side.reverse_kl, side.m_d, side.valid)
+    return reward_sum(side.logratio, side) - kl_sum(side.reverse_kl, side)
 
 
 def _sparse_reward_released(side: Side) -> Tensor:
-    u = weighted_sum(side.logratio, side.m_u, side.valid)
-    return u + weighted_sum(side.forward_kl, side.m_d, side.valid)
+    return reward_sum(side.logratio, side) + kl_sum(side.forward_kl, side)
+
+
+def odpo(chosen: Side, rejected: Side, *, beta: float, alpha: float) -> PairLoss:
+    r"""-log sigmoid(beta h - alpha log(s_c - s_r)), s = `score` of the response: the better, the larger the margin.
+
+    Scores must differ, s_c > s_r. Source: Amini et al. 2024 (ODPO), with f = log.
+    """
+    r_c, r_r = (beta * reward_sum(side.logratio, side) for side in (chosen, rejected))
+    offset = alpha * torch.log(chosen.score - rejected.score)
+    return PairLoss(-F.logsigmoid(r_c - r_r - offset.to(r_c.dtype)), r_c, r_r)
+
+
+def kto(
+    chosen: Side, rejected: Side, *, beta: float, desirable: float, undesirable: float, kl: float | Tensor
+) -> PairLoss:
+    r"""Mean over both responses of w_D (1 - sigmoid(r_c - z)) and w_U (1 - sigmoid(z - r_r)), r = beta sum log pi/ref.
+
+    z = beta * `kl`, where `kl` >= 0 estimates KL(pi || ref) from responses to other prompts, without gradient (see
+    `training.statistics`). A pair is one desirable and one undesirable example. Source: Ethayarajh et al. 2024.
+    """
+    r_c, r_r = (beta * reward_sum(side.logratio, side) for side in (chosen, rejected))
+    z = beta * kl
+    loss = desirable * (1 - torch.sigmoid(r_c - z)) + undesirable * (1 - torch.sigmoid(z - r_r))
+    return PairLoss(loss / 2, r_c, r_r)
+
+
+def orpo(chosen: Side, rejected: Side, *, beta: float) -> PairLoss:
+    r"""-mean log pi of the chosen - beta log sigmoid(o_c - o_r), o = log p / (1 - p), p = exp(mean log pi).
+
+    Reference-free; beta is the paper's lambda. Rewards beta * o. Source: Hong et al. 2024 (ORPO).
+    """
+    l_c, l_r = (reward_mean(side.logps, side) for side in (chosen, rejected))
+    o_c, o_r = _log_odds(l_c), _log_odds(l_r)
+    return PairLoss(-l_c - beta * F.logsigmoid(o_c - o_r), beta * o_c, beta * o_r)
+
+
+def _log_odds(logp: Tensor) -> Tensor:
+    """log p - log(1 - p); p = 1 is taken as the number below it, as its odds have no end."""
+    logp = logp.clamp_max(-torch.finfo(logp.dtype).eps)
+    return logp - torch.log(-torch.expm1(logp))
+
+
+def sepo(chosen: Side, rejected: Side, *, beta: float) -> PairLoss:
+    r"""-log sigmoid(beta (mean log pi of the kept chosen tokens - of the kept rejected ones)), no reference.
+
+    m_u is 1 on the tokens that an oracle's scores keep, see `masks.SelectedHead`. The authors' code has no beta, as if
+    it were 1. Rewards beta * mean log pi. Source: Yang et al. 2024 (SePO), arXiv 2408.13518.
+    """
+    return simpo(chosen, rejected, beta=beta, gamma=0.0)
+
+
+def selective_nll(chosen: Side, rejected: Side) -> PairLoss:
+    r"""-mean log pi of the kept chosen tokens: language modelling on the tokens that m_u keeps.
+
+    The rejected response has no part in it. Rewards are the means. Source: Lin et al. 2024 (Rho-1).
+    """
+    l_c, l_r = (reward_mean(side.logps, side) for side in (chosen, rejected))
+    return PairLoss(-l_c, l_c, l_r)
+
+
+def inpo(chosen: Side, rejected: Side, *, beta: float, ratio: float) -> PairLoss:
+    r"""(D_pi - ratio D_ref - (1 - ratio) D_prev - 1 / (2 beta))^2, D = sum log-prob of the chosen - of the rejected.
+
+    beta is the paper's eta, `ratio` its tau / eta; log-probs of the previous policy are the `values` that came with the
+    pairs. In the first round, where that is the reference, this is IPO. Rewards beta * (sum log pi - ratio log ref -
+    (1 - ratio) log prev). Source: Zhang et al. 2024 (INPO).
+    """
+    h_c, h_r = (
+        reward_sum(side.logps - ratio * side.ref_logps - (1 - ratio) * side.values, side) for side in (chosen, rejected)
+    )
+    return PairLoss((h_c - h_r - 1 / (2 * beta)) ** 2, beta * h_c, beta * h_r)
 
 
 LOSSES: dict[str, Callable[..., PairLoss]] = {
@@ -196,5 +208,11 @@ LOSSES: dict[str, Callable[..., PairLoss]] = {
     "tdpo1": tdpo1,
     "tdpo2": tdpo2,
     "sparsepo": sparsepo,
+    "odpo": odpo,
+    "kto": kto,
+    "orpo": orpo,
+    "sepo": sepo,
+    "selective_nll": selective_nll,
+    "inpo": inpo,
 }
 """By the name in a row of `METHODS`; a run depends on the code of its own row alone."""

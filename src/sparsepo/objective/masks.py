@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sparsepo.errors import UserError
+
 
 @dataclass(frozen=True)
 class Views:
@@ -21,6 +23,8 @@ class Views:
     projected: instead of states, what each learned head made of them layer by layer: name -> (s, t, p).
     weights: instead of all else, the weight (s, t) that a head without parameters gave before.
     activations: kind -> one (s, t) tensor a module, the mean over the features of what that module computed.
+    values: (s, t) numbers that came with the pairs; chosen responses are the first half of s.
+    logratio: (s, t) log pi - log ref of each token, without gradient; for heads that look at the policy.
     valid: (s, t) True on response tokens; what lies elsewhere must not matter.
     """
 
@@ -29,6 +33,8 @@ class Views:
     activations: Mapping[str, Sequence[Tensor]] | None = None
     projected: Mapping[str, Tensor] = field(default_factory=dict)
     weights: Tensor | None = None
+    values: Tensor | None = None
+    logratio: Tensor | None = None
 
 
 class State:
@@ -46,7 +52,7 @@ class State:
 class MaskHead(nn.Module):
     """Abstract: views -> weights (s, t). `looks_at` says which view the head needs."""
 
-    looks_at: Literal["states", "activations", "nothing"] = "nothing"
+    looks_at: Literal["states", "activations", "values", "policy", "nothing"] = "nothing"
 
     def forward(self, views: Views) -> Tensor:
         raise NotImplementedError
@@ -179,6 +185,49 @@ class ActivationHead(MaskHead):
         return torch.stack(per_kind).mean(0)
 
 
+class GivenHead(MaskHead):
+    """The numbers that came with the pairs, as they are: one weight a token (as in TLCR, Yoon et al. 2024)."""
+
+    looks_at = "values"
+
+    def forward(self, views: Views) -> Tensor:
+        return _brought(views).where(views.valid, 0.0)
+
+
+class SelectedHead(MaskHead):
+    """SePO: 1 on the tokens that an oracle's scores keep, the highest of a chosen response, the lowest of a rejected.
+
+    The `values` are scores, log pi_oracle - log ref. Of N tokens floor(k N) are kept, and at least one; among equals
+    the first. Source: Yang et al. 2024, arXiv 2408.13518.
+    """
+
+    looks_at = "values"
+
+    def __init__(self, k_chosen: float, k_rejected: float):
+        super().__init__()
+        self.k_chosen, self.k_rejected = k_chosen, k_rejected
+
+    def forward(self, views: Views) -> Tensor:
+        chosen, rejected = _brought(views).chunk(2)
+        ok_chosen, ok_rejected = views.valid.chunk(2)
+        return torch.cat([highest(chosen, ok_chosen, self.k_chosen), highest(-rejected, ok_rejected, self.k_rejected)])
+
+
+class ExcessHead(SelectedHead):
+    """Rho-1: 1 on the tokens of the largest excess loss of the policy over an oracle trained on good texts.
+
+    The excess is log pi_oracle - log pi, here as score - log pi/ref, with the policy as it is at this step. Source: Lin
+    et al. 2024, who keep the top k of a batch; here it is of each response, so that a pair does not depend on others.
+    """
+
+    looks_at = "policy"
+
+    def forward(self, views: Views) -> Tensor:
+        chosen, rejected = (_brought(views) - views.logratio).chunk(2)
+        ok_chosen, ok_rejected = views.valid.chunk(2)
+        return torch.cat([highest(chosen, ok_chosen, self.k_chosen), highest(rejected, ok_rejected, self.k_rejected)])
+
+
 class RandomHead(MaskHead):
     """Uniform in [0, 1), drawn anew for each batch: the control that says whether *where* matters."""
 
@@ -271,6 +320,9 @@ HEADS: dict[str, Callable[..., MaskHead]] = {
     "binary_layers": lambda layers, width, **_: LayerHead(layers, width, binary=True),
     "binary_last": lambda width, **_: LastHead(width, binary=True),
     "activations": lambda kinds, normalisation, **_: ActivationHead(kinds, normalisation),
+    "given": lambda **_: GivenHead(),
+    "selected": lambda k_chosen, k_rejected, **_: SelectedHead(k_chosen, k_rejected),
+    "excess": lambda k_chosen, k_rejected, **_: ExcessHead(k_chosen, k_rejected),
     "random": lambda **_: RandomHead(),
     "uniform": lambda **_: UniformHead(),
 }
@@ -281,23 +333,42 @@ def build_masks(
     layers: int,
     width: int,
     *,
-    head: str = "layers",
+    mask: str = "layers",
     share: str = "common",
     kinds: Sequence[str] = ("mlp", "attention", "residual"),
     normalisation: Literal["minmax", "zscore"] = "minmax",
     l1_u: float = 0.0,
     l1_d: float = 0.0,
     initial_zeros: float = 0.25,
+    k_chosen: float = 0.3,
+    k_rejected: float = 0.3,
 ) -> Masks:
-    """Masks for a reference of `layers` layers of `width`. Raises ValueError naming the allowed heads and shares."""
-    if head not in HEADS:
-        raise ValueError(f"mask head '{head}' is unknown; allowed: {', '.join(HEADS)}")
+    """Masks for a reference of `layers` layers of `width`. Raises ValueError naming the allowed masks and shares."""
+    if mask not in HEADS:
+        raise ValueError(f"mask '{mask}' is unknown; allowed: {', '.join(HEADS)}")
     sides = {"common": ("common",), "independent": ("u", "d"), "reward_only": ("u",), "kl_only": ("d",)}
     if share not in sides:
         raise ValueError(f"mask share '{share}' is unknown; allowed: {', '.join(sides)}")
     given = {"layers": layers, "width": width, "kinds": kinds, "normalisation": normalisation}
-    made = {side: HEADS[head](**given) for side in sides[share]}
+    given |= {"k_chosen": k_chosen, "k_rejected": k_rejected}
+    made = {side: HEADS[mask](**given) for side in sides[share]}
     return Masks(made, l1_u=l1_u, l1_d=l1_d, zeros=initial_zeros)
+
+
+def highest(scores: Tensor, valid: Tensor, share: float) -> Tensor:
+    """(s, t): 1 on the floor(share * N) highest scores of the N valid tokens of each row, and at least one, else 0."""
+    count = (share * valid.sum(-1) + 1e-6).floor().clamp_min(1)  # 0.29 * 100 is a little less than 29
+    order = scores.masked_fill(~valid, -torch.inf).argsort(-1, descending=True, stable=True)
+    rank = order.argsort(-1)
+    return ((rank < count[:, None]) & valid).to(torch.promote_types(scores.dtype, torch.float32))
+
+
+def _brought(views: Views) -> Tensor:
+    if views.values is None:
+        raise UserError(
+            "the pairs bring no numbers for their tokens (chosen_values, rejected_values), which this mask reads"
+        )
+    return views.values
 
 
 def _projection(width: int, inner: int | None) -> nn.Module:

@@ -1,89 +1,25 @@
 """THE table: method -> loss, masks, what it needs, defaults, equation, source. Plain data, without torch."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from sparsepo.errors import UserError, nearest
-from sparsepo.objective.parameters import ALLOWED, LEARNED
-
-
-@dataclass(frozen=True)
-class Method:
-    """One row. `loss` names a function of `losses.py`; `hyper` are its keywords with defaults.
-
-    `masks` and `fixed` are keywords of `masks.build_masks`; both empty: no token weights. A config may set the keys of
-    `hyper` and `masks` (to what `ALLOWED` says), `fixed` makes the method what it is. `training` are settings of the
-    training section that a grid may set instead, for this method. `kl`: the direction that the loss looks at, or one
-    for each value of `form`.
-    """
-
-    label: str
-    loss: str
-    hyper: Mapping[str, Any]
-    equation: str
-    source: str
-    masks: Mapping[str, Any] = field(default_factory=dict)
-    fixed: Mapping[str, Any] = field(default_factory=dict)
-    training: tuple[str, ...] = ()
-    needs_reference: bool = True
-    kl: str | Mapping[str, str] | None = None
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """Every name a config may set, with its default; None is what the training section says."""
-        return {**self.hyper, **self.masks, **dict.fromkeys(self.training)}
-
-    def kl_directions(self, hyper: Mapping[str, Any]) -> tuple[str, ...]:
-        """Directions of the KL that the loss looks at with these keywords: `reverse`, `forward` or none."""
-        if isinstance(self.kl, Mapping):
-            return (self.kl[hyper.get("form", self.hyper["form"])],)
-        return () if self.kl is None else (self.kl,)
-
-    def of_the_reference(self, given: Mapping[str, Any], log_kl: bool) -> tuple[str, ...] | None:
-        """What a run needs of the frozen reference and can be computed once, before any run.
-
-        `states`: its last hidden states, for a KL; `logps`: its log-probs of the response tokens;
-        `weights~NORMALISATION~KINDS`: MaPO's mask. None: learned heads look at all layers, too large to store.
-        """
-        hyper, masks = self.split(given)
-        if masks.get("head") in LEARNED:
-            return None
-        needs = ("states",) if log_kl or self.kl_directions(hyper) else ("logps",) if self.needs_reference else ()
-        if masks.get("head") == "activations":
-            needs += (f"weights~{masks['normalisation']}~{'+'.join(masks['kinds'])}",)
-        return needs
-
-    @property
-    def has_masks(self) -> bool:
-        return bool(self.fixed)
-
-    def split(self, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Defaults overridden by `given`, as (keywords of the loss, keywords of build_masks)."""
-        values = {**self.parameters, **given}
-        masks = {**{name: values[name] for name in self.masks}, **self.fixed}
-        return {name: values[name] for name in self.hyper}, masks
-
-    def resolved(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """`given` with the defaults of what it leaves out."""
-        return {**self.hyper, **self.masks, **given}
-
-    @property
-    def definition(self) -> dict[str, Any]:
-        """What makes the method what it is, besides its hyper-parameters; words about it left out."""
-        beside = ("label", "equation", "source", "hyper", "masks")
-        return {name: value for name, value in vars(self).items() if name not in beside}
-
-    def training_settings(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """What `given` says in place of the training section."""
-        return {name: given[name] for name in self.training if name in given}
-
+from sparsepo.objective.method import MISMATCHED_KL, RUNNING_MARGIN, Method
+from sparsepo.objective.parameters import ALLOWED, BROUGHT, LEARNED, MASKS
 
 STAND_IN = "dpo"
 """The method that looks into pairs for the SFT model, where all log-ratios are 0."""
 
 _KL_BY_FORM = {"paper": "reverse", "released": "forward"}
-_LEARNED_MASKS = {"head": "layers", "l1_u": 0.0, "l1_d": 0.0, "initial_zeros": 0.25}
+_HEADS = (*LEARNED, *BROUGHT, "random", "uniform")
+_ACTIVATIONS = {"kinds": ("mlp", "attention", "residual"), "normalisation": "minmax"}
+_SELECTION = {"k_chosen": 0.3, "k_rejected": 0.3, "oracle": "data"}
+_LEARNED = {"l1_u": 0.0, "initial_zeros": 0.25}
+_TOKEN_MASKS = {"mask": "none", **_LEARNED, **_ACTIVATIONS, **_SELECTION}
+_WEIGHS_REWARD = {"masks": _TOKEN_MASKS, "mask_choices": ("none", *MASKS), "training": ("mask_weight_decay",)}
+_WEIGHS_REWARD |= {"share": "reward_only"}
+_WEIGHS_BOTH = _WEIGHS_REWARD | {"share": "common", "masks": {**_TOKEN_MASKS, "l1_d": 0.0}}
+"""What a loss that is a sum over tokens may weigh them by: the log-ratios, or the KL of each token too."""
 
 METHODS: dict[str, Method] = {
     "dpo": Method(
@@ -92,6 +28,7 @@ METHODS: dict[str, Method] = {
         hyper={"beta": 0.1},
         equation="-log σ(β h), h = Σ log π/ref (chosen) - Σ log π/ref (rejected)",
         source="Rafailov et al. 2023",
+        **_WEIGHS_REWARD,
     ),
     "cdpo": Method(
         label="cDPO",
@@ -99,6 +36,7 @@ METHODS: dict[str, Method] = {
         hyper={"beta": 0.1, "label_smoothing": 0.1},
         equation="-(1-ε) log σ(β h) - ε log σ(-β h)",
         source="Mitchell 2023",
+        **_WEIGHS_REWARD,
     ),
     "robust": Method(
         label="robust DPO",
@@ -106,6 +44,7 @@ METHODS: dict[str, Method] = {
         hyper={"beta": 0.1, "label_smoothing": 0.1},
         equation="[-(1-ε) log σ(β h) + ε log σ(-β h)] / (1-2ε)",
         source="Chowdhury et al. 2024",
+        **_WEIGHS_REWARD,
     ),
     "hinge": Method(
         label="hinge",
@@ -113,6 +52,7 @@ METHODS: dict[str, Method] = {
         hyper={"beta": 0.1},
         equation="max(0, 1 - β h)",
         source="Zhao et al. 2023 (SLiC-HF)",
+        **_WEIGHS_REWARD,
     ),
     "ipo": Method(
         label="IPO",
@@ -120,6 +60,7 @@ METHODS: dict[str, Method] = {
         hyper={"beta": 0.1, "reduction": "sum"},
         equation="(h - 1/(2β))²",
         source="Azar et al. 2023",
+        **_WEIGHS_REWARD,
     ),
     "simpo": Method(
         label="SimPO",
@@ -128,6 +69,7 @@ METHODS: dict[str, Method] = {
         equation="-log σ(β (mean log π (chosen) - mean log π (rejected)) - γ)",
         source="Meng et al. 2024",
         needs_reference=False,
+        **_WEIGHS_REWARD,
     ),
     "dpop": Method(
         label="DPOP",
@@ -135,6 +77,7 @@ METHODS: dict[str, Method] = {
         hyper={"beta": 0.1, "penalty": 50.0},
         equation="-log σ(β [h - λ max(0, Σ log ref/π (chosen))]), λ = penalty",
         source="Pal et al. 2024 (Smaug)",
+        **_WEIGHS_REWARD,
     ),
     "tdpo1": Method(
         label="TDPO v1",
@@ -143,6 +86,7 @@ METHODS: dict[str, Method] = {
         equation="-log σ(β [h - (F_r - F_c)]), F = Σ KL(ref‖π)",
         source="Zeng et al. 2024",
         kl="forward",
+        **_WEIGHS_BOTH,
     ),
     "tdpo2": Method(
         label="TDPO v2",
@@ -151,6 +95,7 @@ METHODS: dict[str, Method] = {
         equation="-log σ(β [h - α (F_r - sg F_c)]), F = Σ KL(ref‖π)",
         source="Zeng et al. 2024",
         kl="forward",
+        **_WEIGHS_BOTH,
     ),
     "mapo": Method(
         label="MaPO",
@@ -158,8 +103,9 @@ METHODS: dict[str, Method] = {
         hyper={"beta": 0.1, "form": "paper"},
         equation="SparsePO with m_u = m_d read off the reference's activations",
         source="arXiv 2410.05102, Section 3.2",
-        masks={"kinds": ("mlp", "attention", "residual"), "normalisation": "minmax"},
-        fixed={"head": "activations", "share": "common"},
+        masks={"mask": "activations", **_ACTIVATIONS, "oracle": "data"},
+        mask_choices=("activations", "given"),
+        share="common",
         kl=_KL_BY_FORM,
     ),
     "sparsepo_common": Method(
@@ -168,9 +114,10 @@ METHODS: dict[str, Method] = {
         hyper={"beta": 0.1, "form": "paper"},
         equation="-log σ(u - δ), u = β Δ Σ m_u log π/ref, δ = β Δ Σ m_d KL(π‖ref), m_u = m_d learned",
         source="arXiv 2410.05102, Eq. 6-10",
-        masks=_LEARNED_MASKS,
+        masks={"mask": "layers", **_LEARNED, "l1_d": 0.0, **_SELECTION},
+        mask_choices=_HEADS,
         training=("mask_weight_decay",),
-        fixed={"share": "common"},
+        share="common",
         kl=_KL_BY_FORM,
     ),
     "sparsepo_independent": Method(
@@ -179,9 +126,10 @@ METHODS: dict[str, Method] = {
         hyper={"beta": 0.1, "form": "paper"},
         equation="-log σ(u - δ) as above, m_u and m_d learned apart",
         source="arXiv 2410.05102, Eq. 6-10",
-        masks=_LEARNED_MASKS,
+        masks={"mask": "layers", **_LEARNED, "l1_d": 0.0, **_SELECTION},
+        mask_choices=_HEADS,
         training=("mask_weight_decay",),
-        fixed={"share": "independent"},
+        share="independent",
         kl=_KL_BY_FORM,
     ),
     "sparsepo_reward_only": Method(
@@ -190,9 +138,10 @@ METHODS: dict[str, Method] = {
         hyper={"beta": 0.1, "form": "paper"},
         equation="-log σ(u - δ) as above, m_u learned, m_d = 1",
         source="arXiv 2410.05102, Section 5 (ablation)",
-        masks=_LEARNED_MASKS,
+        masks={"mask": "layers", **_LEARNED, "l1_d": 0.0, **_SELECTION},
+        mask_choices=_HEADS,
         training=("mask_weight_decay",),
-        fixed={"share": "reward_only"},
+        share="reward_only",
         kl=_KL_BY_FORM,
     ),
     "sparsepo_kl_only": Method(
@@ -201,22 +150,108 @@ METHODS: dict[str, Method] = {
         hyper={"beta": 0.1, "form": "paper"},
         equation="-log σ(u - δ) as above, m_u = 1, m_d learned",
         source="arXiv 2410.05102, Section 5 (ablation)",
-        masks=_LEARNED_MASKS,
+        masks={"mask": "layers", **_LEARNED, "l1_d": 0.0, **_SELECTION},
+        mask_choices=_HEADS,
         training=("mask_weight_decay",),
-        fixed={"share": "kl_only"},
+        share="kl_only",
         kl=_KL_BY_FORM,
     ),
+    "odpo": Method(
+        label="ODPO",
+        loss="odpo",
+        hyper={"beta": 0.1, "alpha": 1.0},
+        equation="-log σ(β h - α log(s_c - s_r)), s = score of a response",
+        source="Amini et al. 2024",
+        needs_scores=True,
+        **_WEIGHS_REWARD,
+    ),
+    "beta_dpo": Method(
+        label="β-DPO",
+        loss="dpo",
+        hyper={"beta": 0.1},
+        equation="-log σ(β' h), β' = β [1 + a (mean h - μ)], on pairs drawn by a Gaussian around μ; a = scale",
+        source="Wu et al. 2024",
+        statistic=RUNNING_MARGIN,
+        adaptive={"scale": 0.6, "momentum": 0.9, "filtered": 0.2},
+        **_WEIGHS_REWARD,
+    ),
+    "kto": Method(
+        label="KTO",
+        loss="kto",
+        hyper={"beta": 0.1, "desirable": 1.0, "undesirable": 1.0},
+        equation="½ [w_D (1 - σ(r_c - z)) + w_U (1 - σ(z - r_r))], r = β Σ log π/ref, z = β KL of mismatched pairs",
+        source="Ethayarajh et al. 2024",
+        statistic=MISMATCHED_KL,
+        **_WEIGHS_REWARD,
+    ),
+    "orpo": Method(
+        label="ORPO",
+        loss="orpo",
+        hyper={"beta": 0.1},
+        equation="-mean log π (chosen) - β log σ(log-odds (chosen) - log-odds (rejected))",
+        source="Hong et al. 2024",
+        needs_reference=False,
+        **_WEIGHS_REWARD,
+    ),
+    "sepo": Method(
+        label="SePO",
+        loss="sepo",
+        hyper={"beta": 1.0},
+        equation="-log σ(β (mean log π (chosen) - mean log π (rejected))), of the tokens that an oracle's scores keep",
+        source="Yang et al. 2024, arXiv 2408.13518",
+        masks={"mask": "selected", **_SELECTION},
+        mask_choices=("selected", "given"),
+        share="reward_only",
+        needs_reference=False,
+    ),
+    "rho": Method(
+        label="Rho-1",
+        loss="selective_nll",
+        hyper={},
+        equation="-mean log π (chosen tokens of the largest excess loss log oracle/π)",
+        source="Lin et al. 2024",
+        masks={"mask": "excess", **_SELECTION},
+        mask_choices=("excess", "given"),
+        share="reward_only",
+        needs_reference=False,
+    ),
 }
+"""By the name that a config gives."""
 
 
 def check_parameters(method: str, given: Mapping[str, Any]) -> Method:
-    """The method's row. Raises UserError for an unknown method or parameter, or a value it may not take."""
+    """The method's row. Raises UserError for an unknown method or parameter, a value it may not take, or no reader."""
+    row = check_values(method, given)
+    check_read(method, given)
+    return row
+
+
+def check_values(method: str, given: Mapping[str, Any]) -> Method:
+    """The method's row. Raises UserError for an unknown method or parameter, or a value that it may never take."""
     if method not in METHODS:
         raise UserError(f"method '{method}' is unknown; {nearest(method, METHODS)}")
     row = METHODS[method]
     for name, value in given.items():
         if name not in row.parameters:
             raise UserError(f"method '{method}' has no parameter '{name}'; {nearest(name, row.parameters)}")
-        if not ALLOWED[name].admits(value):
-            raise UserError(f"parameter '{name}' of '{method}' must be {ALLOWED[name]}, not {value!r}")
+        choices = row.mask_choices if name == "mask" else ()
+        if not ALLOWED[name].admits(value) or (choices and value not in choices):
+            allowed = f"one of {', '.join(choices)}" if choices else ALLOWED[name]
+            raise UserError(f"parameter '{name}' of '{method}' must be {allowed}, not {value!r}")
     return row
+
+
+def check_read(method: str, given: Mapping[str, Any]) -> None:
+    """Raises UserError for a parameter that the mask in question does not look at."""
+    row = METHODS[method]
+    mask = row.mask(given)
+    for name in given:
+        if name not in row.reads(mask):
+            readers = [choice for choice in row.mask_choices if name in row.reads(choice)]
+            raise UserError(
+                f"parameter '{name}' of '{method}' is not read where mask is '{mask}', but with {_or(readers)}"
+            )
+
+
+def _or(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"

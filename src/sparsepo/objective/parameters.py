@@ -1,19 +1,30 @@
 """What a parameter of a method may be. Plain data, without torch."""
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Any
 
 
 @dataclass(frozen=True)
 class Allowed:
-    """What a parameter may be: one of `choices`, or a number between `low` and `high` (low excluded if `above`)."""
+    """What a parameter may be: one of `choices`, or a number between `low` and `high` (low excluded if `above`, high
+    included if `most`).
+
+    `subset`: a list of choices. `name`: a name that a section of the config gives to something.
+    """
 
     choices: tuple[str, ...] = ()
     low: float = float("-inf")
     high: float = float("inf")
     above: bool = False
     subset: bool = False
+    name: bool = False
+    most: bool = False
+
+    @property
+    def is_number(self) -> bool:
+        return not self.choices and not self.name
 
     def admits(self, value: Any) -> bool:
         """Whether `value` is one that this parameter may take."""
@@ -21,19 +32,41 @@ class Allowed:
             return isinstance(value, list | tuple) and bool(value) and all(item in self.choices for item in value)
         if self.choices:
             return value in self.choices
+        if self.name:
+            return isinstance(value, str) and re.fullmatch("[a-z0-9_]+", value) is not None
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             return False
-        return (value > self.low if self.above else value >= self.low) and value < self.high
+        high_enough = value > self.low if self.above else value >= self.low
+        return high_enough and (value <= self.high if self.most else value < self.high)
 
     def __str__(self) -> str:
         if self.choices:
             return ("some of " if self.subset else "one of ") + ", ".join(self.choices)
+        if self.name:
+            return "a name of small letters, digits and _"
         lower = f"{'>' if self.above else '>='} {self.low:g}"
-        return f"a number {lower}" + ("" if self.high == float("inf") else f" and < {self.high:g}")
+        upper = f" and {'<=' if self.most else '<'} {self.high:g}"
+        return f"a number {lower}" + ("" if self.high == float("inf") else upper)
 
 
 LEARNED = ("layers", "last", "feed_forward_layers", "feed_forward_last", "binary_layers", "binary_last")
-"""Mask heads that are trained."""
+"""Masks that are trained."""
+BROUGHT = ("given", "selected", "excess")
+"""Masks that are made of numbers that came with the pairs, one a token."""
+MASKS = (*LEARNED, "activations", *BROUGHT, "random", "uniform")
+
+_SELECTING = ("k_chosen", "k_rejected", "oracle")
+READS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(LEARNED, ("l1_u", "l1_d", "initial_zeros", "mask_weight_decay")),
+    "activations": ("kinds", "normalisation"),
+    "given": ("oracle",),
+    "selected": _SELECTING,
+    "excess": _SELECTING,
+    "random": (),
+    "uniform": (),
+    "none": (),
+}
+"""Mask -> the parameters that it looks at."""
 
 ALLOWED = {
     "beta": Allowed(low=0, above=True),
@@ -43,11 +76,20 @@ ALLOWED = {
     "label_smoothing": Allowed(low=0, high=0.5),
     "reduction": Allowed(choices=("sum", "mean")),
     "form": Allowed(choices=("paper", "released")),
-    "head": Allowed(choices=(*LEARNED, "random", "uniform")),
+    "mask": Allowed(choices=("none", *MASKS)),
     "l1_u": Allowed(low=0),
     "l1_d": Allowed(low=0),
     "initial_zeros": Allowed(low=0, high=1),
     "kinds": Allowed(choices=("mlp", "attention", "residual"), subset=True),
     "normalisation": Allowed(choices=("minmax", "zscore")),
     "mask_weight_decay": Allowed(low=0),
+    "k_chosen": Allowed(low=0, above=True, high=1, most=True),
+    "k_rejected": Allowed(low=0, above=True, high=1, most=True),
+    "oracle": Allowed(name=True),
+    "desirable": Allowed(low=0),
+    "undesirable": Allowed(low=0),
+    "scale": Allowed(low=0),
+    "momentum": Allowed(low=0, high=1),
+    "filtered": Allowed(low=0, high=1),
+    "ratio": Allowed(low=0, high=1, most=True),
 }

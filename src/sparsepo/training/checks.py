@@ -8,7 +8,7 @@ import torch
 from sparsepo import adapters
 from sparsepo.anatomy import check_head
 from sparsepo.config.training import PreferenceConfig
-from sparsepo.data.collation import Encoded
+from sparsepo.data.collation import Encoded, TokenPair
 from sparsepo.errors import UserError
 from sparsepo.models import without_dropout
 from sparsepo.objective.methods import METHODS
@@ -39,6 +39,23 @@ def check_pairs(encoded: Encoded, held_out: Encoded, config: PreferenceConfig) -
             f"training.validate_every is {config.validate_every}, and no validation pair is usable; "
             f"dropped: {held_out.dropped or 'none'}"
         )
+
+
+def check_brought(method: str, hyper: Mapping[str, Any], pairs: Sequence[TokenPair]) -> None:
+    """Raises UserError unless all pairs bring the numbers and the scores that the method looks at."""
+    row = METHODS[method]
+    if row.needs_values or row.oracle(hyper) is not None:
+        bare = next((place for place, pair in enumerate(pairs) if pair.values is None), None)
+        if bare is not None:
+            reader = f"mask '{row.mask(hyper)}'" if row.oracle(hyper) is not None else f"method '{method}'"
+            wanted = "chosen_values and rejected_values, a number for each token of a response"
+            raise UserError(f"{reader} needs {wanted}; usable pair {bare + 1} of {len(pairs)} has none")
+    if row.needs_scores:
+        for place, pair in enumerate(pairs, start=1):
+            if pair.scores is None or not pair.scores[0] > pair.scores[1]:
+                wanted = "a chosen_score above its rejected_score"
+                given = "none" if pair.scores is None else f"{pair.scores[0]:g} and {pair.scores[1]:g}"
+                raise UserError(f"method '{method}' needs {wanted}; usable pair {place} of {len(pairs)} has {given}")
 
 
 def check_known(

@@ -1,21 +1,21 @@
-"""One step of preference optimisation as a module: policy, reference, masks and a loss; and a look inside a pair."""
+"""One step of preference optimisation as a module: policy, reference, masks and a loss."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from sparsepo.anatomy import hidden_states, lm_head
-from sparsepo.data.collation import TokenPair, collate, onto, rows_of
-from sparsepo.errors import UserError
+from sparsepo.data.collation import rows_of
 from sparsepo.objective.fused import LEAST
-from sparsepo.objective.losses import LOSSES, PairLoss, Side
+from sparsepo.objective.losses import LOSSES
 from sparsepo.objective.masks import Masks, Views, build_masks
-from sparsepo.objective.methods import METHODS, check_parameters
+from sparsepo.objective.methods import METHODS
+from sparsepo.objective.sides import PairLoss, Side
 from sparsepo.objective.terms import KL, Rows, SummedLoss, TokenTerms, token_terms
-from sparsepo.training.views import look
+from sparsepo.training.views import look, values_of
 
 
 class Outcome(NamedTuple):
@@ -67,71 +67,107 @@ class PairObjective(nn.Module):
         self._loss = LOSSES[METHODS[method].loss]
         self._hyper = dict(hyper)
         self._kl = tuple(name for name in KL if name in {*kl, *METHODS[method].kl_directions(hyper)})
-        self._blind = not METHODS[method].needs_reference and not kl  # SimPO, where nobody logs a KL
+        compares = METHODS[method].needs_reference or (masks is not None and "policy" in masks.looks_at)
+        self._blind = not compares and not kl  # SimPO, where nobody logs a KL
 
     @property
     def reference(self) -> Any | None:
         return self._reference[0]
 
-    def forward(self, batch: dict[str, Any]) -> Outcome:
+    def forward(self, batch: dict[str, Any]) -> Outcome | tuple[Side, Side]:
+        """What the step makes of a batch; of one that says `look`, only the two sides that a statistic looks at."""
+        if batch.get("look"):
+            return self._look(batch)
         rows = rows_of(batch)
         known = self.known(batch, rows)
-        weights = {} if self.masks is None else dict(zip(("m_u", "m_d"), self.masks(known.views), strict=True))
-        again = self.gradients == "recompute"
-        hidden = rows.take(hidden_states(self.policy, {**batch, "again": again}))
+        hidden = rows.take(hidden_states(self.policy, {**batch, "again": self.gradients == "recompute"}))
+        where = self._where(hidden, known, rows.labels(batch["input_ids"]))
+        weights = self._weights(known, rows, where)
         kl = self._kl if known.hidden is not None else ()
-        head = None if known.hidden is None else self._ref_head or lm_head(self.reference)
-        where = (hidden, known.hidden, lm_head(self.policy), head, rows.labels(batch["input_ids"]))
         if self.gradients == "recompute" or not torch.is_grad_enabled():
-            return self._judge(rows, token_terms(*where, kl=kl), weights, known.logps)
-        return self._judge_in_forward(rows, batch["ends"], where, kl, weights, known.logps)
+            return self._judge(rows, token_terms(*where, kl=kl), weights, known)
+        return self._judge_in_forward(rows, batch["ends"], where, kl, weights, known)
 
-    def _judge_in_forward(self, rows, ends, where, kl, weights, ref_logps) -> Outcome:
+    @torch.no_grad()
+    def _look(self, batch: dict[str, Any]) -> tuple[Side, Side]:
+        """Log-probs of both sides, without gradient, masks, KL and loss."""
+        rows = rows_of(batch)
+        known = self.known(batch, rows)
+        where = self._where(rows.take(hidden_states(self.policy, batch)), known, rows.labels(batch["input_ids"]))
+        terms = token_terms(*where, kl=())
+        ref_logps = terms.ref_logps if known.logps is None else known.logps
+        tokens = {"logps": terms.logps, "ref_logps": ref_logps, "reverse_kl": None, "forward_kl": None}
+        return _split({name: None if value is None else rows.grid(value) for name, value in tokens.items()}, rows.valid)
+
+    def _where(self, hidden: Tensor, known: "Known", labels: Tensor) -> tuple:
+        """What `token_terms` takes."""
+        head = None if known.hidden is None else self._ref_head or lm_head(self.reference)
+        return hidden, known.hidden, lm_head(self.policy), head, labels
+
+    def _weights(self, known: "Known", rows: Rows, where: tuple) -> dict[str, Tensor]:
+        """m_u and m_d, grids; without masks none."""
+        if self.masks is None:
+            return {}
+        views = known.views
+        if "policy" in self.masks.looks_at:
+            with torch.no_grad():
+                terms = token_terms(*where, kl=())
+            ref_logps = terms.ref_logps if known.logps is None else known.logps
+            views = replace(views, logratio=rows.grid(terms.logps - ref_logps))
+        return dict(zip(("m_u", "m_d"), self.masks(views), strict=True))
+
+    def _judge_in_forward(self, rows, ends, where, kl, weights, known: "Known") -> Outcome:
         """Group by group of whole pairs; what is logged is computed again from the finished terms, without gradient."""
         half, names = len(rows.valid) // 2, list(weights)
         groups = groups_of(ends)
-        parts = {
-            at.start: rows.part(at, torch.tensor([*pairs, *(half + pair for pair in pairs)], device=rows.slot.device))
-            for at, pairs in groups
-        }
+        parts = {}
+        for at, pairs in groups:
+            responses = torch.tensor([*pairs, *(half + pair for pair in pairs)], device=rows.slot.device)
+            parts[at.start] = rows.part(at, responses), known.part(at, responses)
 
         def loss_of(at: slice, terms: TokenTerms, values: Sequence[Tensor]) -> Tensor:
-            part = parts[at.start]
+            part, known_there = parts[at.start]
             grids = {name: part.grid(value) for name, value in zip(names, values, strict=True)}
-            return self._judge(part, terms, grids, None if ref_logps is None else ref_logps[at]).total
+            return self._judge(part, terms, grids, known_there).total
 
         tokens = [rows.tokens(weights[name]) for name in names]
         terms = token_terms(*where, kl=kl, loss=SummedLoss(loss_of, [at for at, _ in groups], tokens))
         with torch.no_grad():
-            outcome = self._judge(rows, terms, weights, ref_logps)
+            outcome = self._judge(rows, terms, weights, known)
         return outcome._replace(total=terms.total)
 
-    def _judge(self, rows: Rows, terms: TokenTerms, weights: Mapping[str, Tensor], ref_logps: Tensor | None) -> Outcome:
-        """The loss of these terms; `weights` m_u and m_d are grids, `ref_logps` are known ones."""
-        ref_logps = terms.ref_logps if ref_logps is None else ref_logps
-        by_row = {"logps": terms.logps, "ref_logps": ref_logps}
+    def _judge(self, rows: Rows, terms: TokenTerms, weights: Mapping[str, Tensor], known: "Known") -> Outcome:
+        """The loss of these terms; `weights` m_u and m_d are grids."""
+        ref_logps = terms.ref_logps if known.logps is None else known.logps
+        by_row = {"logps": terms.logps, "ref_logps": ref_logps, "values": known.values}
         by_row |= {"reverse_kl": terms.reverse_kl, "forward_kl": terms.forward_kl}
         tokens = {name: None if value is None else rows.grid(value) for name, value in by_row.items()} | dict(weights)
+        tokens["score"] = known.scores
         penalty = terms.logps.new_zeros(len(rows.valid))
         if self.masks is not None:
             penalty = self.masks.penalty(tokens["m_u"], tokens["m_d"], rows.valid)
         chosen, rejected = _split(tokens, rows.valid)
         half = len(rows.valid) // 2
-        result, penalty = self._loss(chosen, rejected, **self._hyper), penalty[:half] + penalty[half:]
+        result, penalty = self._loss(chosen, rejected, **{**self._hyper, **known.step}), penalty[:half] + penalty[half:]
+        if known.share is not None:
+            result, penalty = replace(result, loss=known.share * result.loss), known.share * penalty
         total = (result.loss + penalty).sum()  # FSDP: a view that carries a gradient must not leave the module
         still = {name: None if value is None else value.detach() for name, value in tokens.items()}
         return Outcome(result, *_split(still, rows.valid), penalty, total)
 
     def known(self, batch: dict[str, Any], rows: Rows) -> "Known":
-        """What the batch brings of the reference, or what the reference says of the batch."""
+        """What the batch brings of the reference, or what the reference says of the batch, and what its pairs bring."""
+        brought = {"values": batch.get("values"), "scores": batch.get("scores")}
+        brought |= {"step": batch.get("step", {}), "share": batch.get("share")}
         if self._blind:
-            return Known(None, None, Views(rows.valid))
+            return Known(None, None, Views(rows.valid, values=values_of(batch, rows)), **brought)
         if self.reference is None or "ref_states" in batch or "ref_logps" in batch:
             weights = batch.get("ref_weights")
-            views = Views(rows.valid, weights=None if weights is None else rows.grid(weights))
-            return Known(batch.get("ref_states"), batch.get("ref_logps"), views)
+            grid = None if weights is None else rows.grid(weights)
+            views = Views(rows.valid, weights=grid, values=values_of(batch, rows))
+            return Known(batch.get("ref_states"), batch.get("ref_logps"), views, **brought)
         hidden, views = look(self.reference, self.masks, batch, rows)
-        return Known(hidden, None, views)
+        return Known(hidden, None, views, **brought)
 
     def calibrate(self, batches: Iterable[dict[str, Any]]) -> None:
         """Start learned mask heads alive on the tokens of these batches."""
@@ -142,11 +178,31 @@ class PairObjective(nn.Module):
 
 @dataclass(frozen=True)
 class Known:
-    """Of the reference: last hidden states (n, d) or else log-probs (n,) or neither, and what the masks look at."""
+    """What is known of a batch beside the policy.
+
+    hidden: last hidden states of the reference (n, d), or else logps: its log-probs (n,), or neither. views: what masks
+    look at. values (n,), scores (2b,): what the pairs bring. step: keywords of the loss that the whole step has in
+    common; share: (b,) factors on the losses of the pairs. Both are made by `training.statistics`.
+    """
 
     hidden: Tensor | None
     logps: Tensor | None
     views: Views
+    values: Tensor | None = None
+    scores: Tensor | None = None
+    step: Mapping[str, Tensor] = field(default_factory=dict)
+    share: Tensor | None = None
+
+    def part(self, at: slice, responses: Tensor) -> "Known":
+        """Of some rows and the responses (2k,) that they make up; what only masks look at is left out."""
+        by_row = {name: None if value is None else value[at] for name, value in self._by_row.items()}
+        share = None if self.share is None else self.share[responses[: len(responses) // 2]]
+        scores = None if self.scores is None else self.scores[responses]
+        return replace(self, **by_row, scores=scores, share=share)
+
+    @property
+    def _by_row(self) -> dict[str, Tensor | None]:
+        return {"hidden": self.hidden, "logps": self.logps, "values": self.values}
 
 
 def groups_of(ends: Sequence[int], least: int = LEAST) -> list[tuple[slice, range]]:
@@ -168,82 +224,6 @@ def _split(tokens: dict[str, Tensor | None], valid: Tensor) -> tuple[Side, Side]
 
 def masks_for(method: str, reference: Any, given: Mapping[str, Any]) -> Masks | None:
     """The mask heads of a method for this reference, or None; `given` overrides the table's defaults."""
-    row = METHODS[method]
-    if not row.has_masks:
-        return None
+    wanted = METHODS[method].split(given)[1]
     config = reference.config
-    return build_masks(config.num_hidden_layers, config.hidden_size, **row.split(given)[1])
-
-
-@torch.no_grad()
-def inspect_pairs(
-    policy: Any,
-    reference: Any,
-    pairs: Sequence[TokenPair | Mapping[str, Sequence[int]]],
-    method: str,
-    hyper: Mapping[str, Any] | None = None,
-    masks: Masks | None = None,
-    *,
-    batch_size: int = 8,
-    layout: str = "padded",
-) -> list[dict[str, Any]]:
-    """What the trainer would compute for each pair, token by token.
-
-    pairs: token ids, `TokenPair` or mappings with `prompt`, `chosen`, `rejected`. hyper: what to change from the
-    method's defaults in `METHODS`. masks: trained heads; None builds the method's own from its defaults, calibrated on
-    all pairs given. layout: one of `data.collation.LAYOUTS`; the numbers are the same in all that a model can do. The
-    models' mode and dtype are left as they are (call `.eval()` for a model with dropout).
-
-    Returns a dict a pair: `loss`, `penalty` (the masks' L1, contained in `loss`), `reward_chosen`,
-    `reward_rejected`, and for `chosen` and `rejected` one list each, a number a response token, of `logps`,
-    `ref_logps`, `reverse_kl`, `forward_kl`, and `m_u`, `m_d` for methods with masks. Raises UserError for an unknown
-    method or parameter and for a pair with an empty part.
-    """
-    loss_hyper, _ = check_parameters(method, hyper or {}).split(hyper or {})
-    made = [_token_pair(pair) for pair in pairs]
-    device = next(policy.parameters()).device
-
-    def batch_of(some: Sequence[TokenPair]) -> dict[str, Any]:
-        return onto(device, collate(some, pad_id=0, layout=layout))
-
-    own = masks if masks is not None else masks_for(method, reference, hyper or {})
-    objective = PairObjective(policy, reference, method, loss_hyper, own)
-    batches = [made[start : start + batch_size] for start in range(0, len(made), batch_size)]
-    if own is not None:
-        own.to(device)
-    if masks is None and made:
-        objective.calibrate(map(batch_of, batches))
-    return [record for batch in batches for record in describe(objective(batch_of(batch)))]
-
-
-def _token_pair(pair: TokenPair | Mapping[str, Sequence[int]]) -> TokenPair:
-    parts = vars(pair) if isinstance(pair, TokenPair) else pair
-    try:
-        made = TokenPair(*(list(map(int, parts[name])) for name in ("prompt", "chosen", "rejected")))
-    except KeyError as error:
-        raise UserError(f"a pair needs token ids of prompt, chosen and rejected; {error} is missing") from None
-    if not (made.prompt and made.chosen and made.rejected):
-        raise UserError("a pair needs at least one token each in prompt, chosen and rejected")
-    return made
-
-
-def describe(outcome: Outcome) -> list[dict[str, Any]]:
-    """One plain dict a pair; see `inspect_pairs`."""
-    scalars = {
-        "loss": outcome.loss,
-        "penalty": outcome.penalty,
-        "reward_chosen": outcome.pair.chosen_reward,
-        "reward_rejected": outcome.pair.rejected_reward,
-    }
-    columns = {name: value.tolist() for name, value in scalars.items()}
-    return [
-        {name: values[at] for name, values in columns.items()}
-        | {"chosen": _tokens(outcome.chosen, at), "rejected": _tokens(outcome.rejected, at)}
-        for at in range(len(columns["loss"]))
-    ]
-
-
-def _tokens(side: Side, at: int) -> dict[str, list[float]]:
-    keep = side.valid[at]
-    named = {name: value for name, value in vars(side).items() if name != "valid" and value is not None}
-    return {name: value[at][keep].tolist() for name, value in named.items()}
+    return build_masks(config.num_hidden_layers, config.hidden_size, **wanted) if wanted else None

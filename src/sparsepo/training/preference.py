@@ -17,13 +17,13 @@ from sparsepo.data.collation import Encoded, onto
 from sparsepo.data.records import Preference, write_json
 from sparsepo.errors import UserError
 from sparsepo.folders import whole
-from sparsepo.models import without_dropout
+from sparsepo.models import context_of, without_dropout
 from sparsepo.objective.masks import Masks
 from sparsepo.objective.methods import METHODS, check_parameters
 from sparsepo.objective.terms import KL
 from sparsepo.training.batches import MicroBatches, encode, order_of, records_of
 from sparsepo.training.checkpoints import set_weights
-from sparsepo.training.checks import check_known, check_models, check_pairs, check_step_0
+from sparsepo.training.checks import check_brought, check_known, check_models, check_pairs, check_step_0
 from sparsepo.training.logs import EveryFromTheStart
 from sparsepo.training.loop import Loop
 from sparsepo.training.metrics import metrics
@@ -31,10 +31,12 @@ from sparsepo.training.objective import PairObjective, masks_for
 from sparsepo.training.plan import choose_gradients, choose_layout
 from sparsepo.training.reference import Cache
 from sparsepo.training.shares import Shares
+from sparsepo.training.statistics import statistic_of
 from sparsepo.training.validation import Best, validate
 
 CALIBRATION_PAIRS = 64
 BEST = "best.safetensors"
+STATE = "statistic.json"
 
 
 class PreferenceTrainer(Loop):
@@ -80,6 +82,7 @@ class PreferenceTrainer(Loop):
         validates = config.validate_every > 0
         held_out = encode(tokenizer, validation, config, policy, "validate") if validates else Encoded([], [], {})
         check_pairs(encoded, held_out, config)
+        check_brought(method, self.hyper, [*encoded.pairs, *held_out.pairs])
         self.dropped = encoded.dropped
         check_known(method, self.hyper, config, reference, cache, len(encoded.pairs))
         self._order = order_of([records[place].epoch for place in encoded.kept], config.epochs, seed)
@@ -103,6 +106,8 @@ class PreferenceTrainer(Loop):
             measure=None if measure is None else lambda model: measure(model.policy),
             measure_every=config.frontier_every,
         )
+        of = (method, self.hyper, encoded.pairs), (method, self.hyper, held_out.pairs)
+        self.statistic, self.of_held_out = (statistic_of(*each, layout, context_of(policy)) for each in of)
         held = MicroBatches(held_out.pairs, layout, config)
         self.held_out = Shares(held, self.args.process_index, self.args.world_size)
         if config.validate_every:
@@ -171,6 +176,13 @@ class PreferenceTrainer(Loop):
                 self._sums[name] = self._sums.get(name, 0.0) + inputs["weight"] * value.sum()
         return (outcome.total, outcome) if return_outputs else outcome.total
 
+    def prepare(self, model, micro):
+        if self.statistic is None:
+            return
+        with self.compute_loss_context_manager():
+            self.statistic.prepare(model, micro, self.total, self.args.seed, trains=True)
+        self.rest()
+
     def content(self, batch):
         """The token ids of its pairs."""
         return [vars(self.data_collator.batches.pairs[place]) for place in batch["pairs"]]
@@ -202,7 +214,7 @@ class PreferenceTrainer(Loop):
         step = self.state.global_step
         with self.aside():
             how = (self.compute_loss_context_manager, self.args.seed, self.total)
-            row = validate(self.model, self.held_out, *how)
+            row = validate(self.model, self.held_out, *how, self.of_held_out)
             self.rest()
         self.write_line("dynamics.jsonl", {"step": step} | row)
         loss = row["validation_loss"]
@@ -211,11 +223,17 @@ class PreferenceTrainer(Loop):
 
     def save_model(self, output_dir=None, _internal_call=False):
         super().save_model(output_dir)
-        if self.best is not None and self.is_world_process_zero():
+        if not self.is_world_process_zero():
+            return
+        if self.best is not None:
             self.best.write(Path(output_dir) / BEST)
+        if self.statistic is not None:
+            write_json(Path(output_dir) / STATE, self.statistic.state)
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         super()._load_from_checkpoint(resume_from_checkpoint)
+        if self.statistic is not None:
+            self.statistic.state = json.loads((Path(resume_from_checkpoint) / STATE).read_text())
         best = Path(resume_from_checkpoint) / BEST
         self.best = Best.read(best) if best.exists() else None
 

@@ -55,6 +55,7 @@ class SharedTrainer(Trainer):
         """One step: the gradient of the mean loss over all that counts, on all processes, by micro-batches."""
         model.train()
         inputs = self._prepare_inputs(inputs)
+        self.prepare(model, inputs["micro"])
         count = inputs["count"] / self.args.world_size  # gradients are averaged over processes
         found = []
         for batch in inputs["micro"]:
@@ -70,6 +71,9 @@ class SharedTrainer(Trainer):
         """Processes exchange gradients in the backward pass of the last micro-batch alone."""
         self.accelerator.gradient_state._set_sync_gradients(last)  # DeepSpeed's engine asks this
         return nullcontext() if last else self.accelerator.no_sync(model)
+
+    def prepare(self, model: Any, micro: Sequence[dict[str, Any]]) -> None:
+        """Given all micro-batches of a step before the first of them: adds what their losses need of the whole step."""
 
     def rest(self) -> None:
         """After a pass without gradient: FSDP takes its weights back, as a backward pass would have it do."""

@@ -75,7 +75,7 @@ def compute(reference: Any, batch: dict[str, Any], kind: str) -> Tensor:
     name, *details = kind.split("~")
     if name == "weights":
         normalisation, kinds = details
-        masks = build_masks(0, 0, head="activations", kinds=kinds.split("+"), normalisation=normalisation)
+        masks = build_masks(0, 0, mask="activations", kinds=kinds.split("+"), normalisation=normalisation)
         return rows.tokens(masks(look(reference, masks, batch, rows)[1])[0])
     states = rows.take(hidden_states(reference, batch))
     if name == "states":
@@ -124,7 +124,7 @@ def check_cache(
     """Raises UserError unless these caches, of as many pairs, hold what the method needs of the reference."""
     needs = METHODS[method].of_the_reference(hyper, config.log_kl)
     if needs is None:
-        raise UserError(f"{method} has learned masks, which look at all layers of the reference: it cannot be cached")
+        raise UserError(f"{method} looks at more of the reference than a cache holds (all layers, or other pairs)")
     there = {one.field for one in cache}
     missing = [kind for kind in needs if FIELDS[kind.split("~")[0]] not in there]
     if missing:

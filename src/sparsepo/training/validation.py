@@ -16,6 +16,7 @@ from sparsepo.errors import UserError
 from sparsepo.training.checkpoints import trained_weights
 from sparsepo.training.objective import PairObjective
 from sparsepo.training.shares import Shares
+from sparsepo.training.statistics import Statistic
 
 
 @torch.no_grad()
@@ -25,12 +26,13 @@ def validate(
     precision: Callable[[], AbstractContextManager],
     seed: int,
     total: Callable[[Sequence[Tensor]], list[float]],
+    statistic: Statistic | None = None,
 ) -> dict[str, float]:
     """Means over all pairs of the loss that is minimised and of whether the chosen response has the larger reward.
 
-    `shares` gives each process its part, and `total` sums over processes. In eval mode; random masks are drawn from
-    `seed`, the same each time. Neither the mode nor the program's random state is changed. Raises UserError for a loss
-    that is not finite.
+    `shares` gives each process its part, `total` sums over processes, and `statistic` is that of these pairs. In eval
+    mode; random masks are drawn from `seed`, the same each time. Neither the mode nor the program's random state is
+    changed. Raises UserError for a loss that is not finite.
     """
     device, trains = next(objective.policy.parameters()).device, objective.training
     loss = right = torch.zeros((), dtype=torch.float64, device=device)
@@ -39,9 +41,13 @@ def validate(
         torch.manual_seed(seed)
         count, size = len(shares.batches.pairs), shares.batches.config.batch_size
         for start in range(0, count, size):
-            for batch in shares(range(start, min(start + size, count)))["micro"]:
+            micro = [onto(device, batch) for batch in shares(range(start, min(start + size, count)))["micro"]]
+            if statistic is not None:
                 with precision():
-                    outcome = objective(onto(device, batch))
+                    statistic.prepare(objective, micro, total, seed, trains=False)
+            for batch in micro:
+                with precision():
+                    outcome = objective(batch)
                 loss = loss + batch["weight"] * outcome.loss.double().sum()
                 right = right + batch["weight"] * (outcome.pair.chosen_reward > outcome.pair.rejected_reward).sum()
     objective.train(trains)

@@ -31,4 +31,9 @@ def look(reference: Any, masks: Masks | None, batch: dict[str, Any], rows: Rows)
         hidden = rows.take(hidden_states(reference, batch, see if learns else None))
     grids = {name: rows.grid(torch.cat(made, -1)) for name, made in projected.items()}
     activations = {kind: [rows.grid(rows.take(value.view(shape))) for value in record[kind]] for kind in kinds}
-    return hidden, Views(rows.valid, activations=activations, projected=grids)
+    return hidden, Views(rows.valid, activations=activations, projected=grids, values=values_of(batch, rows))
+
+
+def values_of(batch: dict[str, Any], rows: Rows) -> Tensor | None:
+    """(s, t): the numbers that the pairs of a batch bring for their tokens, if they do."""
+    return rows.grid(batch["values"]) if "values" in batch else None

@@ -1,0 +1,110 @@
+"""One row of the table of methods: what a method minimises, and what it needs. Plain data, without torch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sparsepo.objective.parameters import BROUGHT, LEARNED, READS
+
+MISMATCHED_KL = "mismatched_kl"
+RUNNING_MARGIN = "running_margin"
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row. `loss` names a function of `losses.py`; `hyper` are its keywords with defaults.
+
+    `masks` are parameters of the token weights with defaults, `share` says which of the two weights they make (see
+    `masks.build_masks`); a `mask` of `none` is no weights. `mask_choices`: the masks that this method may have, all but
+    `none` where empty. A config may set the keys of `hyper`, `masks` and `adaptive` (to what `ALLOWED` says).
+    `training` are settings of the training section that a grid may set instead, for this method. `statistic` is what a
+    step computes over all its pairs before their losses, see `training.statistics`, and `adaptive` its keywords.
+    `needs_scores`, `needs_values`: the loss itself looks at scores of the responses, at numbers of their tokens. `kl`:
+    the direction that the loss looks at, or one for each value of `form`.
+    """
+
+    label: str
+    loss: str
+    hyper: Mapping[str, Any]
+    equation: str
+    source: str
+    masks: Mapping[str, Any] = field(default_factory=dict)
+    share: str = ""
+    mask_choices: tuple[str, ...] = ()
+    training: tuple[str, ...] = ()
+    statistic: str = ""
+    adaptive: Mapping[str, Any] = field(default_factory=dict)
+    needs_reference: bool = True
+    needs_scores: bool = False
+    needs_values: bool = False
+    kl: str | Mapping[str, str] | None = None
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Every name a config may set, with its default; None is what the training section says."""
+        return {**self.hyper, **self.adaptive, **self.masks, **dict.fromkeys(self.training)}
+
+    def kl_directions(self, hyper: Mapping[str, Any]) -> tuple[str, ...]:
+        """Directions of the KL that the loss looks at with these keywords: `reverse`, `forward` or none."""
+        if isinstance(self.kl, Mapping):
+            return (self.kl[hyper.get("form", self.hyper["form"])],)
+        return () if self.kl is None else (self.kl,)
+
+    def of_the_reference(self, given: Mapping[str, Any], log_kl: bool) -> tuple[str, ...] | None:
+        """What a run needs of the frozen reference and can be computed once, before any run.
+
+        `states`: its last hidden states, for a KL; `logps`: its log-probs of the response tokens;
+        `weights~NORMALISATION~KINDS`: MaPO's mask. None: it has to be run, as learned masks look at all layers, which
+        are too large to store, and KTO at responses to other prompts.
+        """
+        hyper, masks = self.split(given)
+        mask = self.mask(given)
+        if mask in LEARNED or self.statistic == MISMATCHED_KL:
+            return None
+        compares = self.needs_reference or mask == "excess"
+        needs = ("states",) if log_kl or self.kl_directions(hyper) else ("logps",) if compares else ()
+        if mask == "activations":
+            needs += (f"weights~{masks['normalisation']}~{'+'.join(masks['kinds'])}",)
+        return needs
+
+    def mask(self, given: Mapping[str, Any]) -> str:
+        """Where the token weights come from; `none` for a method without."""
+        return given.get("mask", self.masks.get("mask", "none"))
+
+    def oracle(self, given: Mapping[str, Any]) -> str | None:
+        """The oracle whose numbers the pairs bring, `data` where they are the user's own; None: no numbers are read."""
+        return given.get("oracle", self.masks["oracle"]) if self.mask(given) in BROUGHT else None
+
+    def reads(self, mask: str) -> tuple[str, ...]:
+        """The parameters that this method looks at with such a mask."""
+        own = [name for name in READS[mask] if name in (*self.masks, *self.training)]
+        return (*self.hyper, *self.adaptive, *(("mask",) if "mask" in self.masks else ()), *own)
+
+    def split(self, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Defaults overridden by `given`, as (keywords of the loss, keywords of build_masks; none without masks)."""
+        values, mask = {**self.parameters, **given}, self.mask(given)
+        hyper = {name: values[name] for name in self.hyper}
+        if mask == "none":
+            return hyper, {}
+        read = [name for name in self.reads(mask) if name in self.masks and name != "oracle"]
+        return hyper, {"mask": mask, "share": self.share} | {name: values[name] for name in read}
+
+    def adaptation(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Keywords of the statistic, defaults overridden by `given`."""
+        return {name: given.get(name, default) for name, default in self.adaptive.items()}
+
+    def resolved(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """`given` with the defaults of what it leaves out, of all that is read."""
+        hyper, masks = self.split(given)
+        masks.pop("share", None)
+        return hyper | masks | self.adaptation(given) | dict(given)
+
+    @property
+    def definition(self) -> dict[str, Any]:
+        """What makes the method what it is, besides its hyper-parameters; words about it left out."""
+        beside = ("label", "equation", "source", "hyper", "masks", "mask_choices", "adaptive")
+        return {name: value for name, value in vars(self).items() if name not in beside}
+
+    def training_settings(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """What `given` says in place of the training section."""
+        return {name: given[name] for name in self.training if name in given}

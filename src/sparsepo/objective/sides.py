@@ -1,0 +1,86 @@
+"""What losses are sentences about: one response of each pair, token by token, and what a loss says of a pair."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Side:
+    """One response of each pair, token by token; every tensor is (b, t), b = pair, t = response position.
+
+    logps, ref_logps: log-probs of the tokens, nats. reverse_kl = KL(policy || reference) and forward_kl =
+    KL(reference || policy) at each position, nats, >= 0. valid: True on response tokens. m_u, m_d: token weights
+    on the reward and on the KL, 1 where None. values: numbers that came with the pairs, one a token; score: (b,), one
+    a response. None: not computed, or not given, as no loss asks for it.
+    """
+
+    logps: Tensor
+    ref_logps: Tensor | None
+    reverse_kl: Tensor | None
+    forward_kl: Tensor | None
+    valid: Tensor
+    m_u: Tensor | None = None
+    m_d: Tensor | None = None
+    values: Tensor | None = None
+    score: Tensor | None = None
+
+    def __post_init__(self):
+        for name, value in self.by_token.items():
+            if value.shape != self.valid.shape:
+                raise ValueError(f"{name} has shape {tuple(value.shape)}, valid has {tuple(self.valid.shape)}")
+        if self.valid.dtype != torch.bool or self.valid.ndim != 2:
+            raise ValueError("valid must be a boolean tensor (pairs, tokens)")
+
+    @property
+    def by_token(self) -> dict[str, Tensor]:
+        """What there is of each token, by name."""
+        by_token = {name: value for name, value in vars(self).items() if name not in ("valid", "score")}
+        return {name: value for name, value in by_token.items() if value is not None}
+
+    @property
+    def logratio(self) -> Tensor:
+        """(b, t) log pi - log ref."""
+        return self.logps - self.ref_logps
+
+
+@dataclass(frozen=True)
+class PairLoss:
+    """Unreduced values (b,): the loss, and the two rewards it was computed from (attached to the graph)."""
+
+    loss: Tensor
+    chosen_reward: Tensor
+    rejected_reward: Tensor
+
+    def __post_init__(self):
+        if self.chosen_reward.shape != self.rejected_reward.shape:
+            shapes = tuple(self.chosen_reward.shape), tuple(self.rejected_reward.shape)
+            raise ValueError(f"{shapes[0]} chosen and {shapes[1]} rejected responses: pairs have one of each")
+
+
+def weighted_sum(values: Tensor, weight: Tensor | None, valid: Tensor) -> Tensor:
+    """(b, t) -> (b,): sum over response tokens of weight * value, weight 1 if None.
+
+    What lies outside `valid` never enters, not even its gradient: `where` comes before the product, as 0 * nan is nan.
+    """
+    values = values.where(valid, 0.0)
+    return (values if weight is None else values * weight.where(valid, 0.0)).sum(-1)
+
+
+def reward_sum(values: Tensor, side: Side) -> Tensor:
+    """(b,): sum_t m_u v_t over the response; without a mask the plain sum."""
+    return weighted_sum(values, side.m_u, side.valid)
+
+
+def reward_mean(values: Tensor, side: Side) -> Tensor:
+    """(b,): sum_t m_u v_t / sum_t m_u; without a mask the plain mean; 0 where no token has a weight."""
+    if side.m_u is None:
+        return reward_sum(values, side) / side.valid.sum(-1)
+    weight = side.m_u.where(side.valid, 0.0).sum(-1)
+    return torch.where(weight != 0, reward_sum(values, side) / weight.where(weight != 0, 1.0), 0.0)
+
+
+def kl_sum(values: Tensor, side: Side) -> Tensor:
+    """(b,): sum_t m_d v_t over the response; without a mask the plain sum."""
+    return weighted_sum(values, side.m_d, side.valid)
