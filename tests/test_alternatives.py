@@ -14,7 +14,7 @@ from sparsepo.codeversion import ROOT, Tree
 from sparsepo.config import Config
 from sparsepo.definitions import read_module
 from sparsepo.objective.methods import METHODS
-from sparsepo.objective.parameters import LEARNED
+from sparsepo.objective.parameters import MASKS
 from sparsepo.training.inspection import inspect_pairs
 
 BASE = yaml.safe_load("""
@@ -28,9 +28,10 @@ tasks:
     methods: {}
     evaluation: {scorer: {kind: vader}, frontier_prompts: 8}
 """)
-HEADS = (*LEARNED, "random", "uniform")
-METHOD_RUNS = {name: f"{name}/beta~0.1/seed~0" for name in METHODS}
-HEAD_RUNS = {f"head {head}": f"sparsepo_common/beta~0.1-head~{head}/seed~0" for head in HEADS}
+HEADS = tuple(mask for mask in MASKS if mask != "activations")
+POINTS = {name: ("beta", "0.1") if "beta" in row.hyper else ("k_chosen", "0.3") for name, row in METHODS.items()}
+METHOD_RUNS = {name: f"{name}/{'~'.join(POINTS[name])}/seed~0" for name in METHODS}
+HEAD_RUNS = {f"head {head}": f"sparsepo_common/beta~0.1-mask~{head}/seed~0" for head in HEADS}
 RUNS = METHOD_RUNS | HEAD_RUNS
 ALL = set(RUNS)
 LAYERS = {"sparsepo_common", "sparsepo_independent", "sparsepo_reward_only", "sparsepo_kl_only"}
@@ -40,10 +41,9 @@ OF_LAST = {f"head {head}" for head in HEADS if head.endswith("last")}
 
 USERS = {
     "losses": {
-        **dict.fromkeys(("Side", "PairLoss", "weighted_sum"), ALL),
-        "_sum": ALL - SPARSE,
-        "_mean": {"ipo", "simpo"},
-        **{name: {name} for name in METHODS if name == METHODS[name].loss},
+        **{row.loss: {name for name in METHODS if METHODS[name].loss == row.loss} for row in METHODS.values()},
+        "simpo": {"simpo", "sepo"},
+        "_log_odds": {"orpo"},
         **dict.fromkeys(("sparsepo", "_sparse_reward_paper", "_sparse_reward_released"), SPARSE),
     },
     "masks": {
@@ -52,6 +52,11 @@ USERS = {
         "LastHead": OF_LAST,
         **dict.fromkeys(("_projection", "_linears", "_start", "_scale_of"), OF_LAYERS | OF_LAST),
         **dict.fromkeys(("ActivationHead", "_zscore", "_minmax", "_extremes"), {"mapo"}),
+        "GivenHead": {"head given"},
+        "SelectedHead": {"sepo", "rho", "head selected", "head excess"},
+        "ExcessHead": {"rho", "head excess"},
+        "highest": {"sepo", "rho", "head selected", "head excess"},
+        "_brought": {"sepo", "rho", "head given", "head selected", "head excess"},
         "RandomHead": {"head random"},
         "UniformHead": {"head uniform"},
     },
@@ -60,8 +65,8 @@ DEFINITIONS = ast.FunctionDef | ast.ClassDef
 
 
 def task_of(**changed):
-    methods = {name: {"beta": ["0.1"]} for name in METHODS}
-    methods["sparsepo_common"]["head"] = [*HEADS]
+    methods = {name: {parameter: [value]} for name, (parameter, value) in POINTS.items()}
+    methods["sparsepo_common"]["mask"] = [*HEADS]
     task = BASE["tasks"]["task"] | {"methods": methods} | changed
     return Config.model_validate({"name": "all", "tasks": {"task": task}}).tasks["task"]
 
@@ -128,7 +133,9 @@ def test_a_changed_body_of_a_loss_or_mask_changes_the_runs_that_use_it_and_no_ot
 def test_what_a_method_executes_is_among_what_its_version_counts(method):
     """Seen by running it: every function of losses.py and masks.py that looking into a pair enters, calibration too."""
     executed = functions_entered(lambda: inspect_pairs(*models_and_pairs(), method))
-    assert METHODS[method].loss in executed["losses"] and bool(executed["masks"]) == METHODS[method].has_masks
+    assert METHODS[method].loss in executed["losses"] and bool(executed["masks"]) == (
+        METHODS[method].mask({}) != "none"
+    )
     for module, names in executed.items():
         unseen = {name for name in names if method not in USERS[module][name]}
         assert not unseen, f"{module}.py: {unseen} run for {method} and are not counted"
@@ -155,7 +162,9 @@ def models_and_pairs():
     torch.manual_seed(0)
     config = GPT2Config(n_embd=16, n_layer=2, n_head=2, n_positions=48, vocab_size=60)
     policy, reference = (GPT2LMHeadModel(config).eval() for _ in range(2))
-    return policy, reference, [{"prompt": [3, 4], "chosen": [5, 6, 7], "rejected": [8, 9]}] * 2
+    pair = {"prompt": [3, 4], "chosen": [5, 6, 7], "rejected": [8, 9]}
+    brought = {"values": ([0.5, 1.0, 0.25], [1.0, 2.0]), "scores": (1.0, 0.5)}
+    return policy, reference, [pair | brought, pair | brought | {"prompt": [4, 3]}]
 
 
 def test_the_evaluation_of_a_run_depends_on_its_method_as_its_training_does(copy):
@@ -165,7 +174,7 @@ def test_the_evaluation_of_a_run_depends_on_its_method_as_its_training_does(copy
     path.write_text(with_a_line_more(text, "simpo"))
     after = versions(copy, "evaluate")
     path.write_text(text)
-    assert {run for run in RUNS if after[run] != before[run]} == {"simpo"}
+    assert {run for run in RUNS if after[run] != before[run]} == {"simpo", "sepo"}
 
 
 def test_a_new_method_with_a_loss_a_mask_and_a_parameter_of_its_own_changes_no_other(copy):
@@ -234,7 +243,7 @@ def stage_versions(copy):
     tree, found = Tree(copy), {}
     for name, changed in TASKS.items():
         training = {"training": {"frontier_every": 5 if name == "planted" else 0}}
-        task = task_of(**changed, **training)
+        task = task_of(**changed, **training, methods={"dpo": {"beta": ["0.1"]}})
         for stage in STAGES:
             rows = ALTERNATIVES[stage](task, METHOD_RUNS["dpo"], "states")
             found[stage, name] = tree.version(f"workflow_scripts/{stage}.py", rows)

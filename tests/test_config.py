@@ -110,22 +110,22 @@ MISTAKES = {
     "unknown method": (
         (DPO, "dp0: {beta: [1]}"),
         ("dp0", "tasks.reviews.methods.dp0"),
-        r"method 'dp0' is unknown; allowed: dpo, .*, sparsepo_kl_only; did you mean 'dpo'\?",
+        r"method 'dp0' is unknown; allowed: dpo, .*; did you mean 'dpo'\?",
     ),
     "parameter of other methods": (
         (DPO, "dpo: {beta: [1], alpha: [0.5]}"),
         ("alpha", "tasks.reviews.methods.dpo.alpha"),
-        r"method 'dpo' has no parameter 'alpha'; allowed: beta",
+        r"method 'dpo' has no parameter 'alpha'; allowed: beta, mask, .*",
     ),
     "parameter of no method": (
         ("gamma:", "gama:"),
         ("gama", "tasks.reviews.methods.simpo.gama"),
-        r"method 'simpo' has no parameter 'gama'; allowed: beta, gamma; did you mean 'gamma'\?",
+        r"method 'simpo' has no parameter 'gama'; allowed: beta, gamma, mask, .*; did you mean 'gamma'\?",
     ),
     "unknown parameter without values": (
         ("gamma: [\"0.3\"]", "gama: []"),
         ("gama", "tasks.reviews.methods.simpo.gama"),
-        r"method 'simpo' has no parameter 'gama'; allowed: beta, gamma; did you mean 'gamma'\?",
+        r"method 'simpo' has no parameter 'gama'; allowed: beta, gamma, mask, .*; did you mean 'gamma'\?",
     ),
     "empty grid": (
         (DPO, "dpo: {beta: []}"),

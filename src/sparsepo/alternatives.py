@@ -12,13 +12,14 @@ Rows = dict[str, tuple[str, ...]]
 
 
 def _of_method(task: TaskConfig, run: str) -> Rows:
-    """Of the table of methods no row: what a row says is in the settings, by value."""
+    """Of the table of methods no row: what it says is in the settings, by value. What is allowed changes no result."""
     made = None if run == "sft" else find_run(task, run)
     row, given = (METHODS[made.method], made.hyper) if made else (METHODS[STAND_IN], {})
     mask = row.mask(given)
     return {
         "sparsepo.objective.methods.METHODS": (),
-        "sparsepo.objective.parameters.ALLOWED": tuple(row.parameters),
+        "sparsepo.objective.parameters.ALLOWED": (),
+        "sparsepo.objective.parameters.MASKS": () if mask == "none" else (mask,),
         "sparsepo.objective.losses.LOSSES": (row.loss,),
         "sparsepo.objective.masks.HEADS": () if mask == "none" else (mask,),
         "sparsepo.training.statistics.STATISTICS": (row.statistic,) if row.statistic else (),
@@ -53,6 +54,7 @@ def _reference(task: TaskConfig, run: str, kind: str) -> Rows:
         "sparsepo.objective.parameters.ALLOWED": (),
         "sparsepo.objective.losses.LOSSES": (),
         "sparsepo.training.statistics.STATISTICS": (),
+        "sparsepo.objective.parameters.MASKS": (),
         "sparsepo.objective.masks.HEADS": ("activations",) if kind.startswith("weights~") else (),
     }
 

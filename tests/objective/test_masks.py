@@ -121,7 +121,7 @@ def random_views(seed, sequences=12, tokens=20, scale=1.0, padding=1e4):
 
 def built(head, seed):
     torch.manual_seed(seed)
-    return build_masks(LAYERS, WIDTH, head=head).heads["common"]
+    return build_masks(LAYERS, WIDTH, mask=head).heads["common"]
 
 
 @pytest.mark.parametrize("zeros", [0.0, 0.25, 0.6])
@@ -355,7 +355,7 @@ def test_the_penalty_counts_response_tokens_alone():
 @pytest.mark.parametrize("share, sides", [("common", ["common"]), ("independent", ["u", "d"])])
 @pytest.mark.parametrize("head", [*LEARNED, "activations", "random", "uniform"])
 def test_every_head_comes_in_every_share(head, share, sides):
-    masks = build_masks(LAYERS, WIDTH, head=head, share=share)
+    masks = build_masks(LAYERS, WIDTH, mask=head, share=share)
     assert list(masks.heads) == sides
     assert masks.learned == (head in LEARNED)
     needs = {"activations": "activations", "random": "nothing", "uniform": "nothing"}.get(head, "states")
@@ -368,8 +368,8 @@ def test_an_ablated_side_has_no_head(share, side):
 
 
 def test_an_unknown_head_or_share_is_refused_with_what_is_allowed():
-    with pytest.raises(ValueError, match="mask head 'layer' is unknown; allowed: layers, last, .*uniform"):
-        build_masks(LAYERS, WIDTH, head="layer")
+    with pytest.raises(ValueError, match="mask 'layer' is unknown; allowed: layers, last, .*uniform"):
+        build_masks(LAYERS, WIDTH, mask="layer")
     with pytest.raises(
         ValueError, match="mask share 'both' is unknown; allowed: common, independent, reward_only, kl_"
     ):

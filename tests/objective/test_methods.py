@@ -9,7 +9,7 @@ from sparsepo.objective.losses import LOSSES
 from sparsepo.objective.masks import HEADS, Masks, build_masks
 from sparsepo.objective.method import MISMATCHED_KL
 from sparsepo.objective.methods import ALLOWED, METHODS, check_parameters
-from sparsepo.objective.parameters import MASKS, READS
+from sparsepo.objective.parameters import MASKS
 
 
 def keyword_only(function):
@@ -26,7 +26,7 @@ def test_a_row_names_a_loss_and_exactly_its_keywords(method):
 
 def test_every_loss_is_one_of_a_method_and_every_head_one_that_a_config_may_name():
     assert set(LOSSES) == {row.loss for row in METHODS.values()}
-    assert set(HEADS) == set(MASKS) == set(READS) - {"none"} == set(ALLOWED["mask"].choices) - {"none"}
+    assert set(HEADS) == set(MASKS) == set(ALLOWED["mask"].choices) - {"none"}
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -104,7 +104,7 @@ def test_the_oracle_is_that_of_masks_that_read_numbers_of_the_pairs():
 def test_a_parameter_that_the_mask_does_not_read_is_refused():
     with pytest.raises(UserError, match="'l1_u' of 'dpo' is not read where mask is 'none', but with layers, .* or bin"):
         check_parameters("dpo", {"l1_u": 0.1})
-    with pytest.raises(UserError, match="'oracle' of 'sparsepo_common' is not read where mask is 'layers', but with given"):
+    with pytest.raises(UserError, match="'oracle' of 'sparsepo_common' is not read where mask is 'layers', but"):
         check_parameters("sparsepo_common", {"oracle": "main"})
     check_parameters("dpo", {"l1_u": 0.1, "mask": "last"})
 

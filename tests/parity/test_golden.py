@@ -12,9 +12,9 @@ import torch
 
 from sparsepo.data.collation import collate, rows_of
 from sparsepo.objective import losses
-from sparsepo.objective.sides import Side
 from sparsepo.objective.masks import ActivationHead, MaskHead, Masks, Views
 from sparsepo.objective.methods import check_parameters
+from sparsepo.objective.sides import Side
 from sparsepo.objective.terms import rows_at
 from sparsepo.training.inspection import describe, inspect_pairs
 from sparsepo.training.objective import PairObjective, masks_for

@@ -76,12 +76,16 @@ def toy(tokenizer):
         return AutoModelForCausalLM.from_config(config, dtype=dtype)
 
     def pairs(count, seed=0):
-        """Prompts of 2-4 words, responses of 3-8, none alike."""
+        """Prompts of 2-4 words, responses of 3-8, none alike; each response with a score and numbers of its tokens."""
         draw = random.Random(seed)
         words = [
             [" ".join(draw.sample(WORDS, draw.randint(*r))) for r in ((2, 4), (3, 8), (3, 8))] for _ in range(count)
         ]
-        return [Preference(*texts) for texts in words]
+        values = [[[draw.gauss(0, 1) for _ in f"{text} end".split()] for text in texts[1:]] for texts in words]
+        return [
+            Preference(*texts, 1.0 + draw.random(), draw.random(), chosen_values=chosen, rejected_values=rejected)
+            for texts, (chosen, rejected) in zip(words, values, strict=True)
+        ]
 
     def trainer(folder, method="dpo", *, reference=None, policy=None, data=20, killed_at=None, **given):
         """Settings of the config by name; `data`: the pairs, or how many of them."""

@@ -15,10 +15,10 @@ from sparsepo.training.objective import PairObjective, masks_for
 
 VOCABULARY = 23
 PAIRS = [
-    TokenPair([3, 4, 5], [6, 7, 8, 9], [10, 11]),
-    TokenPair([12, 2, 5, 1, 2], [6, 3], [10, 11, 3, 4, 5]),
-    TokenPair([20], [1, 1, 1], [0, 2]),
-    TokenPair([5, 6, 7, 8], [20, 21, 22, 13, 14], [19, 1, 4]),
+    TokenPair([3, 4, 5], [6, 7, 8, 9], [10, 11], ([0.5, -1.0, 2.0, 0.25], [1.5, -0.5]), (1.0, 0.5)),
+    TokenPair([12, 2, 5, 1, 2], [6, 3], [10, 11, 3, 4, 5], ([1.0, 3.0], [0.5, 0.25, -2.0, 1.0, 0.0]), (0.75, 0.25)),
+    TokenPair([20], [1, 1, 1], [0, 2], ([-1.0, 0.5, 0.25], [2.0, 4.0]), (4.0, -1.0)),
+    TokenPair([5, 6, 7, 8], [20, 21, 22, 13, 14], [19, 1, 4], ([0.5] * 5, [0.25, 1.0, 0.5]), (0.5, 0.25)),
 ]
 LEARNED = [name for name in METHODS if name.startswith("sparsepo")]
 
@@ -40,6 +40,12 @@ def model(seed, **options):
     return made.eval()
 
 
+def batch_of(pairs, method, pad=0):
+    """What the trainer makes of pairs for this method, as one step."""
+    of_the_step = {"step": {"kl": 0.25}} if METHODS[method].statistic == "mismatched_kl" else {}
+    return collate(pairs, pad) | of_the_step
+
+
 def objective(method, policy_seed=0, **given):
     """policy, reference and calibrated masks of a method."""
     torch.manual_seed(0)
@@ -57,7 +63,7 @@ def objective(method, policy_seed=0, **given):
 @pytest.mark.parametrize("method", METHODS)
 def test_the_policy_and_the_masks_are_trained_and_the_reference_is_not(method):
     made = objective(method, l1_u=0.01) if method in LEARNED else objective(method)
-    made(collate(PAIRS, 0)).loss.mean().backward()
+    made(batch_of(PAIRS, method)).loss.mean().backward()
     trained = {name.split(".")[0] for name, parameter in made.named_parameters() if parameter.grad is not None}
     assert trained == ({"policy", "masks"} if method in LEARNED else {"policy"})
     assert all(p.grad.isfinite().all() for p in made.parameters())
@@ -72,9 +78,9 @@ def test_the_reference_is_not_saved_with_the_rest(method):
     assert sum(p.numel() for p in made.state_dict().values()) == policy + masks
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if name != "simpo"])
+@pytest.mark.parametrize("method", [name for name in METHODS if METHODS[name].needs_reference])
 def test_rewards_are_zero_before_the_first_step(method):
-    outcome = objective(method, policy_seed=1)(collate(PAIRS, 0))
+    outcome = objective(method, policy_seed=1)(batch_of(PAIRS, method))
     assert not outcome.pair.chosen_reward.any() and not outcome.pair.rejected_reward.any()
 
 
@@ -85,7 +91,7 @@ def test_the_pad_token_changes_nothing(method):
     results = []
     for pad in (0, 1, 20):
         made.zero_grad()
-        outcome = made(collate(PAIRS, pad))
+        outcome = made(batch_of(PAIRS, method, pad))
         outcome.loss.mean().backward()
         results.append([outcome.loss.detach(), *(p.grad.clone() for p in made.parameters() if p.grad is not None)])
     for other in results[1:]:
@@ -97,11 +103,11 @@ def test_the_pad_token_changes_nothing(method):
 def test_the_gradient_of_a_batch_is_the_mean_over_its_pairs(method):
     """So that accumulated micro-batches of one size equal the whole batch."""
     made = objective(method)
-    made(collate(PAIRS, 0)).loss.mean().backward()
+    made(batch_of(PAIRS, method)).loss.mean().backward()
     together = {name: p.grad.clone() for name, p in made.named_parameters() if p.grad is not None}
     made.zero_grad()
     for pair in PAIRS:
-        (made(collate([pair], 0)).loss.sum() / len(PAIRS)).backward()
+        (made(batch_of([pair], method)).loss.sum() / len(PAIRS)).backward()
     for name, gradient in together.items():
         torch.testing.assert_close(made.get_parameter(name).grad, gradient, rtol=1e-9, atol=1e-11)
 
@@ -163,7 +169,7 @@ def test_the_chosen_response_does_not_see_the_rejected_one():
 
 
 def test_pairs_may_be_mappings_of_any_sequences():
-    as_mappings = [{"prompt": tuple(p.prompt), "chosen": torch.tensor(p.chosen), "rejected": p.rejected} for p in PAIRS]
+    as_mappings = [vars(p) | {"prompt": tuple(p.prompt), "chosen": torch.tensor(p.chosen)} for p in PAIRS]
     policy, reference = model(0), model(1)
     assert inspect_pairs(policy, reference, as_mappings, "dpo") == inspect_pairs(policy, reference, PAIRS, "dpo")
 
@@ -175,7 +181,7 @@ def test_no_pairs_give_no_records():
 @pytest.mark.parametrize("method", METHODS)
 def test_a_record_tells_each_response_token_once(method):
     records = inspect_pairs(model(0), model(1), PAIRS, method, batch_size=3)
-    terms = {"logps", "ref_logps", "reverse_kl", "forward_kl"} | (
+    terms = {"logps", "ref_logps", "reverse_kl", "forward_kl", "values"} | (
         {"m_u", "m_d"} if METHODS[method].mask({}) != "none" else set()
     )
     assert len(records) == len(PAIRS)

@@ -20,6 +20,7 @@ from sparsepo.config.preferences import (
 )
 from sparsepo.config.training import OptimisationConfig, PreferenceConfig, SftConfig
 from sparsepo.grids import Mistake, as_texts, grid_mistakes
+from sparsepo.objective.methods import METHODS
 
 
 class ResourceConfig(Strict):
@@ -37,6 +38,8 @@ class ResourceConfig(Strict):
 
 
 MOST_RUNS = 10_000
+UNSCORED = ("transcripts", "messages", "comparisons", "executed")
+"""Sources of preferences whose responses have no scores."""
 
 
 class SizeConfig(Strict):
@@ -125,6 +128,10 @@ class TaskConfig(Strict):
         baseline = self.evaluation.baseline
         if baseline is not None and baseline not in ("sft", *self.methods):
             yield f"'{baseline}' is not among the methods of this task", ("evaluation", "baseline")
+        for name in self.methods:
+            if METHODS[name].needs_scores and source in UNSCORED:
+                sentence = f"'{name}' needs a score of each response, which preferences.source '{source}' does not give"
+                yield sentence, ("methods", name)
         for place, scorer in self._scorers():
             if scorer.kind == "tfidf" and not getattr(self.data, "labelled", 0):
                 yield "a tfidf scorer is fitted to data.labelled documents or prompts; data gives none", place

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sparsepo.objective.parameters import BROUGHT, LEARNED, READS
+from sparsepo.objective.parameters import BROUGHT, LEARNED, MASKS
 
 MISMATCHED_KL = "mismatched_kl"
 RUNNING_MARGIN = "running_margin"
@@ -77,7 +77,8 @@ class Method:
 
     def reads(self, mask: str) -> tuple[str, ...]:
         """The parameters that this method looks at with such a mask."""
-        own = [name for name in READS[mask] if name in (*self.masks, *self.training)]
+        of_mask = () if mask == "none" else MASKS[mask]
+        own = [name for name in of_mask if name in (*self.masks, *self.training)]
         return (*self.hyper, *self.adaptive, *(("mask",) if "mask" in self.masks else ()), *own)
 
     def split(self, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

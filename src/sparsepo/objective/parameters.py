@@ -53,20 +53,24 @@ LEARNED = ("layers", "last", "feed_forward_layers", "feed_forward_last", "binary
 """Masks that are trained."""
 BROUGHT = ("given", "selected", "excess")
 """Masks that are made of numbers that came with the pairs, one a token."""
-MASKS = (*LEARNED, "activations", *BROUGHT, "random", "uniform")
-
+_OF_LEARNED = ("l1_u", "l1_d", "initial_zeros", "mask_weight_decay")
 _SELECTING = ("k_chosen", "k_rejected", "oracle")
-READS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(LEARNED, ("l1_u", "l1_d", "initial_zeros", "mask_weight_decay")),
+MASKS: dict[str, tuple[str, ...]] = {
+    "layers": _OF_LEARNED,
+    "last": _OF_LEARNED,
+    "feed_forward_layers": _OF_LEARNED,
+    "feed_forward_last": _OF_LEARNED,
+    "binary_layers": _OF_LEARNED,
+    "binary_last": _OF_LEARNED,
     "activations": ("kinds", "normalisation"),
     "given": ("oracle",),
     "selected": _SELECTING,
     "excess": _SELECTING,
     "random": (),
     "uniform": (),
-    "none": (),
 }
-"""Mask -> the parameters that it looks at."""
+"""Mask -> the parameters that it looks at; its class stands in `masks.HEADS`."""
+MASK_NAMES = tuple(MASKS)
 
 ALLOWED = {
     "beta": Allowed(low=0, above=True),
@@ -76,7 +80,7 @@ ALLOWED = {
     "label_smoothing": Allowed(low=0, high=0.5),
     "reduction": Allowed(choices=("sum", "mean")),
     "form": Allowed(choices=("paper", "released")),
-    "mask": Allowed(choices=("none", *MASKS)),
+    "mask": Allowed(choices=("none", *MASK_NAMES)),
     "l1_u": Allowed(low=0),
     "l1_d": Allowed(low=0),
     "initial_zeros": Allowed(low=0, high=1),
