@@ -19,7 +19,7 @@ def _of_method(task: TaskConfig, run: str) -> Rows:
     return {
         "sparsepo.objective.methods.METHODS": (),
         "sparsepo.objective.parameters.ALLOWED": (),
-        "sparsepo.objective.parameters.MASKS": () if mask == "none" else (mask,),
+        "sparsepo.objective.mask_table.MASKS": () if mask == "none" else (mask,),
         "sparsepo.objective.losses.LOSSES": (row.loss,),
         "sparsepo.objective.masks.HEADS": () if mask == "none" else (mask,),
         "sparsepo.training.statistics.STATISTICS": (row.statistic,) if row.statistic else (),
@@ -54,7 +54,7 @@ def _reference(task: TaskConfig, run: str, kind: str) -> Rows:
         "sparsepo.objective.parameters.ALLOWED": (),
         "sparsepo.objective.losses.LOSSES": (),
         "sparsepo.training.statistics.STATISTICS": (),
-        "sparsepo.objective.parameters.MASKS": (),
+        "sparsepo.objective.mask_table.MASKS": (),
         "sparsepo.objective.masks.HEADS": ("activations",) if kind.startswith("weights~") else (),
     }
 

@@ -6,10 +6,10 @@ import pytest
 
 from sparsepo.errors import UserError, nearest
 from sparsepo.objective.losses import LOSSES
+from sparsepo.objective.mask_table import MASKS
 from sparsepo.objective.masks import HEADS, Masks, build_masks
 from sparsepo.objective.method import MISMATCHED_KL
 from sparsepo.objective.methods import ALLOWED, METHODS, check_parameters
-from sparsepo.objective.parameters import MASKS
 
 
 def keyword_only(function):

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sparsepo.objective.parameters import BROUGHT, LEARNED, MASKS
+from sparsepo.objective.mask_table import BROUGHT, LEARNED, MASKS
 
 MISMATCHED_KL = "mismatched_kl"
 RUNNING_MARGIN = "running_margin"

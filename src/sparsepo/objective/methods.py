@@ -4,21 +4,22 @@ from collections.abc import Mapping
 from typing import Any
 
 from sparsepo.errors import UserError, nearest
+from sparsepo.objective.mask_table import MASKS
 from sparsepo.objective.method import MISMATCHED_KL, RUNNING_MARGIN, Method
-from sparsepo.objective.parameters import ALLOWED, MASK_NAMES
+from sparsepo.objective.parameters import ALLOWED
 
 STAND_IN = "dpo"
 """The method that looks into pairs for the SFT model, where all log-ratios are 0."""
 
 _KL_BY_FORM = {"paper": "reverse", "released": "forward"}
-_HEADS = tuple(name for name in MASK_NAMES if name != "activations")
+_HEADS = tuple(name for name in MASKS if name != "activations")
 _ACTIVATIONS = {"kinds": ("mlp", "attention", "residual"), "normalisation": "minmax"}
 _SELECTION = {"k_chosen": 0.3, "k_rejected": 0.3, "oracle": "data"}
 _LEARNED = {"l1_u": 0.0, "initial_zeros": 0.25}
 _TOKEN_MASKS = {"mask": "none", **_LEARNED, **_ACTIVATIONS, **_SELECTION}
 _WEIGHS_REWARD = {
     "masks": _TOKEN_MASKS,
-    "mask_choices": ("none", *MASK_NAMES),
+    "mask_choices": ("none", *MASKS),
     "training": ("mask_weight_decay",),
     "share": "reward_only",
 }

@@ -5,6 +5,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from sparsepo.objective.mask_table import MASKS
+
 
 @dataclass(frozen=True)
 class Allowed:
@@ -49,29 +51,6 @@ class Allowed:
         return f"a number {lower}" + ("" if self.high == float("inf") else upper)
 
 
-LEARNED = ("layers", "last", "feed_forward_layers", "feed_forward_last", "binary_layers", "binary_last")
-"""Masks that are trained."""
-BROUGHT = ("given", "selected", "excess")
-"""Masks that are made of numbers that came with the pairs, one a token."""
-_OF_LEARNED = ("l1_u", "l1_d", "initial_zeros", "mask_weight_decay")
-_SELECTING = ("k_chosen", "k_rejected", "oracle")
-MASKS: dict[str, tuple[str, ...]] = {
-    "layers": _OF_LEARNED,
-    "last": _OF_LEARNED,
-    "feed_forward_layers": _OF_LEARNED,
-    "feed_forward_last": _OF_LEARNED,
-    "binary_layers": _OF_LEARNED,
-    "binary_last": _OF_LEARNED,
-    "activations": ("kinds", "normalisation"),
-    "given": ("oracle",),
-    "selected": _SELECTING,
-    "excess": _SELECTING,
-    "random": (),
-    "uniform": (),
-}
-"""Mask -> the parameters that it looks at; its class stands in `masks.HEADS`."""
-MASK_NAMES = tuple(MASKS)
-
 ALLOWED = {
     "beta": Allowed(low=0, above=True),
     "gamma": Allowed(low=0),
@@ -80,7 +59,7 @@ ALLOWED = {
     "label_smoothing": Allowed(low=0, high=0.5),
     "reduction": Allowed(choices=("sum", "mean")),
     "form": Allowed(choices=("paper", "released")),
-    "mask": Allowed(choices=("none", *MASK_NAMES)),
+    "mask": Allowed(choices=("none", *MASKS)),
     "l1_u": Allowed(low=0),
     "l1_d": Allowed(low=0),
     "initial_zeros": Allowed(low=0, high=1),
