@@ -117,6 +117,16 @@ MISTAKES = {
         ("alpha", "tasks.reviews.methods.dpo.alpha"),
         r"method 'dpo' has no parameter 'alpha'; allowed: beta, mask, .*",
     ),
+    "parameter that no mask of the grid reads": (
+        (DPO, "dpo: {beta: [1], mask: [layers, given], l1_u: [0.1]}"),
+        ("l1_u", "tasks.reviews.methods.dpo.l1_u"),
+        r"parameter 'l1_u' of 'dpo' is not read where mask is 'given', but with layers, .* or binary_last",
+    ),
+    "mask of another method": (
+        ("simpo: {", "mapo: {mask: layers, beta: [1]}\n      simpo: {"),
+        ("mapo", "tasks.reviews.methods.mapo.mask"),
+        r"parameter 'mask' of 'mapo' must be one of activations, given, not 'layers'",
+    ),
     "parameter of no method": (
         ("gamma:", "gama:"),
         ("gama", "tasks.reviews.methods.simpo.gama"),

@@ -1,0 +1,146 @@
+"""docs/extending.md, followed: its code goes where the page says, and a run is trained with it."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sparsepo.codeversion import ROOT, Tree
+from sparsepo.data.collation import encode_pairs
+from sparsepo.data.records import Preference, as_record
+from sparsepo.errors import UserError
+from sparsepo.models import train_tokenizer
+from sparsepo.objective.methods import check_parameters
+
+PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+OBJECTIVE = Path("src/sparsepo/objective")
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, flags=re.M | re.S)
+
+
+# code of the page, in its order -> file, and the line that it is put before or after
+PLACES = [
+    ("masks.py", "before", "HEADS: dict"),
+    ("masks.py", "after", "HEADS: dict[str, Callable[..., MaskHead]] = {\n"),
+    ("mask_table.py", "after", "MASKS: dict[str, tuple[str, ...]] = {\n"),
+    ("losses.py", "before", "LOSSES: dict"),
+    ("losses.py", "after", "LOSSES: dict[str, Callable[..., PairLoss]] = {\n"),
+    ("methods.py", "after", "METHODS: dict[str, Method] = {\n"),
+]
+
+TRIED = """
+import sys
+
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from sparsepo.grids import grid_mistakes
+from sparsepo import METHODS, PreferenceTrainer, inspect_pairs
+from sparsepo.config.training import PreferenceConfig
+from sparsepo.models import train_tokenizer
+
+assert not list(grid_mistakes("dpo", {"beta": ["0.1"], "mask": ["none", "early"]}))
+assert not list(grid_mistakes("exponential", {"beta": ["0.1"], "mask": "early"}))
+print(next(grid_mistakes("dpo", {"beta": ["0.1"], "mask": ["early"], "l1_u": ["1"]}))[0])
+torch.set_num_threads(1)
+words = [f"w{number}" for number in range(40)]
+tokenizer = train_tokenizer([" ".join(words)], "word", 60)
+texts = [(words[at], f" {words[at + 1]} {words[at + 2]}", f" {words[at + 3]}") for at in range(30)]
+pairs = [dict(zip(("prompt", "chosen", "rejected"), text)) for text in texts]
+torch.manual_seed(0)
+ids = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 1}
+config = GPT2Config(n_embd=16, n_layer=1, n_head=2, n_positions=32, vocab_size=len(tokenizer), **ids)
+policy, reference = GPT2LMHeadModel(config), GPT2LMHeadModel(config)
+policy.load_state_dict(reference.state_dict())
+for method in ("dpo", "exponential"):
+    hyper = {"beta": 1.0, "mask": "early"}
+    settings = PreferenceConfig(batch_size=10, max_steps=3, learning_rate=1e-2, warmup=0, checkpoint_every=0)
+    given = {"method": method, "hyper": hyper, "config": settings, "folder": sys.argv[1]}
+    trainer = PreferenceTrainer(policy, reference, tokenizer, pairs, **given)
+    if method == "dpo":
+        trainer.train()
+    pair = {"prompt": [5], "chosen": [6, 7, 8], "rejected": [9]}
+    found = inspect_pairs(policy.eval(), reference, [pair], method, hyper)[0]
+    margin = found["reward_chosen"] - found["reward_rejected"]
+    print(method, found["chosen"]["m_u"], found["rejected"]["m_u"], found["loss"], margin)
+"""
+
+
+@pytest.fixture(scope="module")
+def followed(tmp_path_factory):
+    """A copy of the code with what the page adds."""
+    copy = tmp_path_factory.mktemp("followed")
+    for name in ("src", "workflow_scripts"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    for code, (name, where, mark) in zip(blocks("python"), PLACES, strict=True):
+        path = copy / OBJECTIVE / name
+        text = path.read_text()
+        assert text.count(mark) == 1
+        path.write_text(text.replace(mark, f"{code}\n\n{mark}" if where == "before" else f"{mark}{code}"))
+    return copy
+
+
+def test_the_code_of_the_page_trains_and_weighs_as_it_says(followed, tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(followed / "src"), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", TRIED, str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    lines = done.stdout.splitlines()
+    assert "parameter 'l1_u' of 'dpo' is not read where mask is 'early'" in lines[0]
+    rows = {line.split()[0]: line for line in lines if line.startswith(("dpo ", "exponential "))}
+    for line in rows.values():
+        assert "[1.0, 0.5, 0.3333333" in line and "[1.0]" in line
+    loss, margin = map(float, rows["exponential"].split()[-2:])
+    assert margin != 0 and loss == pytest.approx(2.718281828**-margin, rel=1e-5)
+
+
+def test_what_the_page_adds_plans_no_other_run(followed):
+    tables = {
+        "sparsepo.objective.methods.METHODS": (),
+        "sparsepo.objective.parameters.ALLOWED": (),
+        "sparsepo.objective.mask_table.MASKS": ("layers",),
+        "sparsepo.objective.losses.LOSSES": ("sparsepo",),
+        "sparsepo.objective.masks.HEADS": ("layers",),
+    }
+    assert Tree(followed).version("workflow_scripts/train.py", tables) == Tree(ROOT).version(
+        "workflow_scripts/train.py", tables
+    )
+
+
+def test_the_weights_of_the_page_are_those_of_a_pair():
+    (row,) = blocks("json")
+    record = as_record(json.loads(row), Preference, "page")
+    tokenizer = train_tokenizer(["the film is great", "the film is awful"], "word", 50)
+    (pair,) = encode_pairs(tokenizer, [record], 10, 10, 32).pairs
+    assert pair.values == ([0.2, 1.0, 0.0], [0.1, -0.9, 0.0])
+
+
+def test_a_wrong_count_of_weights_is_refused_with_the_place_of_the_pair():
+    (row,) = blocks("json")
+    tokenizer = train_tokenizer(["the film is great", "the film is awful"], "word", 50)
+    for changed, sentence in [
+        (
+            {"chosen_values": [1.0, 2.0]},
+            "pair 2: field 'chosen_values' has 2 numbers; the response has 3 tokens, its end",
+        ),
+        ({"rejected_values": None}, "pair 2: field 'rejected_values' is missing; the response has 3 tokens, its end"),
+        ({"rejected_ended": False}, "pair 2: field 'rejected_values' has 3 numbers; the response has 2 tokens$"),
+    ]:
+        records = [as_record(json.loads(row) | more, Preference, "page") for more in ({}, changed)]
+        with pytest.raises(UserError, match=sentence):
+            encode_pairs(tokenizer, records, 10, 10, 32)
+
+
+def test_the_methods_of_the_page_are_what_a_config_may_say():
+    for text in blocks("yaml")[:1]:
+        for method, grid in yaml.safe_load(text)["methods"].items():
+            for mask in grid["mask"] if isinstance(grid["mask"], list) else [grid["mask"]]:
+                check_parameters(method, {"beta": float(grid["beta"]), "mask": mask})
