@@ -33,13 +33,13 @@ def inspect_pairs(
     pairs: token ids, `TokenPair` or mappings with `prompt`, `chosen`, `rejected`, and `values` and `scores` (of chosen
     and rejected) where the method or its mask reads them. All are one step for a method that looks at a step. hyper:
     what to change from the method's defaults in `METHODS`. masks: trained heads; None builds the method's own from its
-    defaults, calibrated on all pairs given. layout: one of `data.collation.LAYOUTS`; the numbers are the same in all that
-    a model can do. The models' mode and dtype are left as they are (call `.eval()` for a model with dropout).
+    defaults, calibrated on all pairs given. layout: one of `data.collation.LAYOUTS`; the numbers are the same in all
+    that a model can do. The models' mode and dtype are left as they are (call `.eval()` for a model with dropout).
 
     Returns a dict a pair: `loss`, `penalty` (the masks' L1, contained in `loss`), `reward_chosen`, `reward_rejected`,
     and for `chosen` and `rejected` one list each, a number a response token, of `logps`, `ref_logps`, `reverse_kl`,
-    `forward_kl`, `m_u` and `m_d` for methods with masks, and `values` where the pairs have them. Raises UserError for an
-    unknown method or parameter, for a pair with an empty part, and for what pairs lack.
+    `forward_kl`, `m_u` and `m_d` for methods with masks, and `values` where the pairs have them. Raises UserError for
+    an unknown method or parameter, for a pair with an empty part, and for what pairs lack.
     """
     row = check_parameters(method, hyper or {})
     loss_hyper, _ = row.split(hyper or {})
