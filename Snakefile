@@ -18,6 +18,11 @@ include: "rules/measure.smk"
 include: "rules/report.smk"
 
 
+if STAGES.trains("rounds"):
+
+    include: "rules/rounds.smk"
+
+
 localrules:
     all,
     data,

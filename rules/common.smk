@@ -28,6 +28,7 @@ SFT = "results/{task}/sft"
 PREFERENCES = "results/{task}/preferences"
 REFERENCE = "results/{task}/reference/{kind}"
 RUN = "results/{task}/runs/{run}"
+ROUND = "results/{task}/rounds/{run}/iteration~{iteration}"
 SAMPLES = "results/{task}/samples/{run}.jsonl"
 SCORES = "results/{task}/scores/{run}.json"
 TOKENS = "results/{task}/tokens/{run}.jsonl"
@@ -148,7 +149,9 @@ def jobs():
     for job in workflow.dag.jobs:
         named = dict(job.wildcards.items())
         if "task" in named:
-            yield job.rule.name, named["task"], named.get("run", named.get("kind", "")), workflow.dag.needrun(job)
+            item = named.get("run", named.get("kind", ""))
+            item += f"/iteration~{named['iteration']}" if "iteration" in named else ""
+            yield job.rule.name, named["task"], item, workflow.dag.needrun(job)
 
 
 def plans():

@@ -18,6 +18,7 @@ from sparsepo.provenance import run_record
 from sparsepo.sampling.generate import check_room
 from sparsepo.training.preference import PreferenceTrainer
 from sparsepo.training.reference import Cache, content
+from sparsepo.training.rounds import seed_of
 
 
 def meter(settings: dict, reference, tokenizer, path: Path) -> Meter:
@@ -34,12 +35,13 @@ METERS = {"frontier": meter}
 """What is measured during training, of runs that ask for it."""
 
 
-def models(folder: Path, config: PreferenceConfig, referred: bool, loading: dict) -> tuple:
-    """The policy, and the reference if it is referred to; with an adapter the two share their weights."""
+def models(start: Path, reference: Path, config: PreferenceConfig, referred: bool, loading: dict) -> tuple:
+    """The policy as it starts, and the reference if it is referred to; with an adapter they share what is the same."""
     if config.adapter is None:
-        return load_model(folder, **loading), load_model(folder, **loading) if referred else None
-    policy = load_model(folder, quantise=config.adapter.quantise, compute=config.precision, **loading)
-    return policy, twin(policy) if referred else None
+        return load_model(start, **loading), load_model(reference, **loading) if referred else None
+    policy = load_model(start, quantise=config.adapter.quantise, compute=config.precision, **loading)
+    apart = load_model(reference, **loading) if referred and start != reference else None
+    return policy, apart or (twin(policy) if referred else None)
 
 
 def main() -> None:
@@ -47,8 +49,10 @@ def main() -> None:
     parser.add_argument("--settings", type=json.loads, required=True)
     parser.add_argument("--config", type=json.loads, required=True, help="of the task, whole, for the record")
     parser.add_argument("--reference", type=Path, required=True, help="folder of the reference model")
+    parser.add_argument("--policy", type=Path, help="folder of the model to start from, unless it is the reference")
+    parser.add_argument("--iteration", type=int, default=0, help="of a training in rounds, counted from 1")
     parser.add_argument("--pairs", type=Path, required=True)
-    parser.add_argument("--validation", type=Path, required=True, help="pairs to validate on")
+    parser.add_argument("--validation", type=Path, help="pairs to validate on")
     parser.add_argument("--prompts", type=Path, required=True, help="sampled for points of the frontier")
     parser.add_argument("--cache", type=Path, nargs="*", default=[], help="of the reference, instead of running it")
     parser.add_argument("--checkpoint", type=Path, required=True)
@@ -57,12 +61,15 @@ def main() -> None:
     options = parser.parse_args()
     start, settings = time.perf_counter(), options.settings
     config = PreferenceConfig(**settings["training"])
+    begin, seed = options.policy or options.reference, seed_of(settings["seed"], options.iteration)
     inputs = [options.reference / "model.safetensors", options.pairs, options.prompts]
+    inputs += [options.policy / "model.safetensors"] if options.policy else []
     inputs += [options.validation] if config.validate_every else []
     tokenizer = load_tokenizer(options.reference)
     of = content(options.reference, options.pairs, config) if options.cache else ""
     runs = not options.cache or config.validate_every > 0  # the cache holds the training pairs only
-    policy, reference = models(options.reference, config, runs or config.frontier_every > 0, settings["loading"])
+    referred = runs or config.frontier_every > 0
+    policy, reference = models(begin, options.reference, config, referred, settings["loading"])
     trainer = PreferenceTrainer(
         policy,
         reference if runs else None,
@@ -72,7 +79,7 @@ def main() -> None:
         hyper=settings["hyper"],
         config=config,
         folder=options.checkpoint,
-        seed=settings["seed"],
+        seed=seed,
         identity=identity_of(settings, options.code, inputs),
         cache=[Cache.open(folder, of) for folder in options.cache],
         validation=read_records(options.validation, Preference) if config.validate_every else [],
@@ -80,7 +87,7 @@ def main() -> None:
     )
     trainer.train()
     trainer.save(options.out)
-    record = run_record(options.config, settings, {"training": settings["seed"]}, options.code, inputs, start)
+    record = run_record(options.config, settings, {"training": seed}, options.code, inputs, start)
     record |= {
         "pairs": {"trained": len(trainer.train_dataset), "dropped": trainer.dropped},
         "kept_step": trainer.kept_step,

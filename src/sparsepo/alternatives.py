@@ -1,20 +1,20 @@
 """Which rows of the tables of alternatives a job uses: losses, mask heads, sources, scorers. See `codeversion`."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sparsepo.config import TaskConfig
-from sparsepo.objective.methods import METHODS, STAND_IN
+from sparsepo.config.rounds import judge_of_rounds
+from sparsepo.objective.methods import METHODS, STAND_IN, looking_into_pairs
 from sparsepo.runs import find_run
 
 Rows = dict[str, tuple[str, ...]]
 """Table, as `codeversion.Tables` names it -> the rows that a job uses."""
 
 
-def _of_method(task: TaskConfig, run: str) -> Rows:
+def _of_method(method: str, given: Mapping[str, Any]) -> Rows:
     """Of the table of methods no row: what it says is in the settings, by value. What is allowed changes no result."""
-    made = None if run == "sft" else find_run(task, run)
-    row, given = (METHODS[made.method], made.hyper) if made else (METHODS[STAND_IN], {})
+    row = METHODS[method]
     mask = row.mask(given)
     return {
         "sparsepo.objective.methods.METHODS": (),
@@ -60,17 +60,28 @@ def _reference(task: TaskConfig, run: str, kind: str) -> Rows:
 
 
 def _train(task: TaskConfig, run: str, kind: str) -> Rows:
-    measured = task.training.frontier_every > 0
+    made = find_run(task, run)
+    ends = METHODS[made.method].trainer == "rounds" and task.evaluation.scorer is not None
+    measured = task.training.frontier_every > 0 or ends
     meters = {"METERS": ("frontier",) if measured else ()}
-    return meters | _of_method(task, run) | _scorers([task.evaluation.scorer] if measured else [])
+    return meters | _of_method(made.method, made.hyper) | _scorers([task.evaluation.scorer] if measured else [])
+
+
+def _sample_round(task: TaskConfig, run: str, kind: str) -> Rows:
+    return _judges(judge_of_rounds(task)) | _reference(task, run, "logps")
 
 
 def _evaluate(task: TaskConfig, run: str, kind: str) -> Rows:
-    return _of_method(task, run) | _scorers([task.evaluation.scorer, *task.evaluation.also.values()])
+    made = None if run == "sft" else find_run(task, run)
+    looks = (looking_into_pairs(made.method), made.hyper) if made else (STAND_IN, {})
+    return _of_method(*looks) | _scorers([task.evaluation.scorer, *task.evaluation.also.values()])
 
 
 def _wins(task: TaskConfig, run: str, kind: str) -> Rows:
-    judge = task.evaluation.wins
+    return _judges(task.evaluation.wins)
+
+
+def _judges(judge: Any) -> Rows:
     return {"sparsepo.evaluation.judges.JUDGES": (judge.kind,)} | _scorers([getattr(judge, "scorer", None)])
 
 
@@ -79,6 +90,7 @@ ALTERNATIVES = {
     "preferences": _preferences,
     "reference": _reference,
     "train": _train,
+    "sample_round": _sample_round,
     "evaluate": _evaluate,
     "wins": _wins,
 }

@@ -1,11 +1,14 @@
 """The runs of a task: one per method x point of its grid x seed, and the path that names each."""
 
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 from sparsepo.config import TaskConfig
 from sparsepo.grids import parse_value
+from sparsepo.objective.methods import METHODS
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,16 @@ class Run:
         """Parameter -> value, as the losses and masks take it."""
         return {name: parse_value(name, value) for name, value in self.params}
 
+    @property
+    def iterations(self) -> int:
+        """How many rounds a run of rounds has."""
+        return int({**METHODS[self.method].rounds, **self.hyper}["iterations"])
+
+    @property
+    def shared(self) -> "Run":
+        """The same without the number of rounds: what a longer run has in common with a shorter one."""
+        return Run(self.method, _without_rounds(self.method, self.params), self.seed)
+
 
 def runs_of(task: TaskConfig) -> list[Run]:
     """Every run, in the order of the config."""
@@ -42,11 +55,19 @@ def runs_of(task: TaskConfig) -> list[Run]:
 
 
 def find_run(task: TaskConfig, path: str) -> Run:
-    """The run with this path, read off it: a large sweep asks for each of its runs many times."""
+    """The run with this path, or what several have `shared`, read off it.
+
+    A large sweep asks for each of its runs many times.
+    """
     method = path.split("/")[0]
-    *values, seed = re.fullmatch(_pattern(task, method, "("), path).groups()
-    texts = dict(zip(sorted(task.methods[method]), values, strict=True))
-    return Run(method, tuple((name, texts[name]) for name in task.methods[method]), int(seed))
+    grid = task.methods[method]
+    found = re.fullmatch(_pattern(task, method, grid, "("), path)
+    if found is None:
+        grid = dict(_without_rounds(method, grid.items()))
+        found = re.fullmatch(_pattern(task, method, grid, "("), path)
+    *values, seed = found.groups()
+    texts = dict(zip(sorted(grid), values, strict=True))
+    return Run(method, tuple((name, texts[name]) for name in grid), int(seed))
 
 
 def patterns_of(task: TaskConfig) -> list[str]:
@@ -54,12 +75,24 @@ def patterns_of(task: TaskConfig) -> list[str]:
 
     As a grid is a product, they are as long as the grids are wide, where a list of all paths is as long as the sweep.
     """
-    return [_pattern(task, method, "(?:") for method in task.methods]
+    return [_pattern(task, method, grid, "(?:") for method, grid in task.methods.items()]
 
 
-def _pattern(task: TaskConfig, method: str, group: str) -> str:
-    """Of the paths of a method's runs; `group` opens the group of each value."""
-    grid = task.methods[method]
+def patterns_of_rounds(task: TaskConfig) -> list[str]:
+    """The same of the runs that are `shared`."""
+    rounds = [method for method in task.methods if METHODS[method].trainer == "rounds"]
+    return [
+        _pattern(task, method, dict(_without_rounds(method, task.methods[method].items())), "(?:") for method in rounds
+    ]
+
+
+def _without_rounds(method: str, params: Iterable[tuple[str, Any]]) -> tuple[tuple[str, Any], ...]:
+    """Without what says how many rounds there are, which no round depends on."""
+    return tuple((name, value) for name, value in params if name not in METHODS[method].rounds)
+
+
+def _pattern(task: TaskConfig, method: str, grid: Mapping[str, list[str]], group: str) -> str:
+    """Of the paths of a method's runs with this grid; `group` opens the group of each value."""
     any_of = {name: f"{group}{'|'.join(map(re.escape, values))})" for name, values in grid.items()}
     point = "-".join(f"{name}~{any_of[name]}" for name in sorted(grid))
     return f"{method}/{point}/seed~{group}{'|'.join(map(str, task.seeds))})"

@@ -7,10 +7,12 @@ from typing import Any
 
 from sparsepo import __version__
 from sparsepo.config import Config, TaskConfig
+from sparsepo.config.base import MOST
 from sparsepo.config.processes import read_accelerate
+from sparsepo.config.rounds import judge_of_rounds, sampling_of_rounds
 from sparsepo.config.training import OptimisationConfig
 from sparsepo.data.hashes import file_hash
-from sparsepo.objective.methods import METHODS, STAND_IN
+from sparsepo.objective.methods import METHODS, STAND_IN, looking_into_pairs
 from sparsepo.runs import find_run
 
 PUBLISHED = Path(__file__).parent / "report" / "published.yaml"
@@ -70,21 +72,49 @@ def _reference(config: Config, task: TaskConfig, name: str, run: str) -> dict[st
 
 
 def _method(task: TaskConfig, run: str) -> dict[str, Any]:
-    """The method of a run as it is, so that another default is seen by the runs that take it, and by no other."""
+    """The method that looks into a run's pairs, as it is: another default is seen by the runs that take it alone."""
     made = None if run == "sft" else find_run(task, run)
-    row, given = (METHODS[made.method], made.hyper) if made else (METHODS[STAND_IN], {})
-    return {"hyper": row.resolved(given), "definition": row.definition}
+    method = looking_into_pairs(made.method) if made else STAND_IN
+    row, given = METHODS[method], made.hyper if made else {}
+    given = {name: value for name, value in given.items() if name in row.parameters}
+    return {"method": method, "hyper": row.resolved(given), "definition": row.definition}
 
 
 def _train(config: Config, task: TaskConfig, name: str, run: str) -> dict[str, Any]:
-    made = find_run(task, run)
-    settings = {"method": made.method, "seed": made.seed, "training": _dump(task.training)} | _method(task, run)
-    settings |= {"loading": trusted(task)} | _spread(task.training)
-    measured = task.training.frontier_every
+    settings = {"seed": find_run(task, run).seed, "training": _dump(task.training, without=("rounds",))}
+    settings |= _method(task, run) | {"loading": trusted(task)} | _spread(task.training)
+    return settings | (_metered(task, name) if task.training.frontier_every else {})
+
+
+def _metered(task: TaskConfig, name: str) -> dict[str, Any]:
+    """What points of the frontier during training depend on."""
     sampling = _dump(task.sampling, without=("samples",))  # one response a prompt while training
     evaluation = {name: getattr(task.evaluation, name) for name in ("frontier_prompts", "batch_size")}
-    evaluation |= {"scorer": _with_folder(_dump(task.evaluation.scorer), name)}
-    return settings | ({"sampling": sampling, "evaluation": evaluation} if measured else {})
+    return {
+        "sampling": sampling,
+        "evaluation": evaluation | {"scorer": _with_folder(_dump(task.evaluation.scorer), name)},
+    }
+
+
+def _train_round(config: Config, task: TaskConfig, name: str, run: str) -> dict[str, Any]:
+    """A round is measured at its end where something measures, also where no step before is."""
+    made = find_run(task, run)
+    row, scored = METHODS[made.method], task.evaluation.scorer is not None
+    training = _dump(task.training, without=("rounds",))
+    training |= {"frontier_every": task.training.frontier_every or MOST} if scored else {}
+    settings = {"method": made.method, "seed": made.seed, "training": training}
+    settings |= {"hyper": row.resolved(made.hyper), "definition": row.definition}
+    settings |= {"loading": trusted(task)} | _spread(task.training)
+    return settings | (_metered(task, name) if scored else {})
+
+
+def _sample_round(config: Config, task: TaskConfig, name: str, run: str) -> dict[str, Any]:
+    """The seed is that of the run; the judge sees texts alone, so nothing of the method is read."""
+    sampling = _dump(sampling_of_rounds(task), without=("seed",))
+    judge = _with_folder(_dump(judge_of_rounds(task)), name)
+    return {"seed": find_run(task, run).seed, "sampling": sampling, "judge": judge} | _reference(
+        config, task, name, run
+    )
 
 
 def trusted(task: TaskConfig) -> dict[str, bool]:
@@ -204,6 +234,8 @@ SETTINGS = {
     "preferences": _preferences,
     "reference": _reference,
     "train": _train,
+    "sample_round": _sample_round,
+    "train_round": _train_round,
     "sample": _sample,
     "evaluate": _evaluate,
     "generate": _generate,

@@ -17,7 +17,7 @@ from sparsepo.data.hashes import file_hash
 from sparsepo.errors import UserError
 from sparsepo.launch import python_command
 from sparsepo.objective.methods import METHODS
-from sparsepo.runs import find_run, patterns_of, runs_of
+from sparsepo.runs import find_run, patterns_of, patterns_of_rounds, runs_of
 from sparsepo.settings import SETTINGS, fitted, in_bits
 from sparsepo.sweep import WATCHED, Plan
 
@@ -84,12 +84,38 @@ class Stages:
         evaluation = self.config.tasks[task].evaluation
         several = evaluation.generation and len(evaluation.generation.temperatures) > 1
         drawn = ["frontier"] * bool(evaluation.scorer) + ["temperatures"] * bool(several)
+        drawn += ["rounds"] * bool(evaluation.scorer and self.trains("rounds", task))
         return [*drawn, "sparsity", "token_kl", "tokens/{method}"]
 
     @property
     def run_patterns(self) -> list[str]:
         """Regular expressions that match every run of every task."""
         return sorted({"sft"} | {pattern for task in self.config.tasks.values() for pattern in patterns_of(task)})
+
+    def trained(self, trainer: str) -> str:
+        """A regular expression of the runs that are trained by this trainer; of none where no method of a task is."""
+        found = {
+            pattern
+            for task in self.config.tasks.values()
+            for method, pattern in zip(task.methods, patterns_of(task), strict=True)
+            if METHODS[method].trainer == trainer
+        }
+        return "|".join(sorted(found)) or "(?!)"
+
+    def trains(self, trainer: str, task: str | None = None) -> bool:
+        """Whether some run, of a task or of any, is trained by this trainer."""
+        tasks = self.config.tasks.values() if task is None else [self.config.tasks[task]]
+        return any(METHODS[method].trainer == trainer for section in tasks for method in section.methods)
+
+    @property
+    def shared_rounds(self) -> str:
+        """A regular expression of what runs of rounds have `shared`."""
+        return "|".join(sorted({one for task in self.config.tasks.values() for one in patterns_of_rounds(task)}))
+
+    def rounds(self, task: str, run: str) -> tuple[str, list[int]]:
+        """What a run of rounds has `shared`, which names the folder of its rounds, and the numbers of the rounds."""
+        made = find_run(self.config.tasks[task], run)
+        return made.shared.path, list(range(1, made.iterations + 1))
 
     def processes(self, task: str, stage: str) -> int:
         """How many processes, and GPUs, a job of this stage takes."""
@@ -125,7 +151,7 @@ class Stages:
         jobs: rule, task, run (or kind of cache) and whether it is to be made; rules that nobody watches are left out.
         start: the process, the host and the time, see Plan.
         """
-        stages = {stage.rule: name for name, stage in WATCHED.items()}
+        stages = {rule: name for name, stage in WATCHED.items() for rule in (stage.rule, *stage.also)}
         places = {run: place for task in self.tasks for place, run in enumerate(self.runs(task))}
         found = {task: {name: {} for name in WATCHED} for task in self.tasks}
         for rule, task, item, due in sorted(jobs, key=lambda job: places.get(job[2], 0)):

@@ -17,11 +17,15 @@ NAME = "plan.json"
 
 @dataclass(frozen=True)
 class Stage:
-    """A rule that is watched: its last output under results/ and its log under logs/, by task and item."""
+    """A rule that is watched: its last output under results/ and its log under logs/, by task and item.
+
+    `also`: other rules that make the same for other items.
+    """
 
     rule: str
     output: str
     log: str
+    also: tuple[str, ...] = ()
 
 
 WATCHED = {
@@ -30,7 +34,9 @@ WATCHED = {
     "sft": Stage("make_sft", "{task}/sft/run.json", "{task}/sft.log"),
     "preferences": Stage("make_preferences", "{task}/preferences/summary.json", "{task}/preferences.log"),
     "reference": Stage("cache_reference", "{task}/reference/{item}/index.json", "{task}/reference/{item}.log"),
-    "train": Stage("train_policy", "{task}/runs/{item}/run.json", "{task}/train/{item}.log"),
+    "pairs of rounds": Stage("sample_round", "{task}/rounds/{item}/summary.json", "{task}/rounds/{item}/pairs.log"),
+    "rounds": Stage("train_round", "{task}/rounds/{item}/policy/run.json", "{task}/rounds/{item}/train.log"),
+    "train": Stage("train_policy", "{task}/runs/{item}/run.json", "{task}/train/{item}.log", ("finish_rounds",)),
     "samples": Stage("sample_policy", "{task}/samples/{item}.jsonl", "{task}/sample/{item}.log"),
     "scores": Stage("evaluate_run", "{task}/scores/{item}.json", "{task}/evaluate/{item}.log"),
     "generations": Stage("generate", "{task}/generations/{item}.jsonl", "{task}/generate/{item}.log"),
@@ -40,7 +46,8 @@ WATCHED = {
     "programs": Stage("sample_programs", "{task}/programs/{item}.jsonl", "{task}/programs/{item}.log"),
     "code": Stage("measure_code", "{task}/code/{item}.json", "{task}/code/{item}.log"),
 }
-"""In the order in which they run. An item is a run, or a kind of cache; jobs of tables and figures take seconds."""
+"""In the order in which they run. An item is a run, a round of one, or a kind of cache; jobs of tables and figures take
+seconds."""
 
 Items = Mapping[str, bool]
 """Item -> whether this start makes it; what it does not make was up to date."""

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from sparsepo.config.base import Count, Factor, Name, Positive, Seed, Strict, refuse, refuse_all
 from sparsepo.config.data import DataConfig
-from sparsepo.config.evaluation import EvaluationConfig
+from sparsepo.config.evaluation import EvaluationConfig, ScorerJudge
 from sparsepo.config.models import ModelConfig
 from sparsepo.config.preferences import (
     ExecutedPreferences,
@@ -18,6 +18,7 @@ from sparsepo.config.preferences import (
     GeneratedPreferences,
     SamplingConfig,
 )
+from sparsepo.config.rounds import methods_of_rounds, rounds_mistakes
 from sparsepo.config.training import OptimisationConfig, PreferenceConfig, SftConfig
 from sparsepo.grids import Mistake, as_texts, grid_mistakes
 from sparsepo.objective.methods import METHODS
@@ -97,7 +98,7 @@ class TaskConfig(Strict):
 
     def training_of(self, stage: str) -> OptimisationConfig | None:
         """How this stage trains; None if it does not."""
-        return {"sft": self.sft, "train": self.training}.get(stage)
+        return {"sft": self.sft, "train": self.training, "train_round": self.training}.get(stage)
 
     def processes(self, stage: str) -> int:
         """How many processes share a job of this stage."""
@@ -112,6 +113,8 @@ class TaskConfig(Strict):
         """Every scorer that the task asks for, with its place."""
         if isinstance(self.preferences, GeneratedPreferences):
             yield ("preferences", "scorer"), self.preferences.scorer
+        if isinstance(self.training.rounds.judge, ScorerJudge):
+            yield ("training", "rounds", "judge", "scorer"), self.training.rounds.judge.scorer
         yield from ((("evaluation", *place), scorer) for place, scorer in self.evaluation.scorers)
 
     def _misfits(self) -> Iterator[Mistake]:
@@ -145,7 +148,9 @@ class TaskConfig(Strict):
                 f"{self.training.batch_size} (training.batch_size)"
             )
             yield sentence, ("data", "prompts", "train")
-        if self.evaluation.frontier_prompts > prompts.test and self.training.frontier_every:
+        yield from rounds_mistakes(self)
+        measures = self.training.frontier_every or (self.evaluation.scorer and methods_of_rounds(self.methods))
+        if self.evaluation.frontier_prompts > prompts.test and measures:
             sentence = (
                 f"at most the {prompts.test} test prompts (data.prompts.test) can be sampled, "
                 f"not {self.evaluation.frontier_prompts}"

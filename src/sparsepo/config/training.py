@@ -20,6 +20,7 @@ from sparsepo.config.base import (
     refuse_all,
 )
 from sparsepo.config.processes import accelerate_mistakes, is_sharded, read_accelerate
+from sparsepo.config.rounds import RoundsConfig
 from sparsepo.grids import Mistake
 
 NO_TARGETS = {"lm_head", "embed_out", "embed_in", "embed_tokens", "wte", "wpe"}
@@ -125,6 +126,8 @@ class PreferenceConfig(OptimisationConfig):
     where that can be stored, or by each run anew (`online`), which takes no disk space.
 
     With an `adapter` the mask heads are trained too, and policy and reference share the frozen weights.
+
+    Of methods that train in `rounds`, `epochs` and `max_steps` are those of one round.
     """
 
     frontier_every: CountOrZero = 0
@@ -140,6 +143,7 @@ class PreferenceConfig(OptimisationConfig):
     mask_weight_decay: NotNegative = 0.01
     max_prompt_tokens: Count = 512
     max_response_tokens: Count = 512
+    rounds: RoundsConfig = RoundsConfig()
 
     @model_validator(mode="after")
     def _one_way_to_cut_a_batch(self) -> "PreferenceConfig":

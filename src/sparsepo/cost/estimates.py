@@ -6,6 +6,7 @@ from math import ceil
 
 from sparsepo.config import TaskConfig
 from sparsepo.config.preferences import SamplingConfig
+from sparsepo.config.rounds import judge_of_rounds, sampling_of_rounds
 from sparsepo.config.training import OptimisationConfig
 from sparsepo.cost import formulas as cost
 from sparsepo.cost.formulas import SINGLE, Work
@@ -116,6 +117,16 @@ def _preferences(sizes: Sizes) -> Estimate:
     return _sampled(sizes, (sizes.pairs + prompts.validation) * section.sampling.samples, section.sampling)
 
 
+def _sample_round(sizes: Sizes) -> Estimate:
+    """Sampled, read by the policy once more, and by a judge: a second for each pair of responses to a prompt."""
+    sampling, judge = sampling_of_rounds(sizes.task), judge_of_rounds(sizes.task)
+    drawn, read = _sampled(sizes, sizes.pairs * sampling.samples, sampling), _reference(sizes)
+    pairs = sizes.pairs * sampling.samples * (sampling.samples - 1) / 2
+    judged = pairs if judge.kind != "scorer" else 0.0
+    memory = max(drawn.memory, read.memory) + JUDGE * hasattr(getattr(judge, "scorer", judge), "model")
+    return Estimate(drawn.flops + read.flops, drawn.seconds + read.seconds + judged, memory)
+
+
 def _sample(sizes: Sizes) -> Estimate:
     return _sampled(sizes, _prompts(sizes) * sizes.task.sampling.samples, sizes.task.sampling)
 
@@ -188,6 +199,8 @@ ESTIMATES: dict[str, Callable[[Sizes], Estimate]] = {
     "preferences": _preferences,
     "reference": _reference,
     "train": _train,
+    "sample_round": _sample_round,
+    "train_round": _train,
     "sample": _sample,
     "evaluate": _evaluate,
     "generate": _generate,
@@ -204,7 +217,7 @@ def host_bytes(sizes: Sizes, stage: str, memory: float) -> float:
     """Memory of the machine: all of it on a CPU; beside a GPU what loading, saving and keeping weights takes."""
     if not sizes.on_gpu:
         return sizes.device.base + memory
-    copies = 1 + (stage in ("sft", "train")) + (stage == "train" and sizes.task.training.keep == "best")
+    copies = 1 + (stage in ("sft", "train", "train_round")) + (stage == "train" and sizes.task.training.keep == "best")
     return sizes.device.base + copies * cost.weights_bytes(sizes.shape)
 
 

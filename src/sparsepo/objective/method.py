@@ -14,6 +14,9 @@ RUNNING_MARGIN = "running_margin"
 class Method:
     """One row. `loss` names a function of `losses.py`; `hyper` are its keywords with defaults.
 
+    `trainer`: `pairs`, on given preference pairs; or `rounds`, on pairs of samples of its own policy, made anew in each
+    round. `rounds`: what a grid may say of the rounds, with defaults.
+
     `masks` are parameters of the token weights with defaults, `share` says which of the two weights they make (see
     `masks.build_masks`); a `mask` of `none` is no weights. `mask_choices`: the masks that this method may have, all but
     `none` where empty. A config may set the keys of `hyper`, `masks` and `adaptive` (to what `ALLOWED` says).
@@ -38,11 +41,13 @@ class Method:
     needs_scores: bool = False
     needs_values: bool = False
     kl: str | Mapping[str, str] | None = None
+    trainer: str = "pairs"
+    rounds: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def parameters(self) -> dict[str, Any]:
         """Every name a config may set, with its default; None is what the training section says."""
-        return {**self.hyper, **self.adaptive, **self.masks, **dict.fromkeys(self.training)}
+        return {**self.hyper, **self.adaptive, **self.rounds, **self.masks, **dict.fromkeys(self.training)}
 
     def kl_directions(self, hyper: Mapping[str, Any]) -> tuple[str, ...]:
         """Directions of the KL that the loss looks at with these keywords: `reverse`, `forward` or none."""
@@ -55,11 +60,11 @@ class Method:
 
         `states`: its last hidden states, for a KL; `logps`: its log-probs of the response tokens;
         `weights~NORMALISATION~KINDS`: MaPO's mask. None: it has to be run, as learned masks look at all layers, which
-        are too large to store, and KTO at responses to other prompts.
+        are too large to store, KTO at responses to other prompts, and pairs of later rounds are not known before.
         """
         hyper, masks = self.split(given)
         mask = self.mask(given)
-        if mask in LEARNED or self.statistic == MISMATCHED_KL:
+        if mask in LEARNED or self.statistic == MISMATCHED_KL or self.trainer != "pairs":
             return None
         compares = self.needs_reference or mask == "excess"
         needs = ("states",) if log_kl or self.kl_directions(hyper) else ("logps",) if compares else ()
@@ -79,7 +84,8 @@ class Method:
         """The parameters that this method looks at with such a mask."""
         of_mask = () if mask == "none" else MASKS[mask]
         own = [name for name in of_mask if name in (*self.masks, *self.training)]
-        return (*self.hyper, *self.adaptive, *(("mask",) if "mask" in self.masks else ()), *own)
+        own_always = (*self.hyper, *self.adaptive, *self.rounds)
+        return (*own_always, *(("mask",) if "mask" in self.masks else ()), *own)
 
     def split(self, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Defaults overridden by `given`, as (keywords of the loss, keywords of build_masks; none without masks)."""
@@ -103,7 +109,7 @@ class Method:
     @property
     def definition(self) -> dict[str, Any]:
         """What makes the method what it is, besides its hyper-parameters; words about it left out."""
-        beside = ("label", "equation", "source", "hyper", "masks", "mask_choices", "adaptive")
+        beside = ("label", "equation", "source", "hyper", "masks", "mask_choices", "adaptive", "rounds")
         return {name: value for name, value in vars(self).items() if name not in beside}
 
     def training_settings(self, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from sparsepo.errors import UserError, nearest
-from sparsepo.objective.mask_table import MASKS
+from sparsepo.objective.mask_table import BROUGHT, MASKS
 from sparsepo.objective.method import MISMATCHED_KL, RUNNING_MARGIN, Method
 from sparsepo.objective.parameters import ALLOWED
 
 STAND_IN = "dpo"
-"""The method that looks into pairs for the SFT model, where all log-ratios are 0."""
+"""The method that looks into pairs for the SFT model, where all log-ratios are 0, and for methods of other trainers."""
 
 _KL_BY_FORM = {"paper": "reverse", "released": "forward"}
 _HEADS = tuple(name for name in MASKS if name != "activations")
@@ -23,8 +23,13 @@ _WEIGHS_REWARD = {
     "training": ("mask_weight_decay",),
     "share": "reward_only",
 }
+_WEIGHS_OWN = _WEIGHS_REWARD | {
+    "masks": {"mask": "none", **_LEARNED, **_ACTIVATIONS},
+    "mask_choices": ("none", *(mask for mask in MASKS if mask not in BROUGHT)),
+}
 _WEIGHS_BOTH = _WEIGHS_REWARD | {"share": "common", "masks": {**_TOKEN_MASKS, "l1_d": 0.0}}
-"""What a loss that is a sum over tokens may weigh them by: the log-ratios, or the KL of each token too."""
+"""What a loss that is a sum over tokens may weigh them by: the log-ratios, or the KL of each token too; `OWN`: without
+the masks that read numbers of the pairs, where the loss reads them itself."""
 
 METHODS: dict[str, Method] = {
     "dpo": Method(
@@ -220,8 +225,24 @@ METHODS: dict[str, Method] = {
         share="reward_only",
         needs_reference=False,
     ),
+    "inpo": Method(
+        label="INPO",
+        loss="inpo",
+        hyper={"beta": 0.0075, "ratio": 1 / 3},
+        equation="(h - (1-ρ) h_prev - 1/(2β))², h_prev = Σ log prev/ref as h, ρ = ratio; on ranked samples of prev",
+        source="Zhang et al. 2024, arXiv 2407.00617",
+        trainer="rounds",
+        rounds={"iterations": 3},
+        needs_values=True,
+        **_WEIGHS_OWN,
+    ),
 }
 """By the name that a config gives."""
+
+
+def looking_into_pairs(method: str) -> str:
+    """The method that looks into pairs for runs of this one: itself if it trains on given pairs, else `STAND_IN`."""
+    return method if METHODS[method].trainer == "pairs" else STAND_IN
 
 
 def check_parameters(method: str, given: Mapping[str, Any]) -> Method:

@@ -13,7 +13,8 @@ class Allowed:
     """What a parameter may be: one of `choices`, or a number between `low` and `high` (low excluded if `above`, high
     included if `most`).
 
-    `subset`: a list of choices. `name`: a name that a section of the config gives to something.
+    `whole`: without a fraction. `subset`: a list of choices. `name`: a name that a section of the config gives to
+    something.
     """
 
     choices: tuple[str, ...] = ()
@@ -23,6 +24,7 @@ class Allowed:
     subset: bool = False
     name: bool = False
     most: bool = False
+    whole: bool = False
 
     @property
     def is_number(self) -> bool:
@@ -38,6 +40,8 @@ class Allowed:
             return isinstance(value, str) and re.fullmatch("[a-z0-9_]+", value) is not None
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             return False
+        if self.whole and value != int(value):
+            return False
         high_enough = value > self.low if self.above else value >= self.low
         return high_enough and (value <= self.high if self.most else value < self.high)
 
@@ -48,7 +52,7 @@ class Allowed:
             return "a name of small letters, digits and _"
         lower = f"{'>' if self.above else '>='} {self.low:g}"
         upper = f" and {'<=' if self.most else '<'} {self.high:g}"
-        return f"a number {lower}" + ("" if self.high == float("inf") else upper)
+        return f"a {'whole ' * self.whole}number {lower}" + ("" if self.high == float("inf") else upper)
 
 
 ALLOWED = {
@@ -75,4 +79,5 @@ ALLOWED = {
     "momentum": Allowed(low=0, high=1),
     "filtered": Allowed(low=0, high=1),
     "ratio": Allowed(low=0, high=1, most=True),
+    "iterations": Allowed(low=1, high=100, most=True, whole=True),
 }

@@ -16,6 +16,8 @@ from sparsepo.training.objective import Outcome
 from sparsepo.training.reference import Cache, check_cache
 
 STEP_0_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
+STARTS = {"ref_logps": ("reference", "ref"), "values": ("the one that the pairs were sampled from", "prev")}
+"""Token terms that a policy starts from -> whose they are, in words and in a formula."""
 
 
 def check_models(policy: Any, reference: Any | None, tokenizer: Any, config: PreferenceConfig) -> None:
@@ -76,15 +78,20 @@ def check_known(
         )
 
 
-def check_step_0(outcome: Outcome, dtype: torch.dtype, autocast: bool) -> None:
-    """Raises UserError if policy and reference differ before anything was trained."""
+def check_step_0(outcome: Outcome, dtype: torch.dtype, autocast: bool, start: str = "ref_logps") -> None:
+    """Raises UserError if the policy differs from where it starts before anything was trained.
+
+    start: the reference, or `values`, the log-probs of the former policy that came with the pairs.
+    """
     sides = (outcome.chosen, outcome.rejected)
-    if outcome.chosen.ref_logps is None:
+    if getattr(outcome.chosen, start) is None:
         return
-    worst = max(float(side.logratio.detach().where(side.valid, 0.0).abs().max()) for side in sides)
+    apart = [(side.logps - getattr(side, start)).detach().where(side.valid, 0.0) for side in sides]
+    worst = max(float(part.abs().max()) for part in apart)
     tolerance = 0.5 if autocast else STEP_0_TOLERANCE.get(dtype, 0.5)
     if worst > tolerance:
+        other, short = STARTS[start]
         raise UserError(
-            f"policy and reference differ before the first step (largest |log pi - log ref| of a token: {worst:.3g}"
+            f"policy and {other} differ before the first step (largest |log pi - log {short}| of a token: {worst:.3g}"
             f", allowed {tolerance:g}): both must start from the same weights, dtype and tokenizer"
         )

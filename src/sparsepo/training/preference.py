@@ -42,7 +42,8 @@ STATE = "statistic.json"
 class PreferenceTrainer(Loop):
     """Train `policy` on preference pairs with a method of `METHODS`.
 
-    policy, reference: causal LMs with the same vocabulary; the policy starts as a copy of the reference. With a `cache`
+    policy, reference: causal LMs with the same vocabulary; the policy starts as a copy of the reference, or where the
+    loss looks at `values` of the pairs, as the model whose log-probs these are. With a `cache`
     of all that the method needs of the reference (`training.reference`) the latter may be None, but for validation.
     With `config.adapter` an adapter is added to the policy, whose own weights are frozen: then the reference best is
     `adapters.twin(policy)`, made before, which shares these weights, so that one model is in memory.
@@ -53,7 +54,7 @@ class PreferenceTrainer(Loop):
     folder: where checkpoints and `dynamics.jsonl` go while training.
 
     Raises UserError for an unknown method or parameter, an architecture whose logits cannot be reproduced, fewer
-    usable pairs than one batch, pairs of other epochs than are trained, and at step 0 if policy and reference differ.
+    usable pairs than one batch, pairs of other epochs than are trained, and at step 0 if the policy is another.
     """
 
     def __init__(
@@ -169,7 +170,8 @@ class PreferenceTrainer(Loop):
         """The sum of the losses of a micro-batch's pairs."""
         outcome = model(inputs)
         if self.state.global_step == 0:
-            check_step_0(outcome, self.policy.dtype, self.args.bf16 or self.args.fp16)
+            start = "values" if METHODS[self.method].needs_values else "ref_logps"
+            check_step_0(outcome, self.policy.dtype, self.args.bf16 or self.args.fp16, start)
         self._pairs += inputs["weight"] * len(outcome.loss)
         with torch.no_grad():
             for name, value in metrics(outcome).items():

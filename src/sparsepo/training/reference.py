@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -53,20 +53,28 @@ def write_cache(
     (folder / "index.json").unlink(missing_ok=True)
     (folder / "values.bin").unlink(missing_ok=True)
     ends = list(accumulate(len(pair.chosen) + len(pair.rejected) for pair in pairs))
-    layout = choose_layout((reference,), config.layout, pairs)
-    device, dtype = reference.get_output_embeddings().weight.device, getattr(torch, config.precision)
     target, shape = None, ()
+    for place, part in computed(reference, pairs, kind, config):
+        if target is None:
+            shape = part.shape[1:]
+            target = _mapped(folder / "values.bin", ends[-1], shape, part.dtype, new=True)
+        target[ends[place] - len(part) : ends[place]] = part
+    index = {"kind": kind, "of": of, "dtype": str(target.dtype).removeprefix("torch."), "shape": list(shape)}
+    write_json(folder / "index.json", index | {"ends": ends})
+
+
+@torch.no_grad()
+def computed(
+    model: Any, pairs: Sequence[TokenPair], kind: str, config: PreferenceConfig
+) -> Iterator[tuple[int, Tensor]]:
+    """(place, values) of each pair, in the order in which they are computed: (n, ...), chosen before rejected."""
+    layout = choose_layout((model,), config.layout, pairs)
+    device, dtype = model.get_output_embeddings().weight.device, getattr(torch, config.precision)
     for places in split(range(len(pairs)), pairs, layout, config.micro_batch_size or 8, config.micro_batch_tokens):
         batch = onto(device, collate([pairs[place] for place in places], 0, layout))
         with torch.autocast(device.type, dtype, enabled=dtype in (torch.bfloat16, torch.float16)):
-            values = compute(reference, batch, kind).cpu()
-        if target is None:
-            shape = values.shape[1:]
-            target = _mapped(folder / "values.bin", ends[-1], shape, values.dtype, new=True)
-        for place, part in zip(places, values.tensor_split(batch["ends"][:-1]), strict=True):
-            target[ends[place] - len(part) : ends[place]] = part
-    index = {"kind": kind, "of": of, "dtype": str(target.dtype).removeprefix("torch."), "shape": list(shape)}
-    write_json(folder / "index.json", index | {"ends": ends})
+            values = compute(model, batch, kind).cpu()
+        yield from zip(places, values.tensor_split(batch["ends"][:-1]), strict=True)
 
 
 def compute(reference: Any, batch: dict[str, Any], kind: str) -> Tensor:

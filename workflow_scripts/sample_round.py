@@ -1,0 +1,69 @@
+"""Make the pairs of a round: sample the former policy, let a judge rank the samples, best against worst."""
+
+import argparse
+import json
+from pathlib import Path
+
+from sparsepo.config.preferences import SamplingConfig
+from sparsepo.config.training import PreferenceConfig
+from sparsepo.data.hashes import identity_of
+from sparsepo.data.kept import Kept, going_on
+from sparsepo.data.pairing import Pairing, best_and_worst
+from sparsepo.data.records import Completion, Prompt, Scored, read_records, write_json, write_records
+from sparsepo.errors import UserError, run
+from sparsepo.evaluation.judges import build_judge
+from sparsepo.evaluation.tournament import Tournament, round_robin
+from sparsepo.models import load_model, load_tokenizer
+from sparsepo.sampling.generate import backend_for, check_room, sample
+from sparsepo.training.rounds import seed_of, with_logps
+
+
+def sampled(settings: dict, policy: Path, path: Path, iteration: int, kept: Kept) -> list[Completion]:
+    """Responses of the policy that are not empty, each round's drawn with numbers of its own."""
+    sampling = SamplingConfig(**settings["sampling"], seed=seed_of(settings["seed"], iteration))
+    prompts, tokenizer = read_records(path, Prompt), load_tokenizer(policy)
+    model = backend_for(policy, **settings["loading"])
+    check_room(model, tokenizer, prompts, sampling, path)
+    return [row for row in sample(model, tokenizer, prompts, sampling, (), kept) if row.text.strip()]
+
+
+def ranked(settings: dict, rows: list[Completion], answers: Path, place: Path) -> tuple[Pairing, Tournament]:
+    """One pair a prompt, scored by the share of games that each response won; ties are dropped."""
+    played = round_robin(
+        build_judge(settings["judge"], answers), [row.prompt for row in rows], [row.text for row in rows]
+    )
+    scored = [Scored(row.prompt, row.text, won, row.ended) for row, won in zip(rows, played.wins, strict=True)]
+    return best_and_worst([(f"{place}: {row.prompt!r}", row) for row in scored]), played
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--settings", type=json.loads, required=True)
+    parser.add_argument("--policy", type=Path, required=True, help="folder of the policy of the round before")
+    parser.add_argument("--prompts", type=Path, required=True)
+    parser.add_argument("--iteration", type=int, required=True)
+    parser.add_argument("--kept", type=Path, required=True, help="file that keeps what is done, should this be killed")
+    parser.add_argument("--answers", type=Path, required=True, help="folder that keeps a judge's answers")
+    parser.add_argument("--code", required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    settings, inputs = options.settings, [options.policy / "model.safetensors", options.prompts]
+    kept = going_on(options.kept, identity_of([settings, options.iteration], options.code, inputs))
+    rows = sampled(settings, options.policy, options.prompts, options.iteration, kept)
+    made, played = ranked(settings, rows, options.answers, options.prompts)
+    config, model = PreferenceConfig(**settings["training"]), load_model(options.policy, **settings["loading"])
+    pairs, dropped = with_logps(model, load_tokenizer(options.policy), made.pairs, config)
+    print(f"{made}; {len(pairs)} can train; dropped: {dropped or 'none'}", flush=True)
+    if not pairs:
+        raise UserError(
+            f"{options.prompts}: none of its prompts gives a usable pair in round {options.iteration} ({made})"
+        )
+    write_records(options.out / "pairs.jsonl", pairs)
+    judged = {"compared": played.compared, "without verdict": played.unjudged}
+    summary = made.summary | {"iteration": options.iteration, "sampled": len(rows), "judged": judged}
+    write_json(options.out / "summary.json", summary | {"pairs": len(pairs), "cannot train": dropped})
+    kept.done()
+
+
+if __name__ == "__main__":
+    run(main)
