@@ -12,7 +12,6 @@ from torch import Tensor
 
 from sparsepo.data.collation import TokenPair, collate, onto
 from sparsepo.errors import UserError
-from sparsepo.objective.method import MISMATCHED_KL, RUNNING_MARGIN
 from sparsepo.objective.methods import METHODS
 from sparsepo.objective.sides import Side, weighted_sum
 
@@ -125,7 +124,7 @@ def _ratio(side: Side) -> Tensor:
     return weighted_sum(side.logratio, None, side.valid)
 
 
-STATISTICS: dict[str, Callable[..., Statistic]] = {MISMATCHED_KL: MismatchedKL, RUNNING_MARGIN: RunningMargin}
+STATISTICS: dict[str, Callable[..., Statistic]] = {"mismatched_kl": MismatchedKL, "running_margin": RunningMargin}
 """By the name in a row of `METHODS`."""
 
 
