@@ -27,6 +27,7 @@ PROMPTS = "results/{task}/prompts/{split}.jsonl"
 SFT = "results/{task}/sft"
 PREFERENCES = "results/{task}/preferences"
 REFERENCE = "results/{task}/reference/{kind}"
+ORACLE = "results/{task}/oracles/{oracle}"
 RUN = "results/{task}/runs/{run}"
 SAMPLES = "results/{task}/samples/{run}.jsonl"
 SCORES = "results/{task}/scores/{run}.json"
@@ -44,6 +45,7 @@ wildcard_constraints:
     split="train|validation|test",
     part="scores|summaries|wins|benchmarks|code",
     run="|".join(STAGES.run_patterns),
+    oracle=r"[a-z0-9_]+",
     kind=r"states|logps|weights~[a-z]+~[a-z+]+",
     method=r"[a-z0-9_]+",
 
@@ -113,6 +115,11 @@ def cache_of(wildcards):
     return [f"{REFERENCE}/index.json".format(task=wildcards.task, kind=kind) for kind in kinds]
 
 
+def scored(split):
+    """A function of wildcards: the pairs of a run, with the scores of the oracle that it reads if it reads one."""
+    return lambda wildcards: STAGES.pairs(split, **wildcards)
+
+
 def settings(stage):
     """A function of wildcards: the resolved settings that this stage reads, as JSON."""
     return lambda wildcards: STAGES.settings(stage, **wildcards)
@@ -130,7 +137,7 @@ def code(script):
 
 def asks(stage, what):
     """A function of wildcards and attempt: memory or minutes of a job; minutes grow with each attempt."""
-    return lambda wildcards, attempt: STAGES.resources(wildcards.task, stage)[what] * attempt ** (what == "runtime")
+    return lambda wildcards, attempt: STAGES.resources(stage=stage, **wildcards)[what] * attempt ** (what == "runtime")
 
 
 def processes(stage):
@@ -144,11 +151,12 @@ def python(stage):
 
 
 def jobs():
-    """(rule, task, run or kind, whether it is to be made now) of every job that belongs to a task."""
+    """(rule, task, run or kind or oracle, whether it is to be made now) of every job that belongs to a task."""
     for job in workflow.dag.jobs:
         named = dict(job.wildcards.items())
         if "task" in named:
-            yield job.rule.name, named["task"], named.get("run", named.get("kind", "")), workflow.dag.needrun(job)
+            item = next((named[key] for key in ("run", "kind", "oracle") if key in named), "")
+            yield job.rule.name, named["task"], item, workflow.dag.needrun(job)
 
 
 def plans():

@@ -76,6 +76,7 @@ ALTERNATIVES = {
     "data": _data,
     "preferences": _preferences,
     "reference": _reference,
+    "score_tokens": _reference,
     "train": _train,
     "evaluate": _evaluate,
     "wins": _wins,
