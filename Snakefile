@@ -1,5 +1,5 @@
 # From one config to policies, samples, tables and figures:
-#   data -> sft -> preferences -> reference (cached) -> train (method x grid x seed) -> sample -> evaluate -> tables, figures, page
+#   data -> sft -> preferences -> reference (cached), oracles (of token scores) -> train (method x grid x seed) -> sample -> evaluate -> tables, figures, page
 # and, where a config asks for them, what is measured of generated responses, of benchmarks and of programs (measure.smk).
 from snakemake.utils import min_version
 
@@ -11,6 +11,13 @@ include: "rules/data.smk"
 include: "rules/sft.smk"
 include: "rules/preferences.smk"
 include: "rules/reference.smk"
+
+
+if any(task.oracles for task in STAGES.config.tasks.values()):
+
+    include: "rules/oracles.smk"
+
+
 include: "rules/train.smk"
 include: "rules/sample.smk"
 include: "rules/evaluate.smk"

@@ -27,6 +27,7 @@ PROMPTS = "results/{task}/prompts/{split}.jsonl"
 SFT = "results/{task}/sft"
 PREFERENCES = "results/{task}/preferences"
 REFERENCE = "results/{task}/reference/{kind}"
+ORACLE = "results/{task}/oracles/{oracle}"
 RUN = "results/{task}/runs/{run}"
 ROUND = "results/{task}/rounds/{run}/iteration~{iteration}"
 SAMPLES = "results/{task}/samples/{run}.jsonl"
@@ -45,6 +46,7 @@ wildcard_constraints:
     split="train|validation|test",
     part="scores|summaries|wins|benchmarks|code",
     run="|".join(STAGES.run_patterns),
+    oracle=r"[a-z0-9_]+",
     kind=r"states|logps|weights~[a-z]+~[a-z+]+",
     method=r"[a-z0-9_]+",
 
@@ -114,6 +116,11 @@ def cache_of(wildcards):
     return [f"{REFERENCE}/index.json".format(task=wildcards.task, kind=kind) for kind in kinds]
 
 
+def scored(split):
+    """A function of wildcards: the pairs of a run, with the scores of the oracle that it reads if it reads one."""
+    return lambda wildcards: STAGES.pairs(split, **wildcards)
+
+
 def settings(stage):
     """A function of wildcards: the resolved settings that this stage reads, as JSON."""
     return lambda wildcards: STAGES.settings(stage, **wildcards)
@@ -131,7 +138,7 @@ def code(script):
 
 def asks(stage, what):
     """A function of wildcards and attempt: memory or minutes of a job; minutes grow with each attempt."""
-    return lambda wildcards, attempt: STAGES.resources(wildcards.task, stage)[what] * attempt ** (what == "runtime")
+    return lambda wildcards, attempt: STAGES.resources(stage=stage, **wildcards)[what] * attempt ** (what == "runtime")
 
 
 def processes(stage):
@@ -145,11 +152,11 @@ def python(stage):
 
 
 def jobs():
-    """(rule, task, run or kind, whether it is to be made now) of every job that belongs to a task."""
+    """(rule, task, run or kind or oracle, whether it is to be made now) of every job that belongs to a task."""
     for job in workflow.dag.jobs:
         named = dict(job.wildcards.items())
         if "task" in named:
-            item = named.get("run", named.get("kind", ""))
+            item = next((named[key] for key in ("run", "kind", "oracle") if key in named), "")
             item += f"/iteration~{named['iteration']}" if "iteration" in named else ""
             yield job.rule.name, named["task"], item, workflow.dag.needrun(job)
 

@@ -3,7 +3,7 @@ rule evaluate_run:
         policy=policy_of,
         reference=f"{SFT}/model.safetensors",
         samples=SAMPLES,
-        pairs=f"{PREFERENCES}/validation.jsonl",
+        pairs=scored("validation"),
         scorer=fitted,
     output:
         scores=SCORES,

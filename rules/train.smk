@@ -1,10 +1,10 @@
 rule train_policy:
     input:
         reference=f"{SFT}/model.safetensors",
-        pairs=f"{PREFERENCES}/train.jsonl",
+        pairs=scored("train"),
         prompts=PROMPTS.format(task="{task}", split="test"),
         cache=cache_of,
-        validation=f"{PREFERENCES}/validation.jsonl",
+        validation=scored("validation"),
         scorer=fitted,
     output:
         weights=f"{RUN}/model.safetensors",

@@ -23,8 +23,9 @@ def main() -> None:
     config = PreferenceConfig(**options.settings["training"])
     reference = load_model(options.reference, **options.settings["loading"])
     tokenizer = load_tokenizer(options.reference)
-    encoded = encode(tokenizer, read_records(options.pairs, Preference), config, reference)
-    of = content(options.reference, options.pairs, config)
+    records = read_records(options.pairs, Preference)
+    encoded = encode(tokenizer, records, config, reference)
+    of = content(options.reference, records, config)
     write_cache(reference, encoded.pairs, options.kind, config, options.out, of)
 
 

@@ -1,4 +1,4 @@
-"""Train one policy: one method at one point of its grid with one seed."""
+"""Train one policy, or an oracle: one method at one point of its grid with one seed."""
 
 import argparse
 import json
@@ -52,8 +52,8 @@ def main() -> None:
     parser.add_argument("--policy", type=Path, help="folder of the model to start from, unless it is the reference")
     parser.add_argument("--iteration", type=int, default=0, help="of a training in rounds, counted from 1")
     parser.add_argument("--pairs", type=Path, required=True)
-    parser.add_argument("--validation", type=Path, help="pairs to validate on")
-    parser.add_argument("--prompts", type=Path, required=True, help="sampled for points of the frontier")
+    parser.add_argument("--validation", type=Path, help="pairs to validate on; an oracle has none")
+    parser.add_argument("--prompts", type=Path, help="sampled for points of the frontier; an oracle has none")
     parser.add_argument("--cache", type=Path, nargs="*", default=[], help="of the reference, instead of running it")
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--code", required=True)
@@ -62,11 +62,12 @@ def main() -> None:
     start, settings = time.perf_counter(), options.settings
     config = PreferenceConfig(**settings["training"])
     begin, seed = options.policy or options.reference, seed_of(settings["seed"], options.iteration)
-    inputs = [options.reference / "model.safetensors", options.pairs, options.prompts]
+    inputs = [options.reference / "model.safetensors", options.pairs]
+    inputs += [options.prompts] if options.prompts else []
     inputs += [options.policy / "model.safetensors"] if options.policy else []
     inputs += [options.validation] if config.validate_every else []
-    tokenizer = load_tokenizer(options.reference)
-    of = content(options.reference, options.pairs, config) if options.cache else ""
+    tokenizer, pairs = load_tokenizer(options.reference), read_records(options.pairs, Preference)
+    of = content(options.reference, pairs, config) if options.cache else ""
     runs = not options.cache or config.validate_every > 0  # the cache holds the training pairs only
     referred = runs or config.frontier_every > 0
     policy, reference = models(begin, options.reference, config, referred, settings["loading"])
@@ -74,7 +75,7 @@ def main() -> None:
         policy,
         reference if runs else None,
         tokenizer,
-        read_records(options.pairs, Preference),
+        pairs,
         method=settings["method"],
         hyper=settings["hyper"],
         config=config,

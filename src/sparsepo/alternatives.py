@@ -89,6 +89,7 @@ ALTERNATIVES = {
     "data": _data,
     "preferences": _preferences,
     "reference": _reference,
+    "score_tokens": _reference,
     "train": _train,
     "sample_round": _sample_round,
     "evaluate": _evaluate,

@@ -71,6 +71,16 @@ def _reference(config: Config, task: TaskConfig, name: str, run: str) -> dict[st
     return {"training": {key: getattr(task.training, key) for key in keys}, "loading": trusted(task)}
 
 
+def _oracle_pairs(config: Config, task: TaskConfig, name: str, run: str) -> dict[str, Any]:
+    ((oracle, section),) = task.oracles.items()
+    limits = {key: getattr(task.training, key) for key in ("max_prompt_tokens", "max_response_tokens")}
+    return {"task": name, "oracle": oracle, "share": section.share, "seed": section.seed, **limits}
+
+
+def _score_tokens(config: Config, task: TaskConfig, name: str, run: str) -> dict[str, Any]:
+    return _reference(config, task, name, run) | {"loading": loading(task), "oracle": trusted(task)}
+
+
 def _method(task: TaskConfig, run: str) -> dict[str, Any]:
     """The method that looks into a run's pairs, as it is: another default is seen by the runs that take it alone."""
     made = None if run == "sft" else find_run(task, run)
@@ -233,6 +243,8 @@ SETTINGS = {
     "sft": _sft,
     "preferences": _preferences,
     "reference": _reference,
+    "oracle_pairs": _oracle_pairs,
+    "score_tokens": _score_tokens,
     "train": _train,
     "sample_round": _sample_round,
     "train_round": _train_round,

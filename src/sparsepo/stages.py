@@ -10,13 +10,14 @@ from typing import Any
 from sparsepo import __version__
 from sparsepo.alternatives import ALTERNATIVES
 from sparsepo.codeversion import Tree
-from sparsepo.config import Config
+from sparsepo.config import Config, TaskConfig
 from sparsepo.configfile import load_owned
 from sparsepo.cost.estimates import asked
 from sparsepo.data.hashes import file_hash
 from sparsepo.errors import UserError
 from sparsepo.launch import python_command
 from sparsepo.objective.methods import METHODS
+from sparsepo.oracles import as_task
 from sparsepo.runs import find_run, patterns_of, patterns_of_rounds, runs_of
 from sparsepo.settings import SETTINGS, fitted, in_bits
 from sparsepo.sweep import WATCHED, Plan
@@ -31,7 +32,7 @@ class Stages:
 
     config: Config
     owners: Mapping[str, str] = field(default_factory=dict)
-    _asked: dict[tuple[str, str], dict[str, int]] = field(default_factory=dict, init=False, repr=False)
+    _asked: dict[tuple[str, str, str], dict[str, int]] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def read(cls, paths: Sequence[str | Path], overrides: Mapping[str, Any]) -> "Stages":
@@ -39,10 +40,11 @@ class Stages:
         made = cls(*load_owned(paths, overrides))
         for task, owner in made.owners.items():
             check_owner(Path("results") / task / "data.json", owner)
-            try:
-                made.resources(task, "train")
-            except UserError as error:
-                raise UserError(f"tasks.{task}.model: {error}") from None
+            for oracle in ("", *made.config.tasks[task].oracles):
+                try:
+                    made.resources(task, "train", oracle)
+                except UserError as error:
+                    raise UserError(f"tasks.{task}.{f'oracles.{oracle}.' * bool(oracle)}model: {error}") from None
         return made
 
     @property
@@ -56,6 +58,25 @@ class Stages:
     def first_run(self, task: str, method: str, **_: Any) -> str:
         """The first point and seed of a method."""
         return next(run.path for run in runs_of(self.config.tasks[task]) if run.method == method)
+
+    def oracle(self, task: str, run: str) -> str | None:
+        """The oracle of this task whose scores this run reads."""
+        if run == "sft":
+            return None
+        section = self.config.tasks[task]
+        made = find_run(section, run)
+        named = METHODS[made.method].oracle(made.hyper)
+        return named if named in section.oracles else None
+
+    def pairs(self, split: str, task: str, run: str, **_: Any) -> str:
+        """The pairs of a split as this run reads them: those of the task, or scored by its oracle."""
+        oracle = self.oracle(task, run)
+        return f"results/{task}/{f'oracles/{oracle}' if oracle else 'preferences'}/{split}.jsonl"
+
+    def base(self, task: str, oracle: str) -> str:
+        """The folder of the model that an oracle starts from, and is compared with."""
+        own = self.config.tasks[task].oracles[oracle].model is not None
+        return f"results/{task}/{f'oracles/{oracle}/' * own}sft"
 
     def cached(self, task: str, run: str) -> tuple[str, ...]:
         """What this run reads of the reference instead of running it."""
@@ -126,11 +147,11 @@ class Stages:
         section = self.config.tasks[task].training_of(stage)
         return python_command(self.processes(task, stage), section and section.accelerate)
 
-    def resources(self, task: str, stage: str) -> dict[str, int]:
+    def resources(self, task: str, stage: str, oracle: str = "", **_: Any) -> dict[str, int]:
         """`mem_mb` and `runtime`, minutes of the first attempt, that a job of this stage asks for."""
-        if (task, stage) not in self._asked:
-            self._asked[task, stage] = asked(self.config.tasks[task], stage)
-        return self._asked[task, stage]
+        if (task, stage, oracle) not in self._asked:
+            self._asked[task, stage, oracle] = asked(self._section(task, oracle), stage)
+        return self._asked[task, stage, oracle]
 
     def input_hashes(self, task: str) -> str:
         """Content of the user's own files, which Snakemake compares like any other setting."""
@@ -140,9 +161,9 @@ class Stages:
         paths += [task.path for task in local]
         return " ".join(file_hash(path) for path in paths if path is not None)
 
-    def model_files(self, task: str) -> list[str]:
+    def model_files(self, task: str, oracle: str = "") -> list[str]:
         """The files of a model folder that the user names, which are inputs like any other."""
-        model = self.config.tasks[task].model
+        model = self._section(task, oracle).model
         return sorted(map(str, model.path.glob("*.*"))) if model.source == "folder" else []
 
     def plan(self, jobs: Iterable[tuple[str, str, str, bool]], **start: Any) -> Plan:
@@ -179,16 +200,29 @@ class Stages:
         looks = [file_hash(path) for part in ("static", "templates") for path in sorted((PAGE / part).iterdir())]
         return json.dumps({"name": self.config.name, "version": __version__, "tasks": tasks, "looks": looks})
 
-    def code(self, script: str, task: str = "", run: str = "sft", kind: str = "", **_: Any) -> str:
+    def code(self, script: str, task: str = "", run: str = "sft", kind: str = "", oracle: str = "", **_: Any) -> str:
         """Hash of the code behind a script that this job uses, of losses, masks and sources only its own."""
-        rows = ALTERNATIVES[script](self.config.tasks[task], run, kind) if script in ALTERNATIVES else {}
+        rows = {}
+        if script in ALTERNATIVES:
+            section, run = self._made(task, run, oracle)
+            rows = ALTERNATIVES[script](section, run, kind)
         return _code(script, frozenset((table, frozenset(used)) for table, used in rows.items()))
 
-    def settings(self, stage: str, task: str, run: str = "sft", **_: Any) -> str:
+    def settings(self, stage: str, task: str, run: str = "sft", oracle: str = "", **_: Any) -> str:
         """JSON of everything in the config that can change what `stage` makes, and nothing else."""
-        section = self.config.tasks[task]
+        section, run = self._made(task, run, oracle)
         config = self.config.model_copy(update={"name": self._owner(task)})
         return json.dumps(SETTINGS[stage](config, section, task, run), sort_keys=True)
+
+    def _section(self, task: str, oracle: str = "") -> TaskConfig:
+        """The section of a task; of an oracle, the task whose only run it is."""
+        section = self.config.tasks[task]
+        return as_task(section, oracle) if oracle else section
+
+    def _made(self, task: str, run: str, oracle: str) -> tuple[TaskConfig, str]:
+        """The section that a job belongs to and the run in it."""
+        section = self._section(task, oracle)
+        return section, runs_of(section)[0].path if oracle else run
 
     def _owner(self, task: str) -> str:
         return self.owners.get(task, self.config.name)

@@ -33,6 +33,7 @@ WATCHED = {
     "scorer": Stage("fit_scorer", "{task}/scorer/report.json", "{task}/scorer.log"),
     "sft": Stage("make_sft", "{task}/sft/run.json", "{task}/sft.log"),
     "preferences": Stage("make_preferences", "{task}/preferences/summary.json", "{task}/preferences.log"),
+    "oracles": Stage("train_oracle", "{task}/oracles/{item}/policy/run.json", "{task}/oracles/{item}/train.log"),
     "reference": Stage("cache_reference", "{task}/reference/{item}/index.json", "{task}/reference/{item}.log"),
     "pairs of rounds": Stage("sample_round", "{task}/rounds/{item}/summary.json", "{task}/rounds/{item}/pairs.log"),
     "rounds": Stage("train_round", "{task}/rounds/{item}/policy/run.json", "{task}/rounds/{item}/train.log"),
@@ -46,8 +47,8 @@ WATCHED = {
     "programs": Stage("sample_programs", "{task}/programs/{item}.jsonl", "{task}/programs/{item}.log"),
     "code": Stage("measure_code", "{task}/code/{item}.json", "{task}/code/{item}.log"),
 }
-"""In the order in which they run. An item is a run, a round of one, or a kind of cache; jobs of tables and figures take
-seconds."""
+"""In the order in which they run. An item is a run, a round of one, an oracle or a kind of cache; jobs of tables and
+figures take seconds."""
 
 Items = Mapping[str, bool]
 """Item -> whether this start makes it; what it does not make was up to date."""

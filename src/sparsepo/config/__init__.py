@@ -11,6 +11,7 @@ from sparsepo.config.base import Count, Factor, Name, Positive, Seed, Strict, re
 from sparsepo.config.data import DataConfig
 from sparsepo.config.evaluation import EvaluationConfig, ScorerJudge
 from sparsepo.config.models import ModelConfig
+from sparsepo.config.oracles import OracleConfig, oracle_mistakes
 from sparsepo.config.preferences import (
     ExecutedPreferences,
     ExecutionConfig,
@@ -58,6 +59,7 @@ class TaskConfig(Strict):
     data: DataConfig
     sft: SftConfig | None = None
     preferences: Annotated[GeneratedPreferences | FilePreferences | ExecutedPreferences, Field(discriminator="source")]
+    oracles: dict[str, OracleConfig] = {}
     methods: dict[str, dict[str, Any]]
     seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
     training: PreferenceConfig = PreferenceConfig()
@@ -118,6 +120,7 @@ class TaskConfig(Strict):
         yield from ((("evaluation", *place), scorer) for place, scorer in self.evaluation.scorers)
 
     def _misfits(self) -> Iterator[Mistake]:
+        yield from oracle_mistakes(self)
         prompts, source, data = self.data.prompts, self.preferences.source, self.data.source
         runs = len(self.seeds) * sum(prod(map(len, grid.values())) for grid in self.methods.values())
         if runs > MOST_RUNS:

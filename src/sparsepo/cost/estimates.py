@@ -73,6 +73,14 @@ def _reference(sizes: Sizes) -> Estimate:
     )
 
 
+def _score_tokens(sizes: Sizes) -> Estimate:
+    """Two models read the pairs of both splits."""
+    once = _reference(sizes)
+    share = 2 * (sizes.pairs + sizes.task.data.prompts.validation) / sizes.pairs
+    memory = once.memory + sizes.shape.parameters * SINGLE
+    return Estimate(share * once.flops, share * once.seconds, memory)
+
+
 def _train(sizes: Sizes) -> Estimate:
     """Steps, the reference among them as if it were not cached, points of the frontier, and validation."""
     task, training, shape = sizes.task, sizes.task.training, sizes.shape
@@ -198,6 +206,7 @@ ESTIMATES: dict[str, Callable[[Sizes], Estimate]] = {
     "sft": _sft,
     "preferences": _preferences,
     "reference": _reference,
+    "score_tokens": _score_tokens,
     "train": _train,
     "sample_round": _sample_round,
     "train_round": _train,

@@ -221,7 +221,7 @@ METHODS: dict[str, Method] = {
         equation="-mean log π (chosen tokens of the largest excess loss log oracle/π)",
         source="Lin et al. 2024",
         masks={"mask": "excess", **_SELECTION},
-        mask_choices=("excess", "given"),
+        mask_choices=("excess", "given", "uniform"),
         share="reward_only",
         needs_reference=False,
     ),

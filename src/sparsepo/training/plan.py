@@ -43,8 +43,8 @@ def why_not(model: Any, layout: str, longest: int) -> str | None:
         return None
     device, dtype = model.get_output_embeddings().weight.device, model.dtype
     vocabulary = model.config.vocab_size
-    texts = [(pair.prompt, pair.chosen, pair.rejected) for pair in PROBE]
-    probe = [TokenPair(*([token % vocabulary for token in part] for part in parts)) for parts in texts]
+    parts = [(pair.prompt, pair.chosen, pair.rejected) for pair in PROBE]
+    probe = [TokenPair(*([token % vocabulary for token in part] for part in each)) for each in parts]
     found = []
     try:
         _check_reach(model, layout, longest)

@@ -17,7 +17,7 @@ from sparsepo.anatomy import hidden_states, lm_head
 from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.collation import TokenPair, collate, onto, rows_of, split
 from sparsepo.data.hashes import file_hash
-from sparsepo.data.records import write_json
+from sparsepo.data.records import Preference, write_json
 from sparsepo.errors import UserError, naming
 from sparsepo.models import without_dropout
 from sparsepo.objective.masks import build_masks
@@ -28,14 +28,19 @@ from sparsepo.training.views import look
 
 FIELDS = {"states": "ref_states", "logps": "ref_logps", "weights": "ref_weights"}
 """Kind of a cache, up to the first ~ -> its name in a batch."""
+TEXTS = ("prompt", "chosen", "rejected", "chosen_ended", "rejected_ended")
 CUTS = ("max_prompt_tokens", "max_response_tokens", "precision")
 
 
-def content(reference: Path, pairs: Path, config: PreferenceConfig) -> str:
-    """A hash of all that cached values depend on: weights, config, tokenizer, pairs, truncation, precision."""
+def content(reference: Path, pairs: Sequence[Preference], config: PreferenceConfig) -> str:
+    """A hash of all that cached values depend on: weights, config, tokenizer, texts, truncation, precision.
+
+    Numbers that pairs bring are no part of it, so that one cache serves them with the scores of whatever oracle.
+    """
     suffixes = (".safetensors", ".json", ".model", ".txt")
     files = sorted(path for path in reference.iterdir() if path.suffix in suffixes and path.name != "run.json")
-    parts = [f"{path.name} {file_hash(path)}" for path in files] + [file_hash(pairs)]
+    parts = [f"{path.name} {file_hash(path)}" for path in files]
+    parts += [json.dumps([getattr(pair, name) for name in TEXTS]) for pair in pairs]
     parts += [f"{name} {getattr(config, name)}" for name in CUTS]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
