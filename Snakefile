@@ -18,6 +18,11 @@ include: "rules/measure.smk"
 include: "rules/report.smk"
 
 
+if STAGES.trains("on_policy"):
+
+    include: "rules/on_policy.smk"
+
+
 localrules:
     all,
     data,

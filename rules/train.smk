@@ -16,6 +16,8 @@ rule train_policy:
         "logs/{task}/train/{run}.log",
     benchmark:
         "logs/{task}/timings/train/{run}.tsv"
+    wildcard_constraints:
+        run=STAGES.trained("pairs"),
     conda:
         "../envs/train.yaml"
     threads: processes("train")

@@ -29,7 +29,8 @@ tasks:
     evaluation: {scorer: {kind: vader}, frontier_prompts: 8}
 """)
 HEADS = (*LEARNED, "random", "uniform")
-METHOD_RUNS = {name: f"{name}/beta~0.1/seed~0" for name in METHODS}
+ON_PAIRS = [name for name, row in METHODS.items() if row.trainer == "pairs"]
+METHOD_RUNS = {name: f"{name}/beta~0.1/seed~0" for name in ON_PAIRS}
 HEAD_RUNS = {f"head {head}": f"sparsepo_common/beta~0.1-head~{head}/seed~0" for head in HEADS}
 RUNS = METHOD_RUNS | HEAD_RUNS
 ALL = set(RUNS)
@@ -43,7 +44,7 @@ USERS = {
         **dict.fromkeys(("Side", "PairLoss", "weighted_sum"), ALL),
         "_sum": ALL - SPARSE,
         "_mean": {"ipo", "simpo"},
-        **{name: {name} for name in METHODS if name == METHODS[name].loss},
+        **{name: {name} for name in ON_PAIRS if name == METHODS[name].loss},
         **dict.fromkeys(("sparsepo", "_sparse_reward_paper", "_sparse_reward_released"), SPARSE),
     },
     "masks": {
@@ -60,7 +61,10 @@ DEFINITIONS = ast.FunctionDef | ast.ClassDef
 
 
 def task_of(**changed):
-    methods = {name: {"beta": ["0.1"]} for name in METHODS}
+    methods = {name: {"beta": ["0.1"]} for name in ON_PAIRS} | {
+        "fdpg": {"beta": ["0.1"]},
+        "fdpg_feature": {"mean": "1"},
+    }
     methods["sparsepo_common"]["head"] = [*HEADS]
     task = BASE["tasks"]["task"] | {"methods": methods} | changed
     return Config.model_validate({"name": "all", "tasks": {"task": task}}).tasks["task"]
@@ -124,7 +128,7 @@ def test_a_changed_body_of_a_loss_or_mask_changes_the_runs_that_use_it_and_no_ot
     assert {name: users_of(copy, module, name, before) for name in names} == USERS[module]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ON_PAIRS)
 def test_what_a_method_executes_is_among_what_its_version_counts(method):
     """Seen by running it: every function of losses.py and masks.py that looking into a pair enters, calibration too."""
     executed = functions_entered(lambda: inspect_pairs(*models_and_pairs(), method))

@@ -110,7 +110,7 @@ MISTAKES = {
     "unknown method": (
         (DPO, "dp0: {beta: [1]}"),
         ("dp0", "tasks.reviews.methods.dp0"),
-        r"method 'dp0' is unknown; allowed: dpo, .*, sparsepo_kl_only; did you mean 'dpo'\?",
+        r"method 'dp0' is unknown; allowed: dpo, .*, sparsepo_kl_only, .*; did you mean 'dpo'\?",
     ),
     "parameter of other methods": (
         (DPO, "dpo: {beta: [1], alpha: [0.5]}"),

@@ -10,18 +10,16 @@ from sparsepo.evaluation import report_card
 from sparsepo.evaluation.frontier import Meter
 from sparsepo.evaluation.rewards import Scorer, build_scorer
 from sparsepo.models import context_of, load_model, load_tokenizer
-from sparsepo.objective.methods import STAND_IN
 from sparsepo.training.objective import inspect_pairs
 from sparsepo.training.preference import load_masks
 
 
 def tokens_of(settings: dict, policy, reference, tokenizer, masks, pairs: list[Preference]) -> list[dict]:
-    """The run's method looking into validation pairs; for the SFT model another stands in (all log-ratios are 0)."""
+    """The run's method looking into validation pairs; for SFT and methods without pairs another stands in."""
     training, count = settings["training"], settings["evaluation"]["token_pairs"]
     limits = training["max_prompt_tokens"], training["max_response_tokens"], context_of(policy)
     records, encoded = report_card.usable(tokenizer, pairs, limits, count)
-    method = STAND_IN if settings["head"]["method"] == "sft" else settings["head"]["method"]
-    batch = settings["evaluation"]["batch_size"]
+    method, batch = settings["method"], settings["evaluation"]["batch_size"]
     found = inspect_pairs(policy, reference, encoded, method, settings["hyper"], masks, batch_size=batch)
     return report_card.token_records(tokenizer, records, found, settings["planted"])
 

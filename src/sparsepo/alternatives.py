@@ -4,7 +4,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from sparsepo.config import TaskConfig
-from sparsepo.objective.methods import METHODS, STAND_IN
+from sparsepo.config.on_policy import reward_of
+from sparsepo.objective.methods import METHODS, STAND_IN, looking_into_pairs
 from sparsepo.runs import find_run
 
 Rows = dict[str, tuple[str, ...]]
@@ -14,7 +15,8 @@ Rows = dict[str, tuple[str, ...]]
 def _of_method(task: TaskConfig, run: str) -> Rows:
     """Of the table of methods no row: what a row says is in the settings, by value."""
     made = None if run == "sft" else find_run(task, run)
-    row, given = (METHODS[made.method], made.hyper) if made else (METHODS[STAND_IN], {})
+    row = METHODS[looking_into_pairs(made.method) if made else STAND_IN]
+    given = made.hyper if made else {}
     head = row.split(given)[1].get("head")
     return {
         "sparsepo.objective.methods.METHODS": (),
@@ -61,6 +63,21 @@ def _train(task: TaskConfig, run: str, kind: str) -> Rows:
     return meters | _of_method(task, run) | _scorers([task.evaluation.scorer] if measured else [])
 
 
+def _train_on_policy(task: TaskConfig, run: str, kind: str) -> Rows:
+    """No loss of pairs, no mask; the scorer that rewards, and that of the frontier."""
+    measured = task.training.frontier_every > 0
+    row = METHODS[find_run(task, run).method]
+    rewarded = "beta" in row.hyper or not task.training.on_policy.words
+    scorers = [reward_of(task)] * rewarded + [task.evaluation.scorer] * measured
+    return {
+        "METERS": ("frontier",) if measured else (),
+        "sparsepo.objective.methods.METHODS": (),
+        "sparsepo.objective.parameters.ALLOWED": tuple(row.parameters),
+        "sparsepo.objective.losses.LOSSES": (),
+        "sparsepo.objective.masks.HEADS": (),
+    } | _scorers(scorers)
+
+
 def _evaluate(task: TaskConfig, run: str, kind: str) -> Rows:
     return _of_method(task, run) | _scorers([task.evaluation.scorer, *task.evaluation.also.values()])
 
@@ -75,6 +92,7 @@ ALTERNATIVES = {
     "preferences": _preferences,
     "reference": _reference,
     "train": _train,
+    "train_on_policy": _train_on_policy,
     "evaluate": _evaluate,
     "wins": _wins,
 }

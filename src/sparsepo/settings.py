@@ -7,10 +7,11 @@ from typing import Any
 
 from sparsepo import __version__
 from sparsepo.config import Config, TaskConfig
+from sparsepo.config.on_policy import reward_of
 from sparsepo.config.processes import read_accelerate
 from sparsepo.config.training import OptimisationConfig
 from sparsepo.data.hashes import file_hash
-from sparsepo.objective.methods import METHODS, STAND_IN
+from sparsepo.objective.methods import METHODS, STAND_IN, looking_into_pairs
 from sparsepo.runs import find_run
 
 PUBLISHED = Path(__file__).parent / "report" / "published.yaml"
@@ -70,21 +71,51 @@ def _reference(config: Config, task: TaskConfig, name: str, run: str) -> dict[st
 
 
 def _method(task: TaskConfig, run: str) -> dict[str, Any]:
-    """The method of a run as it is, so that another default is seen by the runs that take it, and by no other."""
+    """The method that looks into a run's pairs, as it is: another default is seen by the runs that take it alone."""
     made = None if run == "sft" else find_run(task, run)
-    row, given = (METHODS[made.method], made.hyper) if made else (METHODS[STAND_IN], {})
-    return {"hyper": row.resolved(given), "definition": row.definition}
+    method = looking_into_pairs(made.method) if made else STAND_IN
+    row, given = METHODS[method], made.hyper if made else {}
+    given = {key: value for key, value in given.items() if key in row.parameters}
+    return {"method": method, "hyper": row.resolved(given), "definition": row.definition}
 
 
 def _train(config: Config, task: TaskConfig, name: str, run: str) -> dict[str, Any]:
     made = find_run(task, run)
-    settings = {"method": made.method, "seed": made.seed, "training": _dump(task.training)} | _method(task, run)
+    training = _dump(task.training, without=("on_policy",))
+    settings = {"seed": made.seed, "training": training} | _method(task, run)
     settings |= {"loading": trusted(task)} | _spread(task.training)
-    measured = task.training.frontier_every
+    return settings | _metered(task, name)
+
+
+def _metered(task: TaskConfig, name: str) -> dict[str, Any]:
+    """What points of the frontier during training depend on, if there are any."""
+    if not task.training.frontier_every:
+        return {}
     sampling = _dump(task.sampling, without=("samples",))  # one response a prompt while training
     evaluation = {name: getattr(task.evaluation, name) for name in ("frontier_prompts", "batch_size")}
     evaluation |= {"scorer": _with_folder(_dump(task.evaluation.scorer), name)}
-    return settings | ({"sampling": sampling, "evaluation": evaluation} if measured else {})
+    return {"sampling": sampling, "evaluation": evaluation}
+
+
+_OF_PAIRS = (
+    *("validate_every", "keep", "micro_batch_tokens", "layout", "gradients", "log_kl", "reference"),
+    *("mask_learning_rate", "mask_weight_decay", "max_response_tokens", "processes", "accelerate", "on_policy"),
+)
+"""Of the training section, what a run on samples of its policy does not look at."""
+
+
+def _train_on_policy(config: Config, task: TaskConfig, name: str, run: str) -> dict[str, Any]:
+    """The number of responses of the final sampling, and its seed, are no matter to this training."""
+    made, own = find_run(task, run), task.training.on_policy
+    row = METHODS[made.method]
+    fits = "mean" in row.hyper
+    words = own.words if fits else []
+    settings = {"method": made.method, "seed": made.seed, "training": _dump(task.training, without=_OF_PAIRS)}
+    settings |= {"hyper": row.resolved(made.hyper), "definition": row.definition, "loading": trusted(task)}
+    settings |= {"draws": {key: getattr(task.sampling, key) for key in ("max_new_tokens", "batch_size")}}
+    settings |= {"on_policy": _dump(own, without=() if fits else ("words", "fit_prompts", "fit_samples"))}
+    settings |= {"scorer": None if words else _with_folder(_dump(reward_of(task)), name)}
+    return settings | _metered(task, name)
 
 
 def trusted(task: TaskConfig) -> dict[str, bool]:
@@ -204,6 +235,7 @@ SETTINGS = {
     "preferences": _preferences,
     "reference": _reference,
     "train": _train,
+    "train_on_policy": _train_on_policy,
     "sample": _sample,
     "evaluate": _evaluate,
     "generate": _generate,

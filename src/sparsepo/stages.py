@@ -91,6 +91,20 @@ class Stages:
         """Regular expressions that match every run of every task."""
         return sorted({"sft"} | {pattern for task in self.config.tasks.values() for pattern in patterns_of(task)})
 
+    def trained(self, trainer: str) -> str:
+        """A regular expression of the runs that are trained by this trainer; of none where no method of a task is."""
+        found = {
+            pattern
+            for task in self.config.tasks.values()
+            for method, pattern in zip(task.methods, patterns_of(task), strict=True)
+            if METHODS[method].trainer == trainer
+        }
+        return "|".join(sorted(found)) or "(?!)"
+
+    def trains(self, trainer: str) -> bool:
+        """Whether some run is trained by this trainer."""
+        return any(METHODS[method].trainer == trainer for task in self.config.tasks.values() for method in task.methods)
+
     def processes(self, task: str, stage: str) -> int:
         """How many processes, and GPUs, a job of this stage takes."""
         return self.config.tasks[task].processes(stage)
@@ -125,7 +139,7 @@ class Stages:
         jobs: rule, task, run (or kind of cache) and whether it is to be made; rules that nobody watches are left out.
         start: the process, the host and the time, see Plan.
         """
-        stages = {stage.rule: name for name, stage in WATCHED.items()}
+        stages = {rule: name for name, stage in WATCHED.items() for rule in (stage.rule, stage.also)}
         places = {run: place for task in self.tasks for place, run in enumerate(self.runs(task))}
         found = {task: {name: {} for name in WATCHED} for task in self.tasks}
         for rule, task, item, due in sorted(jobs, key=lambda job: places.get(job[2], 0)):

@@ -17,11 +17,15 @@ NAME = "plan.json"
 
 @dataclass(frozen=True)
 class Stage:
-    """A rule that is watched: its last output under results/ and its log under logs/, by task and item."""
+    """A rule that is watched: its last output under results/ and its log under logs/, by task and item.
+
+    `also`: another rule that makes the same for other items.
+    """
 
     rule: str
     output: str
     log: str
+    also: str = ""
 
 
 WATCHED = {
@@ -30,7 +34,7 @@ WATCHED = {
     "sft": Stage("make_sft", "{task}/sft/run.json", "{task}/sft.log"),
     "preferences": Stage("make_preferences", "{task}/preferences/summary.json", "{task}/preferences.log"),
     "reference": Stage("cache_reference", "{task}/reference/{item}/index.json", "{task}/reference/{item}.log"),
-    "train": Stage("train_policy", "{task}/runs/{item}/run.json", "{task}/train/{item}.log"),
+    "train": Stage("train_policy", "{task}/runs/{item}/run.json", "{task}/train/{item}.log", "train_on_policy"),
     "samples": Stage("sample_policy", "{task}/samples/{item}.jsonl", "{task}/sample/{item}.log"),
     "scores": Stage("evaluate_run", "{task}/scores/{item}.json", "{task}/evaluate/{item}.log"),
     "generations": Stage("generate", "{task}/generations/{item}.jsonl", "{task}/generate/{item}.log"),

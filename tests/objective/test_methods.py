@@ -7,7 +7,17 @@ import pytest
 from sparsepo.errors import UserError, nearest
 from sparsepo.objective.losses import LOSSES
 from sparsepo.objective.masks import HEADS, Masks, build_masks
-from sparsepo.objective.methods import ALLOWED, METHODS, check_parameters
+from sparsepo.objective.methods import (
+    ALLOWED,
+    METHODS,
+    STAND_IN,
+    check_pair_method,
+    check_parameters,
+    looking_into_pairs,
+)
+from sparsepo.objective.targets import DIVERGENCES
+
+ON_PAIRS = [name for name, row in METHODS.items() if row.trainer == "pairs"]
 
 
 def keyword_only(function):
@@ -15,14 +25,14 @@ def keyword_only(function):
     return {parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ON_PAIRS)
 def test_a_row_names_a_loss_and_exactly_its_keywords(method):
     row = METHODS[method]
     assert keyword_only(LOSSES[row.loss]) == set(row.hyper)
 
 
 def test_every_loss_is_one_of_a_method_and_every_head_one_that_a_config_may_name():
-    assert set(LOSSES) == {row.loss for row in METHODS.values()}
+    assert set(LOSSES) == {METHODS[name].loss for name in ON_PAIRS}
     assert set(HEADS) == {*ALLOWED["head"].choices, "activations"}
 
 
@@ -51,6 +61,26 @@ def test_a_row_tells_a_reader_its_equation_and_source(method):
     needs_kl = row.loss in {"tdpo1", "tdpo2", "sparsepo"}
     assert bool(row.kl) == needs_kl
     assert row.needs_reference == (row.loss != "simpo")
+
+
+def test_a_method_on_samples_of_its_policy_has_no_loss_of_pairs_and_nothing_that_can_be_cached():
+    others = [row for name, row in METHODS.items() if name not in ON_PAIRS]
+    assert {row.trainer for row in others} == {"on_policy"}
+    assert all(row.loss is None and row.of_the_reference({}, log_kl=True) is None for row in others)
+    assert ALLOWED["divergence"].choices == tuple(DIVERGENCES)
+
+
+def test_a_method_without_pairs_is_refused_where_pairs_are_trained_on():
+    with pytest.raises(UserError, match="'fdpg' trains on samples of its policy, not on pairs: use OnPolicyTrainer"):
+        check_pair_method("fdpg", {"beta": 0.1})
+    assert check_pair_method("dpo", {}) is METHODS["dpo"]
+
+
+def test_who_looks_into_pairs_has_a_loss_of_pairs():
+    assert {name: looking_into_pairs(name) for name in METHODS if looking_into_pairs(name) != name} == {
+        "fdpg": STAND_IN,
+        "fdpg_feature": STAND_IN,
+    }
 
 
 def test_labels_are_distinct():
@@ -117,6 +147,8 @@ BAD = [
     ("mapo", "kinds", [["mlp"]]),
     ("mapo", "kinds", 3),
     ("mapo", "normalisation", "softmax"),
+    ("fdpg", "divergence", "chi2"),
+    ("fdpg_feature", "mean", float("nan")),
 ]
 
 
@@ -145,7 +177,7 @@ def test_a_value_at_the_edge_of_what_is_allowed_is_accepted(method, name, value)
 
 
 def test_what_is_allowed_is_told_in_words():
-    assert str(ALLOWED["beta"]) == "a number > 0"
+    assert str(ALLOWED["beta"]) == "a number > 0" and str(ALLOWED["mean"]) == "a number"
     assert str(ALLOWED["label_smoothing"]) == "a number >= 0 and < 0.5"
     assert str(ALLOWED["form"]) == "one of paper, released"
     assert str(ALLOWED["kinds"]) == "some of mlp, attention, residual"

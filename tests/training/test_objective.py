@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from sparsepo.data.collation import TokenPair, collate
 from sparsepo.errors import UserError
 from sparsepo.objective.masks import build_masks
-from sparsepo.objective.methods import METHODS
+from sparsepo.objective.methods import METHODS as TABLE
 from sparsepo.training.objective import PairObjective, inspect_pairs, masks_for
 
 VOCABULARY = 23
@@ -19,6 +19,7 @@ PAIRS = [
     TokenPair([20], [1, 1, 1], [0, 2]),
     TokenPair([5, 6, 7, 8], [20, 21, 22, 13, 14], [19, 1, 4]),
 ]
+METHODS = {name: row for name, row in TABLE.items() if row.trainer == "pairs"}
 LEARNED = [name for name in METHODS if name.startswith("sparsepo")]
 
 

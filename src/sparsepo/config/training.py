@@ -19,6 +19,7 @@ from sparsepo.config.base import (
     refuse,
     refuse_all,
 )
+from sparsepo.config.on_policy import OnPolicyConfig
 from sparsepo.config.processes import accelerate_mistakes, is_sharded, read_accelerate
 from sparsepo.grids import Mistake
 
@@ -125,6 +126,9 @@ class PreferenceConfig(OptimisationConfig):
     where that can be stored, or by each run anew (`online`), which takes no disk space.
 
     With an `adapter` the mask heads are trained too, and policy and reference share the frozen weights.
+
+    Methods that train on samples of their own policy look at `on_policy`, and not at what is about pairs: validation,
+    `keep`, the layout and gradients of batches, `log_kl`, `reference` and the limits of responses.
     """
 
     frontier_every: CountOrZero = 0
@@ -140,6 +144,7 @@ class PreferenceConfig(OptimisationConfig):
     mask_weight_decay: NotNegative = 0.01
     max_prompt_tokens: Count = 512
     max_response_tokens: Count = 512
+    on_policy: OnPolicyConfig = OnPolicyConfig()
 
     @model_validator(mode="after")
     def _one_way_to_cut_a_batch(self) -> "PreferenceConfig":

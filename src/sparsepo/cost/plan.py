@@ -9,6 +9,7 @@ from sparsepo.cost import formulas
 from sparsepo.cost.estimates import ESTIMATES, Estimate, asked, host_bytes
 from sparsepo.cost.sizes import Sizes
 from sparsepo.errors import run
+from sparsepo.objective.methods import METHODS
 from sparsepo.stages import Stages
 
 HEAD = ("task", "stage", "jobs", "TFLOP a job", "hours a job", "hours", "memory GB", "mem_mb", "runtime")
@@ -54,7 +55,8 @@ def jobs_of(stages: Stages, task: str) -> dict[str, int]:
     trained = stages.runs(task, sft=False)
     every, parts = len(trained) + 1, stages.parts(task)
     kinds = {kind for each in trained for kind in stages.cached(task, each)}
-    counts = {"sft": 1, "preferences": 1, "reference": len(kinds), "train": len(trained)}
+    own = sum(METHODS[each.split("/")[0]].trainer == "on_policy" for each in trained)
+    counts = {"sft": 1, "preferences": 1, "reference": len(kinds), "train": len(trained) - own, "train_on_policy": own}
     counts |= {"sample": every, "evaluate": every, "generate": every * bool({"summaries", "wins"} & set(parts))}
     counts |= {"programs": every * ("code" in parts)} | dict.fromkeys(parts, every)
     return {stage: count for stage, count in counts.items() if count}

@@ -12,6 +12,9 @@ from sparsepo.objective.parameters import ALLOWED, LEARNED
 class Method:
     """One row. `loss` names a function of `losses.py`; `hyper` are its keywords with defaults.
 
+    `trainer`: `pairs`, on preference pairs; or `on_policy`, on samples of the policy itself towards a target (see
+    `targets.py`), which has no loss of a pair.
+
     `masks` and `fixed` are keywords of `masks.build_masks`; both empty: no token weights. A config may set the keys of
     `hyper` and `masks` (to what `ALLOWED` says), `fixed` makes the method what it is. `training` are settings of the
     training section that a grid may set instead, for this method. `kl`: the direction that the loss looks at, or one
@@ -19,7 +22,7 @@ class Method:
     """
 
     label: str
-    loss: str
+    loss: str | None
     hyper: Mapping[str, Any]
     equation: str
     source: str
@@ -28,6 +31,7 @@ class Method:
     training: tuple[str, ...] = ()
     needs_reference: bool = True
     kl: str | Mapping[str, str] | None = None
+    trainer: str = "pairs"
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -44,10 +48,11 @@ class Method:
         """What a run needs of the frozen reference and can be computed once, before any run.
 
         `states`: its last hidden states, for a KL; `logps`: its log-probs of the response tokens;
-        `weights~NORMALISATION~KINDS`: MaPO's mask. None: learned heads look at all layers, too large to store.
+        `weights~NORMALISATION~KINDS`: MaPO's mask. None: learned heads look at all layers, too large to store, and
+        samples of the policy are not known before.
         """
         hyper, masks = self.split(given)
-        if masks.get("head") in LEARNED:
+        if masks.get("head") in LEARNED or self.trainer != "pairs":
             return None
         needs = ("states",) if log_kl or self.kl_directions(hyper) else ("logps",) if self.needs_reference else ()
         if masks.get("head") == "activations":
@@ -80,7 +85,7 @@ class Method:
 
 
 STAND_IN = "dpo"
-"""The method that looks into pairs for the SFT model, where all log-ratios are 0."""
+"""The method that looks into pairs for the SFT model, where all log-ratios are 0, and for methods without pairs."""
 
 _KL_BY_FORM = {"paper": "reverse", "released": "forward"}
 _LEARNED_MASKS = {"head": "layers", "l1_u": 0.0, "l1_d": 0.0, "initial_zeros": 0.25}
@@ -206,7 +211,31 @@ METHODS: dict[str, Method] = {
         fixed={"share": "kl_only"},
         kl=_KL_BY_FORM,
     ),
+    "fdpg": Method(
+        label="f-DPG",
+        loss=None,
+        hyper={"beta": 0.1, "divergence": "kl"},
+        equation="D(π, p) on samples of π, p = ref · exp(reward/β) / Z",
+        source="Go et al. 2023",
+        trainer="on_policy",
+    ),
+    "fdpg_feature": Method(
+        label="f-DPG (feature)",
+        loss=None,
+        hyper={"mean": 0.5, "divergence": "kl"},
+        equation="D(π, p) on samples of π, p = ref · exp(λ feature) / Z, λ such that E_p[feature] = mean",
+        source="Go et al. 2023; Khalifa et al. 2021",
+        trainer="on_policy",
+    ),
 }
+
+
+def looking_into_pairs(method: str) -> str:
+    """The method that looks into pairs for the runs of this one: itself if it trains on pairs, else `STAND_IN`.
+
+    DPO's implicit reward, beta log pi/ref, is also that of a target ref exp(reward / beta).
+    """
+    return method if method in METHODS and METHODS[method].trainer == "pairs" else STAND_IN
 
 
 def check_parameters(method: str, given: Mapping[str, Any]) -> Method:
@@ -219,4 +248,12 @@ def check_parameters(method: str, given: Mapping[str, Any]) -> Method:
             raise UserError(f"method '{method}' has no parameter '{name}'; {nearest(name, row.parameters)}")
         if not ALLOWED[name].admits(value):
             raise UserError(f"parameter '{name}' of '{method}' must be {ALLOWED[name]}, not {value!r}")
+    return row
+
+
+def check_pair_method(method: str, given: Mapping[str, Any]) -> Method:
+    """The same, and raises UserError for a method that does not train on pairs."""
+    row = check_parameters(method, given)
+    if row.loss is None:
+        raise UserError(f"method '{method}' trains on samples of its policy, not on pairs: use OnPolicyTrainer")
     return row

@@ -28,8 +28,8 @@ class Allowed:
     def __str__(self) -> str:
         if self.choices:
             return ("some of " if self.subset else "one of ") + ", ".join(self.choices)
-        lower = f"{'>' if self.above else '>='} {self.low:g}"
-        return f"a number {lower}" + ("" if self.high == float("inf") else f" and < {self.high:g}")
+        lower = "" if self.low == float("-inf") else f" {'>' if self.above else '>='} {self.low:g}"
+        return f"a number{lower}" + ("" if self.high == float("inf") else f" and < {self.high:g}")
 
 
 LEARNED = ("layers", "last", "feed_forward_layers", "feed_forward_last", "binary_layers", "binary_last")
@@ -50,4 +50,6 @@ ALLOWED = {
     "kinds": Allowed(choices=("mlp", "attention", "residual"), subset=True),
     "normalisation": Allowed(choices=("minmax", "zscore")),
     "mask_weight_decay": Allowed(low=0),
+    "divergence": Allowed(choices=("kl", "reverse_kl", "js", "tv")),
+    "mean": Allowed(),
 }

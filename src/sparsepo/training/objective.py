@@ -13,7 +13,7 @@ from sparsepo.errors import UserError
 from sparsepo.objective.fused import LEAST
 from sparsepo.objective.losses import LOSSES, PairLoss, Side
 from sparsepo.objective.masks import Masks, Views, build_masks
-from sparsepo.objective.methods import METHODS, check_parameters
+from sparsepo.objective.methods import METHODS, check_pair_method
 from sparsepo.objective.terms import KL, Rows, SummedLoss, TokenTerms, token_terms
 from sparsepo.training.views import look
 
@@ -199,7 +199,7 @@ def inspect_pairs(
     `ref_logps`, `reverse_kl`, `forward_kl`, and `m_u`, `m_d` for methods with masks. Raises UserError for an unknown
     method or parameter and for a pair with an empty part.
     """
-    loss_hyper, _ = check_parameters(method, hyper or {}).split(hyper or {})
+    loss_hyper, _ = check_pair_method(method, hyper or {}).split(hyper or {})
     made = [_token_pair(pair) for pair in pairs]
     device = next(policy.parameters()).device
 
