@@ -30,6 +30,11 @@ if STAGES.trains("rounds"):
     include: "rules/rounds.smk"
 
 
+if STAGES.trains("on_policy"):
+
+    include: "rules/on_policy.smk"
+
+
 localrules:
     all,
     data,

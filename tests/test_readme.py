@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import sparsepo
-from sparsepo.report.method_table import with_table
+from sparsepo.report.method_table import BEGIN, END, with_table
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -16,7 +16,9 @@ def test_the_method_table_is_the_one_of_the_code():
 
 
 def test_it_is_short():
-    assert len(README.splitlines()) < 150
+    """Apart from the table of methods."""
+    before, rest = README.split(BEGIN)
+    assert len(before.splitlines()) + len(rest.split(END)[1].splitlines()) < 134
 
 
 def test_every_file_it_links_to_or_names_is_there():

@@ -404,3 +404,73 @@ def test_reading_a_config_refuses_the_results_of_another(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="results/reviews holds results of the config named 'big'"):
         Stages.read([config], {})
     assert Stages.read([config], {"name": "big"}).config.name == "big"
+
+
+# --- methods on samples of their policy
+
+WITH_FDPG = {
+    "methods__fdpg": {"beta": ["0.1"], "divergence": ["kl", "js"]},
+    "methods__fdpg_feature": {"mean": ["0.6"]},
+    "training__batch_size": 12,
+}
+FDPG, FEATURE = "fdpg/beta~0.1-divergence~js/seed~0", "fdpg_feature/mean~0.6/seed~3"
+
+
+def test_each_run_is_trained_by_the_rule_of_its_method():
+    made = stages(**WITH_FDPG)
+    runs, on_pairs, own = made.runs("reviews", sft=False), made.trained("pairs"), made.trained("on_policy")
+    assert [run for run in runs if re.fullmatch(on_pairs, run)] == RUNS
+    assert [run for run in runs if re.fullmatch(own, run)] == runs[len(RUNS) :] and FDPG in runs and FEATURE in runs
+    assert made.trains("on_policy") and not stages().trains("on_policy")
+    assert not any(re.fullmatch(stages().trained("on_policy"), run) for run in ["", *runs])
+
+
+def of_fdpg(run, stage="train_on_policy", **changes):
+    return json.loads(stages(**WITH_FDPG | changes).settings(stage, "reviews", run))
+
+
+@pytest.mark.parametrize(
+    "change, seen",
+    [
+        ({"training__on_policy__samples": 6}, {FDPG, FEATURE}),
+        ({"sampling__max_new_tokens": 20}, {FDPG, FEATURE}),
+        ({"training__learning_rate": 1e-3}, {FDPG, FEATURE}),
+        ({"training__on_policy__words": ["good"]}, {FEATURE}),
+        ({"training__on_policy__fit_samples": 64}, {FEATURE}),
+        ({"preferences__scorer": {"kind": "classifier", "model": "m"}}, {FDPG, FEATURE}),
+        ({"evaluation__scorer": {"kind": "classifier", "model": "m"}}, set()),
+        ({"sampling__samples": 3}, set()),
+        ({"sampling__seed": 3}, set()),
+        ({"training__log_kl": False}, set()),
+        ({"training__layout": "padded"}, set()),
+        ({"training__validate_every": 5}, set()),
+        ({"training__mask_learning_rate": 1.0}, set()),
+    ],
+)
+def test_a_run_on_samples_of_its_policy_sees_what_can_change_it(change, seen):
+    assert {run for run in (FDPG, FEATURE) if of_fdpg(run, **change) != of_fdpg(run)} == seen
+
+
+def test_runs_on_pairs_never_see_the_section_of_the_others():
+    runs = ["train", "evaluate"]
+    before, after = stages(**WITH_FDPG), stages(**WITH_FDPG, training__on_policy__samples=6)
+    assert all(
+        before.settings(stage, "reviews", RUNS[0]) == after.settings(stage, "reviews", RUNS[0]) for stage in runs
+    )
+
+
+def test_dpo_looks_into_pairs_for_them_at_their_beta():
+    made = of_fdpg(FDPG, "evaluate")
+    assert made["method"] == "dpo" and made["hyper"] == {"beta": 0.1} and made["head"]["method"] == "fdpg"
+    assert of_fdpg(FEATURE, "evaluate")["hyper"] == {"beta": METHODS["dpo"].hyper["beta"]}
+    assert made["head"]["label"] == "f-DPG" and of_fdpg(RUNS[0], "evaluate")["method"] == "dpo"
+
+
+def test_their_trainings_are_watched_as_trainings():
+    jobs = [("train_on_policy", "reviews", FDPG, True), ("train_policy", "reviews", RUNS[0], True)]
+    plan = stages(**WITH_FDPG).plan(jobs, process=1, host="h", local=True, started=0.0)
+    assert plan.tasks["reviews"]["train"] == {RUNS[0]: True, FDPG: True}
+
+
+def test_nothing_of_the_reference_is_cached_for_them():
+    assert stages(**WITH_FDPG).cached("reviews", FDPG) == () == stages(**WITH_FDPG).cached("reviews", FEATURE)

@@ -5,43 +5,20 @@ import json
 import time
 from pathlib import Path
 
-from sparsepo.adapters import twin
-from sparsepo.config.preferences import SamplingConfig
+from sparsepo.adapters import policy_and_reference
 from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.hashes import identity_of
-from sparsepo.data.records import Preference, Prompt, read_records, write_json
+from sparsepo.data.records import Preference, read_records, write_json
 from sparsepo.errors import run
-from sparsepo.evaluation.frontier import Meter
-from sparsepo.evaluation.rewards import build_scorer
-from sparsepo.models import load_model, load_tokenizer
+from sparsepo.evaluation.frontier import meter
+from sparsepo.models import load_tokenizer
 from sparsepo.provenance import run_record
-from sparsepo.sampling.generate import check_room
 from sparsepo.training.preference import PreferenceTrainer
 from sparsepo.training.reference import Cache, content
 from sparsepo.training.rounds import seed_of
 
-
-def meter(settings: dict, reference, tokenizer, path: Path) -> Meter:
-    """What measures the policy's place on the frontier while it trains."""
-    evaluation = settings["evaluation"]
-    prompts = read_records(path, Prompt)[: evaluation["frontier_prompts"]]
-    sampling = SamplingConfig(**{**settings["sampling"], "samples": 1})
-    check_room(reference, tokenizer, prompts, sampling, path)
-    scorers = {"reward": build_scorer(evaluation["scorer"])}
-    return Meter(reference, tokenizer, prompts, sampling, scorers, evaluation["batch_size"])
-
-
 METERS = {"frontier": meter}
 """What is measured during training, of runs that ask for it."""
-
-
-def models(start: Path, reference: Path, config: PreferenceConfig, referred: bool, loading: dict) -> tuple:
-    """The policy as it starts, and the reference if it is referred to; with an adapter they share what is the same."""
-    if config.adapter is None:
-        return load_model(start, **loading), load_model(reference, **loading) if referred else None
-    policy = load_model(start, quantise=config.adapter.quantise, compute=config.precision, **loading)
-    apart = load_model(reference, **loading) if referred and start != reference else None
-    return policy, apart or (twin(policy) if referred else None)
 
 
 def main() -> None:
@@ -70,7 +47,7 @@ def main() -> None:
     of = content(options.reference, pairs, config) if options.cache else ""
     runs = not options.cache or config.validate_every > 0  # the cache holds the training pairs only
     referred = runs or config.frontier_every > 0
-    policy, reference = models(begin, options.reference, config, referred, settings["loading"])
+    policy, reference = policy_and_reference(begin, options.reference, config, settings["loading"], referred)
     trainer = PreferenceTrainer(
         policy,
         reference if runs else None,

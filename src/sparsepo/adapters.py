@@ -11,10 +11,10 @@ from transformers.initialization import no_init_weights
 from transformers.pytorch_utils import Conv1D
 
 from sparsepo.anatomy import decoder_layers, linears
-from sparsepo.config.training import AdapterConfig
+from sparsepo.config.training import AdapterConfig, PreferenceConfig
 from sparsepo.errors import UserError, nearest
 from sparsepo.folders import whole
-from sparsepo.models import save_model
+from sparsepo.models import load_model, save_model
 
 NAME = "default"  # of the one adapter, in peft's words
 
@@ -30,6 +30,17 @@ def twin(model: Any) -> Any:
         raise UserError("the reference is the model before it is adapted: make the twin first, then add the adapter")
     shared = [*model.parameters(), *(getattr(p, "quant_state", None) for p in model.parameters())]
     return copy.deepcopy(model, {id(value): value for value in shared if value is not None})
+
+
+def policy_and_reference(
+    start: Path, folder: Path, config: PreferenceConfig, loading: dict[str, Any], referred: bool = True
+) -> tuple[Any, Any]:
+    """The policy as it starts, and the reference if it is referred to; with an adapter they share what is the same."""
+    if config.adapter is None:
+        return load_model(start, **loading), load_model(folder, **loading) if referred else None
+    policy = load_model(start, quantise=config.adapter.quantise, compute=config.precision, **loading)
+    apart = load_model(folder, **loading) if referred and start != folder else None
+    return policy, apart or (twin(policy) if referred else None)
 
 
 def are_twins(model: Any, other: Any | None) -> bool:

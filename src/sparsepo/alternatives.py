@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sparsepo.config import TaskConfig
+from sparsepo.config.on_policy import reward_of
 from sparsepo.config.rounds import judge_of_rounds
 from sparsepo.objective.methods import METHODS, STAND_IN, looking_into_pairs
 from sparsepo.runs import find_run
@@ -71,6 +72,23 @@ def _sample_round(task: TaskConfig, run: str, kind: str) -> Rows:
     return _judges(judge_of_rounds(task)) | _reference(task, run, "logps")
 
 
+def _train_on_policy(task: TaskConfig, run: str, kind: str) -> Rows:
+    """No loss of pairs, no mask; the scorer that rewards, and that of the frontier."""
+    measured = task.training.frontier_every > 0
+    row = METHODS[find_run(task, run).method]
+    rewarded = "beta" in row.hyper or not task.training.on_policy.words
+    scorers = [reward_of(task)] * rewarded + [task.evaluation.scorer] * measured
+    return {
+        "METERS": ("frontier",) if measured else (),
+        "sparsepo.objective.methods.METHODS": (),
+        "sparsepo.objective.parameters.ALLOWED": (),
+        "sparsepo.objective.mask_table.MASKS": (),
+        "sparsepo.objective.losses.LOSSES": (),
+        "sparsepo.objective.masks.HEADS": (),
+        "sparsepo.training.statistics.STATISTICS": (),
+    } | _scorers(scorers)
+
+
 def _evaluate(task: TaskConfig, run: str, kind: str) -> Rows:
     made = None if run == "sft" else find_run(task, run)
     looks = (looking_into_pairs(made.method), made.hyper) if made else (STAND_IN, {})
@@ -92,6 +110,7 @@ ALTERNATIVES = {
     "score_tokens": _reference,
     "train": _train,
     "sample_round": _sample_round,
+    "train_on_policy": _train_on_policy,
     "evaluate": _evaluate,
     "wins": _wins,
 }

@@ -8,18 +8,21 @@ from sparsepo.objective.methods import ALLOWED, METHODS, check_read, check_value
 from sparsepo.wording import shown
 
 LONGEST = 24  # characters of a number, so that the folder of seven of them has a name that a disk takes
+NEEDED = {"beta": '["0.1", "0.5"]', "mean": '["0.5", "0.8"]'}
+"""What a grid must say for the methods that have it, with an example."""
 Mistake = tuple[str, tuple[str | int, ...]]  # a sentence, and the path below the section being checked
 
 
 def grid_mistakes(method: str, given: dict[str, Any]) -> Iterator[Mistake]:
-    """What is wrong with the grid of a method; beta must be there for a method that has one."""
+    """What is wrong with the grid of a method; what a path begins with, beta for most, must be there."""
     unknown = _refusal(method, {})
     if unknown is not None:
         yield unknown, (method,)
         return
-    if "beta" in METHODS[method].hyper and "beta" not in given:
-        yield f'method \'{method}\' needs a grid of betas, for example beta: ["0.1", "0.5"]', (method,)
-    elif not given:
+    for name, example in NEEDED.items():
+        if name in METHODS[method].hyper and name not in given:
+            yield f"method '{method}' needs a grid of {name}s, for example {name}: {example}", (method,)
+    if not given and not METHODS[method].hyper:
         yield f"method '{method}' needs at least one parameter, which names the folders of its runs", (method,)
     for name, values in given.items():
         if name in METHODS[method].parameters:

@@ -8,6 +8,7 @@ from typing import Any
 from sparsepo import __version__
 from sparsepo.config import Config, TaskConfig
 from sparsepo.config.base import MOST
+from sparsepo.config.on_policy import reward_of
 from sparsepo.config.processes import read_accelerate
 from sparsepo.config.rounds import judge_of_rounds, sampling_of_rounds
 from sparsepo.config.training import OptimisationConfig
@@ -91,31 +92,31 @@ def _method(task: TaskConfig, run: str) -> dict[str, Any]:
 
 
 def _train(config: Config, task: TaskConfig, name: str, run: str) -> dict[str, Any]:
-    settings = {"seed": find_run(task, run).seed, "training": _dump(task.training, without=("rounds",))}
+    settings = {"seed": find_run(task, run).seed, "training": _dump(task.training, without=("rounds", "on_policy"))}
     settings |= _method(task, run) | {"loading": trusted(task)} | _spread(task.training)
-    return settings | (_metered(task, name) if task.training.frontier_every else {})
+    return settings | _metered(task, name)
 
 
-def _metered(task: TaskConfig, name: str) -> dict[str, Any]:
-    """What points of the frontier during training depend on."""
+def _metered(task: TaskConfig, name: str, always: bool = False) -> dict[str, Any]:
+    """What points of the frontier during training depend on, if there are any."""
+    if not task.training.frontier_every and not always:
+        return {}
     sampling = _dump(task.sampling, without=("samples",))  # one response a prompt while training
     evaluation = {name: getattr(task.evaluation, name) for name in ("frontier_prompts", "batch_size")}
-    return {
-        "sampling": sampling,
-        "evaluation": evaluation | {"scorer": _with_folder(_dump(task.evaluation.scorer), name)},
-    }
+    evaluation |= {"scorer": _with_folder(_dump(task.evaluation.scorer), name)}
+    return {"sampling": sampling, "evaluation": evaluation}
 
 
 def _train_round(config: Config, task: TaskConfig, name: str, run: str) -> dict[str, Any]:
     """A round is measured at its end where something measures, also where no step before is."""
     made = find_run(task, run)
     row, scored = METHODS[made.method], task.evaluation.scorer is not None
-    training = _dump(task.training, without=("rounds",))
+    training = _dump(task.training, without=("rounds", "on_policy"))
     training |= {"frontier_every": task.training.frontier_every or MOST} if scored else {}
     settings = {"method": made.method, "seed": made.seed, "training": training}
     settings |= {"hyper": row.resolved(made.hyper), "definition": row.definition}
     settings |= {"loading": trusted(task)} | _spread(task.training)
-    return settings | (_metered(task, name) if scored else {})
+    return settings | (_metered(task, name, always=True) if scored else {})
 
 
 def _sample_round(config: Config, task: TaskConfig, name: str, run: str) -> dict[str, Any]:
@@ -125,6 +126,35 @@ def _sample_round(config: Config, task: TaskConfig, name: str, run: str) -> dict
     return {"seed": find_run(task, run).seed, "sampling": sampling, "judge": judge} | _reference(
         config, task, name, run
     )
+
+
+_OF_PAIRS = (
+    *("validate_every", "keep", "micro_batch_tokens", "layout", "gradients", "log_kl", "reference"),
+    *(
+        "mask_learning_rate",
+        "mask_weight_decay",
+        "max_response_tokens",
+        "processes",
+        "accelerate",
+        "on_policy",
+        "rounds",
+    ),
+)
+"""Of the training section, what a run on samples of its policy does not look at."""
+
+
+def _train_on_policy(config: Config, task: TaskConfig, name: str, run: str) -> dict[str, Any]:
+    """The number of responses of the final sampling, and its seed, are no matter to this training."""
+    made, own = find_run(task, run), task.training.on_policy
+    row = METHODS[made.method]
+    fits = "mean" in row.hyper
+    words = own.words if fits else []
+    settings = {"method": made.method, "seed": made.seed, "training": _dump(task.training, without=_OF_PAIRS)}
+    settings |= {"hyper": row.resolved(made.hyper), "definition": row.definition, "loading": trusted(task)}
+    settings |= {"draws": {key: getattr(task.sampling, key) for key in ("max_new_tokens", "batch_size")}}
+    settings |= {"on_policy": _dump(own, without=() if fits else ("words", "fit_prompts", "fit_samples"))}
+    settings |= {"scorer": None if words else _with_folder(_dump(reward_of(task)), name)}
+    return settings | _metered(task, name)
 
 
 def trusted(task: TaskConfig) -> dict[str, bool]:
@@ -248,6 +278,7 @@ SETTINGS = {
     "train": _train,
     "sample_round": _sample_round,
     "train_round": _train_round,
+    "train_on_policy": _train_on_policy,
     "sample": _sample,
     "evaluate": _evaluate,
     "generate": _generate,

@@ -37,7 +37,9 @@ WATCHED = {
     "reference": Stage("cache_reference", "{task}/reference/{item}/index.json", "{task}/reference/{item}.log"),
     "pairs of rounds": Stage("sample_round", "{task}/rounds/{item}/summary.json", "{task}/rounds/{item}/pairs.log"),
     "rounds": Stage("train_round", "{task}/rounds/{item}/policy/run.json", "{task}/rounds/{item}/train.log"),
-    "train": Stage("train_policy", "{task}/runs/{item}/run.json", "{task}/train/{item}.log", ("finish_rounds",)),
+    "train": Stage(
+        "train_policy", "{task}/runs/{item}/run.json", "{task}/train/{item}.log", ("finish_rounds", "train_on_policy")
+    ),
     "samples": Stage("sample_policy", "{task}/samples/{item}.jsonl", "{task}/sample/{item}.log"),
     "scores": Stage("evaluate_run", "{task}/scores/{item}.json", "{task}/evaluate/{item}.log"),
     "generations": Stage("generate", "{task}/generations/{item}.jsonl", "{task}/generate/{item}.log"),

@@ -9,7 +9,17 @@ from sparsepo.objective.losses import LOSSES
 from sparsepo.objective.mask_table import MASKS
 from sparsepo.objective.masks import HEADS, Masks, build_masks
 from sparsepo.objective.method import MISMATCHED_KL
-from sparsepo.objective.methods import ALLOWED, METHODS, check_parameters
+from sparsepo.objective.methods import (
+    ALLOWED,
+    METHODS,
+    STAND_IN,
+    check_pair_method,
+    check_parameters,
+    looking_into_pairs,
+)
+from sparsepo.objective.targets import DIVERGENCES
+
+WITH_LOSS = [name for name, row in METHODS.items() if row.trainer != "on_policy"]
 
 
 def keyword_only(function):
@@ -17,7 +27,7 @@ def keyword_only(function):
     return {parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", WITH_LOSS)
 def test_a_row_names_a_loss_and_exactly_its_keywords(method):
     row = METHODS[method]
     of_the_step = {"kl"} if row.statistic == MISMATCHED_KL else set()
@@ -25,7 +35,7 @@ def test_a_row_names_a_loss_and_exactly_its_keywords(method):
 
 
 def test_every_loss_is_one_of_a_method_and_every_head_one_that_a_config_may_name():
-    assert set(LOSSES) == {row.loss for row in METHODS.values()}
+    assert set(LOSSES) == {METHODS[name].loss for name in WITH_LOSS}
     assert set(HEADS) == set(MASKS) == set(ALLOWED["mask"].choices) - {"none"}
 
 
@@ -47,7 +57,7 @@ def test_every_parameter_of_a_method_is_read_with_one_of_its_masks(method):
 
 
 def test_every_loss_that_is_a_sum_over_tokens_may_have_a_mask():
-    assert {name for name, row in METHODS.items() if not row.mask_choices} == set()
+    assert all(METHODS[name].mask_choices for name in WITH_LOSS)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -64,6 +74,26 @@ def test_a_row_tells_a_reader_its_equation_and_source(method):
     needs_kl = row.loss in {"tdpo1", "tdpo2", "sparsepo"}
     assert bool(row.kl) == needs_kl
     assert row.needs_reference == (row.loss not in {"simpo", "orpo", "sepo", "selective_nll"})
+
+
+def test_a_method_on_samples_of_its_policy_has_no_loss_of_pairs_and_nothing_that_can_be_cached():
+    others = [row for name, row in METHODS.items() if name not in WITH_LOSS]
+    assert all(row.loss is None and row.of_the_reference({}, log_kl=True) is None for row in others)
+    assert ALLOWED["divergence"].choices == tuple(DIVERGENCES)
+
+
+def test_a_method_without_pairs_is_refused_where_pairs_are_trained_on():
+    with pytest.raises(UserError, match="'fdpg' trains on samples of its policy, not on pairs: use OnPolicyTrainer"):
+        check_pair_method("fdpg", {"beta": 0.1})
+    assert check_pair_method("dpo", {}) is METHODS["dpo"]
+
+
+def test_who_looks_into_pairs_has_a_loss_of_pairs():
+    assert {name: looking_into_pairs(name) for name in METHODS if looking_into_pairs(name) != name} == {
+        "inpo": STAND_IN,
+        "fdpg": STAND_IN,
+        "fdpg_feature": STAND_IN,
+    }
 
 
 def test_labels_are_distinct():
@@ -161,6 +191,9 @@ BAD = [
     ("sepo", "oracle", "../main"),
     ("sepo", "oracle", 1),
     ("beta_dpo", "filtered", 1),
+    ("inpo", "iterations", 1.5),
+    ("fdpg", "divergence", "chi2"),
+    ("fdpg_feature", "mean", float("nan")),
 ]
 
 
@@ -193,7 +226,7 @@ def test_a_value_at_the_edge_of_what_is_allowed_is_accepted(method, name, value)
 
 
 def test_what_is_allowed_is_told_in_words():
-    assert str(ALLOWED["beta"]) == "a number > 0"
+    assert str(ALLOWED["beta"]) == "a number > 0" and str(ALLOWED["mean"]) == "a number"
     assert str(ALLOWED["label_smoothing"]) == "a number >= 0 and < 0.5"
     assert str(ALLOWED["form"]) == "one of paper, released"
     assert str(ALLOWED["kinds"]) == "some of mlp, attention, residual"

@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from sparsepo.data.collation import TokenPair, collate
 from sparsepo.errors import UserError
 from sparsepo.objective.masks import build_masks
-from sparsepo.objective.methods import METHODS
+from sparsepo.objective.methods import METHODS as TABLE
 from sparsepo.training.inspection import inspect_pairs
 from sparsepo.training.objective import PairObjective, masks_for
 
@@ -20,6 +20,7 @@ PAIRS = [
     TokenPair([20], [1, 1, 1], [0, 2], ([-1.0, 0.5, 0.25], [2.0, 4.0]), (4.0, -1.0)),
     TokenPair([5, 6, 7, 8], [20, 21, 22, 13, 14], [19, 1, 4], ([0.5] * 5, [0.25, 1.0, 0.5]), (0.5, 0.25)),
 ]
+METHODS = {name: row for name, row in TABLE.items() if row.trainer == "pairs"}
 LEARNED = [name for name in METHODS if name.startswith("sparsepo")]
 
 

@@ -11,10 +11,11 @@ import torch
 from sparsepo.data.collation import encode_pairs
 from sparsepo.data.records import Preference
 from sparsepo.errors import UserError
-from sparsepo.objective.methods import METHODS
+from sparsepo.objective.methods import METHODS as TABLE
 from sparsepo.training.inspection import inspect_pairs
 from sparsepo.training.preference import load_masks
 
+METHODS = {name: row for name, row in TABLE.items() if row.trainer == "pairs"}
 LEARNED = [name for name in METHODS if name.startswith("sparsepo")]
 MASKED = [name for name in METHODS if METHODS[name].loss == "sparsepo"]
 

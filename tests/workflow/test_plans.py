@@ -40,7 +40,9 @@ def test_every_shipped_config_plans_all_its_runs(from_root, tmp_path, path):
     runs = sum(
         len(task.get("seeds", [0])) * points(grid) for task in tasks.values() for grid in task["methods"].values()
     )
-    assert counts["train_policy"] == runs and counts["make_sft"] == counts["make_table"] == len(tasks)
+    assert counts["train_policy"] + counts.get("train_on_policy", 0) == runs and counts["make_sft"] == counts[
+        "make_table"
+    ] == len(tasks)
     assert counts["sample_policy"] == counts["evaluate_run"] == runs + len(tasks)
     for part, rule in PARTS.items():
         asked = sum(part in task["evaluation"] for task in tasks.values())
@@ -110,6 +112,29 @@ def test_a_target_plans_what_it_needs_and_no_more(tiny, from_root, tmp_path, tar
     (tmp_path / "own.yaml").write_text(tiny)
     counts = job_counts(from_root(target, "--configfile", "own.yaml"))
     assert {rule: count for rule, count in counts.items() if rule != target} == jobs
+
+
+ON_POLICY = """
+      fdpg: {beta: ["0.1", "0.2"], divergence: [kl, js]}
+      fdpg_feature: {mean: ["0.5"]}
+"""
+
+
+def test_methods_on_samples_of_their_policy_need_no_pairs_to_train(tiny, from_root, tmp_path):
+    both = tiny.replace('dpo: {beta: ["0.1"]}', 'dpo: {beta: ["0.1"]}' + ON_POLICY.rstrip())
+    both = both.replace("batch_size: 10, learning_rate: 1e-3,", "batch_size: 12, learning_rate: 1e-3,")
+    (tmp_path / "both.yaml").write_text(both)
+    counts = job_counts(from_root("train", "--configfile", "both.yaml"))
+    counts.pop("train")
+    assert counts == {**CHAIN, "train_on_policy": 5}
+    own = ON_POLICY.strip("\n")
+    alone = re.sub(r"    methods:\n(      .*\n)+", f"    methods:\n{own}\n", both)
+    (tmp_path / "alone.yaml").write_text(alone)
+    counts = job_counts(from_root("train", "--configfile", "alone.yaml"))
+    counts.pop("train")
+    assert counts == {"make_data": 1, "make_sft": 1, "train_on_policy": 5}
+    counts = job_counts(from_root("--configfile", "alone.yaml"))
+    assert counts["evaluate_run"] == counts["sample_policy"] == 6 and counts["make_preferences"] == 1
 
 
 # --- mistakes

@@ -11,6 +11,7 @@ from sparsepo.config.base import Count, Factor, Name, Positive, Seed, Strict, re
 from sparsepo.config.data import DataConfig
 from sparsepo.config.evaluation import EvaluationConfig, ScorerJudge
 from sparsepo.config.models import ModelConfig
+from sparsepo.config.on_policy import on_policy_methods, on_policy_mistakes
 from sparsepo.config.oracles import OracleConfig, oracle_mistakes
 from sparsepo.config.preferences import (
     ExecutedPreferences,
@@ -145,7 +146,9 @@ class TaskConfig(Strict):
             yield "points of the frontier need evaluation.scorer; set frontier_every: 0", ("training", "frontier_every")
         if self.model.source == "scratch" and self.sft is None:
             yield "a model from scratch knows nothing: it needs an 'sft' section", ("sft",)
-        if prompts.train is not None and prompts.train < self.training.batch_size:
+        yield from on_policy_mistakes(self)
+        on_pairs = len(on_policy_methods(self.methods)) < len(self.methods)
+        if on_pairs and prompts.train is not None and prompts.train < self.training.batch_size:
             sentence = (
                 f"{prompts.train} prompts give at most {prompts.train} pairs, fewer than one batch of "
                 f"{self.training.batch_size} (training.batch_size)"
@@ -172,6 +175,7 @@ _SIZED = {
     "problems": "prompts",
     "frontier_prompts": "prompts",
     "token_pairs": "prompts",
+    "fit_prompts": "prompts",
     "max_new_tokens": "tokens",
     "max_steps": "steps",
     "epochs": "steps",

@@ -19,6 +19,7 @@ from sparsepo.config.base import (
     refuse,
     refuse_all,
 )
+from sparsepo.config.on_policy import OnPolicyConfig
 from sparsepo.config.processes import accelerate_mistakes, is_sharded, read_accelerate
 from sparsepo.config.rounds import RoundsConfig
 from sparsepo.grids import Mistake
@@ -127,7 +128,9 @@ class PreferenceConfig(OptimisationConfig):
 
     With an `adapter` the mask heads are trained too, and policy and reference share the frozen weights.
 
-    Of methods that train in `rounds`, `epochs` and `max_steps` are those of one round.
+    Of methods that train in `rounds`, `epochs` and `max_steps` are those of one round. Methods that train on samples
+    of their own policy look at `on_policy`, and not at what is about pairs: validation, `keep`, the layout and gradients
+    of batches, `log_kl`, `reference` and the limits of responses.
     """
 
     frontier_every: CountOrZero = 0
@@ -144,6 +147,7 @@ class PreferenceConfig(OptimisationConfig):
     max_prompt_tokens: Count = 512
     max_response_tokens: Count = 512
     rounds: RoundsConfig = RoundsConfig()
+    on_policy: OnPolicyConfig = OnPolicyConfig()
 
     @model_validator(mode="after")
     def _one_way_to_cut_a_batch(self) -> "PreferenceConfig":

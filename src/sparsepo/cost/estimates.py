@@ -101,6 +101,27 @@ def _train(sizes: Sizes) -> Estimate:
     return Estimate.of(sizes, memory, *parts)
 
 
+def _train_on_policy(sizes: Sizes) -> Estimate:
+    """Responses to the prompts of each epoch: drawn, read by the policy once more and by the reference, and learnt."""
+    task, training, shape = sizes.task, sizes.task.training, sizes.shape
+    new, each = task.sampling.max_new_tokens, training.on_policy.samples
+    length = min(sizes.prompt + new, shape.context)
+    steps = steps_of(training, sizes.pairs * each)
+    responses = steps * training.batch_size + training.on_policy.fit_prompts * training.on_policy.fit_samples
+    micro = (training.micro_batch_size or training.batch_size) * length
+    memory = cost.training_bytes(
+        shape, training, tokens=micro, logits=2 * cost.ROWS * shape.vocabulary, reference=True
+    ) + (_held(sizes, training.batch_size, task.sampling, SINGLE) - shape.parameters * SINGLE)
+    one = cost.text_flops(shape, length, training) + 2 * cost.forward_flops(shape, length, length)
+    one += cost.head_flops(shape, new, 2)
+    return Estimate.of(
+        sizes,
+        memory,
+        (Work(responses * one, 5 * responses * length / micro), training.precision),
+        (_drawn(sizes, responses, task.sampling, SINGLE), "float32"),
+    )
+
+
 def _drawn(sizes: Sizes, responses: int, sampling: SamplingConfig, stored: float) -> Work:
     return cost.sampling(
         sizes.shape, sizes.prompt, responses, sampling.max_new_tokens, sampling.batch_size, stored=stored
@@ -210,6 +231,7 @@ ESTIMATES: dict[str, Callable[[Sizes], Estimate]] = {
     "train": _train,
     "sample_round": _sample_round,
     "train_round": _train,
+    "train_on_policy": _train_on_policy,
     "sample": _sample,
     "evaluate": _evaluate,
     "generate": _generate,
@@ -226,7 +248,8 @@ def host_bytes(sizes: Sizes, stage: str, memory: float) -> float:
     """Memory of the machine: all of it on a CPU; beside a GPU what loading, saving and keeping weights takes."""
     if not sizes.on_gpu:
         return sizes.device.base + memory
-    copies = 1 + (stage in ("sft", "train", "train_round")) + (stage == "train" and sizes.task.training.keep == "best")
+    saved = stage in ("sft", "train", "train_round", "train_on_policy")
+    copies = 1 + saved + (stage == "train" and sizes.task.training.keep == "best")
     return sizes.device.base + copies * cost.weights_bytes(sizes.shape)
 
 

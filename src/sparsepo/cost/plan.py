@@ -57,8 +57,9 @@ def jobs_of(stages: Stages, task: str) -> dict[str, int]:
     kinds = {kind for each in trained for kind in stages.cached(task, each)}
     shared = [stages.rounds(task, each) for each in trained if METHODS[each.split("/")[0]].trainer == "rounds"]
     rounds = len({(path, number) for path, numbers in shared for number in numbers})
-    counts = {"sft": 1, "preferences": 1, "reference": len(kinds), "train": len(trained) - len(shared)}
-    counts |= {"sample_round": rounds, "train_round": rounds}
+    own = sum(METHODS[each.split("/")[0]].trainer == "on_policy" for each in trained)
+    counts = {"sft": 1, "preferences": 1, "reference": len(kinds), "train": len(trained) - len(shared) - own}
+    counts |= {"sample_round": rounds, "train_round": rounds, "train_on_policy": own}
     counts |= {"sample": every, "evaluate": every, "generate": every * bool({"summaries", "wins"} & set(parts))}
     counts |= {"programs": every * ("code" in parts)} | dict.fromkeys(parts, every)
     return {stage: count for stage, count in counts.items() if count}

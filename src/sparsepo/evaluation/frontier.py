@@ -2,14 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from sparsepo.config.preferences import SamplingConfig
-from sparsepo.data.records import Completion, Prompt
+from sparsepo.data.records import Completion, Prompt, read_records
 from sparsepo.evaluation.divergence import Divergence, divergences
-from sparsepo.evaluation.rewards import Scorer
-from sparsepo.sampling.generate import sample
+from sparsepo.evaluation.rewards import Scorer, build_scorer
+from sparsepo.sampling.generate import check_room, sample
 
 
 @dataclass(frozen=True)
@@ -55,3 +56,13 @@ class Meter:
             "kl_exact": fmean(row.exact for row in made.divergences),
             "samples": len(made.completions),
         }
+
+
+def meter(settings: Mapping[str, Any], reference: Any, tokenizer: Any, path: Path) -> Meter:
+    """What measures the policy's place on the frontier while it trains, on the first prompts of a file."""
+    evaluation = settings["evaluation"]
+    prompts = read_records(path, Prompt)[: evaluation["frontier_prompts"]]
+    sampling = SamplingConfig(**{**settings["sampling"], "samples": 1})
+    check_room(reference, tokenizer, prompts, sampling, path)
+    scorers = {"reward": build_scorer(evaluation["scorer"])}
+    return Meter(reference, tokenizer, prompts, sampling, scorers, evaluation["batch_size"])

@@ -14,8 +14,9 @@ RUNNING_MARGIN = "running_margin"
 class Method:
     """One row. `loss` names a function of `losses.py`; `hyper` are its keywords with defaults.
 
-    `trainer`: `pairs`, on given preference pairs; or `rounds`, on pairs of samples of its own policy, made anew in each
-    round. `rounds`: what a grid may say of the rounds, with defaults.
+    `trainer`: `pairs`, on given preference pairs; `rounds`, on pairs of samples of its own policy, made anew in each
+    round; or `on_policy`, on such samples without pairs towards a target (see `targets.py`), where `loss` is None.
+    `rounds`: what a grid may say of the rounds, with defaults.
 
     `masks` are parameters of the token weights with defaults, `share` says which of the two weights they make (see
     `masks.build_masks`); a `mask` of `none` is no weights. `mask_choices`: the masks that this method may have, all but
@@ -27,7 +28,7 @@ class Method:
     """
 
     label: str
-    loss: str
+    loss: str | None
     hyper: Mapping[str, Any]
     equation: str
     source: str

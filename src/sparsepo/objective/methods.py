@@ -236,12 +236,31 @@ METHODS: dict[str, Method] = {
         needs_values=True,
         **_WEIGHS_OWN,
     ),
+    "fdpg": Method(
+        label="f-DPG",
+        loss=None,
+        hyper={"beta": 0.1, "divergence": "kl"},
+        equation="D(π, p) on samples of π, p = ref · exp(reward/β) / Z",
+        source="Go et al. 2023",
+        trainer="on_policy",
+    ),
+    "fdpg_feature": Method(
+        label="f-DPG (feature)",
+        loss=None,
+        hyper={"mean": 0.5, "divergence": "kl"},
+        equation="D(π, p) on samples of π, p = ref · exp(λ feature) / Z, λ such that E_p[feature] = mean",
+        source="Go et al. 2023; Khalifa et al. 2021",
+        trainer="on_policy",
+    ),
 }
 """By the name that a config gives."""
 
 
 def looking_into_pairs(method: str) -> str:
-    """The method that looks into pairs for runs of this one: itself if it trains on given pairs, else `STAND_IN`."""
+    """The method that looks into pairs for runs of this one: itself if it trains on given pairs, else `STAND_IN`.
+
+    DPO's implicit reward, beta log pi/ref, is also that of a target ref exp(reward / beta).
+    """
     return method if METHODS[method].trainer == "pairs" else STAND_IN
 
 
@@ -281,3 +300,11 @@ def check_read(method: str, given: Mapping[str, Any]) -> None:
 
 def _or(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
+
+
+def check_pair_method(method: str, given: Mapping[str, Any]) -> Method:
+    """The same, and raises UserError for a method that does not train on pairs."""
+    row = check_parameters(method, given)
+    if row.loss is None:
+        raise UserError(f"method '{method}' trains on samples of its policy, not on pairs: use OnPolicyTrainer")
+    return row

@@ -50,9 +50,9 @@ class Allowed:
             return ("some of " if self.subset else "one of ") + ", ".join(self.choices)
         if self.name:
             return "a name of small letters, digits and _"
-        lower = f"{'>' if self.above else '>='} {self.low:g}"
-        upper = f" and {'<=' if self.most else '<'} {self.high:g}"
-        return f"a {'whole ' * self.whole}number {lower}" + ("" if self.high == float("inf") else upper)
+        lower = "" if self.low == float("-inf") else f" {'>' if self.above else '>='} {self.low:g}"
+        upper = "" if self.high == float("inf") else f" and {'<=' if self.most else '<'} {self.high:g}"
+        return f"a {'whole ' * self.whole}number{lower}{upper}"
 
 
 ALLOWED = {
@@ -80,4 +80,6 @@ ALLOWED = {
     "filtered": Allowed(low=0, high=1),
     "ratio": Allowed(low=0, high=1, most=True),
     "iterations": Allowed(low=1, high=100, most=True, whole=True),
+    "divergence": Allowed(choices=("kl", "reverse_kl", "js", "tv")),
+    "mean": Allowed(),
 }

@@ -60,6 +60,8 @@ def sample(
     config: SamplingConfig,
     stops: Sequence[str] = (),
     kept: Kept | None = None,
+    *,
+    quiet: bool = False,
 ) -> list[Completion]:
     """`config.samples` responses a prompt, in the order of the prompts; the program's random state is not used.
 
@@ -68,7 +70,7 @@ def sample(
     by rounding only. A response ends with the end token, at `max_new_tokens`, or as soon as its text holds one of
     `stops`. A model that `decode` does not know is given to transformers' `generate`. top_k is off and a model's own
     generation config, which may penalise repetition, is set aside. The model is left as it was. A batch that is `kept`
-    is not sampled again, and the others are what they would be.
+    is not sampled again, and the others are what they would be. `quiet`: tell nobody how far it is.
     """
     wanted = requests(tokenizer, prompts, config)
     if isinstance(model, VllmEngine):
@@ -80,7 +82,7 @@ def sample(
     def answered(batch: Sequence[Request]) -> Rows:
         return once(kept, [how, [[request.row, request.again] for request in batch]], lambda: answer(batch))
 
-    answers = _in_batches(wanted, size, answered)
+    answers = _in_batches(wanted, size, answered, quiet)
     found = [
         (request.place, completion(tokenizer, prompts[request.place], tokens, config.temperature, stops))
         for request, tokens in answers
@@ -101,11 +103,11 @@ def requests(tokenizer: Any, prompts: Sequence[Prompt], config: SamplingConfig) 
 
 
 def _in_batches(
-    wanted: Sequence[Request], size: int, answer: Callable[[Sequence[Request]], Rows]
+    wanted: Sequence[Request], size: int, answer: Callable[[Sequence[Request]], Rows], quiet: bool
 ) -> Iterator[tuple[Request, list[int]]]:
     """Each request and the tokens that answer it."""
     batches = [wanted[start : start + size] for start in range(0, len(wanted), size)]
-    for batch in progress(batches, len(wanted), "responses sampled", size=len):
+    for batch in batches if quiet else progress(batches, len(wanted), "responses sampled", size=len):
         yield from zip(batch, answer(batch), strict=True)
 
 

@@ -9,7 +9,7 @@ from sparsepo.data.collation import TokenPair, collate, onto
 from sparsepo.errors import UserError
 from sparsepo.models import context_of
 from sparsepo.objective.masks import Masks
-from sparsepo.objective.methods import check_parameters
+from sparsepo.objective.methods import check_pair_method
 from sparsepo.objective.sides import Side
 from sparsepo.training.checks import check_brought
 from sparsepo.training.objective import Outcome, PairObjective, masks_for
@@ -41,7 +41,7 @@ def inspect_pairs(
     `forward_kl`, `m_u` and `m_d` for methods with masks, and `values` where the pairs have them. Raises UserError for
     an unknown method or parameter, for a pair with an empty part, and for what pairs lack.
     """
-    row = check_parameters(method, hyper or {})
+    row = check_pair_method(method, hyper or {})
     loss_hyper, _ = row.split(hyper or {})
     made = [_token_pair(pair) for pair in pairs]
     device = next(policy.parameters()).device

@@ -11,7 +11,17 @@ from transformers import TrainerCallback
 from sparsepo.data.records import write_text
 from sparsepo.errors import naming
 
-SHOWN = ("loss", "reward_margin", "reward_accuracy", "reverse_kl_chosen", "sparsity_u_chosen", "tokens_per_second")
+SHOWN = (
+    "loss",
+    "reward",
+    "feature",
+    "kl_to_reference",
+    "reward_margin",
+    "reward_accuracy",
+    "reverse_kl_chosen",
+    "sparsity_u_chosen",
+    "tokens_per_second",
+)
 
 
 class Progress(TrainerCallback):

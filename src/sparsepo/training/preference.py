@@ -19,7 +19,7 @@ from sparsepo.errors import UserError
 from sparsepo.folders import whole
 from sparsepo.models import context_of, without_dropout
 from sparsepo.objective.masks import Masks
-from sparsepo.objective.methods import METHODS, check_parameters
+from sparsepo.objective.methods import METHODS, check_pair_method
 from sparsepo.objective.terms import KL
 from sparsepo.training.batches import MicroBatches, encode, order_of, records_of
 from sparsepo.training.checkpoints import set_weights
@@ -75,7 +75,7 @@ class PreferenceTrainer(Loop):
         validation: Sequence[Preference | Mapping[str, Any]] = (),
     ):
         self.method, self.tokenizer, self.hyper = method, tokenizer, dict(hyper or {})
-        row = check_parameters(method, self.hyper)
+        row = check_pair_method(method, self.hyper)
         config = (config or PreferenceConfig()).model_copy(update=row.training_settings(self.hyper))
         check_models(policy, reference, tokenizer, config)
         records = records_of(pairs)

@@ -1,0 +1,69 @@
+"""The section of methods that train on samples of their own policy, and what they ask of the rest of a task."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import field_validator
+
+from sparsepo.config.base import Count, Line, Strict, refuse
+from sparsepo.grids import Mistake
+from sparsepo.objective.methods import METHODS
+
+
+class OnPolicyConfig(Strict):
+    """Training on samples of the policy itself (f-DPG): `samples` responses to each prompt of a step.
+
+    There `training.batch_size` and `micro_batch_size` count responses, and `epochs` go over the training prompts. A
+    response is drawn at temperature 1 and has at most `sampling.max_new_tokens` tokens. Its reward is that of
+    `preferences.scorer`, or where there is none of `evaluation.scorer`.
+
+    A target with a wanted mean (`fdpg_feature`) asks for the share of responses that have one of `words`, or without
+    words for the mean reward. Its one parameter is fitted to `fit_samples` responses of the reference to each of the
+    first `fit_prompts` training prompts.
+    """
+
+    samples: Count = 4
+    words: list[Line] = []
+    fit_prompts: Count = 64
+    fit_samples: Count = 32
+
+    @field_validator("words")
+    @classmethod
+    def _are_words(cls, words: list[str]) -> list[str]:
+        for place, word in enumerate(words):
+            if word != word.strip():
+                refuse(f"a word without spaces around it, not {word!r}", place)
+        return words
+
+
+def on_policy_methods(methods: Mapping[str, Any]) -> list[str]:
+    """Those of the methods of a task that train on samples of their policy."""
+    return [name for name in methods if METHODS[name].trainer == "on_policy"]
+
+
+def reward_of(task: Any) -> Any | None:
+    """The section of the scorer that rewards samples of a policy in training."""
+    return getattr(task.preferences, "scorer", None) or task.evaluation.scorer
+
+
+def on_policy_mistakes(task: Any) -> Iterator[Mistake]:
+    """What in a task does not suit its methods that train on samples of their policy."""
+    methods, training = on_policy_methods(task.methods), task.training
+    if not methods:
+        return
+    name, each = methods[0], training.on_policy.samples
+    for method in methods:
+        if reward_of(task) is None and ("beta" in METHODS[method].hyper or not training.on_policy.words):
+            yield f"'{method}' needs a reward: give preferences.scorer or evaluation.scorer", ("methods", method)
+    if training.processes > 1 or training.accelerate is not None:
+        yield f"'{name}' samples its own policy, in one process: leave processes and accelerate out", ("training",)
+    if training.batch_size % each:
+        sentence = f"must divide training.batch_size ({training.batch_size}), which counts responses, not {each}"
+        yield sentence, ("training", "on_policy", "samples")
+    elif task.data.prompts.train is not None and task.data.prompts.train < training.batch_size // each:
+        sentence = f"{task.data.prompts.train} prompts are fewer than the {training.batch_size // each} of a step"
+        yield f"{sentence} of '{name}' (training.batch_size / on_policy.samples)", ("data", "prompts", "train")
+    for key in ("temperature", "top_p"):
+        if getattr(task.sampling, key) != 1:
+            sentence = f"'{name}' draws at {key} 1, and its divergences are those of such samples: write {key}: 1"
+            yield sentence, ("sampling", key)

@@ -1,0 +1,58 @@
+"""The target of an on-policy run: of a reward, or of a feature with a wanted mean; and the prompts it can be met on."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from sparsepo.config.preferences import SamplingConfig
+from sparsepo.config.training import PreferenceConfig
+from sparsepo.data.collation import encode_prompt
+from sparsepo.data.records import Prompt
+from sparsepo.evaluation.rewards import Scorer
+from sparsepo.objective.targets import scale_for
+from sparsepo.sampling.generate import sample
+
+
+@dataclass(frozen=True)
+class Target:
+    """log P(x|c) = log a(x|c) + scale value(c, x), a the reference; `name` is what its values are logged as."""
+
+    name: str
+    value: Scorer
+    scale: float
+
+
+def usable(
+    tokenizer: Any, prompts: Sequence[Prompt], config: PreferenceConfig, sampling: SamplingConfig, context: int
+) -> tuple[list[Prompt], dict[str, int]]:
+    """Prompts that a response can be drawn to, and why the others were dropped."""
+    kept, dropped = [], Counter()
+    for prompt in prompts:
+        length = len(encode_prompt(tokenizer, prompt.prompt))
+        if length == 0:
+            dropped["prompt is empty"] += 1
+        elif length > config.max_prompt_tokens:
+            dropped[f"prompt is longer than {config.max_prompt_tokens} tokens"] += 1
+        elif length + sampling.max_new_tokens > context:
+            dropped[f"no room for {sampling.max_new_tokens} tokens in a context of {context}"] += 1
+        else:
+            kept.append(prompt)
+    return kept, dict(dropped)
+
+
+def fitted_target(
+    reference: Any, tokenizer: Any, prompts: Sequence[Prompt], feature: Scorer, mean: float, sampling: SamplingConfig
+) -> Target:
+    """The target nearest to the reference, by KL(p || a), whose mean of a feature over the prompts is `mean`.
+
+    p(x|c) ~ a(x|c) exp(lambda feature), one lambda for all prompts, fitted to samples of the reference. Raises
+    UserError for a mean that they cannot attain.
+    """
+    made = sample(reference, tokenizer, prompts, sampling)
+    values = torch.tensor(feature([row.prompt for row in made], [row.text for row in made]))
+    scale = scale_for(values.unflatten(0, (-1, sampling.samples)), mean)
+    print(f"feature: mean {values.mean():.4g} of the reference, wanted {mean:g}: lambda {scale:.4g}", flush=True)
+    return Target("feature", feature, scale)
