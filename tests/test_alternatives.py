@@ -28,6 +28,7 @@ tasks:
     methods: {}
     evaluation: {scorer: {kind: vader}, frontier_prompts: 8}
 """)
+FILE = {"source": "preferences", "prompts": {"train": 40, "validation": 8, "test": 8}}
 HEADS = tuple(mask for mask in MASKS if mask != "activations")
 WITH_LOSS = [name for name, row in METHODS.items() if row.loss is not None]
 POINTS = {name: ("beta", "0.1") if "beta" in METHODS[name].hyper else ("k_chosen", "0.3") for name in WITH_LOSS}
@@ -76,7 +77,8 @@ def task_of(**changed):
     return Config.model_validate({"name": "all", "tasks": {"task": task}}).tasks["task"]
 
 
-TASK = task_of()
+PAIRS = {"source": "pairs", "hub": {"id": "x/y"}}
+TASK = task_of(data=FILE, preferences=PAIRS)
 
 
 def rows_of(run, stage="train"):
@@ -209,11 +211,10 @@ def other_stages(copy):
 
 # --- sources and scorers
 
-FILE = {"source": "preferences", "prompts": {"train": 40, "validation": 8, "test": 8}}
 TASKS = {
     "planted": {},
     "classifier": {"evaluation": {"scorer": {"kind": "vader"}, "also": {"of": {"kind": "classifier", "model": "m"}}}},
-    "pairs": {"data": FILE, "preferences": {"source": "pairs", "hub": {"id": "x/y"}}},
+    "pairs": {"data": FILE, "preferences": PAIRS},
     "transcripts": {"data": FILE, "preferences": {"source": "transcripts", "hub": {"id": "x/y"}}},
 }
 SEEN = {  # changed module -> stage -> tasks that see it

@@ -129,8 +129,8 @@ class PreferenceConfig(OptimisationConfig):
     With an `adapter` the mask heads are trained too, and policy and reference share the frozen weights.
 
     Of methods that train in `rounds`, `epochs` and `max_steps` are those of one round. Methods that train on samples
-    of their own policy look at `on_policy`, and not at what is about pairs: validation, `keep`, the layout and gradients
-    of batches, `log_kl`, `reference` and the limits of responses.
+    of their own policy look at `on_policy`, and not at what is about pairs: validation, `keep`, the layout and
+    gradients of batches, `log_kl`, `reference` and the limits of responses.
     """
 
     frontier_every: CountOrZero = 0
