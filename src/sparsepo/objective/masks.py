@@ -358,7 +358,7 @@ def build_masks(
 def highest(scores: Tensor, valid: Tensor, share: float) -> Tensor:
     """(s, t): 1 on the floor(share * N) highest scores of the N valid tokens of each row, and at least one, else 0."""
     count = (share * valid.sum(-1) + 1e-6).floor().clamp_min(1)  # 0.29 * 100 is a little less than 29
-    order = scores.masked_fill(~valid, -torch.inf).argsort(-1, descending=True, stable=True)
+    order = scores.masked_fill(~valid, -torch.inf).argsort(dim=-1, descending=True, stable=True)
     rank = order.argsort(-1)
     return ((rank < count[:, None]) & valid).to(torch.promote_types(scores.dtype, torch.float32))
 
