@@ -11,6 +11,7 @@ from sparsepo.config.processes import read_accelerate
 from sparsepo.config.training import OptimisationConfig
 from sparsepo.data.hashes import file_hash
 from sparsepo.objective.methods import METHODS, STAND_IN
+from sparsepo.oracles import oracle_of, selecting
 from sparsepo.runs import find_run
 
 PUBLISHED = Path(__file__).parent / "report" / "published.yaml"
@@ -77,6 +78,11 @@ def _oracle_pairs(config: Config, task: TaskConfig, name: str, run: str) -> dict
 
 def _score_tokens(config: Config, task: TaskConfig, name: str, run: str) -> dict[str, Any]:
     return _reference(config, task, name, run) | {"loading": loading(task), "oracle": trusted(task)}
+
+
+def _selection(config: Config, task: TaskConfig, name: str, run: str) -> dict[str, Any]:
+    read = {oracle_of(task, path) for path in selecting(task)}
+    return {oracle: section.share for oracle, section in task.oracles.items() if oracle in read}
 
 
 def _method(task: TaskConfig, run: str) -> dict[str, Any]:
@@ -215,6 +221,7 @@ SETTINGS = {
     "reference": _reference,
     "oracle_pairs": _oracle_pairs,
     "score_tokens": _score_tokens,
+    "selection": _selection,
     "train": _train,
     "sample": _sample,
     "evaluate": _evaluate,
