@@ -1,3 +1,5 @@
+import json
+
 # What scores the tokens of preference pairs, for the masks that read scores: sparsepo.config.oracles.
 #   [sft_oracle ->] choose_oracle_pairs -> train_oracle -> score_tokens -> the pairs of the runs that name this oracle
 
@@ -133,3 +135,34 @@ rule score_tokens:
         "python -m sparsepo.gpu -- python $SCRIPTS/score_tokens.py --settings {params.settings:q}"
         " --oracle {params.oracle} --base {params.base} --pairs {input.train} {input.validation}"
         " --out {params.folder} > {log} 2>&1"
+
+
+def of_oracles(task, name):
+    """A file of each oracle that runs of the task select by."""
+    return expand(f"{ORACLE}/{name}", task=task, oracle=json.loads(STAGES.settings("selection", task)))
+
+
+rule plot_selection:
+    input:
+        scores=lambda wildcards: expand(SCORES, task=wildcards.task, run=["sft", *STAGES.selecting(**wildcards)]),
+        summaries=lambda wildcards: of_oracles(wildcards.task, "summary.json"),
+        pairs=lambda wildcards: of_oracles(wildcards.task, "validation.jsonl"),
+    output:
+        report(
+            expand("results/figures/{{task}}/selection.{kind}", kind=["svg", "png"]),
+            caption="report/selection.rst",
+            category="{task}",
+        ),
+    log:
+        "logs/{task}/figures/selection.log",
+    conda:
+        "../envs/eval.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=20,
+    params:
+        settings=settings("selection"),
+        code=code("selection"),
+    shell:
+        "python $SCRIPTS/selection.py --settings {params.settings:q} --scores {input.scores} --summaries {input.summaries}"
+        " --pairs {input.pairs} --out {output} > {log} 2>&1"

@@ -10,6 +10,7 @@ from sparsepo.evaluation import report_card
 from sparsepo.evaluation.frontier import Meter
 from sparsepo.evaluation.rewards import Scorer, build_scorer
 from sparsepo.models import context_of, load_model, load_tokenizer
+from sparsepo.objective.methods import METHODS
 from sparsepo.training.inspection import inspect_pairs
 from sparsepo.training.preference import load_masks
 
@@ -50,9 +51,10 @@ def main() -> None:
     made = {
         split: meter.measured(policy, [row for row in rows if row.split == split]) for split in ("validation", "test")
     }
+    mask = METHODS[settings["method"]].mask(settings["hyper"])
     tokens = tokens_of(settings, policy, reference, tokenizer, masks, read_records(options.pairs, Preference))
     result = report_card.scores(made["test"]) | {
-        "auc": report_card.planted_auc(tokens) if settings["planted"] and not is_sft else {},
+        "auc": report_card.planted_auc(tokens, mask) if settings["planted"] and not is_sft else {},
         "sparsity": report_card.mask_sparsity(tokens),
         "logp_change": {} if is_sft else report_card.logp_change(tokens),
     }

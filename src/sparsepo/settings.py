@@ -14,6 +14,7 @@ from sparsepo.config.rounds import judge_of_rounds, sampling_of_rounds
 from sparsepo.config.training import OptimisationConfig
 from sparsepo.data.hashes import file_hash
 from sparsepo.objective.methods import METHODS, STAND_IN, looking_into_pairs
+from sparsepo.oracles import oracle_of, selecting
 from sparsepo.runs import find_run
 
 PUBLISHED = Path(__file__).parent / "report" / "published.yaml"
@@ -80,6 +81,11 @@ def _oracle_pairs(config: Config, task: TaskConfig, name: str, run: str) -> dict
 
 def _score_tokens(config: Config, task: TaskConfig, name: str, run: str) -> dict[str, Any]:
     return _reference(config, task, name, run) | {"loading": loading(task), "oracle": trusted(task)}
+
+
+def _selection(config: Config, task: TaskConfig, name: str, run: str) -> dict[str, Any]:
+    read = {oracle_of(task, path) for path in selecting(task)}
+    return {oracle: section.share for oracle, section in task.oracles.items() if oracle in read}
 
 
 def _method(task: TaskConfig, run: str) -> dict[str, Any]:
@@ -275,6 +281,7 @@ SETTINGS = {
     "reference": _reference,
     "oracle_pairs": _oracle_pairs,
     "score_tokens": _score_tokens,
+    "selection": _selection,
     "train": _train,
     "sample_round": _sample_round,
     "train_round": _train_round,

@@ -17,7 +17,7 @@ from sparsepo.data.hashes import file_hash
 from sparsepo.errors import UserError
 from sparsepo.launch import python_command
 from sparsepo.objective.methods import METHODS
-from sparsepo.oracles import as_task
+from sparsepo.oracles import as_task, oracle_of, selecting
 from sparsepo.runs import find_run, patterns_of, patterns_of_rounds, runs_of
 from sparsepo.settings import SETTINGS, fitted, in_bits
 from sparsepo.sweep import WATCHED, Plan
@@ -63,15 +63,16 @@ class Stages:
         """The oracle of this task whose scores this run reads."""
         if run == "sft":
             return None
-        section = self.config.tasks[task]
-        made = find_run(section, run)
-        named = METHODS[made.method].oracle(made.hyper)
-        return named if named in section.oracles else None
+        return oracle_of(self.config.tasks[task], run)
 
     def pairs(self, split: str, task: str, run: str, **_: Any) -> str:
         """The pairs of a split as this run reads them: those of the task, or scored by its oracle."""
         oracle = self.oracle(task, run)
         return f"results/{task}/{f'oracles/{oracle}' if oracle else 'preferences'}/{split}.jsonl"
+
+    def selecting(self, task: str, **_: Any) -> list[str]:
+        """The runs that keep the tokens of the highest scores of an oracle of this task."""
+        return selecting(self.config.tasks[task])
 
     def base(self, task: str, oracle: str) -> str:
         """The folder of the model that an oracle starts from, and is compared with."""
@@ -106,6 +107,7 @@ class Stages:
         several = evaluation.generation and len(evaluation.generation.temperatures) > 1
         drawn = ["frontier"] * bool(evaluation.scorer) + ["temperatures"] * bool(several)
         drawn += ["rounds"] * bool(evaluation.scorer and self.trains("rounds", task))
+        drawn += ["selection"] * bool(self.selecting(task))
         return [*drawn, "sparsity", "token_kl", "tokens/{method}"]
 
     @property

@@ -1,13 +1,13 @@
 """What is cached of the reference: the values it would give online, the same runs, and no stale or missing cache."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
 from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.collation import collate, encode_pairs, rows_of
-from sparsepo.data.records import write_records
 from sparsepo.errors import UserError
 from sparsepo.models import save_model
 from sparsepo.objective.methods import METHODS
@@ -115,29 +115,48 @@ def test_bfloat16_states_are_kept_as_they_are(toy, tmp_path):
 # --- refusals
 
 
-def folders(toy, tmp_path):
-    """A model folder and a file of pairs."""
+def folder(toy, tmp_path):
+    """Of a model."""
     save_model(toy.model(), toy.tokenizer, tmp_path / "sft")
-    write_records(tmp_path / "pairs.jsonl", toy.pairs(20))
-    return tmp_path / "sft", tmp_path / "pairs.jsonl"
+    return tmp_path / "sft"
 
 
 @pytest.mark.parametrize(
-    "change",
-    [
-        lambda sft, pairs: sft.joinpath("model.safetensors").write_bytes(b"other"),
-        lambda sft, pairs: sft.joinpath("tokenizer.json").write_text("{}"),
-        lambda sft, pairs: sft.joinpath("config.json").write_text("{}"),
-        lambda sft, pairs: pairs.write_text(pairs.read_text() + "\n"),
-    ],
-    ids=["weights", "tokenizer", "config", "pairs"],
+    "name, text", [("model.safetensors", "other"), ("tokenizer.json", "{}"), ("config.json", "{}")]
 )
-def test_the_content_hash_changes_with_every_file(toy, tmp_path, change):
-    sft, pairs = folders(toy, tmp_path)
+def test_the_content_hash_changes_with_every_file(toy, tmp_path, name, text):
+    sft, pairs = folder(toy, tmp_path), toy.pairs(20)
     before = content(sft, pairs, PreferenceConfig())
     assert content(sft, pairs, PreferenceConfig()) == before
-    change(sft, pairs)
+    sft.joinpath(name).write_text("{}")
     assert content(sft, pairs, PreferenceConfig()) != before
+
+
+@pytest.mark.parametrize(
+    "change, same",
+    [
+        ({"prompt": "another"}, False),
+        ({"chosen": "another"}, False),
+        ({"rejected": "another"}, False),
+        ({"chosen_ended": False}, False),
+        ({"rejected_ended": False}, False),
+        ({"chosen_score": 2.0, "rejected_score": 1.0}, True),
+        (
+            {"chosen_values": [1.0], "rejected_values": [2.0]},
+            True,
+        ),  # the reference sees texts alone
+    ],
+    ids=lambda change: next(iter(change)) if isinstance(change, dict) else "",
+)
+def test_the_content_hash_changes_with_every_text_of_the_pairs_and_nothing_else_of_them(toy, tmp_path, change, same):
+    sft, pairs = folder(toy, tmp_path), toy.pairs(20)
+    changed = [*pairs[:7], replace(pairs[7], **change), *pairs[8:]]
+    assert (content(sft, changed, PreferenceConfig()) == content(sft, pairs, PreferenceConfig())) == same
+
+
+def test_the_content_hash_changes_with_the_order_and_the_number_of_pairs(toy, tmp_path):
+    sft, pairs = folder(toy, tmp_path), toy.pairs(20)
+    assert len({content(sft, some, PreferenceConfig()) for some in (pairs, pairs[::-1], pairs[:19])}) == 3
 
 
 @pytest.mark.parametrize(
@@ -151,7 +170,7 @@ def test_the_content_hash_changes_with_every_file(toy, tmp_path, change):
     ],
 )
 def test_the_content_hash_changes_with_truncation_and_precision_alone(toy, tmp_path, changed, same):
-    sft, pairs = folders(toy, tmp_path)
+    sft, pairs = folder(toy, tmp_path), toy.pairs(20)
     found = content(sft, pairs, PreferenceConfig()) == content(sft, pairs, PreferenceConfig(**changed))
     assert found == same
 

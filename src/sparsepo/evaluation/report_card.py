@@ -39,7 +39,7 @@ def measures(made: Samples) -> dict[str, dict[str, list]]:
 
 
 def single(result: dict[str, Any]) -> dict[str, dict[str, list]]:
-    """What is one number a run and belongs beside the rewards: how well masks found planted tokens, and their zeros."""
+    """What is one number a run and belongs beside the rewards: how well signals found planted tokens, and zeros."""
     found = {f"auc_{name}": sides["chosen"] for name, sides in result["auc"].items() if name != "abs_logratio"}
     found |= {f"zeros_{name}": fmean(sides.values()) for name, sides in result["sparsity"].items()}
     return {name: {"values": [value], "groups": [0]} for name, value in found.items() if value is not None}
@@ -90,22 +90,36 @@ def mark(tokens: Sequence[tuple[int, int]], planted: Sequence[tuple[int, int]]) 
     return [int(any(start < to and end > since for since, to in planted)) for start, end in tokens]
 
 
-def planted_auc(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, float | None]]:
-    """ROC AUC with which token weights, and |log pi/ref|, rank planted tokens above the others, all pairs pooled."""
+def planted_auc(records: Sequence[dict[str, Any]], mask: str = "none") -> dict[str, dict[str, float | None]]:
+    """ROC AUC with which token signals rank planted tokens above the others, all pairs pooled.
+
+    The signals are token weights, |log pi/ref|, and what a `mask` selects by: an oracle's scores, negated for rejected
+    responses as the lowest are kept there, or the excess.
+    """
     masks = ("m_u", "m_d") if "m_u" in records[0]["chosen"] else ()
     found: dict[str, dict[str, float | None]] = {}
-    for name in (*masks, "abs_logratio"):
+    for name in (*masks, "abs_logratio", *SELECTED_BY.get(mask, ())):
         found[name] = {}
         for side in SIDES:
             labels = [label for record in records for label in record[side]["planted"]]
-            found[name][side] = roc_auc([x for record in records for x in _signal(record[side], name)], labels)
+            found[name][side] = roc_auc([x for record in records for x in _signal(record, side, name)], labels)
     return found
 
 
-def _signal(side: dict[str, Any], name: str) -> list[float]:
-    if name != "abs_logratio":
-        return side[name]
-    return [abs(a - b) for a, b in zip(side["logps"], side["ref_logps"], strict=True)]
+SELECTED_BY = {"selected": ("oracle_score",), "excess": ("excess",)}
+"""Mask -> the signal that it keeps the highest tokens of."""
+
+
+def _signal(record: dict[str, Any], side: str, name: str) -> list[float]:
+    tokens = record[side]
+    if name in tokens:
+        return tokens[name]
+    if name == "oracle_score":
+        return [score if side == "chosen" else -score for score in tokens["values"]]
+    ratios = [a - b for a, b in zip(tokens["logps"], tokens["ref_logps"], strict=True)]
+    if name == "excess":
+        return [score - ratio for score, ratio in zip(tokens["values"], ratios, strict=True)]
+    return [abs(ratio) for ratio in ratios]
 
 
 def mask_sparsity(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:

@@ -41,11 +41,13 @@ _TITLE = 0.28
 _HEADING = 0.24
 _SIDE_GAP = 0.05
 _FOOT = 0.55
-_COLOUR_MAPS = {"reward": "RdBu", "kl": "Oranges", "mask": "Greys"}
+_COLOUR_MAPS = {"reward": "RdBu", "kl": "Oranges", "mask": "Greys", "value": "PuOr"}
+_SIGNED = ("reward", "value")
 _BAR_LABELS = {
     "reward": r"$\log(\pi/\pi_\mathrm{ref})$ (nats)",
     "kl": r"$\mathrm{KL}(\pi\,\|\,\pi_\mathrm{ref})$ (nats)",
     "mask": "mask weight",
+    "value": "score or weight of the pair's data",
 }
 
 
@@ -61,7 +63,7 @@ class Row:
 def token_rows(side: Mapping[str, Any]) -> list[list[Row]]:
     """The rows about the reward, then those about KL: each before the mask, the mask, the product.
 
-    Without masks a group is its first row alone.
+    Without masks a group is its first row alone. Numbers that came with the pair, as an oracle's scores, come last.
     """
     ratio = np.asarray(side["logps"]) - np.asarray(side["ref_logps"])
     groups = [
@@ -74,6 +76,8 @@ def token_rows(side: Mapping[str, Any]) -> list[list[Row]]:
             group.append(Row(f"${mask}$", "mask", weight))
             label = rf"${mask}\,{before.label.strip('$')}$"
             group.append(Row(label, before.scale, weight * before.values))
+    if "values" in side:
+        groups.append([Row("value", "value", np.asarray(side["values"]))])
     return groups
 
 
@@ -111,14 +115,14 @@ def _remarks(sides: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _scales(rows: Sequence[Row]) -> Scales:
-    """One scale a quantity: rewards symmetric around 0, KL and masks from 0."""
+    """One scale a quantity: what has a sign symmetric around 0, KL and masks from 0."""
     scales: Scales = {}
     for name in _COLOUR_MAPS:
         sizes = [np.abs(row.values) for row in rows if row.scale == name]
         if not sizes:
             continue
         top = float(np.percentile(np.concatenate(sizes), 98)) or 1.0
-        scales[name] = Normalize(-top if name == "reward" else 0.0, top, clip=True)
+        scales[name] = Normalize(-top if name in _SIGNED else 0.0, top, clip=True)
     return scales
 
 
@@ -166,14 +170,15 @@ def _draw_cells(axes: Axes, line: Sequence[Cell], groups: list[list[Row]], top: 
 
 def _draw_colour_bars(figure: Figure, height: float, scales: Scales) -> None:
     """One horizontal bar a quantity at the foot; pointed where values lie beyond its end."""
+    step = 6.15 / max(3, len(scales))
     for place, (name, scale) in enumerate(scales.items()):
-        left = _LEFT + place * 2.05
-        box = (left / PAGE_WIDTH, 0.36 / height, 1.75 / PAGE_WIDTH, 0.09 / height)
+        left = _LEFT + place * step
+        box = (left / PAGE_WIDTH, 0.36 / height, (step - 0.3) / PAGE_WIDTH, 0.09 / height)
         bar = figure.colorbar(
             ScalarMappable(scale, _COLOUR_MAPS[name]),
             cax=figure.add_axes(box),
             orientation="horizontal",
-            extend="both" if name == "reward" else "max",
+            extend="both" if name in _SIGNED else "max",
         )
         bar.outline.set_linewidth(0.4)
         bar.ax.tick_params(labelsize=6, length=2)

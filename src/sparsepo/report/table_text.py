@@ -34,6 +34,8 @@ COLUMNS = (
     Column("AUC m_u", ("auc_m_u_chosen", "auc_m_u_rejected"), 2),
     Column("AUC m_d", ("auc_m_d_chosen", "auc_m_d_rejected"), 2),
     Column("AUC log-ratio", ("auc_abs_logratio_chosen", "auc_abs_logratio_rejected"), 2),
+    Column("AUC oracle", ("auc_oracle_score_chosen", "auc_oracle_score_rejected"), 2),
+    Column("AUC excess", ("auc_excess_chosen", "auc_excess_rejected"), 2),
     Column("zeros m_u / m_d", ("sparsity_m_u", "sparsity_m_d"), 3),
 )
 _TEXT_COLUMNS = 2
@@ -50,6 +52,8 @@ _WHERE = {
     " validation pairs, chosen / rejected, in nats.",
     "AUC log-ratio": "AUC is the ROC area with which a quantity (mask m_u, mask m_d, |log-ratio|)"
     " ranks planted tokens above the others, chosen / rejected.",
+    "AUC oracle": "AUC oracle is that of the oracle's score of a token, negated in rejected responses.",
+    "AUC excess": "AUC excess is that of log oracle/π.",
     "zeros m_u / m_d": "Zeros is the share of mask weights that are exactly zero.",
 }
 _BEST = "Bold: the best mean reward."

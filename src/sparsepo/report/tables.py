@@ -14,7 +14,7 @@ from sparsepo.report.table_text import latex_table, markdown_table
 
 Score = Mapping[str, Any]
 
-_AUC = ("m_u", "m_d", "abs_logratio")
+_AUC = ("m_u", "m_d", "abs_logratio", "oracle_score", "excess")
 _SIDES = ("chosen", "rejected")
 _OPTIONAL = ("logp_change_", "auc_", "sparsity_")
 

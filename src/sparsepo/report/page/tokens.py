@@ -23,8 +23,9 @@ QUANTITIES = {
     "m_d": "m_d, the mask of the KL",
     "weighted_log_ratio": "m_u · log-ratio (nats)",
     "weighted_kl": "m_d · KL(π‖ref) (nats)",
+    "values": "what came with the pair: score of an oracle, log oracle/base (nats), or a weight",
 }
-"""Of a token; those with masks only where a run has masks."""
+"""Of a token; those with masks only where a run has masks, and values where its pairs bring some."""
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -71,6 +72,7 @@ def token_values(side: Mapping[str, Any]) -> dict[str, list[float]]:
         found |= {"m_u": side["m_u"], "m_d": side["m_d"]}
         found["weighted_log_ratio"] = [a * b for a, b in zip(side["m_u"], ratio, strict=True)]
         found["weighted_kl"] = [a * b for a, b in zip(side["m_d"], side["reverse_kl"], strict=True)]
+    found |= {"values": side["values"]} if "values" in side else {}
     return {name: short(values) for name, values in found.items()}
 
 

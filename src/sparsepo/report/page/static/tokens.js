@@ -1,5 +1,5 @@
 // The token viewer: two runs side by side on one pair, a colour for each token, exact values for the one pointed at.
-const SIGNED = new Set(["log_ratio", "weighted_log_ratio"]);
+const SIGNED = new Set(["log_ratio", "weighted_log_ratio", "values"]);
 
 class Tokens {
   constructor(article) {

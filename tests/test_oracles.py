@@ -1,0 +1,214 @@
+"""Oracles in a config: what is refused, which runs read which, and what a change of one makes anew."""
+
+import json
+
+import pytest
+import yaml
+
+from sparsepo.config import Config
+from sparsepo.configfile import load_config, merge, nested
+from sparsepo.errors import UserError
+from sparsepo.stages import Stages
+
+SCRATCH = {"source": "scratch", "config": {"model_type": "gpt2", "n_layer": 1, "n_embd": 8}}
+BASE = yaml.safe_load("""
+name: small
+tasks:
+  reviews:
+    model: {source: scratch, config: {model_type: gpt2, n_layer: 2, n_embd: 8}}
+    data: {source: planted, texts: 60, prompts: {train: 40, validation: 8, test: 8}}
+    sft: {epochs: 1}
+    preferences: {source: generated, scorer: {kind: vader}}
+    oracles:
+      main: {share: 0.5, beta: 0.5}
+      good: {objective: sft}
+    methods:
+      dpo: {beta: "0.1", mask: [none]}
+      sepo: {beta: "1", oracle: main, k_chosen: ["0.1", "0.3"]}
+      rho: {oracle: good}
+    training: {batch_size: 10, epochs: 3, max_steps: 7, frontier_every: 4, validate_every: 2, keep: best}
+    evaluation: {scorer: {kind: vader}, token_pairs: 4, frontier_prompts: 8}
+""")
+DPO, RHO = "dpo/beta~0.1-mask~none/seed~0", "rho/oracle~good/seed~0"
+SEPO = [f"sepo/beta~1-k_chosen~{k}-oracle~main/seed~0" for k in ("0.1", "0.3")]
+MORE = {"oracles__small": {"model": SCRATCH}, "methods__sepo__oracle": ["main", "small"]}
+
+
+def raw(**changes):
+    """BASE, changed as on the command line; a model is replaced whole."""
+    changed = merge(BASE, nested({f"tasks__reviews__{key}": value for key, value in changes.items()}))
+    changed["tasks"]["reviews"] |= {"model": changes["model"]} if "model" in changes else {}
+    return changed
+
+
+def stages(**changes):
+    return Stages(Config.model_validate(raw(**changes)))
+
+
+# --- what is refused
+
+
+@pytest.fixture
+def complaints(tmp_path):
+    """(**changes of BASE) -> the sentences that it gets, without their file."""
+
+    def load(**changes):
+        path = tmp_path / "own.yaml"
+        path.write_text(yaml.safe_dump(raw(**changes), sort_keys=False))
+        with pytest.raises(UserError) as caught:
+            load_config(path)
+        return [line.split(": ", 1)[1].removeprefix("tasks.reviews.") for line in str(caught.value).split("\n")]
+
+    return load
+
+
+def test_the_base_is_good():
+    assert list(stages().config.tasks["reviews"].oracles) == ["main", "good"]
+
+
+READS = "method '{}' reads a number for each token: name an oracle of this task (main, good), or bring the "
+EXCESS = "mask 'excess' compares losses with a model fine-tuned from the task's own: oracle '{}' needs objective: sft"
+TOKENS = "a model from scratch needs a task's model from scratch with the same 'tokenizer' section"
+HUB = {"source": "hub", "id": "owner/model-1b"}
+
+
+@pytest.mark.parametrize(
+    "changes, place, sentence",
+    [
+        ({"methods__sepo__oracle": "mian"}, "methods.sepo.oracle", "'mian' is not an oracle of this task; allowed: main"),
+        ({"methods__sepo__oracle": "data"}, "methods.sepo.oracle", READS.format("sepo")),
+        ({"methods__dpo__mask": ["none", "given"]}, "methods.dpo", READS.format("dpo")),
+        ({"methods__rho__oracle": "main"}, "methods.rho.oracle", EXCESS.format("main")),
+        ({"oracles__good__model": SCRATCH}, "methods.rho.oracle", EXCESS.format("good")),
+        ({"oracles__idle": {}}, "oracles.idle", "no method of this task reads it: name it in a grid, or leave it out"),
+        ({"oracles__data": {}}, "oracles.data", "'data' means the numbers that the pairs of the data bring: give"),
+        ({"oracles__Main": {}}, "oracles.Main", "the name of an oracle must be a name of small letters, digits and _"),
+        ({"oracles__good__beta": 0.1}, "oracles.good.beta", "is read by an oracle of objective dpo only: leave it out"),
+        ({"oracles__main__share": 0.2}, "oracles.main.share", "0.2 of 40 prompts gives fewer pairs than one batch"),
+        ({"oracles__main__share": 1.5}, "oracles.main.share", "must be less than or equal to 1, not 1.5"),
+        ({"oracles__main__objekt": "dpo"}, "oracles.main.objekt", "unknown key; allowed: objective, share, beta,"),
+        (MORE | {"oracles__small__model__tokenizer": {"kind": "bpe"}}, "oracles.small.model.tokenizer", TOKENS),
+        (MORE | {"model": HUB}, "oracles.small.model.tokenizer", TOKENS),
+        (MORE | {"sft": None}, "oracles.small.model", "a model from scratch knows nothing: the task needs an"),
+    ],
+)  # fmt: skip
+def test_a_mistake_gets_its_sentence(complaints, changes, place, sentence):
+    found = complaints(**changes)
+    assert any(line.startswith(f"{place}: {sentence}") for line in found), found
+
+
+def test_numbers_of_the_users_own_pairs_need_no_oracle(tmp_path):
+    (tmp_path / "pairs.jsonl").write_text("")
+    task = {key: value for key, value in BASE["tasks"]["reviews"].items() if key != "oracles"} | {
+        "data": {"source": "preferences", "prompts": {"validation": 2, "test": 8}},
+        "preferences": {"source": "pairs", "path": str(tmp_path / "pairs.jsonl")},
+        "methods": {"sepo": {"beta": "1"}, "dpo": {"beta": "1", "mask": "given", "oracle": "data"}},
+    }
+    found = Stages(Config.model_validate({"name": "small", "tasks": {"reviews": task}}))
+    assert {found.oracle("reviews", run) for run in found.runs("reviews")} == {None}
+
+
+# --- who reads what
+
+
+def test_a_run_reads_the_pairs_of_its_oracle_and_the_others_those_of_the_task():
+    made = stages(**MORE)
+    small = SEPO[0].replace("main", "small")
+    where = {run: made.pairs("train", "reviews", run) for run in ("sft", DPO, SEPO[0], small, RHO)}
+    folders = ("preferences", "preferences", "oracles/main", "oracles/small", "oracles/good")
+    assert list(where.values()) == [f"results/reviews/{folder}/train.jsonl" for folder in folders]
+    assert made.selecting("reviews") == [*SEPO, small, small.replace("0.1", "0.3")]
+
+
+def test_an_oracle_starts_from_the_task_or_from_a_model_of_its_own():
+    made = stages(**MORE)
+    assert made.base("reviews", "main") == "results/reviews/sft"
+    assert made.base("reviews", "small") == "results/reviews/oracles/small/sft"
+
+
+def test_the_figure_of_a_selection_is_there_where_runs_select():
+    assert "selection" in stages().figures("reviews")
+    task = BASE["tasks"]["reviews"] | {
+        "oracles": {"good": {"objective": "sft"}},
+        "methods": {"rho": {"oracle": "good"}},
+    }
+    other = Stages(Config.model_validate({"name": "small", "tasks": {"reviews": task}}))
+    assert other.selecting("reviews") == [] and "selection" not in other.figures("reviews")
+
+
+# --- settings
+
+
+def settings(stage, oracle, **changes):
+    return json.loads(stages(**changes).settings(stage, "reviews", oracle=oracle))
+
+
+def test_an_oracle_is_trained_like_a_policy_but_for_what_it_says_and_is_not_measured():
+    main = settings("train", "main", oracles__main__learning_rate=0.5)
+    assert (main["method"], main["hyper"], main["seed"]) == ("dpo", {"beta": 0.5}, 0)
+    wanted = {"learning_rate": 0.5, "epochs": 3.0, "max_steps": 7, "batch_size": 10}
+    wanted |= {"frontier_every": 0, "validate_every": 0, "keep": "last"}
+    assert {name: main["training"][name] for name in wanted} == wanted
+    good = settings("train", "good", oracles__good__epochs=2, oracles__good__seed=3)
+    assert (good["method"], good["hyper"], good["seed"]) == ("rho", {"mask": "uniform"}, 3)
+    assert (good["training"]["epochs"], good["training"]["max_steps"]) == (2.0, None)
+
+
+def test_steps_of_an_oracle_grow_with_the_size_of_the_task():
+    made = Stages(load_sized(oracles__main__epochs=2, size__steps=1.5))
+    assert json.loads(made.settings("train", "reviews", oracle="main"))["training"]["epochs"] == 3.0
+
+
+def load_sized(**changes):
+    return Config.model_validate(raw(**changes)).sized()
+
+
+def test_a_model_of_its_own_is_fine_tuned_as_the_tasks_is():
+    small = settings("sft", "small", **MORE)
+    assert small["model"]["config"]["n_layer"] == 1 and small["sft"] == settings("sft", "", **MORE)["sft"]
+
+
+OF_ORACLES = ("oracle_pairs", "train", "score_tokens")
+
+
+def changed_by(**changes):
+    """(stage, oracle or run) of which the settings differ."""
+    before, after = stages(), stages(**changes)
+    jobs = [(stage, {"oracle": name}) for stage in OF_ORACLES for name in ("main", "good")]
+    jobs += [(stage, {"run": run}) for stage in ("train", "evaluate") for run in (DPO, *SEPO, RHO)]
+    jobs += [(stage, {}) for stage in ("data", "sft", "preferences", "reference", "selection")]
+    texts = [[made.settings(stage, "reviews", **item) for stage, item in jobs] for made in (before, after)]
+    return {(stage, *item.values()) for (stage, item), old, new in zip(jobs, *texts, strict=True) if old != new}
+
+
+@pytest.mark.parametrize(
+    "changes, jobs",
+    [
+        ({"oracles__main__beta": 0.3}, {("train", "main")}),
+        ({"oracles__main__seed": 1}, {("oracle_pairs", "main"), ("train", "main")}),
+        ({"oracles__main__share": 0.9}, {("oracle_pairs", "main"), ("selection",)}),
+        ({"oracles__good__epochs": 9}, {("train", "good")}),
+        ({"evaluation__token_pairs": 5}, {("evaluate", run) for run in (DPO, *SEPO, RHO)}),
+        ({"training__frontier_every": 2}, {("train", run) for run in (DPO, *SEPO, RHO)}),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_what_an_oracle_says_is_read_by_its_own_jobs_alone(changes, jobs):
+    assert changed_by(**changes) == jobs
+
+
+def test_an_oracle_runs_the_code_of_its_own_objective():
+    code = {name: stages().code("train", "reviews", oracle=name) for name in ("main", "good")}
+    assert len(set(code.values())) == 2
+    assert stages().code("score_tokens", "reviews", oracle="main") == stages().code(
+        "score_tokens", "reviews", oracle="good"
+    )
+
+
+def test_an_oracle_asks_for_the_memory_of_its_own_model():
+    large = {"source": "scratch", "config": {"model_type": "gpt2", "n_layer": 24, "n_embd": 1024}}
+    made = stages(
+        **MORE, oracles__large={"model": large}, methods__dpo={"beta": "1", "mask": "selected", "oracle": "large"}
+    )
+    memory = {name: made.resources("reviews", "train", oracle=name)["mem_mb"] for name in ("", "small", "large")}
+    assert memory["small"] <= memory[""] < memory["large"]

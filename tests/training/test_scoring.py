@@ -1,0 +1,156 @@
+"""Scores of tokens by an oracle: what they are, which pairs get them, and who may give them."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from tokenizers.normalizers import Replace
+
+from sparsepo.config.training import PreferenceConfig
+from sparsepo.data.collation import encode_pairs
+from sparsepo.data.records import Preference
+from sparsepo.errors import UserError
+from sparsepo.models import save_model, train_tokenizer
+from sparsepo.training.reference import Cache, content, write_cache
+from sparsepo.training.scoring import check_reach, check_same_tokens, context_at, with_scores
+
+CONFIG = PreferenceConfig(max_prompt_tokens=5, max_response_tokens=6)
+
+
+def log_probs(model, tokenizer, prompt, response, ended=True):
+    """Of each token of a response, in float64, one response at a time, from the logits."""
+    ids = tokenizer(prompt)["input_ids"]
+    own = tokenizer(response)["input_ids"] + [tokenizer.eos_token_id] * ended
+    with torch.no_grad():
+        logits = copy.deepcopy(model).double().eval()(torch.tensor([ids + own])).logits[0]
+    rows = torch.log_softmax(logits, -1)[len(ids) - 1 : -1]
+    return [row[token].item() for row, token in zip(rows, own, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def models(toy):
+    return toy.model(seed=1), toy.model(seed=2)
+
+
+def score(toy, models, records, config=CONFIG):
+    return with_scores(*models, toy.tokenizer, records, config)
+
+
+@pytest.mark.parametrize("layout", ["shared", "padded"])
+def test_a_score_is_the_log_ratio_of_oracle_and_base(toy, models, layout):
+    records = [replace(pair, chosen_ended=False) for pair in toy.pairs(5)] + toy.pairs(6, seed=1)
+    found = score(toy, models, records, PreferenceConfig(layout=layout))
+    for before, after in zip(records, found, strict=True):
+        for side in ("chosen", "rejected"):
+            what = toy.tokenizer, before.prompt, getattr(before, side), getattr(before, f"{side}_ended")
+            own, base = (log_probs(model, *what) for model in models)
+            wanted = [a - b for a, b in zip(own, base, strict=True)]
+            assert getattr(after, f"{side}_values") == pytest.approx(wanted, abs=2e-5)
+        assert replace(after, chosen_values=None, rejected_values=None) == before
+
+
+def test_a_token_beyond_the_limit_scores_nothing(toy, models):
+    long = Preference("w01 w02", " ".join(f"w{number:02}" for number in range(10, 20)), "w03 w04")
+    (found,) = score(toy, models, [long])
+    assert len(found.chosen_values) == 11 and len(found.rejected_values) == 3
+    assert all(found.chosen_values[:6]) and found.chosen_values[6:] == [0.0] * 5
+    cut = replace(long, chosen=" ".join(long.chosen.split()[:6]), chosen_ended=False)
+    assert found.chosen_values[:6] == pytest.approx(score(toy, models, [cut])[0].chosen_values, abs=1e-5)
+
+
+def test_a_pair_that_cannot_train_gets_no_scores_and_the_others_keep_their_places(toy, models):
+    good = toy.pairs(2)
+    too_long = replace(good[0], prompt=" ".join(["w01"] * 6), chosen_values=[1.0], rejected_values=[1.0])
+    found = score(toy, models, [good[0], too_long, good[1]])
+    assert (found[1].chosen_values, found[1].rejected_values) == (None, None)
+    assert [found[0], found[2]] == score(toy, models, good)
+
+
+def test_no_usable_pair_is_no_scores(toy, models):
+    empty = Preference("w01", " ", "w02")
+    assert score(toy, models, [empty]) == [empty]
+
+
+def test_an_oracle_that_is_its_base_says_nothing(toy, models):
+    found = score(toy, (models[0], copy.deepcopy(models[0])), toy.pairs(3))
+    assert not any(number for pair in found for number in pair.chosen_values + pair.rejected_values)
+
+
+# --- runs on scored pairs
+
+
+def test_a_run_on_scored_pairs_reads_the_cache_of_the_bare_ones(toy, models, tmp_path):
+    bare, config = toy.pairs(20), PreferenceConfig(batch_size=8, log_kl=False, checkpoint_every=0)
+    save_model(toy.model(), toy.tokenizer, tmp_path / "sft")
+    scored = score(toy, models, bare, config)
+    encoded = encode_pairs(toy.tokenizer, bare, 512, 512, 48).pairs
+    write_cache(toy.model(), encoded, "logps", config, tmp_path / "logps", content(tmp_path / "sft", bare, config))
+    cache = [Cache.open(tmp_path / "logps", content(tmp_path / "sft", scored, config))]
+    given = {"hyper": {"mask": "selected", "k_chosen": 0.5}, "data": scored, "log_kl": False}
+    runs = [
+        toy.trainer(tmp_path / "online", **given),
+        toy.trainer(tmp_path / "cached", **given, policy=toy.model(), cache=cache),
+    ]
+    for run in runs:
+        run.train()
+    for name, value in toy.weights(runs[0].policy).items():
+        torch.testing.assert_close(value, toy.weights(runs[1].policy)[name])
+
+
+def test_an_oracle_of_objective_sft_minimises_the_mean_log_loss_of_chosen_responses(toy, tmp_path):
+    """The gradient of its first step against transformers' own loss, one pair at a time."""
+    pairs, reference = toy.pairs(8), toy.model()
+    own = copy.deepcopy(reference).eval()
+    run = toy.trainer(tmp_path, "rho", hyper={"mask": "uniform"}, data=pairs, reference=reference)
+    batches = run.data_collator.batches
+    run.model({**batches.collate(range(8)), "weight": 1}).total.backward()
+    for pair in batches.pairs:
+        ids = torch.tensor([pair.prompt + pair.chosen])
+        labels = ids.clone()
+        labels[0, : len(pair.prompt)] = -100
+        own(input_ids=ids, labels=labels).loss.backward()
+    for found, wanted in zip(run.policy.parameters(), own.parameters(), strict=True):
+        torch.testing.assert_close(found.grad, wanted.grad, atol=1e-5, rtol=1e-4)
+
+
+# --- refusals
+
+
+def test_the_same_tokenizer_is_taken(toy):
+    check_same_tokens(copy.deepcopy(toy.tokenizer), toy.tokenizer, toy.pairs(3), "oracle 'small'")
+
+
+def test_a_tokenizer_of_another_vocabulary_is_refused(toy):
+    other = train_tokenizer(["w01 w02 w03"], "word", 100)
+    with pytest.raises(UserError, match=r"^oracle 'small': its tokenizer differs .* \(6 and 63 tokens\)"):
+        check_same_tokens(other, toy.tokenizer, toy.pairs(3), "oracle 'small'")
+
+
+def test_a_tokenizer_of_one_vocabulary_that_encodes_otherwise_is_refused(toy):
+    other = copy.deepcopy(toy.tokenizer)
+    other.backend_tokenizer.normalizer = Replace("w01", "w02")
+    with pytest.raises(UserError, match=r'^oracle \'small\': its tokenizer encodes "w03 w01" otherwise'):
+        check_same_tokens(other, toy.tokenizer, [Preference("w03 w01", "w04", "w05")], "oracle 'small'")
+
+
+def test_another_end_token_is_refused(toy):
+    other = copy.deepcopy(toy.tokenizer)
+    other.eos_token = "<pad>"
+    with pytest.raises(UserError, match=r"its end token is '<pad>', that of the task's model '<end>'"):
+        check_same_tokens(other, toy.tokenizer, [], "oracle 'small'")
+
+
+def test_a_model_that_sees_less_than_a_pair_may_have_is_refused():
+    check_reach(48, 64, (20, 28), "oracle 'small'")
+    check_reach(48, 48, (512, 512), "oracle 'small'")
+    with pytest.raises(UserError, match=r"^oracle 'small': its model looks at 48 tokens, and a pair may have 49 "):
+        check_reach(48, 64, (20, 29), "oracle 'small'")
+
+
+def test_the_context_is_read_off_a_folder_without_its_weights(toy, tmp_path):
+    save_model(toy.model(n_positions=37), toy.tokenizer, tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    assert context_at(tmp_path) == 37
+    (tmp_path / "config.json").write_text('{"model_type": "of_its_own", "max_position_embeddings": 12}')
+    assert context_at(tmp_path) == 12
