@@ -1,13 +1,20 @@
+import gc
+import inspect
 import os
 import re
 import socket
 import sys
 import time
+from functools import cache
 from pathlib import Path
 from shlex import quote
 
 HERE = Path(workflow.basedir)
 sys.path.insert(0, str(HERE / "src"))
+
+# Of the many objects that a plan is made of, hardly one is garbage: as often as Python does by itself, looking for it
+# takes a twelfth of the time.
+gc.set_threshold(100_000)
 
 from sparsepo.errors import UserError
 from sparsepo.stages import Stages
@@ -23,6 +30,7 @@ try:
 except UserError as error:
     sys.exit(str(error))
 
+RESOLVED = cache(STAGES.resolved)
 PROMPTS = "results/{task}/prompts/{split}.jsonl"
 SFT = "results/{task}/sft"
 PREFERENCES = "results/{task}/preferences"
@@ -99,17 +107,26 @@ def every_sampled(pattern):
     return [path for task in STAGES.tasks if kind in STAGES.sampled(task) for path in every_run(pattern, tasks=[task])]
 
 
+def signed(function):
+    """A function with its signature written on it, where Snakemake, which asks for it several times a job, finds it."""
+    function.__signature__ = inspect.signature(function)
+    return function
+
+
+@signed
 def fitted(wildcards):
     """The scorer that the pipeline fits, for the jobs that score."""
     return STAGES.fitted(wildcards.task)
 
 
+@signed
 def policy_of(wildcards):
     """The weights of a run, which for the run `sft` are the reference's own."""
     folder = SFT if wildcards.run == "sft" else RUN
     return f"{folder}/model.safetensors".format(**wildcards)
 
 
+@signed
 def cache_of(wildcards):
     """What a run reads of the reference instead of running it."""
     kinds = STAGES.cached(wildcards.task, wildcards.run)
@@ -118,37 +135,40 @@ def cache_of(wildcards):
 
 def scored(split):
     """A function of wildcards: the pairs of a run, with the scores of the oracle that it reads if it reads one."""
-    return lambda wildcards: STAGES.pairs(split, **wildcards)
+    return signed(lambda wildcards: STAGES.pairs(split, **wildcards))
 
 
 def settings(stage):
     """A function of wildcards: the resolved settings that this stage reads, as JSON."""
-    return lambda wildcards: STAGES.settings(stage, **wildcards)
+    return signed(lambda wildcards: STAGES.settings(stage, **wildcards))
 
 
+@signed
 def config_of(wildcards, input):
     """The config of a task, for the record of a run: as it takes `input`, Snakemake does not compare it."""
-    return STAGES.resolved(wildcards.task)
+    return RESOLVED(wildcards.task)
 
 
 def code(script):
     """A function of wildcards: the version of the code that a job with this script uses."""
-    return lambda wildcards: STAGES.code(script, **wildcards)
+    return signed(lambda wildcards: STAGES.code(script, **wildcards))
 
 
 def asks(stage, what):
     """A function of wildcards and attempt: memory or minutes of a job; minutes grow with each attempt."""
-    return lambda wildcards, attempt: STAGES.resources(stage=stage, **wildcards)[what] * attempt ** (what == "runtime")
+    return signed(
+        lambda wildcards, attempt: STAGES.resources(stage=stage, **wildcards)[what] * attempt ** (what == "runtime")
+    )
 
 
 def processes(stage):
     """A function of wildcards: how many processes, each with a GPU, a job of `sft` or `train` takes."""
-    return lambda wildcards: STAGES.processes(wildcards.task, stage)
+    return signed(lambda wildcards: STAGES.processes(wildcards.task, stage))
 
 
 def python(stage):
     """A function of wildcards: what starts the script of `sft` or `train`, on one process or on several."""
-    return lambda wildcards: STAGES.python(wildcards.task, stage)
+    return signed(lambda wildcards: STAGES.python(wildcards.task, stage))
 
 
 def jobs():
