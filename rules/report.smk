@@ -68,6 +68,28 @@ rule plot_frontier:
         "python $SCRIPTS/frontier.py --scores {input.scores} --points {input.points}" " --out {output} > {log} 2>&1"
 
 
+rule plot_diversity:
+    input:
+        lambda wildcards: every_run(SCORES, tasks=[wildcards.task]),
+    output:
+        report(
+            expand("results/figures/{{task}}/diversity.{kind}", kind=["svg", "png"]),
+            caption="report/diversity.rst",
+            category="{task}",
+        ),
+    log:
+        "logs/{task}/figures/diversity.log",
+    conda:
+        "../envs/eval.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=20,
+    params:
+        code=code("diversity"),
+    shell:
+        "python $SCRIPTS/diversity.py --scores {input} --out {output} > {log} 2>&1"
+
+
 rule plot_temperatures:
     input:
         "results/tables/{task}.csv",

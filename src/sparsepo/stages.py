@@ -102,10 +102,10 @@ class Stages:
         return [f"{fitted(task)}/report.json"] if self.config.tasks[task].fits else []
 
     def figures(self, task: str) -> list[str]:
-        """The frontier where responses have a reward, the temperatures where there are several, and what always is."""
+        """Frontier and diversity where responses have a reward, temperatures where there are several, and others."""
         evaluation = self.config.tasks[task].evaluation
         several = evaluation.generation and len(evaluation.generation.temperatures) > 1
-        drawn = ["frontier"] * bool(evaluation.scorer) + ["temperatures"] * bool(several)
+        drawn = ["frontier", "diversity"] * bool(evaluation.scorer) + ["temperatures"] * bool(several)
         drawn += ["rounds"] * bool(evaluation.scorer and self.trains("rounds", task))
         drawn += ["selection"] * bool(self.selecting(task))
         return [*drawn, "sparsity", "token_kl", "tokens/{method}"]

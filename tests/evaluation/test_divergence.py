@@ -42,28 +42,29 @@ def responses(tokenizer):
 
 
 def by_hand(policy, reference, tokenizer, completion):
-    """(sum of log pi - log ref of the tokens, sum of KL(pi || ref)), from the logits of one response, unpadded."""
+    """Sums over tokens of log pi - log ref, KL(pi || ref) and log pi, from the logits of one response, unpadded."""
     prompt = tokenizer(completion.prompt)["input_ids"]
     ids = torch.tensor([prompt + completion.tokens])
     with torch.no_grad():
         log_p, log_q = (model(ids).logits[0].double().log_softmax(-1) for model in (policy, reference))
-    drawn, exact = 0.0, 0.0
+    drawn, exact, logp = 0.0, 0.0, 0.0
     for at, token in enumerate(completion.tokens):
         mine, theirs = log_p[len(prompt) + at - 1], log_q[len(prompt) + at - 1]
         drawn += float(mine[token] - theirs[token])
+        logp += float(mine[token])
         exact += sum(math.exp(p) * (p - q) for p, q in zip(mine.tolist(), theirs.tolist(), strict=True))
-    return drawn, exact
+    return drawn, exact, logp
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "llama"])
 @pytest.mark.parametrize("batch_size", [1, 3, 16])
-def test_both_numbers_are_those_of_the_plain_logits_in_the_order_given(tokenizer, architecture, batch_size):
+def test_all_numbers_are_those_of_the_plain_logits_in_the_order_given(tokenizer, architecture, batch_size):
     policy, reference = (network(seed, len(tokenizer), architecture) for seed in (0, 1))
     completions = responses(tokenizer)
     found = divergences(policy, reference, tokenizer, completions, batch_size)
     for one, completion in zip(found, completions, strict=True):
-        drawn, exact = by_hand(policy, reference, tokenizer, completion)
-        assert (one.sample, one.exact) == (pytest.approx(drawn, rel=1e-4), pytest.approx(exact, rel=1e-4))
+        expected = by_hand(policy, reference, tokenizer, completion)
+        assert (one.sample, one.exact, one.logp) == tuple(pytest.approx(number, rel=1e-4) for number in expected)
         assert one.exact > 0.01
 
 

@@ -198,13 +198,14 @@ def test_scores_are_told_response_by_response():
             Completion("b", " z", [7], True),
         ],
         {"reward": [0.5, 0.25, 1.0], "vader": [1.0, 0.0, 0.5]},
-        [Divergence(1.0, 2.0), Divergence(-1.0, 0.5), Divergence(0.0, 0.0)],
+        [Divergence(1.0, 2.0, -4.0), Divergence(-1.0, 0.5, -3.5), Divergence(0.0, 0.0, 0.0)],
     )
     assert scores(made) == {
         "prompt_ids": [0, 1, 0],
         "reward": [0.5, 0.25, 1.0],
         "kl_sample": [1.0, -1.0, 0.0],
         "kl_exact": [2.0, 0.5, 0.0],
+        "entropy": [4.0, 3.5, 0.0],
         "length": [3, 2, 1],
         "distinct_1": 3 / 6,
         "distinct_2": 2 / 3,
@@ -218,7 +219,7 @@ def test_scores_are_told_response_by_response():
 
 
 def test_samples_without_a_scorer_have_no_reward_and_no_samples_no_measure():
-    made = Samples([Completion("b", " x", [5], True)], {}, [Divergence(1.0, 2.0)])
+    made = Samples([Completion("b", " x", [5], True)], {}, [Divergence(1.0, 2.0, -1.0)])
     assert scores(made)["reward"] == [] and set(measures(made)) == {"kl", "length"}
     assert measures(Samples([], {"reward": []}, [])) == {}
 

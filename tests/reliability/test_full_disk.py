@@ -87,7 +87,7 @@ from pathlib import Path
 from sparsepo.errors import run
 from sparsepo.report.tables import main_table, write_table
 folder, label = Path(sys.argv[1]), sys.argv[2] * int(sys.argv[3])
-values = {name: [0.5, 0.25] for name in ("prompt_ids", "reward", "kl_sample", "kl_exact", "length")}
+values = {name: [0.5, 0.25] for name in ("prompt_ids", "reward", "kl_sample", "kl_exact", "entropy", "length")}
 score = values | {name: {} for name in ("params", "auc", "sparsity", "logp_change")}
 score |= {"run": "sft", "method": "sft", "label": label, "seed": None, "distinct_1": 0.5, "distinct_2": 0.5}
 def main():

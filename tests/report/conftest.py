@@ -47,6 +47,7 @@ def _score(method, params, seed, reward, kl, rng):
         "kl_sample": (kl + rng.normal(0, 0.4 * kl + 1e-9, count)).tolist(),
         "kl_exact": (kl * rng.uniform(0.8, 1.2, count)).tolist(),
         "length": rng.integers(12, 40, count).tolist(),
+        "entropy": rng.normal(36 - kl, 3, count).tolist(),
         "distinct_1": 0.12,
         "distinct_2": 0.4,
         "auc": {},

@@ -15,6 +15,7 @@ SFT = {
     "reward": [0.1, 0.3, 0.2, 0.2],
     "kl_sample": [0.0, 0.0, 0.0, 0.0],
     "kl_exact": [0.0, 0.0, 0.0, 0.0],
+    "entropy": [8.0, 9.0, 10.0, 13.0],
     "length": [10, 20, 30, 40],
     "distinct_1": 0.5,
     "distinct_2": 0.75,
@@ -38,6 +39,7 @@ def _row(label, method, reward, low, high, **rest):
     """A table row; what a test does not name is unremarkable."""
     kl = {"kl_sample": 1.0, "kl_sample_low": 0.9, "kl_sample_high": 1.2}
     kl |= {"kl_exact": 1.0, "kl_exact_low": 0.95, "kl_exact_high": 1.05}
+    kl |= {"entropy": 30.0, "entropy_low": 29.5, "entropy_high": 30.7}
     text = {"label": label, "method": method, "params": "-" if method == "sft" else "beta=0.1"}
     values = {"seeds": 3, "reward": reward, "reward_low": low, "reward_high": high}
     more = {"distinct_1": 0.1, "distinct_2": 0.25, "length": 20.04}
@@ -70,18 +72,19 @@ def test_a_row_pools_the_samples_of_all_seeds():
     assert (row["kl_sample"], row["kl_exact"], row["length"]) == (1.0, 2.5, 25.0)
     assert (row["logp_change_chosen"], row["logp_change_rejected"]) == (-0.5, -3.0)
     assert row["distinct_1"] == pytest.approx(0.3)
+    assert row["entropy"] == 10.0 and row["entropy_low"] < 10.0 < row["entropy_high"]
 
 
 def test_sampling_a_prompt_more_often_does_not_narrow_the_interval():
     once = DPO | {"reward": [0.1, 0.4, 0.5, 0.9], "prompt_ids": [0, 1, 2, 3]}
-    often = {key: once[key] * 10 for key in ("reward", "prompt_ids", "kl_sample", "kl_exact")}
+    often = {key: once[key] * 10 for key in ("reward", "prompt_ids", "kl_sample", "kl_exact", "entropy")}
     first, second = main_table([once]).iloc[0], main_table([once | often]).iloc[0]
     for bound in ("reward_low", "reward_high"):
         assert first[bound] == pytest.approx(second[bound])
 
 
 def test_one_prompt_under_two_seeds_is_two_groups():
-    flat = {"prompt_ids": [0, 1], "kl_sample": [0.0, 0.0], "kl_exact": [0.0, 0.0]}
+    flat = {"prompt_ids": [0, 1], "kl_sample": [0.0, 0.0], "kl_exact": [0.0, 0.0], "entropy": [9.0, 9.0]}
     runs = [DPO | flat | {"reward": [0.0, 1.0]}, DPO | flat | {"seed": 1, "reward": [1.0, 0.0]}]
     row = main_table(runs).iloc[0]
     assert row["reward_high"] - row["reward_low"] > 0.3  # by prompt alone every group has mean 0.5
@@ -122,7 +125,7 @@ def test_markdown_shows_mean_and_the_longer_arm_with_the_best_bold_and_starred(t
     text = _written(_frame(*rows), tmp_path)["markdown"]
     assert "| 0.512 ± 0.013 |" in text
     assert r"| **0.700 ± 0.050**\* |" in text
-    assert r"| 0.600 ± 0.079\* | 1.00 ± 0.20 | 1.00 ± 0.05 | 0.100 / 0.250 | 20.0 |" in text
+    assert r"| 0.600 ± 0.079\* | 1.00 ± 0.20 | 1.00 ± 0.05 | 30.0 ± 0.7 | 0.100 / 0.250 | 20.0 |" in text
     assert "Star: the whole reward interval lies above SFT's." in text
     assert text.rstrip().endswith("config_a.yaml, 50% of a & b")
 

@@ -91,7 +91,7 @@ def test_a_value_of_the_command_line_replaces_one_of_the_default(from_root):
 CHAIN = {"make_data": 1, "make_sft": 1, "make_preferences": 1, "cache_reference": 1, "train_policy": 2}
 SCORES = {**CHAIN, "sample_policy": 3, "evaluate_run": 3}
 ALL = {**SCORES, "make_table": 1, "compare_methods": 1}
-FIGURES = {"plot_frontier": 1, "plot_dynamics": 1, "plot_tokens": 2}
+FIGURES = {"plot_frontier": 1, "plot_diversity": 1, "plot_dynamics": 1, "plot_tokens": 2}
 TARGETS = {
     "data": {"make_data": 1},
     "sft": {"make_data": 1, "make_sft": 1},

@@ -9,7 +9,7 @@ import pytest
 
 DPO, SPARSE = "dpo/beta~0.1/seed~0", "sparsepo_common/beta~0.5/seed~0"
 REPORT = {("make_table", ""), ("compare_methods", ""), ("plot_frontier", ""), ("plot_dynamics", "")}
-REPORT |= {("make_page", "")}
+REPORT |= {("plot_diversity", ""), ("make_page", "")}
 TOKENS = {("plot_tokens", "dpo"), ("plot_tokens", "sparsepo_common")}
 SFT = {("sample_policy", "sft"), ("evaluate_run", "sft")}
 

@@ -78,6 +78,7 @@ def test_the_paper_with_three_seeds_plans_every_job_in_less_than_a_gigabyte(tmp_
         "measure_code": of("code"),
         "make_page": 1,
         "plot_frontier": 1,
+        "plot_diversity": 1,
         "plot_temperatures": 2,
         "plot_tokens": sum(len(task["methods"]) for task in tasks.values()),
         "total": sum(count for rule, count in counts.items() if rule != "total"),

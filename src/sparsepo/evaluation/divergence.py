@@ -18,11 +18,12 @@ class Divergence:
 
     sample: sum_t log pi(y_t) - log ref(y_t); its mean over samples estimates KL(pi || ref) without bias, a single value
     may be negative. exact: sum_t KL(pi(. | y_<t) || ref(. | y_<t)) over the whole vocabulary; the same expectation
-    with less noise.
+    with less noise. logp: sum_t log pi(y_t), whose mean is minus the entropy of the policy's responses.
     """
 
     sample: float
     exact: float
+    logp: float
 
 
 @torch.no_grad()
@@ -44,5 +45,7 @@ def divergences(
         terms = token_terms(hidden, ref_hidden, lm_head(policy), lm_head(reference), labels, kl=("reverse",))
         sample = rows.grid(terms.logps - terms.ref_logps).sum(-1).tolist()
         exact = rows.grid(terms.reverse_kl).sum(-1).tolist()
-        found |= {at: Divergence(*pair) for at, pair in zip(places, zip(sample, exact, strict=True), strict=True)}
+        logp = rows.grid(terms.logps).sum(-1).tolist()
+        made = map(Divergence, sample, exact, logp)
+        found |= dict(zip(places, made, strict=True))
     return [found[at] for at in range(len(completions))]

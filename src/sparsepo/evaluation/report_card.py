@@ -15,13 +15,14 @@ SIDES = ("chosen", "rejected")
 
 
 def scores(made: Samples) -> dict[str, Any]:
-    """Of sampled responses: reward, divergence and length of each, distinct-n of all."""
+    """Of sampled responses: reward, divergence, entropy (-log pi) and length of each, distinct-n of all."""
     tokens = [row.tokens for row in made.completions]
     return {
         "prompt_ids": _places(made),
         "reward": made.rewards["reward"] if "reward" in made.rewards else [],
         "kl_sample": [row.sample for row in made.divergences],
         "kl_exact": [row.exact for row in made.divergences],
+        "entropy": [-row.logp for row in made.divergences],
         "length": [len(ids) for ids in tokens],
         "distinct_1": distinct_n(tokens, 1),
         "distinct_2": distinct_n(tokens, 2),

@@ -41,8 +41,8 @@ DIVERGENCES = {
 }
 """`kl` is KL(p || pi), `reverse_kl` is KL(pi || p), `js` Jensen-Shannon (<= log 2), `tv` total variation (<= 1).
 
-The pseudo-reward of `js` is that of the paper, whose generator gives twice the divergence that is estimated here.
-Source: Go et al. 2023 (f-DPG), Table 1 and Theorem 1; naver/disco, tuners/losses.
+The pseudo-reward of `js` is the published one, which is the gradient of twice the divergence that is estimated here.
+Source: Go et al. 2023 (f-DPG); naver/disco, tuners/losses.
 """
 
 
@@ -69,7 +69,7 @@ def scale_for(values: Tensor, mean: float) -> float:
     """The scale (lambda) at which `tilted_mean` is `mean`: one for all prompts, as it grows with the scale.
 
     values: (c, s), a feature of s responses of the reference to each of c prompts. Raises UserError, with the range
-    that these samples can attain, for a mean outside it. Source: Khalifa et al. 2021 (GDC), section 2.2.
+    that these samples can attain, for a mean outside it. Source: Khalifa et al. 2021 (GDC).
     """
     values = values.double()
     low, high = (float(ends.mean()) for ends in values.aminmax(dim=-1))

@@ -13,11 +13,13 @@ from matplotlib.ticker import MaxNLocator
 
 from sparsepo.report.placement import Label, place_labels
 from sparsepo.report.run_names import params_text, parse_run
-from sparsepo.report.style import RC, method_style, new_figure
+from sparsepo.report.style import RC, MethodStyle, method_style, new_figure
 from sparsepo.report.tables import Score, main_table
 
 Point = tuple[float, float]
 
+_LABELS = ("divergence", "mean", "beta")
+"""Parameters that stand beside a marker."""
 _X_LABELS = {
     "kl_sample": "KL to the reference, sampled (nats a response)",
     "kl_exact": "KL to the reference, exact (nats a response)",
@@ -59,10 +61,7 @@ def plot_frontier(
     response a prompt, would let chance draw it. The KL axis is a square root where one setting's KL
     would otherwise press the others against the left edge.
     """
-    table = main_table(scores)
-    for bound in (f"{name}_{end}" for name in (x, "reward") for end in ("low", "high")):
-        table[bound] = table[bound].fillna(table[bound.rsplit("_", 1)[0]])  # one prompt: no bar
-    trained, sft = table[table["method"] != "sft"], table[table["method"] == "sft"]
+    trained, sft = settings_of(scores, x)
     passed = _points_by_method(training_points, x)
     figure = new_figure(4.4)
     axes = figure.subplots()
@@ -71,19 +70,32 @@ def plot_frontier(
     start = [(float(row[x]), float(row["reward"])) for _, row in sft.iterrows()]
     for method, rows in trained.groupby("method", sort=False):
         _draw_method(axes, method, rows, passed.get(method, []), start, x)
-    for place in start:
-        axes.axhline(place[1], color="black", linestyle=":", linewidth=0.8, zorder=1)
-        axes.plot(*place, color="black", marker="*", markersize=11, linestyle="none", zorder=6)
+    draw_start(axes, start)
     axes.set_xlabel(_X_LABELS[x] + ("" if axes.get_xscale() == "linear" else ", square-root axis"))
     axes.set_ylabel("mean reward")
     figure.legend(
-        handles=_legend(trained, bool(start), bool(passed)),
+        handles=legend(trained, bool(start), bool(passed)),
         loc="outside lower center",
         ncols=4,
         handlelength=3.4,
     )
-    _label_betas(figure, axes, trained, start, x, scores)
+    label_betas(figure, axes, trained, start, x, scores)
     return figure
+
+
+def settings_of(scores: Sequence[Score], x: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Rows of the main table, of trained settings and of SFT; where one prompt gives no interval it has no length."""
+    table = main_table(scores)
+    for bound in (f"{name}_{end}" for name in (x, "reward") for end in ("low", "high")):
+        table[bound] = table[bound].fillna(table[bound.rsplit("_", 1)[0]])
+    return table[table["method"] != "sft"], table[table["method"] == "sft"]
+
+
+def draw_start(axes: Axes, start: Sequence[Point]) -> None:
+    """A star where SFT stands, and the height of its reward."""
+    for place in start:
+        axes.axhline(place[1], color="black", linestyle=":", linewidth=0.8, zorder=1)
+        axes.plot(*place, color="black", marker="*", markersize=11, linestyle="none", zorder=6)
 
 
 def _use_root_axis(axes: Axes, highest: float) -> None:
@@ -117,6 +129,11 @@ def _draw_method(axes: Axes, method: str, rows: pd.DataFrame, passed: list[Point
     if len(hull) > 1:  # drawn densely: a straight line of the data bends on a square-root axis
         xs = np.linspace(hull[0][0], hull[-1][0], 200)
         axes.plot(xs, np.interp(xs, *zip(*hull, strict=True)), look.line, color=look.colour)
+    draw_settings(axes, look, rows, x)
+
+
+def draw_settings(axes: Axes, look: MethodStyle, rows: pd.DataFrame, x: str) -> None:
+    """A marker with intervals for each row of the main table: reward over `x`."""
     axes.errorbar(
         rows[x],
         rows["reward"],
@@ -133,7 +150,8 @@ def _draw_method(axes: Axes, method: str, rows: pd.DataFrame, passed: list[Point
     )
 
 
-def _legend(trained: pd.DataFrame, has_sft: bool, has_passed: bool) -> list[Line2D]:
+def legend(trained: pd.DataFrame, has_sft: bool, has_passed: bool = False) -> list[Line2D]:
+    """A line a method, SFT's star, and what the small marks mean."""
     handles = []
     for method, rows in trained.groupby("method", sort=False):
         look = method_style(method)
@@ -150,15 +168,18 @@ def _legend(trained: pd.DataFrame, has_sft: bool, has_passed: bool) -> list[Line
     return handles
 
 
-def _label_betas(figure: Figure, axes: Axes, trained: pd.DataFrame, start: list[Point], x: str, scores: Any) -> None:
-    """Write each beta where it covers no marker, error bar or other beta; else leave it out."""
-    betas = {(s["method"], params_text(s["params"])): s["params"].get("beta") for s in scores}
+def label_betas(figure: Figure, axes: Axes, trained: pd.DataFrame, start: list[Point], x: str, scores: Any) -> None:
+    """Write each beta, and divergence, where it covers no marker, error bar or other label; else leave it out."""
+    betas = {
+        (s["method"], params_text(s["params"])): " ".join(s["params"][name] for name in _LABELS if name in s["params"])
+        for s in scores
+    }
     labels, taken = [], [(place, place) for place in start]
     for _, row in trained.iterrows():
         across, up = row[x], row["reward"]
         taken.append(((row[f"{x}_low"], up), (row[f"{x}_high"], up)))
         taken.append(((across, row["reward_low"]), (across, row["reward_high"])))
         beta = betas[row["method"], row["params"]]
-        if beta is not None:
+        if beta:
             labels.append(Label(beta, (across, up), method_style(row["method"]).colour))
     place_labels(figure, axes, labels, taken)

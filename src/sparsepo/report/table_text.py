@@ -28,6 +28,7 @@ COLUMNS = (
     Column("reward", ("reward",), 3, interval=True),
     Column("KL sampled", ("kl_sample",), 2, interval=True),
     Column("KL exact", ("kl_exact",), 2, interval=True),
+    Column("entropy", ("entropy",), 1, interval=True),
     Column("distinct-1 / 2", ("distinct_1", "distinct_2"), 3),
     Column("length", ("length",), 1),
     Column("Δ log p", ("logp_change_chosen", "logp_change_rejected"), 2),
@@ -45,7 +46,7 @@ _ALWAYS = (
     " prompts of each seed whole.",
     "KL is to the reference, in nats a response: sampled is the mean of log π − log ref over"
     " sampled responses, exact sums KL(π‖ref) over their tokens.",
-    "Length is in tokens.",
+    "Entropy is the mean of −log π of a policy's own responses, in nats. Length is in tokens.",
 )
 _WHERE = {
     "Δ log p": "Δ log p is the mean change of the summed log-probability against the reference on"

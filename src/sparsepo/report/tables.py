@@ -22,7 +22,7 @@ _OPTIONAL = ("logp_change_", "auc_", "sparsity_")
 def main_table(scores: Sequence[Score]) -> pd.DataFrame:
     """One row per (method, params), SFT first, then in the order given.
 
-    Reward and both KLs are means over all samples of all seeds, with the 95% bootstrap interval in
+    Reward, both KLs and entropy are means over all samples of all seeds, with the 95% bootstrap interval in
     `_low` and `_high`; whole (seed, prompt) groups are resampled, because samples of one prompt are
     alike. What is one number a run is averaged over runs. A column that no score can fill (no
     planted tokens, no masks) is left out.
@@ -44,7 +44,7 @@ def _row(runs: Sequence[Score]) -> dict[str, Any]:
     }
     groups = [(run["seed"], prompt) for run in runs for prompt in run["prompt_ids"]]
     rewarded = ("reward",) if runs[0]["reward"] else ()
-    for name in (*rewarded, "kl_sample", "kl_exact"):
+    for name in (*rewarded, "kl_sample", "kl_exact", "entropy"):
         interval = mean_interval([value for run in runs for value in run[name]], groups)
         row |= {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
     row["distinct_1"] = _mean(run["distinct_1"] for run in runs)

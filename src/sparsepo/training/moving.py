@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 WINDOW = 1024
-"""Responses that the baseline is a mean over, as in naver/disco."""
+"""Responses that the baseline is a mean over."""
 
 
 class Moving:
@@ -18,8 +18,8 @@ class Moving:
     step are in it, no weight P / (Z q) is larger than the number of responses that were drawn to its prompt.
 
     The baseline is the mean of the pseudo-rewards of the last `WINDOW` responses before the step (0 before the first),
-    one for all prompts; the paper asks for one to reduce variance, the window is that of its authors' code. As it does
-    not look at the responses of the step, it leaves the expected gradient as it is.
+    one for all prompts, as in the authors' code (naver/disco). As it does not look at the responses of the step, it
+    leaves the expected gradient as it is.
     """
 
     def __init__(self, prompts: int):

@@ -48,7 +48,7 @@ class OnPolicyTrainer(Loop):
     KL(p || pi).
 
     Raises UserError for models that `check_models` refuses and for fewer usable prompts than a step takes.
-    Source: Go et al. 2023, Algorithm 1; naver/disco, tuners.
+    Source: Go et al. 2023; naver/disco, tuners.
     """
 
     def __init__(

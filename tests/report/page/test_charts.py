@@ -54,7 +54,7 @@ def _score(method, reward, kl, params=None, seed=0, **rest):
     """Flat samples of two prompts, so that every mean is known and no interval is wide."""
     made = {"method": method, "label": method.upper(), "params": params or {}, "seed": seed, "prompt_ids": [0, 1]}
     made |= {"reward": [reward] * 2, "kl_exact": [kl] * 2, "kl_sample": [10 * kl] * 2, "length": [3, 3]}
-    made |= {"distinct_1": 0.1, "distinct_2": 0.2, "auc": {}, "sparsity": {}, "logp_change": {}}
+    made |= {"entropy": [9.0] * 2, "distinct_1": 0.1, "distinct_2": 0.2, "auc": {}, "sparsity": {}, "logp_change": {}}
     return made | rest
 
 
