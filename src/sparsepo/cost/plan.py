@@ -9,7 +9,6 @@ from sparsepo.cost import formulas
 from sparsepo.cost.estimates import ESTIMATES, Estimate, asked, host_bytes
 from sparsepo.cost.sizes import Sizes
 from sparsepo.errors import run
-from sparsepo.objective.methods import METHODS
 from sparsepo.stages import Stages
 
 HEAD = ("task", "stage", "jobs", "TFLOP a job", "hours a job", "hours", "memory GB", "mem_mb", "runtime")
@@ -55,7 +54,7 @@ def jobs_of(stages: Stages, task: str) -> dict[str, int]:
     trained = stages.runs(task, sft=False)
     every, parts = len(trained) + 1, stages.parts(task)
     kinds = {kind for each in trained for kind in stages.cached(task, each)}
-    shared = [stages.rounds(task, each) for each in trained if METHODS[each.split("/")[0]].trainer == "rounds"]
+    shared = [stages.rounds(task, each) for each in stages.runs_in_rounds(task)]
     rounds = len({(path, number) for path, numbers in shared for number in numbers})
     counts = {"sft": 1, "preferences": 1, "reference": len(kinds), "train": len(trained) - len(shared)}
     counts |= {"sample_round": rounds, "train_round": rounds}
