@@ -8,7 +8,8 @@ import torch
 from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.records import Preference
 from sparsepo.errors import UserError
-from sparsepo.training.rounds import joined, record_of, seed_of, with_logps
+from sparsepo.training.former import with_logps
+from sparsepo.training.rounds import joined, record_of, seed_of
 
 HYPER = {"beta": 0.2}
 
