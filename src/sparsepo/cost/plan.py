@@ -54,13 +54,18 @@ def jobs_of(stages: Stages, task: str) -> dict[str, int]:
     trained = stages.runs(task, sft=False)
     every, parts = len(trained) + 1, stages.parts(task)
     kinds = {kind for each in trained for kind in stages.cached(task, each)}
-    shared = [stages.rounds(task, each) for each in stages.runs_in_rounds(task)]
-    rounds = len({(path, number) for path, numbers in shared for number in numbers})
-    counts = {"sft": 1, "preferences": 1, "reference": len(kinds), "train": len(trained) - len(shared)}
+    rounds, on_pairs = rounds_of(stages, task), len(trained) - len(stages.runs_in_rounds(task))
+    counts = {"sft": 1, "preferences": 1, "reference": len(kinds), "train": on_pairs}
     counts |= {"sample_round": rounds, "train_round": rounds}
     counts |= {"sample": every, "evaluate": every, "generate": every * bool({"summaries", "wins"} & set(parts))}
     counts |= {"programs": every * ("code" in parts)} | dict.fromkeys(parts, every)
     return {stage: count for stage, count in counts.items() if count}
+
+
+def rounds_of(stages: Stages, task: str) -> int:
+    """How many rounds the runs of a task have, shared ones once."""
+    shared = [stages.rounds(task, run) for run in stages.runs_in_rounds(task)]
+    return len({(path, number) for path, numbers in shared for number in numbers})
 
 
 def disk(stages: Stages, task: str) -> Disk:
@@ -73,7 +78,7 @@ def disk(stages: Stages, task: str) -> Disk:
     return Disk(
         reference=weights,
         caches=sizes.pairs * 2 * sizes.response * values * formulas.SINGLE,
-        weights=len(trained) * weights,
+        weights=(len(trained) + rounds_of(stages, task)) * weights,
         training=formulas.checkpoint_bytes(sizes.shape, section.training, section.training.keep == "best"),
     )
 
