@@ -90,10 +90,8 @@ def _metered(task: TaskConfig, name: str) -> dict[str, Any]:
     """What points of the frontier during training depend on."""
     sampling = _dump(task.sampling, without=("samples",))  # one response a prompt while training
     evaluation = {name: getattr(task.evaluation, name) for name in ("frontier_prompts", "batch_size")}
-    return {
-        "sampling": sampling,
-        "evaluation": evaluation | {"scorer": _with_folder(_dump(task.evaluation.scorer), name)},
-    }
+    evaluation |= {"scorer": _with_folder(_dump(task.evaluation.scorer), name)}
+    return {"sampling": sampling, "evaluation": evaluation}
 
 
 def _train_round(config: Config, task: TaskConfig, name: str, run: str) -> dict[str, Any]:
@@ -112,9 +110,8 @@ def _sample_round(config: Config, task: TaskConfig, name: str, run: str) -> dict
     """The seed is that of the run; the judge sees texts alone, so nothing of the method is read."""
     sampling = _dump(sampling_of_rounds(task), without=("seed",))
     judge = _with_folder(_dump(judge_of_rounds(task)), name)
-    return {"seed": find_run(task, run).seed, "sampling": sampling, "judge": judge} | _reference(
-        config, task, name, run
-    )
+    made = {"seed": find_run(task, run).seed, "sampling": sampling, "judge": judge}
+    return made | _reference(config, task, name, run)
 
 
 def trusted(task: TaskConfig) -> dict[str, bool]:

@@ -83,8 +83,8 @@ class Method:
     def reads(self, mask: str) -> tuple[str, ...]:
         """The parameters that this method looks at with such a mask."""
         own = [name for name in READS[mask] if name in (*self.masks, *self.training)]
-        own_always = (*self.hyper, *self.adaptive, *self.rounds)
-        return (*own_always, *(("mask",) if "mask" in self.masks else ()), *own)
+        always = (*self.hyper, *self.adaptive, *self.rounds, *(("mask",) if "mask" in self.masks else ()))
+        return (*always, *own)
 
     def split(self, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Defaults overridden by `given`, as (keywords of the loss, keywords of build_masks; none without masks)."""
