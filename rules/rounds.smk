@@ -124,3 +124,30 @@ rule finish_rounds:
         code=code("finish_rounds"),
     shell:
         "python $SCRIPTS/finish_rounds.py --rounds {params.rounds:q} --out {params.folder} > {log} 2>&1"
+
+
+rule plot_rounds:
+    input:
+        sft=SCORES.replace("{run}", "sft"),
+        points=lambda wildcards: expand(
+            f"{RUN}/frontier.jsonl", task=wildcards.task, run=STAGES.runs_in_rounds(wildcards.task)
+        ),
+    output:
+        report(
+            expand("results/figures/{{task}}/rounds.{kind}", kind=["svg", "png"]),
+            caption="report/rounds.rst",
+            category="{task}",
+        ),
+    log:
+        "logs/{task}/figures/rounds.log",
+    conda:
+        "../envs/eval.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=20,
+    params:
+        runs=lambda wildcards: STAGES.runs_in_rounds(wildcards.task),
+        code=code("rounds"),
+    shell:
+        "python $SCRIPTS/rounds.py --runs {params.runs:q} --points {input.points} --sft {input.sft}"
+        " --out {output} > {log} 2>&1"

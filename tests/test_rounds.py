@@ -68,9 +68,9 @@ def test_each_run_has_one_trainer():
     assert not without.trains("rounds") and without.trained("rounds") == "(?!)"
 
 
-def _without_inpo():
-    task = BASE["tasks"]["reviews"]
-    return Config.model_validate(BASE | {"tasks": {"reviews": task | {"methods": {"dpo": {"beta": "0.1"}}}}})
+def _without_inpo(**changes):
+    task = BASE["tasks"]["reviews"] | {"methods": {"dpo": {"beta": "0.1"}}}
+    return Config.model_validate(BASE | {"tasks": {"reviews": task | changes}})
 
 
 def test_the_reference_is_not_cached_for_rounds_and_the_figure_is_theirs_alone():
@@ -179,6 +179,11 @@ def test_what_rounds_cannot_do_is_told_before_any_job(tmp_path, mistake):
     with pytest.raises(UserError) as told:
         load_config(tmp_path / "config.yaml", {f"tasks__reviews__{key}": value for key, value in changes.items()})
     assert sentence in str(told.value)
+
+
+def test_a_section_that_no_method_reads_is_refused():
+    with pytest.raises(ValueError, match="no method of this task trains in rounds: leave it out"):
+        _without_inpo(training={"batch_size": 10, "rounds": {"samples": 8}})
 
 
 def test_without_scorer_and_judge_nothing_can_rank_the_samples(tmp_path):

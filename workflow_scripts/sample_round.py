@@ -15,7 +15,8 @@ from sparsepo.evaluation.judges import build_judge
 from sparsepo.evaluation.tournament import Tournament, round_robin
 from sparsepo.models import load_model, load_tokenizer
 from sparsepo.sampling.generate import backend_for, check_room, sample
-from sparsepo.training.rounds import seed_of, with_logps
+from sparsepo.training.former import with_logps
+from sparsepo.training.rounds import seed_of
 
 
 def sampled(settings: dict, policy: Path, path: Path, iteration: int, kept: Kept) -> list[Completion]:

@@ -80,10 +80,9 @@ def patterns_of(task: TaskConfig) -> list[str]:
 
 def patterns_of_rounds(task: TaskConfig) -> list[str]:
     """The same of the runs that are `shared`."""
-    rounds = [method for method in task.methods if METHODS[method].trainer == "rounds"]
-    return [
-        _pattern(task, method, dict(_without_rounds(method, task.methods[method].items())), "(?:") for method in rounds
-    ]
+    grids = {method: grid for method, grid in task.methods.items() if METHODS[method].trainer == "rounds"}
+    shared = {method: dict(_without_rounds(method, grid.items())) for method, grid in grids.items()}
+    return [_pattern(task, method, grid, "(?:") for method, grid in shared.items()]
 
 
 def _without_rounds(method: str, params: Iterable[tuple[str, Any]]) -> tuple[tuple[str, Any], ...]:

@@ -129,9 +129,8 @@ def _sample_round(config: Config, task: TaskConfig, name: str, run: str) -> dict
     """The seed is that of the run; the judge sees texts alone, so nothing of the method is read."""
     sampling = _dump(sampling_of_rounds(task), without=("seed",))
     judge = _with_folder(_dump(judge_of_rounds(task)), name)
-    return {"seed": find_run(task, run).seed, "sampling": sampling, "judge": judge} | _reference(
-        config, task, name, run
-    )
+    made = {"seed": find_run(task, run).seed, "sampling": sampling, "judge": judge}
+    return made | _reference(config, task, name, run)
 
 
 _OF_PAIRS = (

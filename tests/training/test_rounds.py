@@ -8,7 +8,8 @@ import torch
 from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.records import Preference
 from sparsepo.errors import UserError
-from sparsepo.training.rounds import joined, record_of, seed_of, with_logps
+from sparsepo.training.former import with_logps
+from sparsepo.training.rounds import joined, record_of, seed_of
 
 HYPER = {"beta": 0.2}
 
@@ -68,12 +69,15 @@ def test_no_two_rounds_of_any_runs_share_a_seed_and_no_round_has_that_of_its_run
 # --- training
 
 
-def test_a_round_starts_from_the_policy_of_its_pairs_not_from_the_reference(toy, tmp_path):
+@pytest.mark.parametrize("adapter", [None, {"rank": 2}])
+def test_a_round_starts_from_the_policy_of_its_pairs_not_from_the_reference(toy, tmp_path, adapter):
     """At step 1 the loss is (h_prev - (1 - ratio) h_prev - 1 / (2 beta))^2 = (ratio h_prev - 1 / (2 beta))^2."""
     reference, former = toy.model(), toy.model(seed=1)
     pairs = pairs_from(toy, former.eval(), count=8)
     margins = [h_prev(toy, former, reference, pair) for pair in pairs]
-    trainer = toy.trainer(tmp_path, "inpo", reference=reference, policy=former, data=pairs, hyper=HYPER, epochs=1)
+    trainer = toy.trainer(
+        tmp_path, "inpo", reference=reference, policy=former, data=pairs, hyper=HYPER, adapter=adapter
+    )
     trainer.train()
     expected = sum((margin / 3 - 2.5) ** 2 for margin in margins) / len(margins)
     assert toy.rows(tmp_path)[0]["loss"] == pytest.approx(expected, rel=1e-4)

@@ -51,8 +51,10 @@ def sampling_of_rounds(task: Any) -> SamplingConfig:
 
 def rounds_mistakes(task: Any) -> Iterator[Mistake]:
     """Why the methods of a task that train in rounds cannot."""
-    training = task.training
-    for method in methods_of_rounds(task.methods)[:1]:
+    training, methods = task.training, methods_of_rounds(task.methods)
+    if not methods and training.rounds != RoundsConfig():
+        yield "no method of this task trains in rounds: leave it out", ("training", "rounds")
+    for method in methods[:1]:
         if judge_of_rounds(task) is None:
             sentence = f"method '{method}' ranks samples of its own: give a judge, or evaluation.scorer"
             yield sentence, ("training", "rounds", "judge")

@@ -122,6 +122,18 @@ def _train_on_policy(sizes: Sizes) -> Estimate:
     )
 
 
+def _train_round(sizes: Sizes) -> Estimate:
+    """A training, and where none was asked for a point of the frontier at its end."""
+    trained, evaluation = _train(sizes), sizes.task.evaluation
+    if sizes.task.training.frontier_every or evaluation.scorer is None:
+        return trained
+    sampling = sizes.task.sampling
+    work = _drawn(sizes, evaluation.frontier_prompts, sampling, SINGLE)
+    seconds = trained.seconds + work.seconds(sizes.shape, sizes.device, "float32")
+    held = _held(sizes, evaluation.frontier_prompts, sampling, SINGLE) - sizes.shape.parameters * SINGLE
+    return Estimate(trained.flops + work.flops, seconds, trained.memory + held)
+
+
 def _drawn(sizes: Sizes, responses: int, sampling: SamplingConfig, stored: float) -> Work:
     return cost.sampling(
         sizes.shape, sizes.prompt, responses, sampling.max_new_tokens, sampling.batch_size, stored=stored
@@ -230,7 +242,7 @@ ESTIMATES: dict[str, Callable[[Sizes], Estimate]] = {
     "score_tokens": _score_tokens,
     "train": _train,
     "sample_round": _sample_round,
-    "train_round": _train,
+    "train_round": _train_round,
     "train_on_policy": _train_on_policy,
     "sample": _sample,
     "evaluate": _evaluate,

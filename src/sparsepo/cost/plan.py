@@ -9,7 +9,6 @@ from sparsepo.cost import formulas
 from sparsepo.cost.estimates import ESTIMATES, Estimate, asked, host_bytes
 from sparsepo.cost.sizes import Sizes
 from sparsepo.errors import run
-from sparsepo.objective.methods import METHODS
 from sparsepo.stages import Stages
 
 HEAD = ("task", "stage", "jobs", "TFLOP a job", "hours a job", "hours", "memory GB", "mem_mb", "runtime")
@@ -55,14 +54,19 @@ def jobs_of(stages: Stages, task: str) -> dict[str, int]:
     trained = stages.runs(task, sft=False)
     every, parts = len(trained) + 1, stages.parts(task)
     kinds = {kind for each in trained for kind in stages.cached(task, each)}
-    shared = [stages.rounds(task, each) for each in trained if METHODS[each.split("/")[0]].trainer == "rounds"]
-    rounds = len({(path, number) for path, numbers in shared for number in numbers})
     own = sum(METHODS[each.split("/")[0]].trainer == "on_policy" for each in trained)
-    counts = {"sft": 1, "preferences": 1, "reference": len(kinds), "train": len(trained) - len(shared) - own}
+    rounds, on_pairs = rounds_of(stages, task), len(trained) - len(stages.runs_in_rounds(task)) - own
+    counts = {"sft": 1, "preferences": 1, "reference": len(kinds), "train": on_pairs}
     counts |= {"sample_round": rounds, "train_round": rounds, "train_on_policy": own}
     counts |= {"sample": every, "evaluate": every, "generate": every * bool({"summaries", "wins"} & set(parts))}
     counts |= {"programs": every * ("code" in parts)} | dict.fromkeys(parts, every)
     return {stage: count for stage, count in counts.items() if count}
+
+
+def rounds_of(stages: Stages, task: str) -> int:
+    """How many rounds the runs of a task have, shared ones once."""
+    shared = [stages.rounds(task, run) for run in stages.runs_in_rounds(task)]
+    return len({(path, number) for path, numbers in shared for number in numbers})
 
 
 def disk(stages: Stages, task: str) -> Disk:
@@ -75,7 +79,7 @@ def disk(stages: Stages, task: str) -> Disk:
     return Disk(
         reference=weights,
         caches=sizes.pairs * 2 * sizes.response * values * formulas.SINGLE,
-        weights=len(trained) * weights,
+        weights=(len(trained) + rounds_of(stages, task)) * weights,
         training=formulas.checkpoint_bytes(sizes.shape, section.training, section.training.keep == "best"),
     )
 

@@ -85,8 +85,8 @@ class Method:
         """The parameters that this method looks at with such a mask."""
         of_mask = () if mask == "none" else MASKS[mask]
         own = [name for name in of_mask if name in (*self.masks, *self.training)]
-        own_always = (*self.hyper, *self.adaptive, *self.rounds)
-        return (*own_always, *(("mask",) if "mask" in self.masks else ()), *own)
+        always = (*self.hyper, *self.adaptive, *self.rounds, *(("mask",) if "mask" in self.masks else ()))
+        return (*always, *own)
 
     def split(self, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Defaults overridden by `given`, as (keywords of the loss, keywords of build_masks; none without masks)."""

@@ -43,10 +43,10 @@ class PreferenceTrainer(Loop):
     """Train `policy` on preference pairs with a method of `METHODS`.
 
     policy, reference: causal LMs with the same vocabulary; the policy starts as a copy of the reference, or where the
-    loss looks at `values` of the pairs, as the model whose log-probs these are. With a `cache`
-    of all that the method needs of the reference (`training.reference`) the latter may be None, but for validation.
-    With `config.adapter` an adapter is added to the policy, whose own weights are frozen: then the reference best is
-    `adapters.twin(policy)`, made before, which shares these weights, so that one model is in memory.
+    loss looks at `values` of the pairs, as the model whose log-probs these are. With a `cache` of all that the method
+    needs of the reference (`training.reference`) the latter may be None, but for validation. With `config.adapter` an
+    adapter is added to the policy, whose own weights are frozen: then a reference of the same weights best is
+    `adapters.twin(policy)`, made before, which shares them, so that one model is in memory.
     pairs: `Preference` records or mappings with `prompt`, `chosen`, `rejected` texts. Where they name an `epoch` each,
     epoch by epoch is trained on its own pairs.
     validation: such pairs to validate on, of which the epoch is no matter.
