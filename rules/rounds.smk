@@ -130,7 +130,7 @@ rule plot_rounds:
     input:
         sft=SCORES.replace("{run}", "sft"),
         points=lambda wildcards: expand(
-            f"{RUN}/frontier.jsonl", task=wildcards.task, run=STAGES.runs_in_rounds(wildcards.task)
+            f"{RUN}/frontier.jsonl", task=wildcards.task, run=STAGES.runs_by("rounds", wildcards.task)
         ),
     output:
         report(
@@ -146,7 +146,7 @@ rule plot_rounds:
         mem_mb=2000,
         runtime=20,
     params:
-        runs=lambda wildcards: STAGES.runs_in_rounds(wildcards.task),
+        runs=lambda wildcards: STAGES.runs_by("rounds", wildcards.task),
         code=code("rounds"),
     shell:
         "python $SCRIPTS/rounds.py --runs {params.runs:q} --points {input.points} --sft {input.sft}"

@@ -135,9 +135,9 @@ class Stages:
         """A regular expression of what runs of rounds have `shared`."""
         return "|".join(sorted({one for task in self.config.tasks.values() for one in patterns_of_rounds(task)}))
 
-    def runs_in_rounds(self, task: str) -> list[str]:
-        """Paths of the runs of a task that are trained in rounds."""
-        return [run.path for run in runs_of(self.config.tasks[task]) if METHODS[run.method].trainer == "rounds"]
+    def runs_by(self, trainer: str, task: str) -> list[str]:
+        """Paths of the runs of a task that this trainer trains."""
+        return [run.path for run in runs_of(self.config.tasks[task]) if METHODS[run.method].trainer == trainer]
 
     def rounds(self, task: str, run: str) -> tuple[str, list[int]]:
         """What a run of rounds has `shared`, which names the folder of its rounds, and the numbers of the rounds."""

@@ -54,10 +54,10 @@ def jobs_of(stages: Stages, task: str) -> dict[str, int]:
     trained = stages.runs(task, sft=False)
     every, parts = len(trained) + 1, stages.parts(task)
     kinds = {kind for each in trained for kind in stages.cached(task, each)}
-    own = sum(METHODS[each.split("/")[0]].trainer == "on_policy" for each in trained)
-    rounds, on_pairs = rounds_of(stages, task), len(trained) - len(stages.runs_in_rounds(task)) - own
-    counts = {"sft": 1, "preferences": 1, "reference": len(kinds), "train": on_pairs}
-    counts |= {"sample_round": rounds, "train_round": rounds, "train_on_policy": own}
+    by = {trainer: len(stages.runs_by(trainer, task)) for trainer in ("pairs", "on_policy")}
+    rounds = rounds_of(stages, task)
+    counts = {"sft": 1, "preferences": 1, "reference": len(kinds), "train": by["pairs"]}
+    counts |= {"sample_round": rounds, "train_round": rounds, "train_on_policy": by["on_policy"]}
     counts |= {"sample": every, "evaluate": every, "generate": every * bool({"summaries", "wins"} & set(parts))}
     counts |= {"programs": every * ("code" in parts)} | dict.fromkeys(parts, every)
     return {stage: count for stage, count in counts.items() if count}
@@ -65,7 +65,7 @@ def jobs_of(stages: Stages, task: str) -> dict[str, int]:
 
 def rounds_of(stages: Stages, task: str) -> int:
     """How many rounds the runs of a task have, shared ones once."""
-    shared = [stages.rounds(task, run) for run in stages.runs_in_rounds(task)]
+    shared = [stages.rounds(task, run) for run in stages.runs_by("rounds", task)]
     return len({(path, number) for path, numbers in shared for number in numbers})
 
 
