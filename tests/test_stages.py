@@ -150,9 +150,9 @@ def test_each_stage_reads_what_it_needs():
     assert parsed("sample")["sampling"]["max_new_tokens"] == 64
     train = parsed("train", RUNS[5])
     assert (train["method"], train["seed"]) == ("sparsepo_common", 3)
-    made = {"beta": 0.1, "form": "paper", "head": "layers", "l1_u": 0.001, "l1_d": 0.0, "initial_zeros": 0.25}
+    made = {"beta": 0.1, "form": "paper", "mask": "layers", "l1_u": 0.001, "l1_d": 0.0, "initial_zeros": 0.25}
     assert train["hyper"] == made and train["training"]["batch_size"] == 10
-    assert train["definition"]["loss"] == "sparsepo" and train["definition"]["fixed"] == {"share": "common"}
+    assert train["definition"]["loss"] == "sparsepo" and train["definition"]["share"] == "common"
     evaluate = parsed("evaluate", RUNS[5])
     head = evaluate["head"]
     assert head["params"] == {"beta": "0.1", "l1_u": "0.001"} and evaluate["hyper"] == train["hyper"]
