@@ -184,6 +184,50 @@ def test_the_evaluation_of_a_run_depends_on_its_method_as_its_training_does(copy
     assert {run for run in RUNS if after[run] != before[run]} == {"simpo", "sepo"}
 
 
+FDPG, FEATURE = "fdpg/beta~0.1/seed~0", "fdpg_feature/mean~1/seed~0"
+SEEN_ON_POLICY = {  # changed module -> runs that see it
+    "objective/targets": {FDPG, FEATURE},
+    "sampling/decoding": {FDPG, FEATURE},
+    "training/moving": {FDPG, FEATURE},
+    "evaluation/features": {FDPG, FEATURE},
+    "evaluation/tfidf": set(),
+    "evaluation/classifiers": {FDPG},
+    "training/preference": set(),
+    "report/frontier": set(),
+}
+
+
+@pytest.mark.parametrize("module", SEEN_ON_POLICY)
+def test_a_training_on_samples_sees_the_code_that_it_uses(copy, module):
+    """The reward of one run is a classifier; the feature of the other is of words."""
+    words = {"training": {"on_policy": {"words": ["good"]}}}
+    scorer = {"kind": "classifier", "model": "m"}
+    task = task_of(preferences={"source": "generated", "scorer": scorer}, **words)
+
+    def found():
+        tree = Tree(copy)
+        rows = {run: ALTERNATIVES["train_on_policy"](task, run, "") for run in (FDPG, FEATURE)}
+        return {run: tree.version("workflow_scripts/train_on_policy.py", own) for run, own in rows.items()}
+
+    before, path = found(), copy / f"src/sparsepo/{module}.py"
+    text = path.read_text()
+    path.write_text(f"{text}\n\ndef changed():\n    return 1\n\n\nprint(changed())\n")
+    after = found()
+    path.write_text(text)
+    assert {run for run in before if after[run] != before[run]} == SEEN_ON_POLICY[module]
+
+
+def test_a_training_on_samples_sees_no_loss_of_pairs(copy):
+    rows = ALTERNATIVES["train_on_policy"](TASK, FDPG, "")
+    before = Tree(copy).version("workflow_scripts/train_on_policy.py", rows)
+    path = copy / "src/sparsepo/objective/losses.py"
+    text = path.read_text()
+    path.write_text(with_a_line_more(with_a_line_more(text, "dpo"), "sparsepo"))
+    after = Tree(copy).version("workflow_scripts/train_on_policy.py", rows)
+    path.write_text(text)
+    assert after == before
+
+
 def test_a_new_method_with_a_loss_a_mask_and_a_parameter_of_its_own_changes_no_other(copy):
     before, texts = versions(copy) | stage_versions(copy) | other_stages(copy), {}
     added = {

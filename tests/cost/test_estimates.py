@@ -52,6 +52,12 @@ LARGER = {
         "training__max_prompt_tokens": 400,
         "model__tokenizer__vocabulary": 60000,
     },
+    "train_on_policy": {
+        "model__config__n_layer": 24,
+        "training__micro_batch_size": 8,
+        "sampling__max_new_tokens": 300,
+        "training__batch_size": 32,
+    },
     "sft": {"model__config__n_layer": 24, "sft__batch_size": 32, "sft__max_tokens": 512},
     "sample": {"model__config__n_layer": 24, "sampling__batch_size": 128},
     "evaluate": {"model__config__n_layer": 24, "evaluation__batch_size": 64},
@@ -92,6 +98,12 @@ LONGER = {
         "training__epochs": 3,
         "training__max_steps": 500,
         "model__config__n_layer": 24,
+        "training__frontier_every": 2,
+    },
+    "train_on_policy": {
+        "training__epochs": 3,
+        "training__on_policy": {"samples": 8},
+        "sampling__max_new_tokens": 128,
         "training__frontier_every": 2,
     },
     "sft": {"sft__epochs": 3, "data__texts": 6000},
@@ -167,6 +179,12 @@ def test_a_plan_counts_every_job_of_the_sweep_and_adds_up_their_hours():
     assert sum(row.hours for row in found) == pytest.approx(
         sum(counts[row.stage] * row.estimate.seconds / 3600 for row in found)
     )
+
+
+def test_trainings_on_samples_of_the_policy_are_jobs_of_their_own():
+    methods = TASK["methods"] | {"fdpg": {"beta": ["0.1", "0.2"]}}
+    counts = jobs_of(Stages(Config(name="small", tasks={"reviews": TASK | {"methods": methods}})), "reviews")
+    assert counts["train"] == 3 and counts["train_on_policy"] == 2 and counts["sample"] == 6
 
 
 def test_disk_grows_with_the_runs_and_its_caches_do_not():

@@ -229,6 +229,8 @@ def test_prompts_that_cannot_train_are_dropped_and_counted(start, capsys):
     assert start("b", prompts=prompts).dropped == {"prompt is empty": 1, "no room for 6 tokens in a context of 48": 1}
 
 
-def test_fewer_prompts_than_a_step_takes_are_refused(start):
-    with pytest.raises(UserError, match="1 usable prompts are fewer than the 2 of a step"):
+def test_a_batch_that_is_no_whole_number_of_the_prompts_there_are_is_refused(start):
+    with pytest.raises(UserError, match=r"batch_size 8 is 2 prompts with 4 responses each .* of the 1 usable prompts"):
         start(prompts=1)
+    with pytest.raises(UserError, match=r"batch_size 6 is 1.5 prompts with 4 responses each"):
+        start(batch_size=6)

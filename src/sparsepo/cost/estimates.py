@@ -42,9 +42,6 @@ def steps_of(settings: OptimisationConfig, examples: int) -> int:
     return settings.max_steps or ceil(examples * settings.epochs / settings.batch_size)
 
 
-# --- stages
-
-
 def _sft(sizes: Sizes) -> Estimate:
     settings, shape = sizes.task.sft, sizes.shape
     stored = BYTES[sizes.task.model.dtype]
@@ -68,9 +65,8 @@ def _reference(sizes: Sizes) -> Estimate:
     training, shape = sizes.task.training, sizes.shape
     flops = sizes.pairs * cost.forward_flops(shape, sizes.pair, sizes.prompt + sizes.response)
     memory = cost.scoring_bytes(shape, _micro_tokens(sizes)) - shape.parameters * SINGLE
-    return Estimate.of(
-        sizes, memory, (Work(flops, sizes.pairs * sizes.pair / _micro_tokens(sizes)), training.precision)
-    )
+    work = Work(flops, sizes.pairs * sizes.pair / _micro_tokens(sizes))
+    return Estimate.of(sizes, memory, (work, training.precision))
 
 
 def _score_tokens(sizes: Sizes) -> Estimate:
@@ -93,33 +89,38 @@ def _train(sizes: Sizes) -> Estimate:
     looks = ceil(steps / training.validate_every) + 1 if training.validate_every else 0
     checked = looks * task.data.prompts.validation
     pairs = steps * training.batch_size + checked / 2  # two passes instead of four
-    parts = [(Work(pairs * pair, 4 * pairs * sizes.pair / _micro_tokens(sizes)), training.precision)]
-    if training.frontier_every:
-        points, prompts = ceil(steps / training.frontier_every) + 1, task.evaluation.frontier_prompts
-        parts += [(_drawn(sizes, points * prompts, task.sampling, SINGLE), "float32")]
-        memory += _held(sizes, prompts, task.sampling, SINGLE) - shape.parameters * SINGLE
-    return Estimate.of(sizes, memory, *parts)
+    work = Work(pairs * pair, 4 * pairs * sizes.pair / _micro_tokens(sizes))
+    points = _points(sizes, steps)
+    drawn = _drawn(sizes, points, task.sampling, SINGLE)
+    memory += _beside(sizes, min(points, task.evaluation.frontier_prompts))
+    return Estimate.of(sizes, memory, (work, training.precision), (drawn, "float32"))
+
+
+def _points(sizes: Sizes, steps: int) -> int:
+    """Responses that points of the frontier are measured on during training."""
+    every = sizes.task.training.frontier_every
+    return (ceil(steps / every) + 1) * sizes.task.evaluation.frontier_prompts if every else 0
+
+
+def _beside(sizes: Sizes, responses: int) -> float:
+    """Bytes of sampling besides the weights."""
+    return _held(sizes, responses, sizes.task.sampling, SINGLE) - sizes.shape.parameters * SINGLE
 
 
 def _train_on_policy(sizes: Sizes) -> Estimate:
-    """Responses to the prompts of each epoch: drawn, read by the policy once more and by the reference, and learnt."""
-    task, training, shape = sizes.task, sizes.task.training, sizes.shape
-    new, each = task.sampling.max_new_tokens, training.on_policy.samples
-    length = min(sizes.prompt + new, shape.context)
-    steps = steps_of(training, sizes.pairs * each)
-    responses = steps * training.batch_size + training.on_policy.fit_prompts * training.on_policy.fit_samples
-    micro = (training.micro_batch_size or training.batch_size) * length
-    memory = cost.training_bytes(
-        shape, training, tokens=micro, logits=2 * cost.ROWS * shape.vocabulary, reference=True
-    ) + (_held(sizes, training.batch_size, task.sampling, SINGLE) - shape.parameters * SINGLE)
+    """Responses are drawn, read by policy and reference, and learnt; a target may be fitted to others before."""
+    task, training, own = sizes.task, sizes.task.training, sizes.task.training.on_policy
+    shape, length = sizes.shape, min(sizes.prompt + task.sampling.max_new_tokens, sizes.shape.context)
+    steps = steps_of(training, sizes.pairs * own.samples)
+    responses, micro = steps * training.batch_size, training.micro_batch_size or training.batch_size
+    logits = 2 * min(cost.ROWS, micro * length) * shape.vocabulary
+    memory = cost.training_bytes(shape, training, tokens=micro * length, logits=logits, reference=True)
     one = cost.text_flops(shape, length, training) + 2 * cost.forward_flops(shape, length, length)
-    one += cost.head_flops(shape, new, 2)
-    return Estimate.of(
-        sizes,
-        memory,
-        (Work(responses * one, 5 * responses * length / micro), training.precision),
-        (_drawn(sizes, responses, task.sampling, SINGLE), "float32"),
-    )
+    work = Work(responses * (one + cost.head_flops(shape, length, 2)), 5 * responses / micro)
+    memory += _beside(sizes, training.batch_size)
+    every = responses + own.fit_prompts * own.fit_samples + _points(sizes, steps)
+    drawn = _drawn(sizes, every, task.sampling, SINGLE)
+    return Estimate.of(sizes, memory, (work, training.precision), (drawn, "float32"))
 
 
 def _train_round(sizes: Sizes) -> Estimate:

@@ -47,7 +47,8 @@ class OnPolicyTrainer(Loop):
     of a step's responses. While Z rests on few responses to a prompt the divergences are too low: the log of n bounds
     KL(p || pi).
 
-    Raises UserError for models that `check_models` refuses and for fewer usable prompts than a step takes.
+    Raises UserError for models that `check_models` refuses, a batch that `sampling.samples` does not divide, and
+    fewer usable prompts than a step takes.
     Source: Go et al. 2023; naver/disco, tuners.
     """
 
@@ -70,21 +71,12 @@ class OnPolicyTrainer(Loop):
         check_models(policy, reference, tokenizer, config)
         self.prompts, self.dropped = usable(tokenizer, prompts, config, sampling, context_of(policy))
         print(f"{len(self.prompts)} of {len(prompts)} prompts can train; dropped: {self.dropped or 'none'}", flush=True)
-        each = config.batch_size // sampling.samples
-        if len(self.prompts) < each:
-            sentence = f"{len(self.prompts)} usable prompts are fewer than the {each} of a step"
-            raise UserError(f"{sentence} (training.batch_size / on_policy.samples); dropped: {self.dropped or 'none'}")
+        each = prompts_a_step(config, sampling, len(self.prompts), self.dropped)
         self.tokenizer, self.target, self.sampling = tokenizer, target, sampling
         self.divergence = DIVERGENCES[divergence]
         self.moving = Moving(len(self.prompts))
         self.reference = without_dropout(reference).requires_grad_(False).eval()
-        torch.manual_seed(seed)
-        if config.adapter is not None:
-            adapters.add(policy, config.adapter)
-        else:
-            without_dropout(policy)
-        if config.gradient_checkpointing:
-            policy.activation_checkpointing_enable()
+        prepare(policy, config, seed)
         self._sums: Counter[str] = Counter()
         self._seen = 0
         super().__init__(
@@ -146,7 +138,8 @@ class OnPolicyTrainer(Loop):
         """Responses, those to a prompt together."""
         seed = row_seed(self.args.seed, [self.state.global_step], 0)
         prompts = [self.prompts[at] for at in places]
-        return sample(self.model, self.tokenizer, prompts, self.sampling.model_copy(update={"seed": seed}), quiet=True)
+        how = self.sampling.model_copy(update={"seed": seed, "temperature": 1.0, "top_p": 1.0})
+        return sample(self.model, self.tokenizer, prompts, how, quiet=True)
 
     def _batches(self, drawn: Sequence[Completion]) -> list[dict[str, Any]]:
         """Micro-batches of responses of like length, the longest first; `at` are their places among those drawn."""
@@ -197,6 +190,28 @@ class Places:
 
     def count(self, places: Sequence[int]) -> int:
         return len(places)
+
+
+def prompts_a_step(config: PreferenceConfig, sampling: SamplingConfig, there: int, dropped: dict[str, int]) -> int:
+    """How many prompts have their responses in one step, of so many usable ones."""
+    each, rest = divmod(config.batch_size, sampling.samples)
+    if rest or each > there:
+        raise UserError(
+            f"training.batch_size {config.batch_size} is {config.batch_size / sampling.samples:g} prompts with "
+            f"{sampling.samples} responses each (on_policy.samples): a whole number of the {there} usable prompts is "
+            f"needed; dropped: {dropped or 'none'}"
+        )
+    return each
+
+
+def prepare(policy: Any, config: PreferenceConfig, seed: int) -> None:
+    """Without dropout, which would make pi another policy than drew the responses; or with a new adapter."""
+    torch.manual_seed(seed)
+    without_dropout(policy)
+    if config.adapter is not None:
+        adapters.add(policy, config.adapter)
+    if config.gradient_checkpointing:
+        policy.activation_checkpointing_enable()
 
 
 def response_logps(model: Any, batch: dict[str, Any]) -> Tensor:

@@ -18,7 +18,6 @@ from sparsepo.report.page import head
 from sparsepo.report.page.charts import (
     DARK,
     KLS,
-    QUANTITIES,
     bounds,
     dynamics_figures,
     endings,
@@ -27,6 +26,7 @@ from sparsepo.report.page.charts import (
 )
 from sparsepo.report.page.gather import TaskResults
 from sparsepo.report.page.pack import packed
+from sparsepo.report.page.quantities import QUANTITIES
 from sparsepo.report.page.run_rows import details, run_row
 from sparsepo.report.page.samples import KINDS, answers_of
 from sparsepo.report.page.tokens import QUANTITIES as TOKEN_QUANTITIES

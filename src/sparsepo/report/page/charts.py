@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -11,6 +10,7 @@ import plotly.graph_objects as go
 from sparsepo.report.dynamics import Dynamics, curves, smooth
 from sparsepo.report.frontier import Point, upper_hull
 from sparsepo.report.page.pack import rounded, short
+from sparsepo.report.page.quantities import QUANTITIES, Quantity
 from sparsepo.report.run_names import params_text, parse_run
 from sparsepo.report.style import DARK_PAGE, METHOD_STYLES, SPARE_COLOURS, method_style, on_dark
 
@@ -31,35 +31,6 @@ _DASHES = {"-": "solid", "--": "dash", "-.": "dashdot", ":": "dot"}
 
 Frames = Sequence[tuple[str, str, pd.DataFrame]]
 """(method, setting, mean over its seeds by step)."""
-
-
-@dataclass(frozen=True)
-class Quantity:
-    """A column of `dynamics.jsonl`, or two of them where `sides` says that chosen and rejected have their own."""
-
-    name: str
-    label: str
-    axis: str
-    sides: bool = True
-
-    @property
-    def columns(self) -> dict[str, str]:
-        """Column -> the dash of its line."""
-        if not self.sides:
-            return {self.name: "solid"}
-        return {f"{self.name}_chosen": "solid", f"{self.name}_rejected": "dot"}
-
-
-QUANTITIES = [
-    Quantity("sparsity_u", "mask sparsity: zeros in m_u", "share of zeros"),
-    Quantity("sparsity_d", "mask sparsity: zeros in m_d", "share of zeros"),
-    Quantity("reverse_kl", "token KL(π‖ref), summed over a response", "nats"),
-    Quantity("forward_kl", "token KL(ref‖π), summed over a response", "nats"),
-    Quantity("logp_change", "change of log-prob of a response", "nats"),
-    Quantity("reward_margin", "margin: reward of chosen - rejected", "margin", sides=False),
-    Quantity("reward_accuracy", "pairs whose chosen response has the higher reward", "share of pairs", sides=False),
-    Quantity("loss", "loss", "loss", sides=False),
-]
 
 
 def frontier_figure(

@@ -1,0 +1,39 @@
+"""THE table of what is shown of training over its steps: columns of `dynamics.jsonl`. Plain data."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A column of `dynamics.jsonl`, or two of them where `sides` says that chosen and rejected have their own."""
+
+    name: str
+    label: str
+    axis: str
+    sides: bool = True
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Column -> the dash of its line."""
+        if not self.sides:
+            return {self.name: "solid"}
+        return {f"{self.name}_chosen": "solid", f"{self.name}_rejected": "dot"}
+
+
+QUANTITIES = [
+    Quantity("sparsity_u", "mask sparsity: zeros in m_u", "share of zeros"),
+    Quantity("sparsity_d", "mask sparsity: zeros in m_d", "share of zeros"),
+    Quantity("reverse_kl", "token KL(π‖ref), summed over a response", "nats"),
+    Quantity("forward_kl", "token KL(ref‖π), summed over a response", "nats"),
+    Quantity("logp_change", "change of log-prob of a response", "nats"),
+    Quantity("reward_margin", "margin: reward of chosen - rejected", "margin", sides=False),
+    Quantity("reward_accuracy", "pairs whose chosen response has the higher reward", "share of pairs", sides=False),
+    Quantity("loss", "loss", "loss", sides=False),
+    Quantity("reward", "reward of the policy's own samples", "mean reward", sides=False),
+    Quantity("feature", "feature of the policy's own samples", "mean", sides=False),
+    Quantity("kl_to_target", "KL(p‖π) to the target", "nats", sides=False),
+    Quantity("reverse_kl_to_target", "KL(π‖p) to the target", "nats", sides=False),
+    Quantity("js_to_target", "Jensen-Shannon divergence from the target", "nats", sides=False),
+    Quantity("tv_to_target", "total variation from the target", "0 to 1", sides=False),
+    Quantity("entropy", "entropy of the policy's responses", "nats", sides=False),
+]
