@@ -75,7 +75,7 @@ HUB = {"source": "hub", "id": "owner/model-1b"}
 @pytest.mark.parametrize(
     "changes, place, sentence",
     [
-        ({"methods__sepo__oracle": "mian"}, "methods.sepo.oracle", "'mian' is not an oracle of this task; allowed: m"),
+        ({"methods__sepo__oracle": "mian"}, "methods.sepo.oracle", "'mian' is not an oracle of this task; allowed:"),
         ({"methods__sepo__oracle": "data"}, "methods.sepo.oracle", READS.format("sepo")),
         ({"methods__dpo__mask": ["none", "given"]}, "methods.dpo", READS.format("dpo")),
         ({"methods__rho__oracle": "main"}, "methods.rho.oracle", EXCESS.format("main")),

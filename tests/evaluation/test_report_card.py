@@ -139,6 +139,33 @@ def test_auc_is_that_of_scikit_learn_over_all_pairs_pooled(seed):
         assert found["abs_logratio"][side] == pytest.approx(roc_auc_score(labels, apart))
 
 
+def selected(values, planted, logratio=0.0):
+    """A side of a pair that brings scores, the policy at this distance from the reference."""
+    ones = [1.0] * len(values)
+    sides = {"values": values, "planted": planted, "logps": [logratio] * len(values), "ref_logps": [0.0] * len(values)}
+    return sides | {"m_u": ones, "m_d": ones}
+
+
+def test_scores_are_ranked_from_the_highest_of_chosen_and_from_the_lowest_of_rejected_responses():
+    row = {side: selected([3.0, 1.0, -2.0], [0, 0, 1]) for side in SIDES}
+    found = planted_auc([row], "selected")
+    assert found["oracle_score"] == {"chosen": 0.0, "rejected": 1.0} and "excess" not in found
+
+
+def test_the_excess_is_the_score_less_the_way_of_the_policy_on_either_side():
+    row = {side: selected([3.0, 2.0, 1.0], [1, 0, 0]) for side in SIDES}
+    for side in SIDES:
+        row[side]["logps"] = [2.5, 0.0, 0.75]  # excess 0.5, 2, 0.25
+    found = planted_auc([row], "excess")
+    assert found["excess"] == {"chosen": 0.5, "rejected": 0.5} and "oracle_score" not in found
+    assert single({"auc": found, "sparsity": {}})["auc_excess"] == {"values": [0.5], "groups": [0]}
+
+
+def test_values_that_a_method_does_not_select_by_are_no_signal():
+    row = {side: selected([3.0, 1.0], [0, 1]) for side in SIDES}
+    assert set(planted_auc([row], "given")) == set(planted_auc([row])) == {"m_u", "m_d", "abs_logratio"}
+
+
 def test_validation_pairs_of_which_none_is_usable_are_a_users_mistake():
     pairs = [Preference("p", " same", " same")]
     with pytest.raises(UserError, match="none of the 1 validation pairs can be looked into; dropped: .*equal"):

@@ -66,8 +66,10 @@ def panels(scores: Sequence[Score], oracles: Mapping[str, Oracle]) -> list[Panel
     table = main_table(scores)
     if "reward" not in table:
         return []
-    table["given"] = [_given(scores, row["method"], row["params"]) for _, row in table.iterrows()]
-    table = table[table["method"] != "sft"]
+    table = table[table["method"] != "sft"].reset_index(drop=True)
+    given = {(score["method"], params_text(score["params"])): score["params"] for score in scores}
+    rows = zip(table["method"], table["params"], strict=True)
+    table["given"] = [_taken(method, given[method, params]) for method, params in rows]
     share = _commonest(oracle.share for oracle in oracles.values())
     size = _commonest(oracle.parameters for oracle in oracles.values())
     of = table["given"].map(lambda given: oracles[given["oracle"]])
@@ -92,16 +94,10 @@ def _commonest(values: Any) -> float:
     return max(Counter(values).items(), key=lambda item: (item[1], item[0]))[0]
 
 
-def _given(scores: Sequence[Score], method: str, params: str) -> dict[str, Any]:
-    """The parameters of a row of the table, with the shares of tokens that a run takes if it says none."""
-    if method == "sft":
-        return {}
-    of_row = (
-        score["params"] for score in scores if (score["method"], params_text(score["params"])) == (method, params)
-    )
-    found = next(of_row)
-    shares = {name: found.get(name, METHODS[method].masks[name]) for name in ("k_chosen", "k_rejected")}
-    return {**found, **{name: float(share) for name, share in shares.items()}}
+def _taken(method: str, given: Mapping[str, str]) -> dict[str, Any]:
+    """The parameters of a run, with the shares of tokens that it takes if it says none."""
+    shares = {name: float(given.get(name, METHODS[method].masks[name])) for name in ("k_chosen", "k_rejected")}
+    return {**given, **shares}
 
 
 def _lines(table: pd.DataFrame, x: Any, own: str = "oracle") -> dict[str, list[tuple[float, float, float, float]]]:

@@ -33,7 +33,7 @@ def token_scores(
 ) -> list[tuple[list[float], list[float]]]:
     """s_t = log pi_oracle(y_t | x, y_<t) - log pi_base(y_t | x, y_<t) in nats, of the chosen and the rejected tokens.
 
-    The first token of a response has a score like any other. Source: Yang et al. 2024 (SePO), Eq. 9.
+    The first token of a response has a score like any other. Source: Yang et al. 2024 (SePO).
     """
     models = [without_dropout(model).eval() for model in (oracle, base)]
     device, dtype = oracle.get_output_embeddings().weight.device, getattr(torch, config.precision)
