@@ -1,4 +1,4 @@
-"""Dependencies point one way: objective <- data, models <- training, sampling <- evaluation <- report."""
+"""Dependencies point one way: objective <- data, models <- training, sampling <- evaluation <- on_policy <- report."""
 
 import ast
 from pathlib import Path
@@ -20,10 +20,11 @@ FORBIDDEN = {
         "report",
         "config",
     ),
-    "data": ("training", "sampling", "evaluation", "report"),
-    "training": ("sampling", "evaluation", "report"),
-    "sampling": ("training", "evaluation", "report"),
-    "evaluation": ("report",),
+    "data": ("training", "sampling", "evaluation", "on_policy", "report"),
+    "training": ("sampling", "evaluation", "on_policy", "report"),
+    "sampling": ("training", "evaluation", "on_policy", "report"),
+    "evaluation": ("on_policy", "report"),
+    "on_policy": ("report",),
     "report": ("torch", "transformers", "training", "sampling", "models"),
 }
 

@@ -15,9 +15,10 @@ from sparsepo.evaluation.features import contains
 from sparsepo.evaluation.frontier import meter
 from sparsepo.evaluation.rewards import build_scorer
 from sparsepo.models import context_of, load_tokenizer
+from sparsepo.objective.methods import METHODS
+from sparsepo.on_policy.target import Target, fitted_target, usable
+from sparsepo.on_policy.trainer import OnPolicyTrainer
 from sparsepo.provenance import run_record
-from sparsepo.training.on_policy import OnPolicyTrainer
-from sparsepo.training.target import Target, fitted_target, usable
 
 METERS = {"frontier": meter}
 """What is measured during training, of runs that ask for it."""
@@ -46,7 +47,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     start, settings = time.perf_counter(), options.settings
-    config = PreferenceConfig(**settings["training"])
+    own = METHODS[settings["method"]].training_settings(settings["hyper"])
+    config = PreferenceConfig(**settings["training"]).changed(own)
     inputs = [options.reference / "model.safetensors", options.train, options.prompts]
     tokenizer = load_tokenizer(options.reference)
     policy, reference = policy_and_reference(options.reference, options.reference, config, settings["loading"])

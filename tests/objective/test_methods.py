@@ -63,7 +63,7 @@ def test_every_loss_that_is_a_sum_over_tokens_may_have_a_mask():
 @pytest.mark.parametrize("method", METHODS)
 def test_every_default_is_one_that_a_config_may_set(method):
     for name, default in METHODS[method].parameters.items():
-        if name not in METHODS[method].training:  # those stand in the training section
+        if name not in METHODS[method].of_training:  # those stand in the training section
             assert ALLOWED[name].admits(default), f"{name} = {default!r} is not {ALLOWED[name]}"
 
 

@@ -13,9 +13,9 @@ from sparsepo.data.records import Prompt
 from sparsepo.errors import UserError
 from sparsepo.evaluation.features import contains
 from sparsepo.objective.targets import DIVERGENCES
-from sparsepo.training.moving import WINDOW, Moving
-from sparsepo.training.on_policy import OnPolicyTrainer
-from sparsepo.training.target import Target, fitted_target
+from sparsepo.on_policy.moving import WINDOW, Moving
+from sparsepo.on_policy.target import Target, fitted_target
+from sparsepo.on_policy.trainer import OnPolicyTrainer
 
 SETTINGS = {"batch_size": 8, "learning_rate": 1e-3, "checkpoint_every": 2, "epochs": 3}
 DRAWS = SamplingConfig(samples=4, max_new_tokens=6, batch_size=64)

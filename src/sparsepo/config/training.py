@@ -1,6 +1,6 @@
 """Sections of a config: SFT, adapters and preference training."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -148,6 +148,10 @@ class PreferenceConfig(OptimisationConfig):
     max_response_tokens: Count = 512
     rounds: RoundsConfig = RoundsConfig()
     on_policy: OnPolicyConfig = OnPolicyConfig()
+
+    def changed(self, given: Mapping[str, Any]) -> "PreferenceConfig":
+        """With other values, as a grid gives them: numbers are floats there."""
+        return PreferenceConfig(**self.model_dump() | given)
 
     @model_validator(mode="after")
     def _one_way_to_cut_a_batch(self) -> "PreferenceConfig":

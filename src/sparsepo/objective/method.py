@@ -21,10 +21,11 @@ class Method:
     `masks` are parameters of the token weights with defaults, `share` says which of the two weights they make (see
     `masks.build_masks`); a `mask` of `none` is no weights. `mask_choices`: the masks that this method may have, all but
     `none` where empty. A config may set the keys of `hyper`, `masks` and `adaptive` (to what `ALLOWED` says).
-    `training` are settings of the training section that a grid may set instead, for this method. `statistic` is what a
-    step computes over all its pairs before their losses, see `training.statistics`, and `adaptive` its keywords.
-    `needs_scores`, `needs_values`: the loss itself looks at scores of the responses, at numbers of their tokens. `kl`:
-    the direction that the loss looks at, or one for each value of `form`.
+    `training` are settings of the training section that a grid may set instead, for this method; those of mask heads
+    are added where it may have learned masks. `statistic` is what a step computes over all its pairs before their
+    losses, see `training.statistics`, and `adaptive` its keywords. `needs_scores`, `needs_values`: the loss itself looks
+    at scores of the responses, at numbers of their tokens. `kl`: the direction that the loss looks at, or one for each
+    value of `form`.
     """
 
     label: str
@@ -35,7 +36,7 @@ class Method:
     masks: Mapping[str, Any] = field(default_factory=dict)
     share: str = ""
     mask_choices: tuple[str, ...] = ()
-    training: tuple[str, ...] = ()
+    training: tuple[str, ...] = ("learning_rate",)
     statistic: str = ""
     adaptive: Mapping[str, Any] = field(default_factory=dict)
     needs_reference: bool = True
@@ -48,7 +49,12 @@ class Method:
     @property
     def parameters(self) -> dict[str, Any]:
         """Every name a config may set, with its default; None is what the training section says."""
-        return {**self.hyper, **self.adaptive, **self.rounds, **self.masks, **dict.fromkeys(self.training)}
+        return {**self.hyper, **self.adaptive, **self.rounds, **self.masks, **dict.fromkeys(self.of_training)}
+
+    @property
+    def of_training(self) -> tuple[str, ...]:
+        """Settings of the training section that a grid may set instead."""
+        return (*self.training, *(("mask_weight_decay",) if set(self.mask_choices) & set(LEARNED) else ()))
 
     def kl_directions(self, hyper: Mapping[str, Any]) -> tuple[str, ...]:
         """Directions of the KL that the loss looks at with these keywords: `reverse`, `forward` or none."""
@@ -84,9 +90,9 @@ class Method:
     def reads(self, mask: str) -> tuple[str, ...]:
         """The parameters that this method looks at with such a mask."""
         of_mask = () if mask == "none" else MASKS[mask]
-        own = [name for name in of_mask if name in (*self.masks, *self.training)]
+        own = [name for name in of_mask if name in (*self.masks, *self.of_training)]
         always = (*self.hyper, *self.adaptive, *self.rounds, *(("mask",) if "mask" in self.masks else ()))
-        return (*always, *own)
+        return (*always, *own, *self.training)
 
     def split(self, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Defaults overridden by `given`, as (keywords of the loss, keywords of build_masks; none without masks)."""
@@ -115,4 +121,4 @@ class Method:
 
     def training_settings(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """What `given` says in place of the training section."""
-        return {name: given[name] for name in self.training if name in given}
+        return {name: given[name] for name in self.of_training if name in given}

@@ -20,7 +20,6 @@ _TOKEN_MASKS = {"mask": "none", **_LEARNED, **_ACTIVATIONS, **_SELECTION}
 _WEIGHS_REWARD = {
     "masks": _TOKEN_MASKS,
     "mask_choices": ("none", *MASKS),
-    "training": ("mask_weight_decay",),
     "share": "reward_only",
 }
 _WEIGHS_OWN = _WEIGHS_REWARD | {
@@ -126,7 +125,6 @@ METHODS: dict[str, Method] = {
         source="arXiv 2410.05102, Eq. 6-10",
         masks={"mask": "layers", **_LEARNED, "l1_d": 0.0, **_SELECTION},
         mask_choices=_HEADS,
-        training=("mask_weight_decay",),
         share="common",
         kl=_KL_BY_FORM,
     ),
@@ -138,7 +136,6 @@ METHODS: dict[str, Method] = {
         source="arXiv 2410.05102, Eq. 6-10",
         masks={"mask": "layers", **_LEARNED, "l1_d": 0.0, **_SELECTION},
         mask_choices=_HEADS,
-        training=("mask_weight_decay",),
         share="independent",
         kl=_KL_BY_FORM,
     ),
@@ -150,7 +147,6 @@ METHODS: dict[str, Method] = {
         source="arXiv 2410.05102, Section 5 (ablation)",
         masks={"mask": "layers", **_LEARNED, "l1_d": 0.0, **_SELECTION},
         mask_choices=_HEADS,
-        training=("mask_weight_decay",),
         share="reward_only",
         kl=_KL_BY_FORM,
     ),
@@ -162,7 +158,6 @@ METHODS: dict[str, Method] = {
         source="arXiv 2410.05102, Section 5 (ablation)",
         masks={"mask": "layers", **_LEARNED, "l1_d": 0.0, **_SELECTION},
         mask_choices=_HEADS,
-        training=("mask_weight_decay",),
         share="kl_only",
         kl=_KL_BY_FORM,
     ),
@@ -242,6 +237,7 @@ METHODS: dict[str, Method] = {
         hyper={"beta": 0.1, "divergence": "kl"},
         equation="D(π, p) on samples of π, p = ref · exp(reward/β) / Z",
         source="Go et al. 2023",
+        training=("learning_rate", "batch_size", "epochs"),
         trainer="on_policy",
     ),
     "fdpg_feature": Method(
@@ -250,6 +246,7 @@ METHODS: dict[str, Method] = {
         hyper={"mean": 0.5, "divergence": "kl"},
         equation="D(π, p) on samples of π, p = ref · exp(λ feature) / Z, λ such that E_p[feature] = mean",
         source="Go et al. 2023; Khalifa et al. 2021",
+        training=("learning_rate", "batch_size", "epochs"),
         trainer="on_policy",
     ),
 }

@@ -12,15 +12,13 @@ def method_table() -> str:
     """One row a method: name in a config, minimised loss per pair, parameters with defaults, source."""
     rows = ["| method | loss of a pair | parameters (default) | source |", "|---|---|---|---|"]
     for name, method in METHODS.items():
-        own = method.reads(method.mask({}))
+        own = set(method.reads(method.mask({}))) - set(method.of_training)
         parameters = ", ".join(f"{key} ({_shown(value)})" for key, value in method.parameters.items() if key in own)
         rows.append(f"| `{name}` | {method.equation.replace('|', chr(92) + '|')} | {parameters} | {method.source} |")
     return "\n".join(rows)
 
 
 def _shown(value: object) -> str:
-    if value is None:
-        return "that of training"
     return "+".join(value) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -76,7 +76,7 @@ class PreferenceTrainer(Loop):
     ):
         self.method, self.tokenizer, self.hyper = method, tokenizer, dict(hyper or {})
         row = check_pair_method(method, self.hyper)
-        config = (config or PreferenceConfig()).model_copy(update=row.training_settings(self.hyper))
+        config = (config or PreferenceConfig()).changed(row.training_settings(self.hyper))
         check_models(policy, reference, tokenizer, config)
         records = records_of(pairs)
         encoded = encode(tokenizer, records, config, policy)

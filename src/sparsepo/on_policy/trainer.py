@@ -19,12 +19,12 @@ from sparsepo.evaluation.statistics import distinct_n
 from sparsepo.models import context_of, without_dropout
 from sparsepo.objective.targets import DIVERGENCES, surrogate
 from sparsepo.objective.terms import token_terms
+from sparsepo.on_policy.moving import Moving
+from sparsepo.on_policy.target import Target, usable
 from sparsepo.sampling.draws import row_seed
 from sparsepo.sampling.generate import sample
 from sparsepo.training.checks import check_models
 from sparsepo.training.loop import Loop
-from sparsepo.training.moving import Moving
-from sparsepo.training.target import Target, usable
 
 MOVING = "moving.safetensors"
 

@@ -1,0 +1,1 @@
+"""Training on samples of the policy itself, towards a target: f-DPG."""
