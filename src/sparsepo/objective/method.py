@@ -23,9 +23,9 @@ class Method:
     `none` where empty. A config may set the keys of `hyper`, `masks` and `adaptive` (to what `ALLOWED` says).
     `training` are settings of the training section that a grid may set instead, for this method; those of mask heads
     are added where it may have learned masks. `statistic` is what a step computes over all its pairs before their
-    losses, see `training.statistics`, and `adaptive` its keywords. `needs_scores`, `needs_values`: the loss itself looks
-    at scores of the responses, at numbers of their tokens. `kl`: the direction that the loss looks at, or one for each
-    value of `form`.
+    losses, see `training.statistics`, and `adaptive` its keywords. `needs_scores`, `needs_values`: the loss itself
+    looks at scores of the responses, at numbers of their tokens. `kl`: the direction that the loss looks at, or one for
+    each value of `form`.
     """
 
     label: str
