@@ -7,6 +7,7 @@ import yaml
 
 from sparsepo.config import Config
 from sparsepo.configfile import load_config, merge, nested
+from sparsepo.cost.plan import disk, rows
 from sparsepo.errors import UserError
 from sparsepo.stages import Stages
 
@@ -203,6 +204,21 @@ def test_an_oracle_runs_the_code_of_its_own_objective():
     assert stages().code("score_tokens", "reviews", oracle="main") == stages().code(
         "score_tokens", "reviews", oracle="good"
     )
+
+
+def test_what_a_sweep_takes_counts_each_oracle_by_its_own_model():
+    made = stages(**MORE)
+    found = {row.stage: row for row in rows(made, "reviews")}
+    assert {stage for stage in found if "oracle" in stage} == {
+        "sft of oracle small",
+        *(f"{stage} of oracle {name}" for stage in ("train", "score_tokens") for name in ("main", "good", "small")),
+    }
+    assert found["train of oracle small"].estimate.flops < found["train of oracle main"].estimate.flops
+    sizes = {name: disk(stages(), "reviews").reference for name in ("main", "good")}
+    one = stages(model=SCRATCH)  # a task of the model of `small`
+    small = 2 * disk(one, "reviews").reference  # fine-tuned, then trained
+    runs = len(made.runs("reviews", sft=False)) * sizes["main"]
+    assert disk(made, "reviews").weights == pytest.approx(runs + sum(sizes.values()) + small)
 
 
 def test_an_oracle_asks_for_the_memory_of_its_own_model():

@@ -39,6 +39,19 @@ def test_without_masks_there_is_one_row_of_reward_and_one_of_kl():
     assert [[row.scale for row in group] for group in token_rows(plain)] == [["reward"], ["kl"]]
 
 
+def test_numbers_of_the_pair_are_a_last_row_of_their_own_and_the_bars_of_all_four_scales_fit(make_examples):
+    (row,) = token_rows(SIDE | {"values": [0.5, -2.0]})[2]
+    assert (row.scale, row.values.tolist()) == ("value", [0.5, -2.0])
+    examples = make_examples(2)
+    for example in examples:
+        for side in ("chosen", "rejected"):
+            example[side] |= {"m_u": example[side]["reverse_kl"], "m_d": example[side]["reverse_kl"]}
+            example[side]["values"] = example[side]["logps"]
+    bars = [axes.get_position() for axes in plot_tokens(examples, "SePO").axes[1:]]
+    assert len(bars) == 4 and max(box.x1 for box in bars) <= 1
+    assert all(a.x1 < b.x0 for a, b in zip(bars, bars[1:], strict=False))
+
+
 def test_examples_are_the_first_that_fit_whole():
     pairs = [_pair(41, 5), _pair(40, 40), _pair(5, 41), _pair(1, 1), _pair(2, 2), _pair(3, 3)]
     assert choose_examples(pairs) == [pairs[1], pairs[3], pairs[4]]

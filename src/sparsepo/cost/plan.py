@@ -2,13 +2,15 @@
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from sparsepo.config import TaskConfig
 from sparsepo.configfile import load_config
 from sparsepo.cost import formulas
 from sparsepo.cost.estimates import ESTIMATES, Estimate, asked, host_bytes
 from sparsepo.cost.sizes import Sizes
 from sparsepo.errors import run
+from sparsepo.oracles import as_task
 from sparsepo.stages import Stages
 
 HEAD = ("task", "stage", "jobs", "TFLOP a job", "hours a job", "hours", "memory GB", "mem_mb", "runtime")
@@ -41,12 +43,20 @@ class Disk:
 
 
 def rows(stages: Stages, task: str) -> Iterator[Row]:
-    """One a stage that the task has, in the order in which they run."""
+    """One a stage that the task has, in the order in which they run; then those of its oracles."""
     section = stages.config.tasks[task]
-    sizes = Sizes.of(section)
     for stage, jobs in jobs_of(stages, task).items():
-        found = ESTIMATES[stage](sizes)
-        yield Row(task, stage, jobs, found, host_bytes(sizes, stage, found.memory), asked(section, stage))
+        yield _row(task, section, stage, jobs)
+    for name, oracle in section.oracles.items():
+        for stage in (*(["sft"] if oracle.model else []), "train", "score_tokens"):
+            row = _row(task, as_task(section, name), stage, 1)
+            yield replace(row, stage=f"{stage} of oracle {name}")
+
+
+def _row(task: str, section: TaskConfig, stage: str, jobs: int) -> Row:
+    sizes = Sizes.of(section)
+    found = ESTIMATES[stage](sizes)
+    return Row(task, stage, jobs, found, host_bytes(sizes, stage, found.memory), asked(section, stage))
 
 
 def jobs_of(stages: Stages, task: str) -> dict[str, int]:
@@ -79,9 +89,16 @@ def disk(stages: Stages, task: str) -> Disk:
     return Disk(
         reference=weights,
         caches=sizes.pairs * 2 * sizes.response * values * formulas.SINGLE,
-        weights=(len(trained) + rounds_of(stages, task)) * weights,
+        weights=(len(trained) + rounds_of(stages, task)) * weights
+        + sum(_weights_of(section, name) for name in section.oracles),
         training=formulas.checkpoint_bytes(sizes.shape, section.training, section.training.keep == "best"),
     )
+
+
+def _weights_of(section: TaskConfig, oracle: str) -> float:
+    """Of an oracle, and of the model that it started from if that is not the task's."""
+    own = section.oracles[oracle].model is not None
+    return (1 + own) * formulas.weights_bytes(Sizes.of(as_task(section, oracle)).shape)
 
 
 def table(found: list[Row]) -> str:

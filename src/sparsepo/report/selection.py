@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 
 from sparsepo.data.records import Preference
 from sparsepo.objective.methods import METHODS
@@ -20,6 +21,7 @@ from sparsepo.report.tables import Score, main_table
 SHARES = np.linspace(0.0, 1.0, 101)
 _LOOKS = [look for method, look in METHOD_STYLES.items() if method != "sft"]
 _COLUMNS = 2
+_BELOW = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2), "ncols": 2}  # of an axes, a legend
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ def plot_selection(scores: Sequence[Score], oracles: Mapping[str, Oracle]) -> Fi
     """
     drawn = panels(scores, oracles)
     bands = -(-(1 + len(drawn)) // _COLUMNS)
-    figure = new_figure(2.9 * bands)
+    figure = new_figure(3.4 * bands)
     grid = figure.subplots(bands, _COLUMNS if drawn else 1, squeeze=False)
     _draw_accumulation(grid.flat[0], oracles)
     sft = [np.mean(score["reward"]) for score in scores if score["method"] == "sft" and score["reward"]]
@@ -147,7 +149,7 @@ def _draw_accumulation(axes: Axes, oracles: Mapping[str, Oracle]) -> None:
     axes.axhline(0.0, color="black", linewidth=0.6)
     axes.set_xlabel("share of tokens, sorted by score")
     axes.set_ylabel("summed score / sum of |score|")
-    axes.legend()
+    axes.legend(**_BELOW)
 
 
 def _curves(oracles: Mapping[str, Oracle]) -> Iterator[tuple]:
@@ -167,6 +169,9 @@ def _draw_panel(axes: Axes, panel: Panel, sft: Sequence[float]) -> None:
         axes.axhline(level, color="black", linestyle=":", linewidth=0.8, label="SFT")
     if panel.logarithmic:
         axes.set_xscale("log")
+        axes.minorticks_off()
+        axes.set_xticks(sorted({point[0] for points in panel.points.values() for point in points}))
+        axes.xaxis.set_major_formatter(EngFormatter(places=0, sep=""))
     axes.set_xlabel(panel.label)
     axes.set_ylabel("mean reward")
-    axes.legend()
+    axes.legend(**_BELOW)

@@ -51,6 +51,11 @@ def test_masks_weigh_only_where_a_run_has_them():
     assert set(token_values(_side(["a"], m_u=[0.5]))) == MASKED
 
 
+def test_numbers_that_came_with_a_pair_are_there_where_a_run_reads_some():
+    assert token_values(_side(["a", "b"], values=[0.25, -1.0]))["values"] == [0.25, -1.0]
+    assert set(token_values(_side(["a", "b"], values=[0.25, -1.0]))) == PLAIN | {"values"}
+
+
 def test_numbers_have_four_significant_digits():
     side = _side(["a", "b", "c"], reverse_kl=[0.123456, 1234.56, 1.23456e-7])
     assert token_values(side)["reverse_kl"] == [0.1235, 1235.0, 1.235e-07]
