@@ -3,12 +3,19 @@ import sys
 
 import pytest
 
+from sparsepo.objective.methods import METHODS
 from sparsepo.report.style import METHOD_STYLES, method_style, new_figure, save
 
 
-def test_no_two_methods_share_a_colour_or_a_marker():
+def test_every_method_has_a_style_and_no_two_share_a_colour_or_marker_and_line():
+    assert set(METHOD_STYLES) == {"sft", *METHODS}
     assert len({style.colour for style in METHOD_STYLES.values()}) == len(METHOD_STYLES)
-    assert len({style.marker for style in METHOD_STYLES.values()}) == len(METHOD_STYLES)
+    assert len({(style.marker, style.line) for style in METHOD_STYLES.values()}) == len(METHOD_STYLES)
+
+
+def test_no_two_methods_of_the_paper_share_a_marker():
+    paper = ("sft", "dpo", "tdpo1", "tdpo2", "simpo", "dpop", "mapo", "sparsepo_common", "sparsepo_independent")
+    assert len({METHOD_STYLES[name].marker for name in paper}) == len(paper)
 
 
 def test_an_unknown_method_has_one_style_in_every_process():

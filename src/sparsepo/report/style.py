@@ -47,8 +47,8 @@ class MethodStyle:
     line: str
 
 
-# Okabe and Ito's palette first, Paul Tol's muted one for the rest; no two methods share a marker,
-# so that a figure also reads in grey.
+# Okabe and Ito's palette first, Paul Tol's for the rest. No two methods share a colour, nor a marker and a line, so
+# that a figure of curves also reads in grey; the methods of the SparsePO paper have each a marker of its own.
 METHOD_STYLES = {
     "sft": MethodStyle("#000000", "*", ":"),
     "dpo": MethodStyle("#0072B2", "o", "-"),
@@ -63,6 +63,17 @@ METHOD_STYLES = {
     "mapo": MethodStyle("#CC79A7", "D", "-"),
     "sparsepo_common": MethodStyle("#D55E00", "P", "-"),
     "sparsepo_independent": MethodStyle("#882255", "X", "-"),
+    "sparsepo_reward_only": MethodStyle("#AA3377", "P", "--"),
+    "sparsepo_kl_only": MethodStyle("#5C2D91", "X", "--"),
+    "odpo": MethodStyle("#004488", "8", "-"),
+    "beta_dpo": MethodStyle("#6699CC", "H", "--"),
+    "kto": MethodStyle("#997700", "8", "--"),
+    "orpo": MethodStyle("#7A8B00", "H", "-."),
+    "sepo": MethodStyle("#EE3377", "p", "-"),
+    "rho": MethodStyle("#994455", "h", "-"),
+    "inpo": MethodStyle("#225555", "<", "-"),
+    "fdpg": MethodStyle("#EE8866", ">", "-"),
+    "fdpg_feature": MethodStyle("#AAAA00", "d", "-"),
 }
 SPARE_COLOURS = ("#DDCC77", "#117733", "#88CCEE", "#AA4499", "#CC6677", "#5A5A5A")
 _SPARE_MARKERS = ("8", "H")

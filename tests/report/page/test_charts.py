@@ -327,7 +327,7 @@ def test_a_colour_is_made_no_lighter_than_it_has_to_be(colour):
 
 def test_no_two_trained_methods_share_a_colour_in_the_dark():
     dark = {method: DARK[style.colour] for method, style in METHOD_STYLES.items() if method != "sft"}
-    assert len(set(dark.values())) == len(dark) == 12
+    assert len(set(dark.values())) == len(dark) == 23
 
 
 def test_every_colour_that_a_figure_uses_has_a_dark_one(make_scores, make_dynamics, make_training_points, labels):
