@@ -13,6 +13,7 @@ from sparsepo.sweep import WATCHED, read_plan
 ROOT = Path(__file__).resolve().parents[2]
 DPO, SPARSE = "dpo/beta~0.1/seed~0", "sparsepo_common/beta~0.5/seed~0"
 PLANS = ("paper/tldr", "paper/mbpp", "paper/hh", "imdb")
+ITEMS = ("run", "kind", "oracle")
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -83,10 +84,12 @@ def test_a_target_without_trainings_plans_none(unfinished, snakemake):
     assert read_plan(unfinished / "results").tasks == {"small": {"data": {"": True}}}
 
 
-def test_every_watched_stage_writes_the_files_that_are_looked_at(snakemake, tmp_path):
+def test_every_watched_stage_writes_the_files_that_are_looked_at(snakemake, tiny, tmp_path):
     """Each job that a dry run of several configs prints has the output and the log that WATCHED says."""
     (tmp_path / "configs").symlink_to(ROOT / "configs")
-    configs = [f"configs/{name}.yaml" for name in PLANS]
+    selecting = 'oracles: {main: {}}\n    methods:\n      sepo: {beta: "1", oracle: main}'
+    (tmp_path / "oracles.yaml").write_text(tiny.replace("methods:", selecting, 1))
+    configs = [*(f"configs/{name}.yaml" for name in PLANS), "oracles.yaml"]
     done = snakemake(tmp_path, "-s", ROOT / "Snakefile", "--directory", tmp_path, "-n", "--configfile", *configs)
     assert done.returncode == 0, done.stdout
     assert not (tmp_path / "results").exists()
@@ -96,7 +99,7 @@ def test_every_watched_stage_writes_the_files_that_are_looked_at(snakemake, tmp_
         named = dict(pair.split("=", 1) for pair in lines["wildcards"].split(", ")) if "wildcards" in lines else {}
         if rule in stages:
             found.add(rule)
-            place = {"task": named["task"], "item": named.get("run", named.get("kind", ""))}
+            place = {"task": named["task"], "item": next((named[key] for key in ITEMS if key in named), "")}
             assert f"results/{stages[rule].output.format(**place)}" in lines["output"].split(", ")
             assert f"logs/{stages[rule].log.format(**place)}" == lines["log"]
     assert found == set(stages)
