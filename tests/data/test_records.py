@@ -5,7 +5,7 @@ import json
 import os
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsepo.data.records import (
@@ -191,6 +191,7 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("records")
 
 
+@settings(deadline=None)
 @given(record=RECORDS, count=st.integers(1, 3))
 def test_what_is_written_is_read_back(folder, record, count):
     path = folder / "round.jsonl"
