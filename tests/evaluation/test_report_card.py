@@ -163,7 +163,7 @@ def test_the_excess_is_the_score_less_the_way_of_the_policy_on_either_side():
 
 def test_values_that_a_method_does_not_select_by_are_no_signal():
     row = {side: selected([3.0, 1.0], [0, 1]) for side in SIDES}
-    assert set(planted_auc([row], "given")) == set(planted_auc([row])) == {"m_u", "m_d", "abs_logratio"}
+    assert set(planted_auc([row], "given")) == set(planted_auc([row])) == {"abs_logratio"}
 
 
 def test_validation_pairs_of_which_none_is_usable_are_a_users_mistake():
@@ -177,18 +177,26 @@ def test_auc_by_hand():
     row = {
         "chosen": {
             "m_u": [0, 2, 3],
-            "m_d": [1, 1, 1],
+            "m_d": [2, 2, 2],
             "logps": [0, -5, 4],
             "ref_logps": [1, 0, 0],
             "planted": [0, 1, 1],
         },
-        "rejected": {"m_u": [1], "m_d": [1], "logps": [0], "ref_logps": [0], "planted": [0]},
+        "rejected": {"m_u": [1], "m_d": [2], "logps": [0], "ref_logps": [0], "planted": [0]},
     }
     assert planted_auc([row]) == {
         "m_u": {"chosen": 1.0, "rejected": None},
         "m_d": {"chosen": 0.5, "rejected": None},
         "abs_logratio": {"chosen": 1.0, "rejected": None},
     }
+
+
+def test_a_weight_of_1_on_every_token_is_no_mask():
+    row = {
+        side: {"m_u": [0, 2], "m_d": [1, 1], "logps": [0, 1], "ref_logps": [1, 0], "planted": [0, 1]} for side in SIDES
+    }
+    assert set(planted_auc([row])) == {"m_u", "abs_logratio"}
+    assert mask_sparsity([row]) == {"m_u": {"chosen": 0.5, "rejected": 0.5}}
 
 
 def test_a_method_without_masks_has_the_auc_of_the_log_ratio_alone_and_no_sparsity():

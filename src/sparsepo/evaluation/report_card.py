@@ -97,7 +97,7 @@ def planted_auc(records: Sequence[dict[str, Any]], mask: str = "none") -> dict[s
     The signals are token weights, |log pi/ref|, and what a `mask` selects by: an oracle's scores, negated for rejected
     responses as the lowest are kept there, or the excess.
     """
-    masks = ("m_u", "m_d") if "m_u" in records[0]["chosen"] else ()
+    masks = weighing(records)
     found: dict[str, dict[str, float | None]] = {}
     for name in (*masks, "abs_logratio", *SELECTED_BY.get(mask, ())):
         found[name] = {}
@@ -123,16 +123,20 @@ def _signal(record: dict[str, Any], side: str, name: str) -> list[float]:
     return [abs(ratio) for ratio in ratios]
 
 
+def weighing(records: Sequence[dict[str, Any]]) -> tuple[str, ...]:
+    """Which of m_u and m_d there are; one that is 1 on every token weighs nothing, and is none."""
+    there = [name for name in ("m_u", "m_d") if name in records[0]["chosen"]]
+    return tuple(
+        name for name in there if any(x != 1 for record in records for side in SIDES for x in record[side][name])
+    )
+
+
 def mask_sparsity(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Share of exact zeros of m_u and m_d over response tokens; empty for a method without masks."""
-    if "m_u" not in records[0]["chosen"]:
-        return {}
-    pooled = {
-        (name, side): [x == 0 for record in records for x in record[side][name]]
-        for name in ("m_u", "m_d")
-        for side in SIDES
+    """Share of exact zeros of each mask over response tokens; empty for a method without masks."""
+    return {
+        name: {side: fmean(x == 0 for record in records for x in record[side][name]) for side in SIDES}
+        for name in weighing(records)
     }
-    return {name: {side: fmean(pooled[name, side]) for side in SIDES} for name in ("m_u", "m_d")}
 
 
 def logp_change(records: Sequence[dict[str, Any]]) -> dict[str, float]:
