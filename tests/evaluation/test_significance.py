@@ -92,3 +92,10 @@ def test_holm_takes_back_what_a_single_test_would_call_real():
     among = pairwise(systems | {name: dict(enumerate(np.roll(signal, at))) for at, name in enumerate("abc", start=1)})
     assert among[0].p == alone.p
     assert among[0].p_holm > 0.05 and among[0].apart and not among[0].real
+
+
+def test_a_large_family_can_still_tell_systems_apart():
+    """23 systems are 253 pairs: with 4,999 flips no p could fall below 253 * 2 / 5000 = 0.1 after the correction."""
+    differences = [1.0 + at / 100 for at in range(40)]
+    assert permutation_p(differences) == pytest.approx(2 / 5000)
+    assert permutation_p(differences, tests=253) * 253 == pytest.approx(0.025, rel=1e-2)

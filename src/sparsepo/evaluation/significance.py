@@ -52,7 +52,7 @@ def pairwise(systems: Mapping[str, Mapping[Hashable, float]]) -> list[Difference
     systems: name -> prompt -> mean of that prompt.
     """
     pairs = [pair for pair in combinations(systems, 2) if paired(systems[pair[0]], systems[pair[1]])]
-    raw = [permutation_p(paired(systems[a], systems[b])) for a, b in pairs]
+    raw = [permutation_p(paired(systems[a], systems[b]), len(pairs)) for a, b in pairs]
     found = []
     for (a, b), p, corrected in zip(pairs, raw, holm(raw), strict=True):
         interval = paired_difference(systems[a], systems[b])
@@ -61,20 +61,23 @@ def pairwise(systems: Mapping[str, Mapping[Hashable, float]]) -> list[Difference
     return found
 
 
-def permutation_p(differences: Sequence[float]) -> float:
+def permutation_p(differences: Sequence[float], tests: int = 1) -> float:
     """Two-sided p that paired differences have mean 0: the share of sign flips with a mean as far from it.
 
-    All flips where they are at most `RESAMPLES`, else as many random ones. nan for fewer than two differences.
+    All flips where they are at most `RESAMPLES`, else as many random ones; more for a larger family of `tests`, as n
+    flips give no p below 2 / (n + 1), which after the correction must be able to fall to half of `LEVEL`. nan for fewer
+    than two differences.
     """
     if len(differences) < 2:
         return math.nan
+    resamples = max(RESAMPLES, math.ceil(4 * tests / LEVEL) - 1)
     return float(
         permutation_test(
             (np.asarray(differences, dtype=np.float64),),
             lambda sample, axis: sample.mean(axis),
             permutation_type="samples",
             vectorized=True,
-            n_resamples=RESAMPLES,
+            n_resamples=resamples,
             batch=_BATCH,
             rng=0,
         ).pvalue
