@@ -177,7 +177,7 @@ def jobs():
         named = dict(job.wildcards.items())
         if "task" in named:
             item = next((named[key] for key in ("run", "kind", "oracle") if key in named), "")
-            item += f"/iteration~{named['iteration']}" if "iteration" in named else ""
+            item = "/".join([item, *(f"iteration~{named[key]}" for key in ("iteration",) if key in named)])
             yield job.rule.name, named["task"], item, workflow.dag.needrun(job)
 
 

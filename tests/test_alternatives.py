@@ -188,7 +188,7 @@ FDPG, FEATURE = "fdpg/beta~0.1/seed~0", "fdpg_feature/mean~1/seed~0"
 SEEN_ON_POLICY = {  # changed module -> runs that see it
     "objective/targets": {FDPG, FEATURE},
     "sampling/decoding": {FDPG, FEATURE},
-    "training/moving": {FDPG, FEATURE},
+    "on_policy/moving": {FDPG, FEATURE},
     "evaluation/features": {FDPG, FEATURE},
     "evaluation/tfidf": set(),
     "evaluation/classifiers": {FDPG},
@@ -202,7 +202,8 @@ def test_a_training_on_samples_sees_the_code_that_it_uses(copy, module):
     """The reward of one run is a classifier; the feature of the other is of words."""
     words = {"training": {"on_policy": {"words": ["good"]}}}
     scorer = {"kind": "classifier", "model": "m"}
-    task = task_of(preferences={"source": "generated", "scorer": scorer}, **words)
+    methods = {"fdpg": {"beta": ["0.1"]}, "fdpg_feature": {"mean": "1"}}
+    task = task_of(preferences={"source": "generated", "scorer": scorer}, methods=methods, **words)
 
     def found():
         tree = Tree(copy)

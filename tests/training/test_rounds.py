@@ -1,6 +1,7 @@
 """Rounds on toy models: their pairs, their seeds, where they start, and a kill in the middle of one."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -100,8 +101,9 @@ def test_a_policy_that_is_not_the_one_of_the_pairs_is_told_at_the_first_step(toy
 
 
 def test_pairs_without_log_probs_are_refused_before_the_first_step(toy, tmp_path):
+    bare = [replace(pair, chosen_values=None, rejected_values=None) for pair in toy.pairs(20)]
     with pytest.raises(UserError, match="method 'inpo' needs chosen_values and rejected_values"):
-        toy.trainer(tmp_path, "inpo", hyper=HYPER)
+        toy.trainer(tmp_path, "inpo", data=bare, hyper=HYPER)
 
 
 @pytest.mark.parametrize("step", [1, 3, 4, 6])

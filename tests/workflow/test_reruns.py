@@ -63,11 +63,16 @@ CODE = {
     "a docstring": (LOSSES, 'r"""-log sigmoid(beta h), h', 'r"""Once more: -log sigmoid(beta h), h', set()),
     # The reference is looked into with DPO, so its evaluation depends on this loss too.
     "the loss of DPO": (LOSSES, "PairLoss(-F.log", "PairLoss(-2 * F.log", OF_DPO | {("evaluate_run", "sft")}),
-    "a part of another loss": (LOSSES, "return u - weighted_sum(", "return u - 2 * weighted_sum(", OF_SPARSE),
+    "a part of another loss": (
+        LOSSES,
+        "side) - kl_sum(side.reverse_kl",
+        "side) - 2 * kl_sum(side.reverse_kl",
+        OF_SPARSE,
+    ),
     "a loss of no method here": (LOSSES, "(h_c - h_r - 1 / (2 * beta))", "(h_c - h_r - 3 / (2 * beta))", set()),
     "a mask head": (MASKS, "self.merge(F.relu(projected))", "self.merge(projected)", OF_SPARSE),
     "a mask head of no method here": (MASKS, "torch.rand(views", "1 - torch.rand(views", set()),
-    "a default that a method takes": (METHODS, '"l1_d": 0.0', '"l1_d": 0.1', OF_SPARSE),
+    "a default that a method takes": (METHODS, '"initial_zeros": 0.25', '"initial_zeros": 0.5', OF_SPARSE),
     "a default that the config sets": (METHODS, f"0.1, {COMMON}", f"0.9, {COMMON}", set()),
     "a default of DPO, with which SFT is evaluated": (METHODS, '"beta": 0.1}', '"beta": 0.9}', OF_SFT),
     "words about a method": (METHODS, 'source="Rafailov et al. 2023"', 'source="Rafailov and others"', set()),

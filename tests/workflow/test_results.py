@@ -7,7 +7,7 @@ import zipfile
 import pytest
 
 DPO, SPARSE = "dpo/beta~0.1/seed~0", "sparsepo_common/beta~0.5/seed~0"
-HYPER = {"beta": 0.5, "form": "paper", "head": "layers", "l1_u": 0.0, "l1_d": 0.0, "initial_zeros": 0.25}
+HYPER = {"beta": 0.5, "form": "paper", "mask": "layers", "l1_u": 0.0, "l1_d": 0.0, "initial_zeros": 0.25}
 
 # The tiny run takes a minute or two, and more on a busy machine; it counts for the first test that needs it.
 pytestmark = pytest.mark.timeout(900)
@@ -55,7 +55,7 @@ def test_the_table_stands_in_three_formats(original):
 
 def test_every_figure_stands_in_two_formats(original):
     figures = original / "results/figures/small"
-    names = ["frontier", "sparsity", "token_kl", "tokens/dpo", "tokens/sparsepo_common"]
+    names = ["frontier", "diversity", "sparsity", "token_kl", "tokens/dpo", "tokens/sparsepo_common"]
     for name in names:
         assert (figures / f"{name}.png").read_bytes().startswith(b"\x89PNG") and (
             figures / f"{name}.png"

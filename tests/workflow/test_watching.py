@@ -87,7 +87,7 @@ def test_a_target_without_trainings_plans_none(unfinished, snakemake):
 def test_every_watched_stage_writes_the_files_that_are_looked_at(snakemake, tiny, tmp_path):
     """Each job that a dry run of several configs prints has the output and the log that WATCHED says."""
     (tmp_path / "configs").symlink_to(ROOT / "configs")
-    selecting = 'oracles: {main: {}}\n    methods:\n      sepo: {beta: "1", oracle: main}'
+    selecting = 'oracles: {main: {}}\n    methods:\n      sepo: {beta: "1", oracle: main}\n      inpo: {beta: "0.1"}'
     (tmp_path / "oracles.yaml").write_text(tiny.replace("methods:", selecting, 1))
     configs = [*(f"configs/{name}.yaml" for name in PLANS), "oracles.yaml"]
     done = snakemake(tmp_path, "-s", ROOT / "Snakefile", "--directory", tmp_path, "-n", "--configfile", *configs)
@@ -99,7 +99,9 @@ def test_every_watched_stage_writes_the_files_that_are_looked_at(snakemake, tiny
         named = dict(pair.split("=", 1) for pair in lines["wildcards"].split(", ")) if "wildcards" in lines else {}
         if rule in stages:
             found.add(rule)
-            place = {"task": named["task"], "item": next((named[key] for key in ITEMS if key in named), "")}
+            item = next((named[key] for key in ITEMS if key in named), "")
+            item += f"/iteration~{named['iteration']}" if "iteration" in named else ""
+            place = {"task": named["task"], "item": item}
             assert f"results/{stages[rule].output.format(**place)}" in lines["output"].split(", ")
             assert f"logs/{stages[rule].log.format(**place)}" == lines["log"]
     assert found == set(stages)

@@ -85,7 +85,7 @@ class Method:
 
     def oracle(self, given: Mapping[str, Any]) -> str | None:
         """The oracle whose numbers the pairs bring, `data` where they are the user's own; None: no numbers are read."""
-        return given.get("oracle", self.masks["oracle"]) if self.mask(given) in BROUGHT else None
+        return given.get("oracle", self.masks.get("oracle")) if self.mask(given) in BROUGHT else None
 
     def reads(self, mask: str) -> tuple[str, ...]:
         """The parameters that this method looks at with such a mask."""
