@@ -177,7 +177,8 @@ def jobs():
         named = dict(job.wildcards.items())
         if "task" in named:
             item = next((named[key] for key in ("run", "kind", "oracle") if key in named), "")
-            item = "/".join([item, *(f"iteration~{named[key]}" for key in ("iteration",) if key in named)])
+            if "iteration" in named:
+                item = str(Path(item, f"iteration~{named['iteration']}"))
             yield job.rule.name, named["task"], item, workflow.dag.needrun(job)
 
 

@@ -7,6 +7,7 @@ from sparsepo.config import TaskConfig
 from sparsepo.config.on_policy import reward_of
 from sparsepo.config.rounds import judge_of_rounds
 from sparsepo.objective.methods import METHODS, STAND_IN, looking_into_pairs
+from sparsepo.oracles import selecting
 from sparsepo.runs import find_run
 
 Rows = dict[str, tuple[str, ...]]
@@ -60,6 +61,12 @@ def _reference(task: TaskConfig, run: str, kind: str) -> Rows:
     }
 
 
+def _selection(task: TaskConfig, run: str, kind: str) -> Rows:
+    """Of the methods whose runs it shows, the shares of tokens that they keep if a run says none."""
+    methods = {path.split("/")[0] for path in selecting(task)}
+    return _reference(task, run, "") | {"sparsepo.objective.methods.METHODS": tuple(sorted(methods))}
+
+
 def _train(task: TaskConfig, run: str, kind: str) -> Rows:
     made = find_run(task, run)
     ends = METHODS[made.method].trainer == "rounds" and task.evaluation.scorer is not None
@@ -109,6 +116,7 @@ ALTERNATIVES = {
     "reference": _reference,
     "oracle_pairs": _reference,
     "score_tokens": _reference,
+    "selection": _selection,
     "train": _train,
     "sample_round": _sample_round,
     "finish_rounds": _reference,

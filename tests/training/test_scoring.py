@@ -40,7 +40,8 @@ def score(toy, models, records, config=CONFIG):
 @pytest.mark.parametrize("layout", ["shared", "padded"])
 def test_a_score_is_the_log_ratio_of_oracle_and_base(toy, models, layout):
     bare = {"chosen_values": None, "rejected_values": None}
-    records = [replace(pair, chosen_ended=False, **bare) for pair in toy.pairs(5)] + toy.pairs(6, seed=1)
+    records = [replace(pair, chosen_ended=False, **bare) for pair in toy.pairs(5)]
+    records += [replace(pair, **bare) for pair in toy.pairs(6, seed=1)]
     found = score(toy, models, records, PreferenceConfig(layout=layout))
     for before, after in zip(records, found, strict=True):
         for side in ("chosen", "rejected"):
