@@ -1,10 +1,13 @@
 """The output head alone: log-probs of both models and KL(ref || pi) of some rows, forward and backward."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from sparsepo.objective.fused import rows_together
+from sparsepo.objective.kernels import even
 from sparsepo.objective.terms import Head, SummedLoss, token_terms
 
 
@@ -19,12 +22,13 @@ class Inputs:
     labels: Tensor
 
 
-def inputs(rows: int, width: int, vocabulary: int, dtype: str) -> Inputs:
+def inputs(rows: int, width: int, vocabulary: int, dtype: str, device: Any = "cpu") -> Inputs:
     torch.manual_seed(0)
     hidden, weight = torch.randn(rows, width), 0.04 * torch.randn(vocabulary, width)
     near = hidden + 0.05 * torch.randn(rows, width)
-    cast = [tensor.to(getattr(torch, dtype)) for tensor in (hidden, weight, near, weight.clone())]
-    return Inputs(*(t.requires_grad_() for t in cast[:2]), *cast[2:], torch.randint(vocabulary, (rows,)))
+    cast = [tensor.to(device, getattr(torch, dtype)) for tensor in (hidden, weight, near, weight.clone())]
+    labels = torch.randint(vocabulary, (rows,)).to(device)
+    return Inputs(*(t.requires_grad_() for t in cast[:2]), *cast[2:], labels)
 
 
 def ours(at: Inputs, gradients: str) -> Tensor:
@@ -32,8 +36,7 @@ def ours(at: Inputs, gradients: str) -> Tensor:
     where = (at.hidden, at.ref_hidden, Head(at.weight), Head(at.ref_weight), at.labels)
     if gradients == "recompute":
         return _value(token_terms(*where, kl=("forward",)))
-    half = len(at.labels) // 2
-    groups = [slice(0, half), slice(half, len(at.labels))]
+    groups = list(even(len(at.labels), min(rows_together(at.weight), len(at.labels) // 2)))
     loss = SummedLoss(lambda rows, terms, weights: _value(terms), groups)
     return token_terms(*where, kl=("forward",), loss=loss).total
 

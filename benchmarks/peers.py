@@ -89,7 +89,8 @@ def trl(policy: Any, reference: Any) -> Step:
     """
     from trl.trainer import utils
 
-    trainer = dpo_trainer(policy, reference)
+    checkpointing = policy.is_activation_checkpointing
+    trainer = dpo_trainer(policy, reference, use_cpu=True, bf16=False, activation_checkpointing=checkpointing)
 
     def step(pairs: Sequence[TokenPair]) -> Tensor:
         batch = trainer.data_collator([as_trl(pair) for pair in pairs])
@@ -104,7 +105,7 @@ def as_trl(pair: TokenPair) -> dict[str, list[int]]:
     return {f"{name}_ids": ids for name, ids in vars(pair).items()}
 
 
-def dpo_trainer(policy: Any, reference: Any) -> Any:
+def dpo_trainer(policy: Any, reference: Any, *, peft_config: Any = None, **settings: Any) -> Any:
     """A DPOTrainer of pairs that are token ids already, which it offers no other way to give."""
     from datasets import Dataset
     from tokenizers import Tokenizer, models
@@ -120,15 +121,8 @@ def dpo_trainer(policy: Any, reference: Any) -> Any:
         return OfIds(
             policy,
             reference,
-            DPOConfig(
-                folder,
-                beta=BETA,
-                max_length=None,
-                use_cpu=True,
-                bf16=False,
-                activation_checkpointing=policy.is_activation_checkpointing,
-                report_to="none",
-            ),
+            DPOConfig(folder, beta=BETA, max_length=None, report_to="none", **settings),
             train_dataset=Dataset.from_list([as_trl(TokenPair([1], [2], [3]))]),
             processing_class=PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<end>", pad_token="<end>"),
+            peft_config=peft_config,
         )

@@ -11,6 +11,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
+import gpu  # noqa: E402
 import harness  # noqa: E402
 import head  # noqa: E402
 import peers  # noqa: E402
@@ -253,3 +254,40 @@ def test_rows_in_bfloat16_are_left_out_by_name_where_a_cpu_has_no_instructions_f
 
 def test_the_cost_of_bfloat16_is_a_ratio_of_times():
     assert 0.01 < step.bfloat16_cost() < 1000
+
+
+# --- on a GPU
+
+
+@pytest.mark.parametrize("contender", ["ours", pytest.param("TRL", marks=needs_trl)])
+@pytest.mark.parametrize("lora", [False, True])
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of trl's own use of transformers
+def test_a_step_of_the_gpu_benchmark_trains_what_it_says(contender, lora):
+    part = gpu.Part(gpu.tiny, torch.float32, lora, pairs=3, budget=40, padded=60, steps=1, span=(3, 7))
+    device = torch.device("cpu")
+    found = gpu.measure(part, contender, device)
+    assert found.seconds > 0 and found.tokens > 0 and found.rate > 0
+    step, trained = gpu.CONTENDERS[contender](part, device)
+    step(gpu.steps_of(part, 64)[0])
+    assert all(weight.grad is not None for weight in trained)
+    embedding = gpu.tiny().get_input_embeddings().weight.shape
+    assert (embedding in {weight.shape for weight in trained}) == (not lora)
+
+
+def test_needed_arithmetic_is_that_of_a_pair_by_hand():
+    model, pair = gpu.tiny(), TokenPair([1, 2], [3, 4, 5], [6])
+    block = 4 * 16 * 16 + 3 * 16 * 24 + 2 * 16  # attention, feed-forward, two norms
+    chosen, rejected = 3 * 2 + 9 / 2, 1 * 2 + 1 / 2  # queries and the keys that they see
+    prompt, rows = 2**2 / 2, 4
+    once = 2 * 2 * block * 6 + 4 * 2 * 16 * (chosen + rejected + prompt) + 2 * 16 * 64 * rows
+    twice = 2 * 2 * block * 8 + 4 * 2 * 16 * (chosen + rejected + 2 * prompt) + 2 * 16 * 64 * rows
+    full, lora = (gpu.Part(gpu.tiny, torch.float32, frozen) for frozen in (False, True))
+    assert gpu.needed(full, model, [pair], shared=True) == 4 * once
+    assert gpu.needed(lora, model, [pair, pair], shared=False) == 3 * 2 * twice
+
+
+def test_without_a_gpu_the_gpu_benchmark_says_so(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["gpu.py"])
+    with pytest.raises(gpu.UserError, match="no GPU is here"):
+        gpu.main()

@@ -24,14 +24,14 @@ METERS = {"frontier": meter}
 """What is measured during training, of runs that ask for it."""
 
 
-def target_of(settings: dict, reference, tokenizer, prompts: list[Prompt]) -> Target:
+def target_of(settings: dict, config: PreferenceConfig, reference, tokenizer, prompts: list[Prompt]) -> Target:
     """The target of a reward at a temperature beta, or of a feature with a wanted mean."""
     hyper, own = settings["hyper"], settings["on_policy"]
     if "beta" in hyper:
         return Target("reward", build_scorer(settings["scorer"]), 1 / hyper["beta"])
     feature = contains(own["words"]) if own["words"] else build_scorer(settings["scorer"])
     sampling = SamplingConfig(**settings["draws"], samples=own["fit_samples"], seed=settings["seed"])
-    kept, _ = usable(tokenizer, prompts, PreferenceConfig(**settings["training"]), sampling, context_of(reference))
+    kept, _ = usable(tokenizer, prompts, config, sampling, context_of(reference))
     return fitted_target(reference, tokenizer, kept[: own["fit_prompts"]], feature, hyper["mean"], sampling)
 
 
@@ -59,7 +59,7 @@ def main() -> None:
         reference,
         tokenizer,
         prompts,
-        target=target_of(settings, reference, tokenizer, prompts),
+        target=target_of(settings, config, reference, tokenizer, prompts),
         divergence=settings["hyper"]["divergence"],
         sampling=sampling,
         config=config,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from sparsepo.attention import visibility
+from sparsepo.attention import leave_attention_alone, visibility
 from sparsepo.errors import UserError
 from sparsepo.objective.terms import Head
 
@@ -93,6 +93,16 @@ def decoder_layers(model: Any) -> nn.ModuleList:
     if not found:
         raise UserError(f"{type(model).__name__} has no list of {depth} blocks to read activations from")
     return found[0]
+
+
+def compile_blocks(model: Any) -> None:
+    """Compile each block's forward pass, once for all of them and for batches of any size; attention stays as it is.
+
+    Hooks on blocks stay outside of it, and so do adapters' weights, which are inputs of it like all others.
+    """
+    leave_attention_alone()
+    for block in decoder_layers(model):
+        block.forward = torch.compile(block.forward, dynamic=True)
 
 
 @contextmanager

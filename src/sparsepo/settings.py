@@ -134,16 +134,8 @@ def _sample_round(config: Config, task: TaskConfig, name: str, run: str) -> dict
 
 
 _OF_PAIRS = (
-    *("validate_every", "keep", "micro_batch_tokens", "layout", "gradients", "log_kl", "reference"),
-    *(
-        "mask_learning_rate",
-        "mask_weight_decay",
-        "max_response_tokens",
-        "processes",
-        "accelerate",
-        "on_policy",
-        "rounds",
-    ),
+    *("validate_every", "keep", "micro_batch_tokens", "layout", "gradients", "log_kl", "reference", "rounds"),
+    *("mask_learning_rate", "mask_weight_decay", "max_response_tokens", "processes", "accelerate", "on_policy"),
 )
 """Of the training section, what a run on samples of its policy does not look at."""
 

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -82,13 +82,24 @@ def _values_of(tokenizer: Any, record: Preference, place: int) -> tuple[list[flo
     if found == (None, None):
         return None
     for side, values in zip(("chosen", "rejected"), found, strict=True):
-        ended = getattr(record, f"{side}_ended")
-        count = len(encode_response(tokenizer, getattr(record, side), ended))
+        count = _length(tokenizer, record, side)
         if values is None or len(values) != count:
             given = "is missing" if values is None else f"has {len(values)} numbers"
-            end = ", its end token included" if ended else ""
+            end = ", its end token included" if getattr(record, f"{side}_ended") else ""
             raise UserError(f"pair {place + 1}: field '{side}_values' {given}; the response has {count} tokens{end}")
     return found
+
+
+def with_values(tokenizer: Any, record: Preference, chosen: Sequence[float], rejected: Sequence[float]) -> Preference:
+    """The record with these numbers of its tokens; a token that was cut, for which there is none, has 0."""
+    given = {"chosen": chosen, "rejected": rejected}
+    whole = {side: [*part, *[0.0] * (_length(tokenizer, record, side) - len(part))] for side, part in given.items()}
+    return replace(record, chosen_values=whole["chosen"], rejected_values=whole["rejected"])
+
+
+def _length(tokenizer: Any, record: Preference, side: str) -> int:
+    """How many tokens a response has before it is cut."""
+    return len(encode_response(tokenizer, getattr(record, side), getattr(record, f"{side}_ended")))
 
 
 def _scores_of(record: Preference) -> tuple[float, float] | None:

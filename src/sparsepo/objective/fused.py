@@ -16,6 +16,14 @@ TOKENS = 8192
 """Rows of the weights whose gradient is added at a time in half precision."""
 LEAST = 512
 """Rows whose logits are handled together when gradients are computed in the forward pass: fewer stream the weights."""
+ON_GPU = 2**27
+"""Logits of a model that a GPU handles together, 256 MB in half precision: each part of them streams the weights and
+their gradient, which takes as long as the arithmetic of 300 rows."""
+
+
+def rows_together(weight: Tensor) -> int:
+    """LEAST, or what suits a GPU, for an output map (V, d)."""
+    return max(1, ON_GPU // len(weight)) if weight.is_cuda else LEAST
 
 
 class Gradients:
@@ -38,11 +46,14 @@ class Gradients:
             self.bias += dz.sum(0, dtype=self.bias.dtype)
 
     def _add_weight(self, dz: Tensor, hidden: Tensor) -> None:
-        """A product in half precision is added to float32 some tokens of the vocabulary at a time, which needs no copy
-        of the whole."""
+        """A product in half precision is added to float32: in one pass on a GPU, else some tokens of the vocabulary at
+        a time, which needs no copy of the whole."""
         if dz.dtype != self.more:
             if self.weight is None:
                 self.weight = torch.zeros_like(self.side.weight, dtype=self.more)
+            if dz.is_cuda:
+                torch.addmm(self.weight, dz.T, hidden, out_dtype=self.more, out=self.weight)
+                return
             for tokens in even(dz.shape[1], TOKENS):
                 self.weight[tokens] += dz[:, tokens].T @ hidden
         elif self.weight is None:

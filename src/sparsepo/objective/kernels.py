@@ -12,23 +12,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sparsepo.objective.compiled import Compiled
+
 CACHED = 2**18
 """Logits that elementwise passes on a CPU handle at a time: 1 MB in float32, so that they stay in the cache."""
 
 
 @dataclass(frozen=True)
-class OutputMap:
-    """A model's states and output map: hidden (n, d), weight (V, d), bias (V,) or None, and what follows the map."""
+class Bend:
+    """What follows a linear output map: z = scale * raw, then softcap * tanh(z / softcap) where that is given."""
 
-    hidden: Tensor
-    weight: Tensor
-    bias: Tensor | None
-    scale: float
-    softcap: float | None
-
-    def raw(self, at: slice) -> Tensor:
-        """(k, V) what the linear map gives for these rows."""
-        return F.linear(self.hidden[at], self.weight, self.bias)
+    scale: float = 1.0
+    softcap: float | None = None
 
     def finish(self, raw: Tensor) -> Tensor:
         """Scaled and capped logits, float32 or float64, never below a quarter of the least finite number: a banned
@@ -39,6 +34,24 @@ class OutputMap:
         if self.softcap is not None:
             logits.div_(self.softcap).tanh_().mul_(self.softcap)
         return logits.clamp_(min=torch.finfo(logits.dtype).min / 4)
+
+    def slope(self, z: Tensor) -> Tensor | None:
+        """d z / d (scale * raw); None: 1."""
+        return None if self.softcap is None else 1 - (z / self.softcap) ** 2
+
+
+@dataclass(frozen=True)
+class OutputMap:
+    """A model's states and output map: hidden (n, d), weight (V, d), bias (V,) or None, and what follows the map."""
+
+    hidden: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    bend: Bend = Bend()
+
+    def raw(self, at: slice) -> Tensor:
+        """(k, V) what the linear map gives for these rows."""
+        return F.linear(self.hidden[at], self.weight, self.bias)
 
 
 @dataclass(frozen=True)
@@ -100,13 +113,18 @@ def blocks(raw: Tensor) -> Iterator[slice]:
 
 def measure(problem: Problem, raw: Tensor, ref_raw: Tensor | None, labels: Tensor, out: Stats) -> None:
     """Fill `out` with the terms of these rows."""
+    bends = problem.policy.bend, None if problem.reference is None else problem.reference.bend
     for at in blocks(raw):
-        block = problem.policy.finish(raw[at])
-        ref_block = None if ref_raw is None else problem.reference.finish(ref_raw[at])
-        found = _measure(block, ref_block, labels[at], problem.kl)
+        ref_block = None if ref_raw is None else ref_raw[at]
+        found = _terms(raw[at], ref_block, labels[at], *bends, problem.kl)
         for target, value in zip(vars(out.at(at)).values(), found, strict=True):
             if target is not None:
                 target.copy_(value)
+
+
+@Compiled
+def _terms(raw, ref_raw, labels, bend: Bend, ref_bend: Bend | None, kl: tuple[str, ...]) -> tuple[Tensor | None, ...]:
+    return _measure(bend.finish(raw), None if ref_raw is None else ref_bend.finish(ref_raw), labels, kl)
 
 
 def _measure(z: Tensor, ref_z: Tensor | None, labels: Tensor, kl: tuple[str, ...]) -> tuple[Tensor | None, ...]:
@@ -126,39 +144,67 @@ def _measure(z: Tensor, ref_z: Tensor | None, labels: Tensor, kl: tuple[str, ...
     if kl:
         gap.sub_(norm - ref_norm)  # log p - log q; differences first, as the normalisers are large
     if "reverse" in kl:
-        reverse = (torch.linalg.vecdot(p, gap) / mass[:, 0]).clamp(min=0.0)
+        reverse = (_dot(p, gap) / mass[:, 0]).clamp(min=0.0)
     if "forward" in kl:
-        forward = (-torch.linalg.vecdot(q, gap) / ref_mass[:, 0]).clamp(min=0.0)
+        forward = (-_dot(q, gap) / ref_mass[:, 0]).clamp(min=0.0)
     return (label - norm)[:, 0], (ref_label - ref_norm)[:, 0], reverse, forward, norm[:, 0], ref_norm[:, 0]
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """(k, V) and (k, V) -> (k,): in one kernel with what comes before, or at least without a copy of the product."""
+    return (a * b).sum(-1) if torch.compiler.is_compiling() else torch.linalg.vecdot(a, b)
 
 
 def descend(problem: Problem, raw: Tensor, ref_raw: Tensor | None, labels: Tensor, stats: Stats, g: Slopes) -> Tensor:
     """d loss / d raw (k, V), written over `raw`."""
+    bends = problem.policy.bend, None if problem.reference is None else problem.reference.bend
     for at in blocks(raw):
-        z = problem.policy.finish(raw[at])
-        ref_z = None if ref_raw is None else problem.reference.finish(ref_raw[at])
-        raw[at] = _descend(problem.policy, z, ref_z, labels[at], stats.at(at), g.at(at))
+        ref_block, here = None if ref_raw is None else ref_raw[at], stats.at(at)
+        known = here.norm, here.ref_norm, here.reverse
+        _gradient(raw[at], ref_block, labels[at], *known, *vars(g.at(at)).values(), *bends)
     return raw
 
 
-def _descend(side: OutputMap, z: Tensor, ref_z: Tensor | None, labels: Tensor, stats: Stats, g: Slopes) -> Tensor:
-    bend = None if side.softcap is None else 1 - (z / side.softcap) ** 2
-    log_p = z.sub_(stats.norm[:, None])
-    log_q = None if ref_z is None else ref_z.sub_(stats.ref_norm[:, None])
-    toward_p = torch.zeros_like(stats.norm)  # the coefficient of p
-    if g.forward is not None:
-        toward_p = toward_p + g.forward
-    if g.logps is not None:
-        toward_p = toward_p - g.logps
-    if g.reverse is not None:
-        gap = (log_p - log_q).sub_(stats.reverse[:, None]).mul_(g.reverse[:, None]).add_(toward_p[:, None])
+@Compiled
+def _gradient(
+    raw: Tensor,
+    ref_raw: Tensor | None,
+    labels: Tensor,
+    norm: Tensor,
+    ref_norm: Tensor | None,
+    reverse: Tensor | None,
+    g_logps: Tensor | None,
+    g_reverse: Tensor | None,
+    g_forward: Tensor | None,
+    bend: Bend,
+    ref_bend: Bend | None,
+) -> None:
+    z = bend.finish(raw)
+    slope = bend.slope(z)
+    log_p = z.sub_(norm[:, None])
+    log_q = None if ref_raw is None else ref_bend.finish(ref_raw).sub_(ref_norm[:, None])
+    toward_p = torch.zeros_like(norm)  # the coefficient of p
+    if g_forward is not None:
+        toward_p = toward_p + g_forward
+    if g_logps is not None:
+        toward_p = toward_p - g_logps
+    if g_reverse is not None:
+        gap = (log_p - log_q).sub_(reverse[:, None]).mul_(g_reverse[:, None]).add_(toward_p[:, None])
         dz = log_p.exp_().mul_(gap)
     else:
         dz = log_p.exp_().mul_(toward_p[:, None])
-    if g.forward is not None:
-        dz.addcmul_(log_q.exp_(), g.forward[:, None], value=-1.0)
-    if g.logps is not None:
-        dz.scatter_add_(1, labels[:, None], g.logps[:, None])
-    if bend is not None:
-        dz.mul_(bend)
-    return dz if side.scale == 1.0 else dz.mul_(side.scale)
+    if g_forward is not None:
+        dz.addcmul_(log_q.exp_(), g_forward[:, None], value=-1.0)
+    if g_logps is not None:
+        dz = _add_at(dz, labels, g_logps)
+    if slope is not None:
+        dz.mul_(slope)
+    raw.copy_(dz if bend.scale == 1.0 else dz.mul_(bend.scale))
+
+
+def _add_at(dz: Tensor, labels: Tensor, values: Tensor) -> Tensor:
+    """dz (k, V) with a value added at each row's label; a comparison joins the kernel around it, a scatter does not."""
+    if torch.compiler.is_compiling():
+        vocabulary = torch.arange(dz.shape[1], device=dz.device)
+        return dz + torch.where(vocabulary == labels[:, None], values[:, None], 0.0)
+    return dz.scatter_add_(1, labels[:, None], values[:, None])

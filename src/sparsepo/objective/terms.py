@@ -7,12 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sparsepo.objective.fused import InForward, Recompute
-from sparsepo.objective.kernels import OutputMap, Problem
+from sparsepo.objective.fused import InForward, Recompute, rows_together
+from sparsepo.objective.kernels import Bend, OutputMap, Problem
 
 KL = ("reverse", "forward")
 CHUNK = 2**23
-"""Logits of a model that exist at a time when they are recomputed: 32 MB in float32."""
+"""Logits of a model that exist at a time when they are recomputed on a CPU: 32 MB in float32."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,8 @@ def token_terms(
     and `head`, never to the reference. ref_hidden and ref_head None: the policy alone. kl: the directions to compute,
     some of "reverse", "forward".
 
-    Without `loss` at most `chunk` rows of logits of either model exist at a time (None: as many as make 8 million): the
+    Without `loss` at most `chunk` rows of logits of either model exist at a time (None: as many as
+    make 8 million, on a GPU 134 million): the
     backward pass recomputes them, so memory grows with n * (d + d'), not with n * vocabulary. With `loss` its gradients
     are computed in this call, a group of rows at a time, and nothing is computed twice; the terms then carry no
     gradient, `total` does.
@@ -183,14 +184,18 @@ def token_terms(
         problem = Problem(policy, reference, labels, tuple(kl))
         trained = (policy.hidden, policy.weight, policy.bias)
         if loss is None:
-            size = max(1, CHUNK // len(policy.weight)) if chunk is None else chunk
-            return TokenTerms(*Recompute.apply(problem, size, *trained))
+            return TokenTerms(*Recompute.apply(problem, chunk or _chunk(policy.weight), *trained))
 
         def score(rows: slice, *values: Tensor | Sequence[Tensor] | None) -> Tensor:
             return loss.of(rows, TokenTerms(*values[:-1]), values[-1])
 
         total, *terms = InForward.apply(problem, score, list(loss.groups), *trained, *loss.weights)
         return TokenTerms(*terms, total)
+
+
+def _chunk(weight: Tensor) -> int:
+    """Rows that are recomputed together."""
+    return rows_together(weight) if weight.is_cuda else max(1, CHUNK // len(weight))
 
 
 def _check_shapes(hidden, ref_hidden, head, ref_head, labels, kl) -> None:
@@ -212,4 +217,4 @@ def _side(hidden: Tensor, head: Head) -> OutputMap:
     if torch.is_autocast_enabled(hidden.device.type):
         dtype = torch.get_autocast_dtype(hidden.device.type)
         tensors = tuple(None if tensor is None else tensor.to(dtype) for tensor in tensors)
-    return OutputMap(*tensors, head.scale, head.softcap)
+    return OutputMap(*tensors, Bend(head.scale, head.softcap))

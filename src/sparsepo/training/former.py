@@ -1,11 +1,10 @@
 """What the policy that pairs were sampled from says of them."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from sparsepo.config.training import PreferenceConfig
-from sparsepo.data.collation import encode_pairs, encode_response
+from sparsepo.data.collation import encode_pairs, with_values
 from sparsepo.data.records import Preference
 from sparsepo.models import context_of
 from sparsepo.training.reference import computed
@@ -24,13 +23,6 @@ def with_logps(
     known = dict(computed(model, encoded.pairs, "logps", config))
     made = []
     for at, place in enumerate(encoded.kept):
-        pair, logps, first = pairs[place], known[at].tolist(), len(encoded.pairs[at].chosen)
-        sizes = [
-            len(encode_response(tokenizer, text, ended))
-            for text, ended in ((pair.chosen, pair.chosen_ended), (pair.rejected, pair.rejected_ended))
-        ]
-        chosen, rejected = (
-            part + [0.0] * (size - len(part)) for part, size in zip((logps[:first], logps[first:]), sizes, strict=True)
-        )
-        made.append(replace(pair, chosen_values=chosen, rejected_values=rejected))
+        logps, first = known[at].tolist(), len(encoded.pairs[at].chosen)
+        made.append(with_values(tokenizer, pairs[place], logps[:first], logps[first:]))
     return made, encoded.dropped

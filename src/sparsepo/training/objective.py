@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sparsepo.anatomy import hidden_states, lm_head
 from sparsepo.data.collation import rows_of
-from sparsepo.objective.fused import LEAST
+from sparsepo.objective.fused import rows_together
 from sparsepo.objective.losses import LOSSES
 from sparsepo.objective.masks import Masks, Views, build_masks
 from sparsepo.objective.methods import METHODS
@@ -119,7 +119,7 @@ class PairObjective(nn.Module):
     def _judge_in_forward(self, rows, ends, where, kl, weights, known: "Known") -> Outcome:
         """Group by group of whole pairs; what is logged is computed again from the finished terms, without gradient."""
         half, names = len(rows.valid) // 2, list(weights)
-        groups = groups_of(ends)
+        groups = groups_of(ends, rows_together(lm_head(self.policy).weight))
         parts = {}
         for at, pairs in groups:
             responses = torch.tensor([*pairs, *(half + pair for pair in pairs)], device=rows.slot.device)
@@ -194,18 +194,14 @@ class Known:
     share: Tensor | None = None
 
     def part(self, at: slice, responses: Tensor) -> "Known":
-        """Of some rows and the responses (2k,) that they make up; what only masks look at is left out."""
-        by_row = {name: None if value is None else value[at] for name, value in self._by_row.items()}
-        share = None if self.share is None else self.share[responses[: len(responses) // 2]]
-        scores = None if self.scores is None else self.scores[responses]
-        return replace(self, **by_row, scores=scores, share=share)
-
-    @property
-    def _by_row(self) -> dict[str, Tensor | None]:
-        return {"hidden": self.hidden, "logps": self.logps, "values": self.values}
+        """What a loss looks at of some rows and the responses (2k,) that they make up."""
+        pairs = responses[: len(responses) // 2]
+        where = {"logps": at, "values": at, "scores": responses, "share": pairs}
+        found = {name: getattr(self, name) for name in where}
+        return replace(self, **{name: value[where[name]] for name, value in found.items() if value is not None})
 
 
-def groups_of(ends: Sequence[int], least: int = LEAST) -> list[tuple[slice, range]]:
+def groups_of(ends: Sequence[int], least: int) -> list[tuple[slice, range]]:
     """Rows and pairs of groups that hold whole pairs and, but for the last, at least `least` rows."""
     found, row, first = [], 0, 0
     for pair, end in enumerate(ends):

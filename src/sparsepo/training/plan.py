@@ -10,7 +10,7 @@ from sparsepo.anatomy import hidden_states, lm_head
 from sparsepo.attention import CannotSegment, chunk_of, look_back
 from sparsepo.data.collation import TokenPair, collate, onto, rows_of
 from sparsepo.errors import UserError
-from sparsepo.objective.fused import LEAST
+from sparsepo.objective.fused import rows_together
 
 PREFERRED = ("shared", "pairs", "padded")
 PROBE = [TokenPair([1, 2, 3, 4], [5, 6, 7], [8, 9]), TokenPair([3, 1], [2, 7], [4, 6, 8, 1, 5])]
@@ -69,8 +69,8 @@ def choose_gradients(policy: Any, wanted: str, pairs: Sequence[TokenPair]) -> st
     if wanted != "auto":
         return wanted
     weight = lm_head(policy).weight
-    rows = LEAST + max(len(pair.chosen) + len(pair.rejected) for pair in pairs)
-    on_device = 16 if weight.device.type == "cuda" else 0  # elementwise passes hold float32 copies there
+    rows = rows_together(weight) + max(len(pair.chosen) + len(pair.rejected) for pair in pairs)
+    on_device = 16 if weight.is_cuda else 0  # float32 copies of elementwise passes there, should none be compiled
     need = rows * len(weight) * (2 * weight.element_size() + on_device)
     fits = need < free_bytes(weight.device) / 4
     print(f"gradients: {'in the forward pass' if fits else 'recomputed'} ({need / 2**20:.0f} MB of logits)", flush=True)

@@ -53,7 +53,7 @@ def write_cache(
 
     `index.json`, which says what they are and `of` which content, comes last: without it there is no cache.
     """
-    folder, reference = Path(folder), without_dropout(reference).eval()
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "index.json").unlink(missing_ok=True)
     (folder / "values.bin").unlink(missing_ok=True)
@@ -72,7 +72,11 @@ def write_cache(
 def computed(
     model: Any, pairs: Sequence[TokenPair], kind: str, config: PreferenceConfig
 ) -> Iterator[tuple[int, Tensor]]:
-    """(place, values) of each pair, in the order in which they are computed: (n, ...), chosen before rejected."""
+    """(place, values) of each pair, in the order in which they are computed: (n, ...), chosen before rejected.
+
+    The model is left in eval mode, without dropout.
+    """
+    model = without_dropout(model).eval()
     layout = choose_layout((model,), config.layout, pairs)
     device, dtype = model.get_output_embeddings().weight.device, getattr(torch, config.precision)
     for places in split(range(len(pairs)), pairs, layout, config.micro_batch_size or 8, config.micro_batch_tokens):

@@ -7,17 +7,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import torch
 from transformers import CONFIG_MAPPING, AutoConfig
 
 from sparsepo.config.training import PreferenceConfig
-from sparsepo.data.collation import TokenPair, collate, encode_response, onto, split
+from sparsepo.data.collation import TokenPair, with_values
 from sparsepo.data.records import Preference
 from sparsepo.errors import UserError
-from sparsepo.models import context_of, without_dropout
+from sparsepo.models import context_of
 from sparsepo.training.batches import encode
-from sparsepo.training.plan import choose_layout
-from sparsepo.training.reference import compute
+from sparsepo.training.reference import computed
 from sparsepo.wording import shown
 
 DIGITS = 6
@@ -27,7 +25,6 @@ SOME = 100
 WAYS = ({"add_special_tokens": True}, {"add_special_tokens": False})
 
 
-@torch.no_grad()
 def token_scores(
     oracle: Any, base: Any, pairs: Sequence[TokenPair], config: PreferenceConfig
 ) -> list[tuple[list[float], list[float]]]:
@@ -35,18 +32,11 @@ def token_scores(
 
     The first token of a response has a score like any other. Source: Yang et al. 2024 (SePO).
     """
-    models = [without_dropout(model).eval() for model in (oracle, base)]
-    device, dtype = oracle.get_output_embeddings().weight.device, getattr(torch, config.precision)
-    layout = choose_layout(models, config.layout, pairs)
-    found: list[Any] = [None] * len(pairs)
-    for places in split(range(len(pairs)), pairs, layout, config.micro_batch_size or 8, config.micro_batch_tokens):
-        batch = onto(device, collate([pairs[place] for place in places], 0, layout))
-        with torch.autocast(device.type, dtype, enabled=dtype in (torch.bfloat16, torch.float16)):
-            of_oracle, of_base = (compute(model, batch, "logps").float().cpu() for model in models)
-        for place, part in zip(places, (of_oracle - of_base).tensor_split(batch["ends"][:-1]), strict=True):
-            numbers = [round(score, DIGITS) for score in part.tolist()]
-            chosen = len(pairs[place].chosen)
-            found[place] = numbers[:chosen], numbers[chosen:]
+    of_oracle, of_base = (dict(computed(model, pairs, "logps", config)) for model in (oracle, base))
+    found = []
+    for place, pair in enumerate(pairs):
+        numbers = [round(score, DIGITS) for score in (of_oracle[place].float() - of_base[place].float()).tolist()]
+        found.append((numbers[: len(pair.chosen)], numbers[len(pair.chosen) :]))
     return found
 
 
@@ -61,16 +51,9 @@ def with_scores(
     encoded = encode(tokenizer, records, config, oracle, "be scored")
     scores = token_scores(oracle, base, encoded.pairs, config) if encoded.pairs else []
     scored = [replace(record, chosen_values=None, rejected_values=None) for record in records]
-    for place, (chosen, rejected) in zip(encoded.kept, scores, strict=True):
-        given = {"chosen_values": chosen, "rejected_values": rejected}
-        whole = {name: _padded(tokenizer, records[place], name.split("_")[0], part) for name, part in given.items()}
-        scored[place] = replace(records[place], **whole)
+    for place, numbers in zip(encoded.kept, scores, strict=True):
+        scored[place] = with_values(tokenizer, records[place], *numbers)
     return scored
-
-
-def _padded(tokenizer: Any, record: Preference, side: str, scores: list[float]) -> list[float]:
-    length = len(encode_response(tokenizer, getattr(record, side), getattr(record, f"{side}_ended")))
-    return scores + [0.0] * (length - len(scores))
 
 
 def check_same_tokens(own: Any, wanted: Any, pairs: Sequence[Preference], name: str) -> None:
