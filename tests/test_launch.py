@@ -145,6 +145,7 @@ def test_what_sharded_weights_cannot_do_is_told(name):
     path = str(ROOT / f"configs/accelerate/{name}.yaml")
     assert "write frontier_every: 0" in refused(processes=2, accelerate=path, frontier_every=5)
     assert "an adapter shares its frozen weights" in refused(processes=2, accelerate=path, adapter={"rank": 2})
+    assert "compiled blocks do not gather" in refused(processes=2, accelerate=path, compile=True)
 
 
 def test_only_stage_3_of_deepspeed_shards_weights():

@@ -136,6 +136,7 @@ def _sample_round(config: Config, task: TaskConfig, name: str, run: str) -> dict
 _OF_PAIRS = (
     *("validate_every", "keep", "micro_batch_tokens", "layout", "gradients", "log_kl", "reference", "rounds"),
     *("mask_learning_rate", "mask_weight_decay", "max_response_tokens", "processes", "accelerate", "on_policy"),
+    "compile",
 )
 """Of the training section, what a run on samples of its policy does not look at."""
 

@@ -124,13 +124,14 @@ class PreferenceConfig(OptimisationConfig):
     pass where the logits of a pair fit into memory, else recomputed. A step's batch is cut into micro-batches of
     `micro_batch_size` pairs, or of `micro_batch_tokens` positions at most. `log_kl`: log the KL to the reference also
     for methods whose loss does not look at it. `reference`: what a method needs of it is computed once for all runs
-    where that can be stored, or by each run anew (`online`), which takes no disk space.
+    where that can be stored, or by each run anew (`online`), which takes no disk space. `compile`: the blocks of policy
+    and reference, by torch.compile, which takes a minute or two at the start of a run and pays on a GPU only.
 
     With an `adapter` the mask heads are trained too, and policy and reference share the frozen weights.
 
     Of methods that train in `rounds`, `epochs` and `max_steps` are those of one round. Methods that train on samples
-    of their own policy look at `on_policy`, and not at what is about pairs: validation, `keep`, the layout and
-    gradients of batches, `log_kl`, `reference` and the limits of responses.
+    of their own policy look at `on_policy`, and not at what is about pairs: validation, `keep`, `compile`, the layout
+    and gradients of batches, `log_kl`, `reference` and the limits of responses.
     """
 
     frontier_every: CountOrZero = 0
@@ -141,6 +142,7 @@ class PreferenceConfig(OptimisationConfig):
     gradients: Literal["auto", "forward", "recompute"] = "auto"
     log_kl: bool = True
     reference: Literal["cached", "online"] = "cached"
+    compile: bool = False
 
     mask_learning_rate: Positive = 1e-3
     mask_weight_decay: NotNegative = 0.01
@@ -169,5 +171,7 @@ class PreferenceConfig(OptimisationConfig):
         yield from super()._unsuited(spread)
         if is_sharded(spread) and self.frontier_every:
             yield "sharded weights cannot be sampled while they train: write frontier_every: 0", ("frontier_every",)
+        if is_sharded(spread) and self.compile:
+            yield "compiled blocks do not gather weights that are spread over processes: write false", ("compile",)
         if is_sharded(spread) and spread["distributed_type"] == "DEEPSPEED" and self.keep == "best":
             yield "ZeRO-3 cannot go back to earlier weights: write keep: last", ("keep",)

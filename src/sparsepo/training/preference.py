@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from safetensors.torch import save_model as save_weights
 from torch import Tensor
 
 from sparsepo import adapters
+from sparsepo.anatomy import compile_blocks
 from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.collation import Encoded, onto
 from sparsepo.data.records import Preference, write_json
@@ -104,7 +106,7 @@ class PreferenceTrainer(Loop):
             folder=folder,
             seed=seed,
             identity=identity,
-            measure=None if measure is None else lambda model: measure(model.policy),
+            measure=None if measure is None else lambda model: self._uncompiled(measure),
             measure_every=config.frontier_every,
         )
         of = (method, self.hyper, encoded.pairs), (method, self.hyper, held_out.pairs)
@@ -119,6 +121,14 @@ class PreferenceTrainer(Loop):
             reference.to(self.args.device)
         some = batches.cut(range(min(CALIBRATION_PAIRS, len(encoded.pairs))))
         objective.calibrate(onto(self.args.device, batches.collate(places)) for places in some)
+        if config.compile:
+            for model in models:
+                compile_blocks(model)
+
+    def _uncompiled(self, measure: Callable[[Any], dict[str, float]]) -> dict[str, float]:
+        """What is measured of the policy; sampling would have its blocks compiled anew, for caches."""
+        with torch.compiler.set_stance("force_eager") if self.settings.compile else nullcontext():
+            return measure(self.policy)
 
     def _objective(self, policy, reference, config, seed, pairs) -> PairObjective:
         """The objective with new mask heads, and with a new adapter on the policy if the config has one."""
