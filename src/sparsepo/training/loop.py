@@ -185,9 +185,12 @@ class Loop(SharedTrainer):
 
 
 def arguments_of(config: OptimisationConfig, folder: Path, seed: int) -> TrainingArguments:
-    """Our few settings as transformers' many. Saving and logging are ours to name; the rest keeps its default."""
+    """Our few settings as transformers' many. Saving and logging are ours to name; the rest keeps its default.
+
+    A process trains on one GPU, however many it sees: transformers would deal a batch out to all.
+    """
     cuda = torch.cuda.is_available()
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=config.epochs,
         max_steps=config.max_steps or -1,
@@ -217,3 +220,5 @@ def arguments_of(config: OptimisationConfig, folder: Path, seed: int) -> Trainin
         dataloader_num_workers=int(cuda),  # collates the next step while the device computes this one
         accelerator_config={"non_blocking": cuda},
     )
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
