@@ -1,4 +1,4 @@
-# make demo | test | test-slow | lint | bench, on a machine with Python >= 3.11 and make.
+# make demo | test | test-slow | test-gpu | lint | bench, on a machine with Python >= 3.11 and make.
 # Each target installs what it needs into .venv, at the versions of envs/constraints.txt.
 
 PYTHON ?= python3
@@ -12,7 +12,7 @@ PIP = .venv/bin/python -m pip install -q --disable-pip-version-check $(PIP_FLAGS
 # The rules call `python`: it has to be the one in .venv.
 RUN = PATH="$(CURDIR)/.venv/bin:$$PATH"
 
-.PHONY: demo test test-slow lint bench
+.PHONY: demo test test-slow test-gpu lint bench
 
 demo: .venv/.demo
 	$(RUN) snakemake --cores 2 all
@@ -29,6 +29,10 @@ test: .venv/.dev
 # What kills, fills and changes things on purpose.
 test-slow: .venv/.dev
 	$(RUN) pytest -n 2 -m slow -rs $(ARGS)
+
+# What needs a GPU; the others run on the CPU wherever they are.
+test-gpu: .venv/.dev
+	$(RUN) SPARSEPO_TEST_GPU=1 pytest tests/test_gpu.py -rs $(ARGS)
 
 lint: .venv/.dev
 	$(RUN) ruff check .

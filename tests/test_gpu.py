@@ -21,7 +21,7 @@ from sparsepo.training.objective import PairObjective, masks_for
 from sparsepo.training.preference import PreferenceTrainer
 
 pytestmark = [
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is here"),
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is here, or not shown: make test-gpu"),
     pytest.mark.filterwarnings("default"),  # compilers warn of what they found
     pytest.mark.timeout(900),
 ]
