@@ -37,7 +37,7 @@ QUIET = 0.9
 """Share of a core below which a time is told to be doubtful: CPU time grows when caches and memory are shared."""
 ROOMY = 21 * 2**30
 """Bytes that two rows need together at most."""
-LAST = "memory-hh-float32", "head-float32", "head-bfloat16"
+LAST = "memory-hh-float32", "memory-checkpointed-bfloat16", "head-float32", "head-bfloat16"
 """The first needs 18 GiB: it runs after all others, beside the small ones."""
 
 
@@ -228,8 +228,7 @@ def measured_rows(wanted: Sequence[str], jobs: int | None) -> dict[str, list[Fin
     """Row by row, or two at a time where there is room."""
     roomy = (os.cpu_count() or 1) > 1 and psutil.virtual_memory().available > ROOMY
     done: dict[str, list[Finding] | None] = {}
-    for last in (False, True):
-        names = [name for name in wanted if (name in LAST) == last]
+    for names in ([name for name in wanted if name not in LAST], [name for name in LAST if name in wanted]):
         with ThreadPoolExecutor(jobs or (2 if roomy else 1)) as pool:
             done |= zip(names, pool.map(attempt, names), strict=True)
     return done
