@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from sparsepo import attention
+from sparsepo import attention, flash
 from sparsepo.anatomy import compile_blocks, hidden_states
 from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.collation import TokenPair, collate, onto, rows_of
@@ -137,8 +137,8 @@ def test_all_segments_at_once_are_segment_after_segment(layout, heads, window):
     rounded = [x.bfloat16().requires_grad_() for x in states]
     exact = [x.detach().double().requires_grad_() for x in rounded]
     factor = torch.randn(1, length, 4, 32, device="cuda")
-    assert attention._has_flash(rounded[0], rounded[2])
-    found = attention._at_once(*rounded, segments, None, window)
+    assert flash.has_flash(rounded[0], rounded[2])
+    found = flash.at_once(*rounded, segments, None, window)
     wanted = attention._by_segment(*exact, segments, None, window)
     (found * factor).sum().backward()
     (wanted * factor).sum().backward()

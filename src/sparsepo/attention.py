@@ -1,26 +1,21 @@
 """Which tokens of a batch see which, for batches without padding: attention per segment, by transformers' interface."""
 
-import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
-from itertools import accumulate
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention.varlen import varlen_attn
 from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from sparsepo.flash import at_once, has_flash
+
 SEGMENTED = "sparsepo_segments"
 CHANGES_SCORES = ("softcap", "s_aux", "position_bias")
 """Arguments by which an architecture asks for scores other than scaled products; SDPA knows none of them."""
-GROUPED = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
-"""torch before 2.12 takes fewer key heads than query heads without being told."""
 
 
 class CannotSegment(Exception):
@@ -110,7 +105,7 @@ def segmented(
     segments = tuple(map(tuple, attention_mask[0, 0].tolist()))
     if query.is_cuda:
         query, key, value = (_as_autocast(states) for states in (query, key, value))
-    attend = _at_once if _has_flash(query, value) else _by_segment
+    attend = at_once if has_flash(query, value) else _by_segment
     settings = query, key, value, segments, scaling, sliding_window
     if any(again for *_, again in segments) and torch.is_grad_enabled():
         return checkpoint(attend, *settings, use_reentrant=False, preserve_rng_state=False), None
@@ -121,103 +116,6 @@ def _as_autocast(states: Tensor) -> Tensor:
     """In the dtype to which autocast would take them for SDPA."""
     casts = torch.is_autocast_enabled("cuda") and states.dtype != torch.float64
     return states.to(torch.get_autocast_dtype("cuda")) if casts else states
-
-
-# --- all segments at once, on a GPU in half precision
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Segments as what a kernel for sequences of any lengths takes: segment i has the queries q[i] .. q[i + 1] and the
-    keys k[i] .. k[i + 1], most_q and most_k are the longest. Where segments share keys: `take` (N',) are the rows that
-    make up all keys, `own` (N,) the place of each row among them, and rows `twice` (m,) stand there `again` (m,), too.
-    """
-
-    q: Tensor
-    k: Tensor
-    most_q: int
-    most_k: int
-    take: Tensor | None = None
-    own: Tensor | None = None
-    twice: Tensor | None = None
-    again: Tensor | None = None
-
-
-@lru_cache(maxsize=4)
-def _plan(segments: tuple[tuple[int, ...], ...], device: torch.device) -> Plan:
-    """The same for every layer, and for policy and reference."""
-    new = lambda values, dtype=torch.long: torch.tensor(values, dtype=dtype, device=device)  # noqa: E731
-    queries = [b - a for a, b, *_ in segments]
-    keys = [b - a + end - start for a, b, start, end, _ in segments]
-    q, k = ([*accumulate(sizes, initial=0)] for sizes in (queries, keys))
-    plan = Plan(new(q, torch.int32), new(k, torch.int32), max(queries), max(keys))
-    if queries == keys:
-        return plan
-    take, own, twice, again = [], [], [], []
-    for a, b, start, end, _ in segments:
-        again += range(len(take), len(take) + end - start)
-        twice += range(start, end)
-        own += range(len(take) + end - start, len(take) + end - start + b - a)
-        take += [*range(start, end), *range(a, b)]
-    return replace(plan, take=new(take), own=new(own), twice=new(twice), again=new(again))
-
-
-class _Repeat(torch.autograd.Function):
-    """(N, ...) states and a plan -> (N', ...) with the rows that segments share once for each. The gradients of a row's
-    copies add up without atomic additions, which are slow in half precision: no row has more than two."""
-
-    @staticmethod
-    def forward(ctx: Any, states: Tensor, plan: Plan) -> Tensor:
-        ctx.plan = plan
-        return states.index_select(0, plan.take)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        plan = ctx.plan
-        found = grad.index_select(0, plan.own)
-        both = found.index_select(0, plan.twice) + grad.index_select(0, plan.again)
-        return found.index_copy_(0, plan.twice, both), None
-
-
-@lru_cache(maxsize=1)
-def _flash_hardware(device: torch.device) -> bool:
-    return device.type == "cuda" and torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)
-
-
-def _has_flash(query: Tensor, value: Tensor) -> bool:
-    """Whether torch's flash kernel takes these states."""
-    fits = query.shape[-1] == value.shape[-1] <= 256 and query.shape[-1] % 8 == 0
-    return fits and query.dtype in (torch.bfloat16, torch.float16) and _flash_hardware(query.device)
-
-
-def _at_once(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    segments: tuple[tuple[int, ...], ...],
-    scaling: float | None,
-    window: int | None,
-) -> Tensor:
-    """(1, N, h, d): the queries of a segment are the last of its keys, which is how the kernel aligns them."""
-    plan = _plan(segments, query.device)
-    query, key, value = (states[0].transpose(0, 1) for states in (query, key, value))
-    if plan.take is not None:
-        key, value = _Repeat.apply(key, plan), _Repeat.apply(value, plan)
-    return varlen_attn(
-        query,
-        key,
-        value,
-        plan.q,
-        plan.k,
-        plan.most_q,
-        plan.most_k,
-        scale=scaling,
-        window_size=(-1 if window is None else window - 1, 0),
-        **(GROUPED if query.shape[1] != key.shape[1] else {}),
-    )[None]
-
-
-# --- segment after segment, everywhere
 
 
 def _by_segment(
