@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import cache
 
 TYPING_ONLY = ("TYPE_CHECKING", "typing.TYPE_CHECKING")
-HARMLESS = {"dataclass", "cache", "contextmanager", "no_grad"}
+HARMLESS = {"dataclass", "cache", "lru_cache", "contextmanager", "no_grad", "Compiled"}
 """Decorators that only change what they decorate; any other may register it somewhere."""
 HIDING_ANYWHERE = {"import_module", "__subclasses__", "__init_subclass__"}
 """Functions that reach a definition without its name, called on anything; so do those of `HIDING` by themselves."""
