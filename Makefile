@@ -26,9 +26,9 @@ demo: .venv/.demo
 test: .venv/.dev
 	$(RUN) pytest -n 2 $(ARGS)
 
-# What kills, fills and changes things on purpose.
+# What kills, fills and changes things on purpose; a file's tests share what takes long to make.
 test-slow: .venv/.dev
-	$(RUN) pytest -n 2 -m slow -rs $(ARGS)
+	$(RUN) pytest -n 2 --dist loadfile -m slow -rs $(ARGS)
 
 # What needs a GPU; the others run on the CPU wherever they are.
 test-gpu: .venv/.dev
