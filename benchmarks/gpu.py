@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
+from unittest import mock
 
 import head
 import torch
@@ -170,7 +171,7 @@ def needed(part: Part, model: Any, pairs: Sequence[TokenPair], shared: bool) -> 
     2 a weight and token; 4 d a layer, query and key that it sees.
     """
     config, passes = model.config, 3 if part.lora else 4
-    weights = sum(weight.numel() for name, weight in decoder_layers(model).named_parameters() if ".lora_" not in name)
+    weights = sum(weight.numel() for weight in decoder_layers(model).parameters())
     total = 0.0
     for pair in pairs:
         prompt, *sides = len(pair.prompt), len(pair.chosen), len(pair.rejected)
@@ -266,22 +267,11 @@ def head_rows(device: Any, rows: int, width: int, vocabulary: int) -> Iterator[t
     yield "matrix products alone", milliseconds(products)
     for mode in ("forward", "recompute"):
         yield f"ours, {mode}", milliseconds(whole(lambda at, mode=mode: head.ours(at, mode)))
-    with not_compiled():
+    terms, gradient = kernels._terms, kernels._gradient
+    with mock.patch.object(terms, "run", terms.function), mock.patch.object(gradient, "run", gradient.function):
         for mode in ("forward", "recompute"):
             yield f"ours, {mode}, not compiled", milliseconds(whole(lambda at, mode=mode: head.ours(at, mode)))
     yield "TRL's log-probs and divergence", milliseconds(whole(head.trl))
-
-
-class not_compiled:
-    """While open, elementwise passes over logits are plain PyTorch."""
-
-    def __enter__(self) -> None:
-        self.before = kernels._terms.run, kernels._gradient.run
-        for one in (kernels._terms, kernels._gradient):
-            one.run = one.function
-
-    def __exit__(self, *_: Any) -> None:
-        kernels._terms.run, kernels._gradient.run = self.before
 
 
 def milliseconds(work: Callable[[], None], repeats: int = 10) -> float:

@@ -63,6 +63,11 @@ class Problem:
     labels: Tensor
     kl: tuple[str, ...]
 
+    @property
+    def bends(self) -> tuple[Bend, Bend | None]:
+        """Of policy and reference."""
+        return self.policy.bend, None if self.reference is None else self.reference.bend
+
     def stats(self, size: int) -> "Stats":
         dtype = torch.promote_types(self.policy.hidden.dtype, torch.float32)
         new = lambda wanted: self.policy.hidden.new_empty(size, dtype=dtype) if wanted else None  # noqa: E731
@@ -113,10 +118,9 @@ def blocks(raw: Tensor) -> Iterator[slice]:
 
 def measure(problem: Problem, raw: Tensor, ref_raw: Tensor | None, labels: Tensor, out: Stats) -> None:
     """Fill `out` with the terms of these rows."""
-    bends = problem.policy.bend, None if problem.reference is None else problem.reference.bend
     for at in blocks(raw):
         ref_block = None if ref_raw is None else ref_raw[at]
-        found = _terms(raw[at], ref_block, labels[at], *bends, problem.kl)
+        found = _terms(raw[at], ref_block, labels[at], *problem.bends, problem.kl)
         for target, value in zip(vars(out.at(at)).values(), found, strict=True):
             if target is not None:
                 target.copy_(value)
@@ -157,11 +161,10 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 
 def descend(problem: Problem, raw: Tensor, ref_raw: Tensor | None, labels: Tensor, stats: Stats, g: Slopes) -> Tensor:
     """d loss / d raw (k, V), written over `raw`."""
-    bends = problem.policy.bend, None if problem.reference is None else problem.reference.bend
     for at in blocks(raw):
         ref_block, here = None if ref_raw is None else ref_raw[at], stats.at(at)
         known = here.norm, here.ref_norm, here.reverse
-        _gradient(raw[at], ref_block, labels[at], *known, *vars(g.at(at)).values(), *bends)
+        _gradient(raw[at], ref_block, labels[at], *known, *vars(g.at(at)).values(), *problem.bends)
     return raw
 
 

@@ -166,11 +166,10 @@ def token_terms(
     and `head`, never to the reference. ref_hidden and ref_head None: the policy alone. kl: the directions to compute,
     some of "reverse", "forward".
 
-    Without `loss` at most `chunk` rows of logits of either model exist at a time (None: as many as
-    make 8 million, on a GPU 134 million): the
-    backward pass recomputes them, so memory grows with n * (d + d'), not with n * vocabulary. With `loss` its gradients
-    are computed in this call, a group of rows at a time, and nothing is computed twice; the terms then carry no
-    gradient, `total` does.
+    Without `loss` at most `chunk` rows of logits of either model exist at a time (None: as many as make 8 million, on a
+    GPU 134 million): the backward pass recomputes them, so memory grows with n * (d + d'), not with n * vocabulary.
+    With `loss` its gradients are computed in this call, a group of rows at a time, and nothing is computed twice; the
+    terms then carry no gradient, `total` does.
 
     Statistics are float32 over logits of the hidden states' dtype (float64 stays float64): a softmax in bfloat16 puts a
     KL of 1e-3 off by 920%. A token that both models ban (logit -inf) contributes nothing, and no 0 * inf.
@@ -184,7 +183,8 @@ def token_terms(
         problem = Problem(policy, reference, labels, tuple(kl))
         trained = (policy.hidden, policy.weight, policy.bias)
         if loss is None:
-            return TokenTerms(*Recompute.apply(problem, chunk or _chunk(policy.weight), *trained))
+            size = _chunk(policy.weight) if chunk is None else chunk
+            return TokenTerms(*Recompute.apply(problem, size, *trained))
 
         def score(rows: slice, *values: Tensor | Sequence[Tensor] | None) -> Tensor:
             return loss.of(rows, TokenTerms(*values[:-1]), values[-1])
