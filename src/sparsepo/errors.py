@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from typing import NoReturn
 
 from sparsepo.orphans import end_with
 
@@ -36,7 +37,7 @@ def run(main: Callable[[], None]) -> None:
     Where stderr is a log on that full disk, the line goes to Snakemake's own output. A job ends with its Snakemake.
     Of several processes (see `sparsepo.launch`) the first alone speaks; each ends with the launcher.
     """
-    if "LOCAL_RANK" in os.environ:
+    if is_launched():
         end_with(os.getppid(), "the launcher")
     if not is_first():
         sys.stdout = open(os.devnull, "w")
@@ -51,6 +52,8 @@ def run(main: Callable[[], None]) -> None:
             raise
         place = getattr(error, "filename", None) or "while writing"
         leave(f"error: no space left on the disk ({place}); make room and run again, what is complete is kept")
+    if is_launched():
+        _end(0)
 
 
 def leave(sentence: str) -> None:
@@ -65,7 +68,26 @@ def leave(sentence: str) -> None:
     except OSError:
         with suppress(OSError), open(f"/proc/{os.environ.get(SNAKEMAKE)}/fd/2", "a") as screen:
             print(sentence, file=screen)
+    if is_launched():
+        _end(1)
     sys.exit(1)
+
+
+def _end(code: int) -> NoReturn:
+    """End one of several processes at once, without the interpreter's way out.
+
+    A thread of gloo may still hold tensors of the last exchange. To give them back it asks for the interpreter, and
+    where that is on its way out, the process aborts although all its work is done.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            stream.flush()
+    os._exit(code)
+
+
+def is_launched() -> bool:
+    """Whether this process is one of several of `sparsepo.launch`."""
+    return "LOCAL_RANK" in os.environ
 
 
 def is_first() -> bool:

@@ -204,6 +204,46 @@ def test_a_launcher_that_is_killed_leaves_no_process_behind_and_a_rerun_ends_as_
     assert_resumed(toy, made, finished, "fsdp", folder, method)
 
 
+# --- ended
+
+LAST_EXCHANGE = """
+import os, sys, time
+from torch import distributed, ones
+from sparsepo.errors import UserError, run
+
+kept = [ones(1000) for _ in range(300)]
+
+def main():
+    first = os.getpid()
+    rank = int(os.fork() == 0)
+    distributed.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=rank, world_size=2)
+    works = [distributed.all_reduce(tensor, async_op=True) for tensor in kept]
+    works[25].wait()
+    if rank == 1:
+        while os.getppid() == first:
+            time.sleep(0.1)
+        os._exit(0)
+    print("done")
+    if "fails" in sys.argv:
+        raise UserError("no")
+
+run(main)
+"""
+
+
+@pytest.mark.parametrize(("fails", "code", "said"), [([], 0, ""), (["fails"], 1, "error: no\n")])
+def test_one_of_several_processes_that_is_done_ends_well_while_a_thread_still_holds_tensors(
+    tmp_path, fails, code, said
+):
+    """Without care most such ends abort: the thread asks for an interpreter that is on its way out."""
+    script = tmp_path / "script.py"
+    script.write_text(LAST_EXCHANGE)
+    command = [sys.executable, str(script), str(tmp_path / "rendezvous"), *fails]
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "LOCAL_RANK": "0", "RANK": "0"}
+    found = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (found.returncode, found.stdout, found.stderr) == (code, "done\n", said)
+
+
 # --- stopped
 
 
