@@ -1,6 +1,7 @@
 """How it is measured: contenders in turn on the same batches, ratios batch by batch, peaks of resident memory."""
 
 import gc
+import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -89,6 +90,18 @@ def table(findings: Sequence[Finding]) -> str:
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     lines = [head, tuple("-" * width for width in widths), *rows]
     return "\n".join("| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in lines)
+
+
+def in_child(work: Callable[[], Any]) -> Any:
+    """What `work` returns in a process of its own, which has all that this one has, models too. Linux only."""
+    context = multiprocessing.get_context("fork")
+    found, told = context.Pipe(duplex=False)
+    child = context.Process(target=lambda: told.send(work()))
+    child.start()
+    child.join()
+    if child.exitcode:
+        raise UserError("killed, most likely for want of memory" if child.exitcode == -9 else "failed, see above")
+    return found.recv()
 
 
 def peak_above(work: Callable[[], Any]) -> int:

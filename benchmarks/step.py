@@ -26,19 +26,19 @@ from typing import Any
 import head
 import psutil
 import torch
-from harness import LEAST, Finding, interleaved, median_ratio, peak_above, table, total_ratio
+from harness import LEAST, Finding, in_child, interleaved, median_ratio, peak_above, table, total_ratio
 from peers import ours, published, trl
 from workloads import PLAIN, SHORT, Workload, by_length, hh_lengths, smollm2, token_pair
 
-from sparsepo.errors import UserError
+from sparsepo.errors import UserError, run
 
 HEAD = {"rows": 512, "width": 576, "vocabulary": 49_152}
 QUIET = 0.9
 """Share of a core below which a time is told to be doubtful: CPU time grows when caches and memory are shared."""
 ROOMY = 21 * 2**30
 """Bytes that two rows need together at most."""
-LAST = "memory-hh-float32", "memory-checkpointed-bfloat16"
-"""The first needs 18 GiB: it runs after all others, beside one that takes as long and little memory."""
+FIRST = "memory-hh-float32", "memory-checkpointed-bfloat16", "head-float32", "head-bfloat16", "memory-mixed-bfloat16"
+"""The first of these needs 18 GiB: it runs beside the others, which together take as long and little memory each."""
 
 
 @dataclass(frozen=True)
@@ -121,9 +121,14 @@ def time_steps(experiment: Experiment) -> dict[str, list[float]]:
 
 
 def after_warming_up(runs: dict[str, Callable], rounds: list[dict[str, Any]]) -> dict[str, list[float]]:
-    """The last round first and for nothing: until then the memory that a step takes is new to the process, which costs
-    seconds of page faults and hits whoever comes first."""
-    return {name: seconds[1:] for name, seconds in interleaved(runs, [rounds[-1], *rounds]).items()}
+    """The peers first take the last round for nothing: until then the memory of a step is new to the process, and page
+    faults cost seconds. The published math comes after TRL's and takes half of it; ours takes nothing, as it needs less
+    memory than either leaves behind."""
+    light = dict(rounds[-1])
+    if "published" in light:
+        light["published"] = light["published"][: len(light["published"]) // 2]
+    interleaved({name: runs[name] for name in reversed(runs) if name != "ours"}, [light])
+    return interleaved(runs, rounds)
 
 
 def grouped_rounds(workload: Workload, vocabulary: int) -> list[dict[str, list]]:
@@ -151,16 +156,21 @@ def time_heads(experiment: Experiment) -> dict[str, list[float]]:
     return after_warming_up(runs, [dict.fromkeys(runs)] * experiment.workload.batches)
 
 
-def memory_of(experiment: Experiment, name: str) -> list[int]:
+def peaks(experiment: Experiment) -> dict[str, list[int]]:
     """Bytes for each batch, above the models and the policy's gradients, which are there before; a process each."""
     policy, reference = experiment.workload.models()
-    run, peaks = contender(name, experiment, policy, reference), []
-    for weight in policy.parameters():
-        weight.grad = torch.zeros_like(weight)
-    for pairs in experiment.workload.draw(policy.config.vocab_size):
-        peaks.append(peak_above(lambda pairs=pairs: run(pairs)))
-        policy.zero_grad(set_to_none=False)
-    return peaks
+
+    def of(name: str) -> list[int]:
+        run = contender(name, experiment, policy, reference)
+        for weight in policy.parameters():
+            weight.grad = torch.zeros_like(weight)
+        found = []
+        for pairs in experiment.workload.draw(policy.config.vocab_size):
+            found.append(peak_above(lambda pairs=pairs: run(pairs)))
+            policy.zero_grad(set_to_none=False)
+        return found
+
+    return {name: in_child(lambda name=name: of(name)) for name in ("ours", *experiment.goals)}
 
 
 # --- processes and the table
@@ -178,12 +188,9 @@ def in_process(*arguments: str, **environment: str) -> Any:
 
 def measure(name: str) -> tuple[dict[str, list[float]], float]:
     """What was measured, and the share of a core that the clock's thread got (1 for memory, which does not mind)."""
-    experiment = EXPERIMENTS[name]
-    if experiment.quantity != "memory":
-        said = in_process("--measure", name, OMP_NUM_THREADS="1")
-        return said["measured"], said["share"]
-    who = ("ours", *experiment.goals)
-    return {one: in_process("--measure", name, "--of", one, **LEAST)["measured"] for one in who}, 1.0
+    memory = EXPERIMENTS[name].quantity == "memory"
+    said = in_process("--measure", name, **(LEAST if memory else {"OMP_NUM_THREADS": "1"}))
+    return said["measured"], 1.0 if memory else said["share"]
 
 
 def findings(name: str, measured: dict[str, list[float]], share: float = 1.0) -> list[Finding]:
@@ -213,20 +220,18 @@ def attempt(name: str) -> list[Finding] | None:
         print(f"{name}: {error}", file=sys.stderr, flush=True)
 
 
-def measured_here(name: str, of: str | None) -> Any:
+def measured_here(name: str) -> dict[str, list[float]]:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     experiment = EXPERIMENTS[name]
-    if of is not None:
-        return memory_of(experiment, of)
-    return time_heads(experiment) if experiment.quantity == "head" else time_steps(experiment)
+    return {"memory": peaks, "head": time_heads}.get(experiment.quantity, time_steps)(experiment)
 
 
 def measured_rows(wanted: Sequence[str], jobs: int | None) -> dict[str, list[Finding] | None]:
     """Row by row, or two at a time where there is room."""
     roomy = (os.cpu_count() or 1) > 1 and psutil.virtual_memory().available > ROOMY
     done: dict[str, list[Finding] | None] = {}
-    for names in ([name for name in wanted if name not in LAST], [name for name in LAST if name in wanted]):
+    for names in ([name for name in FIRST if name in wanted], [name for name in wanted if name not in FIRST]):
         with ThreadPoolExecutor(jobs or (2 if roomy else 1)) as pool:
             done |= zip(names, pool.map(attempt, names), strict=True)
     return done
@@ -260,11 +265,10 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=EXPERIMENTS, metavar="ROW")
     parser.add_argument("--jobs", type=int, help="rows at a time")
     parser.add_argument("--measure", choices=EXPERIMENTS, help=argparse.SUPPRESS)
-    parser.add_argument("--of", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.measure:
         before = time.perf_counter(), time.process_time()
-        measured = measured_here(asked.measure, asked.of)
+        measured = measured_here(asked.measure)
         share = (time.process_time() - before[1]) / (time.perf_counter() - before[0])
         print(json.dumps({"measured": measured, "share": share}))
         return
@@ -281,4 +285,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    main()
+    run(main)

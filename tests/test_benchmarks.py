@@ -1,6 +1,7 @@
 """Claims about the benchmarks: the peers compute what ours computes, and what the table says follows from the clock."""
 
 import importlib.util
+import os
 import random
 import sys
 import warnings
@@ -204,6 +205,31 @@ def test_a_peak_counts_memory_that_was_given_back():
     megabyte = 2**20
     peak = harness.peak_above(lambda: bytearray(b"x") * (256 * megabyte) and None)
     assert 0.9 * 256 * megabyte < peak < 2 * 256 * megabyte
+
+
+def test_a_child_has_what_its_parent_has_and_the_parent_nothing_of_what_the_child_does():
+    had = [1]
+    assert harness.in_child(lambda: had.append(2) or had) == [1, 2]
+    assert had == [1]
+
+
+@pytest.mark.parametrize(("end", "sentence"), [(9, "for want of memory"), (15, "failed, see above")])
+def test_a_child_that_is_killed_is_told(end, sentence):
+    with pytest.raises(step.UserError, match=sentence):
+        harness.in_child(lambda: os.kill(os.getpid(), end))
+
+
+def test_the_peers_alone_warm_up_and_ours_comes_first_when_it_counts():
+    order = []
+    runs = {
+        name: lambda at, name=name: order.append(name + at) or (lambda: None) for name in ("ours", "published", "trl")
+    }
+    seconds = step.after_warming_up(runs, [dict.fromkeys(runs, "1234"), dict.fromkeys(runs, "5678")])
+    warm, first, second = order[:2], order[2:5], order[5:]
+    assert warm == ["trl5678", "published56"]
+    assert first == ["ours1234", "published1234", "trl1234"]
+    assert second == ["published5678", "trl5678", "ours5678"]
+    assert {name: len(found) for name, found in seconds.items()} == dict.fromkeys(runs, 2)
 
 
 # --- the workloads

@@ -3,7 +3,7 @@
 import inspect
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -34,20 +34,21 @@ class Plan:
 @lru_cache(maxsize=4)
 def plan_of(segments: tuple[tuple[int, ...], ...], device: torch.device) -> Plan:
     """The same for every layer, and for policy and reference."""
-    new = lambda values, dtype=torch.long: torch.tensor(values, dtype=dtype, device=device)  # noqa: E731
     queries = [b - a for a, b, *_ in segments]
     keys = [b - a + end - start for a, b, start, end, _ in segments]
-    q, k = ([*accumulate(sizes, initial=0)] for sizes in (queries, keys))
-    plan = Plan(new(q, torch.int32), new(k, torch.int32), max(queries), max(keys))
+    q, k = (torch.tensor([*accumulate(sizes, initial=0)], dtype=torch.int32) for sizes in (queries, keys))
+    plan = Plan(q.to(device), k.to(device), max(queries), max(keys))
     if queries == keys:
         return plan
     take, own, twice, again = [], [], [], []
-    for a, b, start, end, _ in segments:
-        again += range(len(take), len(take) + end - start)
-        twice += range(start, end)
-        own += range(len(take) + end - start, len(take) + end - start + b - a)
-        take += [*range(start, end), *range(a, b)]
-    return replace(plan, take=new(take), own=new(own), twice=new(twice), again=new(again))
+    for (a, b, start, end, _), (first, last) in zip(segments, pairwise(k.tolist()), strict=True):
+        middle = first + end - start
+        take += [torch.arange(start, end), torch.arange(a, b)]
+        own.append(torch.arange(middle, last))
+        twice.append(torch.arange(start, end))
+        again.append(torch.arange(first, middle))
+    places = {"take": take, "own": own, "twice": twice, "again": again}
+    return replace(plan, **{name: torch.cat(parts).to(device) for name, parts in places.items()})
 
 
 class Repeat(torch.autograd.Function):
