@@ -1,6 +1,6 @@
 """What the cost model says of a few training steps against what they take: FLOPs, peak memory, disk.
 
-    python benchmarks/cost.py                       # every row
+    python benchmarks/cost.py                       # every row; the one of 8 bits needs bitsandbytes
     python benchmarks/cost.py --only lora           # one
 
 Each number is taken in a process of its own, of a model from scratch on pairs that are as long as the limits allow, so
@@ -18,15 +18,17 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from sparsepo.errors import UserError, run
+
 MODEL = {"model_type": "gpt2", "n_layer": 8, "n_embd": 384, "n_head": 6, "n_positions": 256}
 VOCABULARY, PROMPT, RESPONSE, PAIRS, STEPS = 4_000, 48, 32, 8, 2
 ROWS: dict[str, dict[str, Any]] = {
     "float32": {},
     "bfloat16": {"precision": "bfloat16"},
     "checkpointing": {"gradient_checkpointing": True},
-    "8-bit optimiser": {"optimizer": "adamw_8bit"},
     "lora": {"adapter": {"rank": 16}},
     "sft": {},
+    "8-bit optimiser": {"optimizer": "adamw_8bit"},
 }
 HEAD = ("row", "GFLOP a step", "told", "ratio", "memory MB", "told", "ratio", "checkpoint MB", "told", "ratio")
 
@@ -111,7 +113,9 @@ def line(name: str) -> tuple[str, ...]:
     for what, number in told(name).items():
         command = [sys.executable, __file__, "--row", name, "--what", what]
         environment = os.environ | LEAST | {"ACCELERATE_USE_CPU": "true"}
-        done = subprocess.run(command, env=environment, check=True, text=True, stdout=subprocess.PIPE)
+        done = subprocess.run(command, env=environment, text=True, stdout=subprocess.PIPE)
+        if done.returncode:
+            raise UserError(f"row '{name}' was not measured, see above; --only names the rows to measure")
         found = json.loads(done.stdout.splitlines()[-1])
         cells += [f"{found / unit[what]:,.0f}", f"{number / unit[what]:,.0f}", f"{number / found:.2f}"]
     return tuple(cells)
@@ -131,4 +135,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)
