@@ -9,16 +9,13 @@ that nothing but the formulas is tested. The FLOPs are those of torch.utils.flop
 
 import argparse
 import json
-import os
 import random
-import subprocess
-import sys
 import tempfile
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from sparsepo.errors import UserError, run
+from sparsepo.errors import run
 
 MODEL = {"model_type": "gpt2", "n_layer": 8, "n_embd": 384, "n_head": 6, "n_positions": 256}
 VOCABULARY, PROMPT, RESPONSE, PAIRS, STEPS = 4_000, 48, 32, 8, 2
@@ -107,16 +104,11 @@ def told(name: str) -> dict[str, float]:
 
 def line(name: str) -> tuple[str, ...]:
     """A row of the table, its three numbers each measured in a process of its own."""
-    from harness import LEAST
+    from harness import LEAST, in_process
 
     cells, unit = [name], {"flops": 1e9, "memory": 1e6, "disk": 1e6}
     for what, number in told(name).items():
-        command = [sys.executable, __file__, "--row", name, "--what", what]
-        environment = os.environ | LEAST | {"ACCELERATE_USE_CPU": "true"}
-        done = subprocess.run(command, env=environment, text=True, stdout=subprocess.PIPE)
-        if done.returncode:
-            raise UserError(f"row '{name}' was not measured, see above; --only names the rows to measure")
-        found = json.loads(done.stdout.splitlines()[-1])
+        found = in_process(__file__, "--row", name, "--what", what, **LEAST, ACCELERATE_USE_CPU="true")
         cells += [f"{found / unit[what]:,.0f}", f"{number / unit[what]:,.0f}", f"{number / found:.2f}"]
     return tuple(cells)
 

@@ -1,8 +1,13 @@
 """How it is measured: contenders in turn on the same batches, ratios batch by batch, peaks of resident memory."""
 
 import gc
+import json
 import multiprocessing
+import os
+import signal
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -92,6 +97,15 @@ def table(findings: Sequence[Finding]) -> str:
     return "\n".join("| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in lines)
 
 
+def in_process(script: str, *arguments: str, **environment: str) -> Any:
+    """What a script says as JSON on its last line when run with these arguments."""
+    command = [sys.executable, script, *arguments]
+    done = subprocess.run(command, env=os.environ | environment, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise UserError(f"{' '.join(arguments)} failed with code {done.returncode}{_cause(done.returncode)}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 def in_child(work: Callable[[], Any]) -> Any:
     """What `work` returns in a process of its own, which has all that this one has, models too. Linux only."""
     context = multiprocessing.get_context("fork")
@@ -100,8 +114,12 @@ def in_child(work: Callable[[], Any]) -> Any:
     child.start()
     child.join()
     if child.exitcode:
-        raise UserError("killed, most likely for want of memory" if child.exitcode == -9 else "failed, see above")
+        raise UserError(f"failed with code {child.exitcode}{_cause(child.exitcode)}")
     return found.recv()
+
+
+def _cause(code: int) -> str:
+    return ": killed, most likely for want of memory" if code == -signal.SIGKILL else ", see above"
 
 
 def peak_above(work: Callable[[], Any]) -> int:

@@ -12,7 +12,6 @@ import argparse
 import json
 import os
 import random
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,7 +25,7 @@ from typing import Any
 import head
 import psutil
 import torch
-from harness import LEAST, Finding, in_child, interleaved, median_ratio, peak_above, table, total_ratio
+from harness import LEAST, Finding, in_child, in_process, interleaved, median_ratio, peak_above, table, total_ratio
 from peers import ours, published, trl
 from workloads import PLAIN, SHORT, Workload, by_length, hh_lengths, smollm2, token_pair
 
@@ -176,20 +175,10 @@ def peaks(experiment: Experiment) -> dict[str, list[int]]:
 # --- processes and the table
 
 
-def in_process(*arguments: str, **environment: str) -> Any:
-    """What this script says as JSON on its last line when run with these arguments."""
-    command = [sys.executable, __file__, *arguments]
-    done = subprocess.run(command, env=os.environ | environment, stdout=subprocess.PIPE, text=True)
-    if done.returncode:
-        killed = ": killed, most likely for want of memory" if done.returncode == -9 else ", see above"
-        raise UserError(f"{' '.join(arguments)} failed with code {done.returncode}{killed}")
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def measure(name: str) -> tuple[dict[str, list[float]], float]:
     """What was measured, and the share of a core that the clock's thread got (1 for memory, which does not mind)."""
     memory = EXPERIMENTS[name].quantity == "memory"
-    said = in_process("--measure", name, **(LEAST if memory else {"OMP_NUM_THREADS": "1"}))
+    said = in_process(__file__, "--measure", name, **(LEAST if memory else {"OMP_NUM_THREADS": "1"}))
     return said["measured"], 1.0 if memory else said["share"]
 
 

@@ -195,7 +195,7 @@ def test_a_time_taken_on_a_busy_machine_says_so():
 
 
 def test_a_row_that_fails_is_told_and_takes_no_other_with_it(monkeypatch, capsys):
-    monkeypatch.setattr(step, "report", lambda name: step.in_process("--measure", "no-such-row"))
+    monkeypatch.setattr(step, "report", lambda name: step.in_process(step.__file__, "--measure", "no-such-row"))
     assert step.attempt("mixed-float32") is None
     assert "mixed-float32: --measure no-such-row failed with code 2" in capsys.readouterr().err
 
@@ -213,7 +213,9 @@ def test_a_child_has_what_its_parent_has_and_the_parent_nothing_of_what_the_chil
     assert had == [1]
 
 
-@pytest.mark.parametrize(("end", "sentence"), [(9, "for want of memory"), (15, "failed, see above")])
+@pytest.mark.parametrize(
+    ("end", "sentence"), [(9, "code -9: killed, most likely for want of memory"), (15, "code -15, see above")]
+)
 def test_a_child_that_is_killed_is_told(end, sentence):
     with pytest.raises(step.UserError, match=sentence):
         harness.in_child(lambda: os.kill(os.getpid(), end))
