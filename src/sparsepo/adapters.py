@@ -17,6 +17,7 @@ from sparsepo.folders import whole
 from sparsepo.models import load_model, save_model
 
 NAME = "default"  # of the one adapter, in peft's words
+OTHERS = "name the maps in adapter.targets, those of attention for example"
 
 
 def twin(model: Any) -> Any:
@@ -80,7 +81,12 @@ def add(model: Any, config: AdapterConfig) -> None:
         target_modules=names,
         fan_in_fan_out=flips,
     )
-    model.add_adapter(lora, NAME)
+    try:
+        model.add_adapter(lora, NAME)
+    except ValueError as error:
+        raise UserError(f"peft puts no adapter on these maps of {type(model).__name__}; {OTHERS} ({error})") from None
+    if any(type(module).__name__ == "ParamWrapper" for module in model.modules()):
+        raise UserError(f"peft would adapt the experts of {type(model).__name__}, too; {OTHERS}")
     model.train(model.training)  # peft leaves a new dropout in training mode
     model.peft_config[NAME].target_modules = names  # peft made a set of it, and would save it in any order
     for value in trained(model).values():
@@ -88,10 +94,13 @@ def add(model: Any, config: AdapterConfig) -> None:
 
 
 def targets_of(model: Any, wanted: str | list[str]) -> list[str]:
-    """Full names of the linear maps in the blocks that `wanted` means: `all-linear`, or ends of dotted names."""
+    """Full names of the linear maps in the blocks that `wanted` means: `all-linear`, or ends of dotted names.
+
+    Routers of experts are none: they put out a choice.
+    """
     blocks = decoder_layers(model)
     stack = next(name for name, module in model.named_modules() if module is blocks)
-    found = [f"{stack}.{name}" for name, _ in linears(blocks)]
+    found = [f"{stack}.{name}" for name, _ in linears(blocks) if not name.endswith("router")]
     if wanted == "all-linear":
         return found
     for name in wanted:

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -13,13 +14,23 @@ from sparsepo.errors import UserError
 from sparsepo.objective.terms import Head
 
 LINEAR = (nn.Linear, Conv1D)
+LAST_MAPS = {
+    *("o_proj", "o_b_proj", "out_proj", "c_proj", "dense", "wo"),
+    *("down_proj", "fc2", "fc_out", "dense_4h_to_h", "w2", "w_out", "proj_down", "output_linear"),
+}
+"""What architectures call the last linear map of attention, and of the feed-forward part. It need not be made last:
+Phi-3 makes that of queries, keys and values after it, others a gate."""
+CHOOSES = ("router", "gate")
+LARGE = 100.0
+"""Logits above any cap in use (15 to 50)."""
 See = Callable[[int, int, Tensor], None]
 """(layer, depth, states (rows, T, d)) of layers 0 .. depth - 1, the last after the final norm."""
 
 
 def backbone(model: Any) -> nn.Module:
     """The model without its output head: ids -> last hidden states (after the final norm)."""
-    return model.base_model if model.base_model is not model else model.get_decoder()
+    inner = (model.base_model, model.get_decoder(), getattr(model, "model", model))
+    return next((module for module in inner if module is not model), model)
 
 
 def hidden_states(model: Any, batch: dict[str, Any], see: See | None = None) -> Tensor:
@@ -48,9 +59,18 @@ def seeing(model: Any, see: See | None) -> Iterator[None]:
     if see is not None:
         blocks = decoder_layers(model)
         depth = len(blocks)
+
+        def show(layer: int, states: Tensor) -> None:
+            if states.dim() != 3 or states.shape[-1] != model.config.hidden_size:
+                raise UserError(
+                    f"{type(model).__name__}: layer {layer} of {depth} puts out {tuple(states.shape)}, not a state of "
+                    f"width {model.config.hidden_size} a token, so learned masks cannot look at it; use another `mask`"
+                )
+            see(layer, depth, states)
+
         for layer, block in enumerate(blocks[:-1]):
-            handles.append(block.register_forward_hook(lambda _, __, out, at=layer: see(at, depth, _first(out))))
-        last = backbone(model).register_forward_hook(lambda _, __, out: see(depth - 1, depth, out.last_hidden_state))
+            handles.append(block.register_forward_hook(lambda _, __, out, at=layer: show(at, _first(out))))
+        last = backbone(model).register_forward_hook(lambda _, __, out: show(depth - 1, out.last_hidden_state))
         handles.append(last)
     try:
         yield
@@ -60,30 +80,70 @@ def seeing(model: Any, see: See | None) -> Iterator[None]:
 
 
 def _first(out: Any) -> Tensor:
-    return out[0] if isinstance(out, tuple) else out
+    return out[0] if isinstance(out, tuple | list) else out
 
 
 def lm_head(model: Any) -> Head:
     """The output head with whatever the architecture does to its logits; see `check_head`."""
     output, config = model.get_output_embeddings(), model.config
-    scale = getattr(config, "logit_scale", None) or 1.0  # Cohere multiplies
-    scale = scale / (getattr(config, "logits_scaling", None) or 1.0)  # Granite divides
-    return Head(output.weight, output.bias, scale, getattr(config, "final_logit_softcapping", None))
+
+    def number(*names: str) -> float | None:
+        found = (getattr(config, name, None) for name in names)
+        return next((value for value in found if isinstance(value, int | float)), None)
+
+    scale = number("logit_scale", "lm_head_multiplier") or 1.0  # Cohere and Falcon-H1 multiply
+    scale = scale / (number("logits_scaling") or 1.0)  # Granite divides
+    cap = number("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")  # Gemma, RecurrentGemma, xLSTM
+    return Head(output.weight, output.bias, scale, cap)
 
 
 @torch.no_grad()
 def check_head(model: Any) -> None:
-    """Raises UserError, naming the architecture, when `lm_head` is not the model's own, or it looks ahead."""
+    """Raises UserError, naming the architecture, when log-probs of a padded batch would not be the model's own.
+
+    So where `lm_head` makes other logits, also of states so large that they come near any cap; where a token sees later
+    ones; and where padding behind a sequence moves most of its tokens.
+    """
     name, device = type(model).__name__, model.get_output_embeddings().weight.device
     ids = torch.arange(4, device=device)[None] % model.config.vocab_size
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    own = model(**batch, use_cache=False).logits.float()
-    logits = lm_head(model).logits(hidden_states(model, batch)).float()
-    if not torch.allclose(own, logits, atol=1e-3 * max(1.0, float(own.abs().max())), rtol=1e-2):
+    head, states = lm_head(model), hidden_states(model, batch)
+    own = _own_logits(model, batch)
+    if states.shape[-1] != head.weight.shape[-1] or not _close(head.logits(states), own):
         raise UserError(f"{name} changes its logits in a way that is not known here, so its log-probs would be wrong")
-    alone = model(input_ids=ids[:, :1], attention_mask=batch["attention_mask"][:, :1], use_cache=False).logits.float()
-    if not torch.allclose(own[:, :1], alone, atol=1e-2 * max(1.0, float(own.abs().max())), rtol=1e-2):
+    factor = LARGE / float(own.where(own.isfinite(), 0.0).abs().max().clamp_min(1e-6))
+    large = _own_logits(model, batch, factor)
+    if large is not None and not _close(head.logits(states * factor), large):
+        raise UserError(f"{name} changes large logits in a way that is not known here, so log-probs would be wrong")
+    alone = _own_logits(model, {name: values[:, :1] for name, values in batch.items()})
+    if not _close(own[:, :1], alone, 1e-2):
         raise UserError(f"{name} looks ahead: what it says about a token depends on later ones, so it is no causal LM")
+    behind = F.pad(batch["attention_mask"], (0, 4))
+    padded = hidden_states(model, {"input_ids": F.pad(ids, (0, 4)), "attention_mask": behind})[:, :4]
+    if sum(_close(padded[:, at], states[:, at], 0.05) for at in range(4)) < 2:  # rounding may lead to other experts
+        raise UserError(f"{name} sees padding: what it says about a token depends on what stands behind the sequence")
+
+
+def _own_logits(model: Any, batch: dict[str, Any], factor: float = 1.0) -> Tensor | None:
+    """What the model itself says, with the input of its output map times `factor`; None if it has no such module."""
+    entered: list[bool] = []
+
+    def enlarge(_: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        entered.append(True)
+        return args[0] * factor, *args[1:]
+
+    handle = model.get_output_embeddings().register_forward_pre_hook(enlarge)
+    try:
+        logits = model(**batch, use_cache=False).logits.float()
+    finally:
+        handle.remove()
+    return logits if entered or factor == 1 else None
+
+
+def _close(found: Tensor, expected: Tensor, of_largest: float = 1e-3) -> bool:
+    """Up to rounding in bfloat16; infinite values must be the same."""
+    largest = float(expected.where(expected.isfinite(), 0.0).abs().max())
+    return torch.allclose(found.float(), expected.float(), atol=of_largest * max(1.0, largest), rtol=1e-2)
 
 
 def decoder_layers(model: Any) -> nn.ModuleList:
@@ -93,6 +153,14 @@ def decoder_layers(model: Any) -> nn.ModuleList:
     if not found:
         raise UserError(f"{type(model).__name__} has no list of {depth} blocks to read activations from")
     return found[0]
+
+
+def checkpoint_blocks(model: Any) -> None:
+    """Compute each block again in the backward pass instead of keeping it. Raises UserError where that is not known."""
+    try:
+        model.activation_checkpointing_enable()
+    except ValueError as error:
+        raise UserError(f"gradient_checkpointing: {error}") from None
 
 
 def compile_blocks(model: Any) -> None:
@@ -139,13 +207,15 @@ def linears(module: nn.Module) -> list[tuple[str, nn.Module]]:
 
 
 def _last_linear(block: nn.Module, kind: str, architecture: str) -> nn.Module:
+    """The map whose output leaves a part of a block: by its name where that is known, else the one made last."""
     names = {"mlp": ("mlp", "ffn", "feed_forward"), "attention": ("attn", "attention")}[kind]
     for name, module in block.named_children():
-        found = linears(module)
-        if any(part in name for part in names) and found:
-            if any("expert" in inner for inner, _ in module.named_modules()):
+        found = [(inner, linear) for inner, linear in linears(module) if not any(part in inner for part in CHOOSES)]
+        if any(part in name for part in names) and linears(module):
+            if not found or any("expert" in inner for inner, _ in module.named_modules()):
                 raise UserError(f"{architecture}: a block's {kind} has experts, not one last map; use other `kinds`")
-            return found[-1][1]
+            known = [linear for inner, linear in found if inner.rpartition(".")[2] in LAST_MAPS]
+            return (known or [linear for _, linear in found])[-1]
     own = [module for name, module in linears(block) if "." not in name]
     if kind == "mlp" and own:  # OPT: the feed-forward maps are the block's own
         return own[-1]

@@ -56,7 +56,8 @@ def _additive(parts: Tensor, dtype: torch.dtype) -> Tensor:
 
 def look_back(model: Any) -> float:
     """How many tokens the layers with a sliding window look back; a prepared mask would lift that limit."""
-    return getattr(model.config, "sliding_window", None) or float("inf")
+    found = (getattr(model.config, name, None) for name in ("sliding_window", "window_size"))  # GPT-Neo: window_size
+    return next(filter(None, found), float("inf"))
 
 
 def chunk_of(model: Any) -> float:

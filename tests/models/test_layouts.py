@@ -191,8 +191,8 @@ def test_a_layout_that_is_asked_for_and_cannot_be_is_refused_by_name():
 def test_a_window_that_rows_of_pairs_exceed_is_told():
     """A window of 5 is fine for rows of 5 tokens, not for the 15 of the second pair."""
     short = [TokenPair([1], [2, 3], [4])]
-    assert why_not(model("gemma2"), "pairs", 5) is not None  # the probe itself is longer than that
-    assert "look back 5 tokens" in why_not(model("gemma2"), "pairs", 15)
+    assert why_not(model("gemma2"), "pairs", short) is not None  # made-up pairs are tried, too, and longer than that
+    assert "look back 5 tokens" in why_not(model("gemma2"), "pairs", PAIRS)
     with pytest.raises(CannotSegment, match="look back 5 tokens, fewer than a row of 15"):
         inspect_pairs(model("gemma2", 0), model("gemma2", 1), PAIRS, "dpo", layout="pairs")
     found = [
@@ -218,7 +218,7 @@ def test_a_layout_that_would_be_wrong_is_found_out(monkeypatch):
 
     AttentionInterface.register(SEGMENTED, forgetful)
     try:
-        assert "off by" in why_not(model("llama"), "shared", 10)
+        assert "off by" in why_not(model("llama"), "shared", PAIRS)
     finally:
         AttentionInterface.register(SEGMENTED, segmented)
-    assert why_not(model("llama"), "shared", 10) is None
+    assert why_not(model("llama"), "shared", PAIRS) is None

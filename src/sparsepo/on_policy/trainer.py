@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sparsepo import adapters
-from sparsepo.anatomy import hidden_states, lm_head
+from sparsepo.anatomy import checkpoint_blocks, hidden_states, lm_head
 from sparsepo.config.preferences import SamplingConfig
 from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.collation import collate_responses, encode_prompt, onto, rows_of
@@ -211,7 +211,7 @@ def prepare(policy: Any, config: PreferenceConfig, seed: int) -> None:
     if config.adapter is not None:
         adapters.add(policy, config.adapter)
     if config.gradient_checkpointing:
-        policy.activation_checkpointing_enable()
+        checkpoint_blocks(policy)
 
 
 def response_logps(model: Any, batch: dict[str, Any]) -> Tensor:

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -65,24 +66,26 @@ def sample(
 ) -> list[Completion]:
     """`config.samples` responses a prompt, in the order of the prompts; the program's random state is not used.
 
-    Prompts are batched by length. Each response is drawn with numbers from (seed, its prompt, how many samples of this
-    prompt came before), so a batch gives the same text whatever else is sampled, and another batch size another text
-    by rounding only. A response ends with the end token, at `max_new_tokens`, or as soon as its text holds one of
-    `stops`. A model that `decode` does not know is given to transformers' `generate`. top_k is off and a model's own
-    generation config, which may penalise repetition, is set aside. The model is left as it was. A batch that is `kept`
-    is not sampled again, and the others are what they would be. `quiet`: tell nobody how far it is.
+    Prompts are batched by length, as far as a model continues each as it would alone. Each response is drawn with
+    numbers from (seed, its prompt, how many samples of this prompt came before), so a batch gives the same text
+    whatever else is sampled, and another batch size another text by rounding only. A response ends with the end token,
+    at `max_new_tokens`, or as soon as its text holds one of `stops`. A model that `decode` does not know is given to
+    transformers' `generate`. top_k is off and a model's own generation config, which may penalise repetition, is set
+    aside. The model is left as it was. A batch that is `kept` is not sampled again, and the others are what they would
+    be. `quiet`: tell nobody how far it is.
     """
-    wanted = requests(tokenizer, prompts, config)
+    wanted, mixes = requests(tokenizer, prompts, config), True
     if isinstance(model, VllmEngine):
         size, answer = BLOCK, partial(_by_vllm, model, tokenizer.eos_token_id, config, stops)
     else:
         size, answer = config.batch_size, partial(_by_transformers, model, tokenizer, config, ending(tokenizer, stops))
+        mixes, size = _company(model, tokenizer, size, quiet)
     how = [config.model_dump(mode="json"), list(stops)]
 
     def answered(batch: Sequence[Request]) -> Rows:
         return once(kept, [how, [[request.row, request.again] for request in batch]], lambda: answer(batch))
 
-    answers = _in_batches(wanted, size, answered, quiet)
+    answers = _in_batches(wanted, size, mixes, answered, quiet)
     found = [
         (request.place, completion(tokenizer, prompts[request.place], tokens, config.temperature, stops))
         for request, tokens in answers
@@ -103,10 +106,11 @@ def requests(tokenizer: Any, prompts: Sequence[Prompt], config: SamplingConfig) 
 
 
 def _in_batches(
-    wanted: Sequence[Request], size: int, answer: Callable[[Sequence[Request]], Rows], quiet: bool
+    wanted: Sequence[Request], size: int, mixes: bool, answer: Callable[[Sequence[Request]], Rows], quiet: bool
 ) -> Iterator[tuple[Request, list[int]]]:
-    """Each request and the tokens that answer it."""
-    batches = [wanted[start : start + size] for start in range(0, len(wanted), size)]
+    """Each request and the tokens that answer it; rows of unlike length share a batch only where that `mixes` well."""
+    groups = [wanted] if mixes else [list(group) for _, group in groupby(wanted, lambda request: len(request.row))]
+    batches = [group[start : start + size] for group in groups for start in range(0, len(group), size)]
     for batch in batches if quiet else progress(batches, len(wanted), "responses sampled", size=len):
         yield from zip(batch, answer(batch), strict=True)
 
@@ -183,6 +187,45 @@ def _generated(model: Any, tokenizer: Any, rows: Rows, chosen: Draw, over: Endin
     )
     model.generation_config = own_config
     return [_until(over, tokens) for tokens in out[:, longest:].tolist()]
+
+
+def _company(model: Any, tokenizer: Any, size: int, quiet: bool) -> tuple[bool, int]:
+    """(whether rows of unlike length may share a batch, how many rows may); a line where it is not as was wanted."""
+    if is_plain(model) or is_itself(model, tokenizer, beside=8):
+        return True, size
+    alike = is_itself(model, tokenizer, beside=2)
+    if not quiet:
+        apart = "in batches of one length" if alike else "one at a time"
+        print(f"{type(model).__name__} sees what stands beside a prompt: sampled {apart}", flush=True)
+    return False, size if alike else 1
+
+
+@torch.no_grad()
+def is_itself(model: Any, tokenizer: Any, beside: int) -> bool:
+    """Whether `generate` continues a prompt of 2 tokens beside one of so many as it does alone, by three steps' logits.
+
+    Not so where states run on through padding, where places count from the left whatever the mask says, and, in RWKV
+    of transformers 5.23, in any batch.
+    """
+    size, was_training = model.config.vocab_size, model.training
+    other, prompt = ([token % size for token in range(first, first + many)] for first, many in ((3, beside), (13, 2)))
+    going = next(token for token in (1, 2) if token != tokenizer.eos_token_id)
+
+    def told(rows: Rows) -> Tensor:
+        """(3, v): to the last row."""
+        kept: list[Tensor] = []
+
+        def keep(logits: Tensor, _: Tensor, step: int) -> Tensor:
+            kept.append(logits[-1].float())
+            return torch.full_like(logits[:, 0], going, dtype=torch.long)
+
+        _generated(model, tokenizer, rows, keep, lambda tokens: False, 3)
+        return torch.stack(kept)
+
+    model.eval()
+    together, alone = told([other, prompt]), told([prompt])
+    model.train(was_training)
+    return bool((together - alone).abs().max() <= 0.02 * alone.abs().max())
 
 
 def _until(over: Ending, tokens: list[int]) -> list[int]:

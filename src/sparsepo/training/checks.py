@@ -26,7 +26,9 @@ def check_models(policy: Any, reference: Any | None, tokenizer: Any, config: Pre
         raise UserError("policy and reference must be two models, as one is trained: pass copy.deepcopy(policy)")
     if tokenizer.eos_token_id is None:
         raise UserError("the tokenizer has no end-of-text token (tokenizer.eos_token), which responses need")
-    check_head(without_dropout(policy))
+    for model in (policy, reference):
+        if model is not None:
+            check_head(without_dropout(model))
 
 
 def check_pairs(encoded: Encoded, held_out: Encoded, config: PreferenceConfig) -> None:

@@ -21,10 +21,9 @@ def choose_layout(models: Sequence[Any], wanted: str, pairs: Sequence[TokenPair]
 
     Raises UserError when the wanted layout is none of them.
     """
-    longest = max(len(pair.prompt) + len(pair.chosen) + len(pair.rejected) for pair in pairs)
     for layout in PREFERRED if wanted == "auto" else (wanted,):
         name, reason = next(
-            ((type(model).__name__, found) for model in models if (found := why_not(model, layout, longest))),
+            ((type(model).__name__, found) for model in models if (found := why_not(model, layout, pairs))),
             ("", None),
         )
         if reason is None:
@@ -33,29 +32,40 @@ def choose_layout(models: Sequence[Any], wanted: str, pairs: Sequence[TokenPair]
         if wanted != "auto":
             raise UserError(f"training.layout '{layout}' does not work for {name}: {reason}; write 'auto'")
         print(f"layout '{layout}' does not work for {name}: {reason}", flush=True)
-    raise UserError(f"{name} computes no layout right, not even plain padding: {reason}")
 
 
 @torch.no_grad()
-def why_not(model: Any, layout: str, longest: int) -> str | None:
-    """Why the states of a few made-up pairs differ from those of plain padding, or cannot be had; None: they agree."""
+def why_not(model: Any, layout: str, pairs: Sequence[TokenPair]) -> str | None:
+    """Why the states of some pairs differ from those of plain padding, or cannot be had; None: they agree.
+
+    They are two made-up ones and the longest: some architectures look back only so far, and no two tell it alike.
+    """
     if layout == "padded":
         return None
     device, dtype = model.get_output_embeddings().weight.device, model.dtype
     vocabulary = model.config.vocab_size
     parts = [(pair.prompt, pair.chosen, pair.rejected) for pair in PROBE]
     probe = [TokenPair(*([token % vocabulary for token in part] for part in each)) for each in parts]
+    longest = max(pairs, key=_length)
     found = []
     try:
-        _check_reach(model, layout, longest)
-        for name in ("padded", layout):
-            batch = onto(device, collate(probe, 0, name))
-            found.append(rows_of(batch).take(hidden_states(model, batch)).float())
-    except (CannotSegment, TypeError, ValueError, RuntimeError) as error:
-        return str(error).splitlines()[0][:160]
-    error = float((found[1] - found[0]).abs().max() / found[0].abs().max())
+        _check_reach(model, layout, _length(longest))
+        for some in (probe, [longest]):
+            for name in ("padded", layout):
+                batch = onto(device, collate(some, 0, name))
+                found.append(rows_of(batch).take(hidden_states(model, batch)).float())
+    except CannotSegment as error:
+        return str(error)
+    except Exception as error:  # code of any architecture, which was not made for this
+        return f"it fails ({type(error).__name__}: {str(error).partition(chr(10))[0][:160]})"
+    padded, own = torch.cat(found[::2]), torch.cat(found[1::2])
+    error = float((own - padded).abs().max() / padded.abs().max())
     allowed = 1e-3 if dtype in (torch.float32, torch.float64) else 0.05
     return None if error <= allowed else f"its states would be off by {error:.2g} of the largest"
+
+
+def _length(pair: TokenPair) -> int:
+    return len(pair.prompt) + len(pair.chosen) + len(pair.rejected)
 
 
 def _check_reach(model: Any, layout: str, longest: int) -> None:

@@ -13,7 +13,7 @@ from safetensors.torch import save_model as save_weights
 from torch import Tensor
 
 from sparsepo import adapters
-from sparsepo.anatomy import compile_blocks
+from sparsepo.anatomy import checkpoint_blocks, compile_blocks
 from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.collation import Encoded, onto
 from sparsepo.data.records import Preference, write_json
@@ -116,7 +116,7 @@ class PreferenceTrainer(Loop):
         if config.validate_every:
             self.add_callback(EveryFromTheStart(config.validate_every, self._validate))
         if config.gradient_checkpointing:
-            policy.activation_checkpointing_enable()
+            checkpoint_blocks(policy)
         if reference is not None:
             reference.to(self.args.device)
         some = batches.cut(range(min(CALIBRATION_PAIRS, len(encoded.pairs))))

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsepo.anatomy import hidden_states, lm_head
+from sparsepo.anatomy import check_head, hidden_states, lm_head
 from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.collation import TokenPair, collate, onto, rows_of, split
 from sparsepo.data.hashes import file_hash
@@ -74,9 +74,10 @@ def computed(
 ) -> Iterator[tuple[int, Tensor]]:
     """(place, values) of each pair, in the order in which they are computed: (n, ...), chosen before rejected.
 
-    The model is left in eval mode, without dropout.
+    The model is left in eval mode, without dropout. Raises UserError for one whose head is not known.
     """
     model = without_dropout(model).eval()
+    check_head(model)
     layout = choose_layout((model,), config.layout, pairs)
     device, dtype = model.get_output_embeddings().weight.device, getattr(torch, config.precision)
     for places in split(range(len(pairs)), pairs, layout, config.micro_batch_size or 8, config.micro_batch_tokens):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sparsepo import adapters
+from sparsepo.anatomy import checkpoint_blocks
 from sparsepo.config.training import SftConfig
 from sparsepo.data.collation import encode_prompt, encode_response
 from sparsepo.data.records import Text
@@ -48,7 +49,7 @@ class SFTTrainer(Loop):
             torch.manual_seed(seed)
             adapters.add(model, config.adapter)
         if config.gradient_checkpointing:
-            model.activation_checkpointing_enable()
+            checkpoint_blocks(model)
         batches = Documents(tokenizer.pad_token_id, config.micro_batch_size)
         super().__init__(model, rows, batches, config, folder=folder, seed=seed, identity=identity)
 

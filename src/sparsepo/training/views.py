@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from sparsepo.anatomy import hidden_states, recording
+from sparsepo.errors import UserError
 from sparsepo.objective.masks import Masks, Views
 from sparsepo.objective.terms import Rows
 
@@ -30,6 +31,9 @@ def look(reference: Any, masks: Masks | None, batch: dict[str, Any], rows: Rows)
     with torch.no_grad(), recording(reference, kinds) as record:
         hidden = rows.take(hidden_states(reference, batch, see if learns else None))
     grids = {name: rows.grid(torch.cat(made, -1)) for name, made in projected.items()}
+    odd = next((kind for kind in kinds for value in record[kind] if value.numel() != shape.numel()), None)
+    if odd is not None:
+        raise UserError(f"{type(reference).__name__}: its '{odd}' has not one value a token; use other `kinds`")
     activations = {kind: [rows.grid(rows.take(value.view(shape))) for value in record[kind]] for kind in kinds}
     return hidden, Views(rows.valid, activations=activations, projected=grids, values=values_of(batch, rows))
 
