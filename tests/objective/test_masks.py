@@ -141,6 +141,18 @@ def test_a_calibrated_head_has_the_wanted_zeros_and_mean_weight_one(head, zeros)
 
 
 @pytest.mark.parametrize("head", LEARNED)
+def test_rounding_decides_no_weight_of_a_calibrated_head(head):
+    """Not even where a token stands at the quantile, as the eleventh of 41 does: it weighs 0 like those below it."""
+    for seed in range(20):
+        made, views = built(head, seed).double(), random_views(seed)
+        raw = made.projections(views)[views.valid][:41].detach().double()
+        made.start(raw.clone(), 0.25)
+        projected = made.projections(views)[views.valid][:41]
+        for factor in (1 - 1e-9, 1 + 1e-9):
+            assert int((made.weigh(projected + (factor - 1) * projected.abs().max()) == 0).sum()) == 11
+
+
+@pytest.mark.parametrize("head", LEARNED)
 def test_a_calibrated_head_is_alive_on_an_unseen_batch(head):
     for seed in range(20):
         made = built(head, seed)

@@ -385,12 +385,20 @@ def _start(projections: Iterable[nn.Module], raw: Tensor, zeros: float) -> Tenso
     """Standardise and shift projections with outputs `raw` (n, p) as LearnedHead.start says; what they give then."""
     scale, mean = _scale_of(raw.std(0, correction=0)), raw.mean(0)
     standard = (raw - mean) / scale
-    shift = -torch.quantile(standard.amax(-1), zeros)
+    shift = -_between(standard.amax(-1), zeros)
     for index, projection in enumerate(projections):
         linear = _linears(projection)[-1]
         linear.weight.div_(scale[index])
         linear.bias.copy_((linear.bias - mean[index]) / scale[index] + shift)
     return standard + shift
+
+
+def _between(values: Tensor, share: float) -> Tensor:
+    """A quantile of (n,) values; none of the values below the largest, as rounding would decide that one's weight."""
+    place = share * (len(values) - 1)
+    if place == int(place) < len(values) - 1:
+        return values.sort().values[int(place) :][:2].mean()
+    return torch.quantile(values, share)
 
 
 def _scale_of(spread: Tensor) -> Tensor:
