@@ -101,8 +101,8 @@ def lm_head(model: Any) -> Head:
 def check_head(model: Any) -> None:
     """Raises UserError, naming the architecture, when log-probs of a padded batch would not be the model's own.
 
-    So where `lm_head` makes other logits, also of states so large that they come near any cap; where a token sees later
-    ones; and where padding behind a sequence moves most of its tokens.
+    So where `lm_head` makes other logits, also of states so large that they come near any cap; and where most tokens
+    see later ones, or padding behind their sequence.
     """
     name, device = type(model).__name__, model.get_output_embeddings().weight.device
     ids = torch.arange(4, device=device)[None] % model.config.vocab_size
@@ -115,13 +115,20 @@ def check_head(model: Any) -> None:
     large = _own_logits(model, batch, factor)
     if large is not None and not _close(head.logits(states * factor), large):
         raise UserError(f"{name} changes large logits in a way that is not known here, so log-probs would be wrong")
-    alone = _own_logits(model, {name: values[:, :1] for name, values in batch.items()})
-    if not _close(own[:, :1], alone, 1e-2):
+    begun = [
+        hidden_states(model, {key: values[:, :size] for key, values in batch.items()})[:, -1] for size in (1, 2, 3)
+    ]
+    if not _mostly_close(torch.stack(begun, 1), states[:, :3]):
         raise UserError(f"{name} looks ahead: what it says about a token depends on later ones, so it is no causal LM")
-    behind = F.pad(batch["attention_mask"], (0, 4))
-    padded = hidden_states(model, {"input_ids": F.pad(ids, (0, 4)), "attention_mask": behind})[:, :4]
-    if sum(_close(padded[:, at], states[:, at], 0.05) for at in range(4)) < 2:  # rounding may lead to other experts
+    behind = {"input_ids": F.pad(ids, (0, 4)), "attention_mask": F.pad(batch["attention_mask"], (0, 4))}
+    if not _mostly_close(hidden_states(model, behind)[:, :4], states):
         raise UserError(f"{name} sees padding: what it says about a token depends on what stands behind the sequence")
+
+
+def _mostly_close(found: Tensor, expected: Tensor) -> bool:
+    """Whether most of the states (1, t, d) are: rounding may send a few tokens to other experts."""
+    same = [_close(found[:, at], expected[:, at], 0.05) for at in range(found.shape[1])]
+    return 2 * sum(same) > len(same)
 
 
 def _own_logits(model: Any, batch: dict[str, Any], factor: float = 1.0) -> Tensor | None:

@@ -81,7 +81,7 @@ FAILS_TO_GENERATE = ("xlstm",)
 """In transformers' own `generate`, with heads as small as these."""
 REFUSED = {
     "bert": "changes its logits",
-    "cpmant": "sees padding",
+    "cpmant": "looks ahead",
     "modernbert-decoder": "changes its logits",
     "rembert": "changes its logits",
     "xlnet": "looks ahead",
@@ -137,6 +137,20 @@ def test_log_probs_in_the_best_layout_are_those_of_the_models_own_logits(archite
 def test_an_architecture_whose_log_probs_would_be_wrong_is_refused(architecture):
     causal_lm = model(architecture, 0)
     with pytest.raises(UserError, match=f"{type(causal_lm).__name__} .*{REFUSED[architecture]}"):
+        check_head(causal_lm)
+
+
+def test_a_model_that_is_moved_by_padding_behind_its_tokens_is_refused(monkeypatch):
+    causal_lm = copy.deepcopy(model("qwen3", 0))
+    check_head(causal_lm)
+    forward = causal_lm.model.forward
+
+    def counts_padding(input_ids, attention_mask, **others):
+        embedded = causal_lm.get_input_embeddings()(input_ids) + (attention_mask == 0).sum()
+        return forward(attention_mask=attention_mask, **others | {"inputs_embeds": embedded})
+
+    monkeypatch.setattr(causal_lm.model, "forward", counts_padding)
+    with pytest.raises(UserError, match="Qwen3ForCausalLM sees padding"):
         check_head(causal_lm)
 
 
