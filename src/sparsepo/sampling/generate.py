@@ -191,7 +191,7 @@ def _generated(model: Any, tokenizer: Any, rows: Rows, chosen: Draw, over: Endin
 
 def _company(model: Any, tokenizer: Any, size: int, quiet: bool) -> tuple[bool, int]:
     """(whether rows of unlike length may share a batch, how many rows may); a line where it is not as was wanted."""
-    if is_plain(model) or is_itself(model, tokenizer, beside=8):
+    if size == 1 or is_plain(model) or is_itself(model, tokenizer, beside=8):
         return True, size
     alike = is_itself(model, tokenizer, beside=2)
     if not quiet:
