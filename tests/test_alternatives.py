@@ -55,7 +55,7 @@ USERS = {
         **dict.fromkeys("Views State MaskHead LearnedHead Masks build_masks _straight_through".split(), ALL),
         "LayerHead": OF_LAYERS,
         "LastHead": OF_LAST,
-        **dict.fromkeys(("_projection", "_linears", "_start", "_scale_of"), OF_LAYERS | OF_LAST),
+        **dict.fromkeys(("_projection", "_linears", "_start", "_between", "_scale_of"), OF_LAYERS | OF_LAST),
         **dict.fromkeys(("ActivationHead", "_zscore", "_minmax", "_extremes"), {"mapo"}),
         "GivenHead": {"head given"},
         "SelectedHead": {"sepo", "rho", "head selected", "head excess"},
