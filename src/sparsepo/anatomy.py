@@ -21,6 +21,7 @@ LAST_MAPS = {
 """What architectures call the last linear map of attention, and of the feed-forward part. It need not be made last:
 Phi-3 makes that of queries, keys and values after it, others a gate."""
 CHOOSES = ("router", "gate")
+"""In the names of maps that weigh or choose, and are never the last."""
 LARGE = 100.0
 """Logits above any cap in use (15 to 50)."""
 See = Callable[[int, int, Tensor], None]
@@ -29,8 +30,10 @@ See = Callable[[int, int, Tensor], None]
 
 def backbone(model: Any) -> nn.Module:
     """The model without its output head: ids -> last hidden states (after the final norm)."""
-    inner = (model.base_model, model.get_decoder(), getattr(model, "model", model))
-    return next((module for module in inner if module is not model), model)
+    if model.base_model is not model:
+        return model.base_model
+    decoder = model.get_decoder()
+    return model.model if decoder is model else decoder  # Llama 4 names neither
 
 
 def hidden_states(model: Any, batch: dict[str, Any], see: See | None = None) -> Tensor:
@@ -217,8 +220,9 @@ def _last_linear(block: nn.Module, kind: str, architecture: str) -> nn.Module:
     """The map whose output leaves a part of a block: by its name where that is known, else the one made last."""
     names = {"mlp": ("mlp", "ffn", "feed_forward"), "attention": ("attn", "attention")}[kind]
     for name, module in block.named_children():
-        found = [(inner, linear) for inner, linear in linears(module) if not any(part in inner for part in CHOOSES)]
-        if any(part in name for part in names) and linears(module):
+        maps = linears(module) if any(part in name for part in names) else []
+        if maps:
+            found = [(inner, linear) for inner, linear in maps if not any(part in inner for part in CHOOSES)]
             if not found or any("expert" in inner for inner, _ in module.named_modules()):
                 raise UserError(f"{architecture}: a block's {kind} has experts, not one last map; use other `kinds`")
             known = [linear for inner, linear in found if inner.rpartition(".")[2] in LAST_MAPS]

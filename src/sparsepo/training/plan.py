@@ -8,7 +8,7 @@ import torch
 
 from sparsepo.anatomy import hidden_states, lm_head
 from sparsepo.attention import CannotSegment, chunk_of, look_back
-from sparsepo.data.collation import TokenPair, collate, onto, rows_of
+from sparsepo.data.collation import LAYOUTS, TokenPair, collate, onto, rows_of
 from sparsepo.errors import UserError
 from sparsepo.objective.fused import rows_together
 
@@ -46,10 +46,11 @@ def why_not(model: Any, layout: str, pairs: Sequence[TokenPair]) -> str | None:
     vocabulary = model.config.vocab_size
     parts = [(pair.prompt, pair.chosen, pair.rejected) for pair in PROBE]
     probe = [TokenPair(*([token % vocabulary for token in part] for part in each)) for each in parts]
-    longest = max(pairs, key=_length)
+    row = LAYOUTS["pairs"].cost  # of one pair: the length of its row
+    longest = max(pairs, key=lambda pair: row([pair]))
     found = []
     try:
-        _check_reach(model, layout, _length(longest))
+        _check_reach(model, layout, row([longest]))
         for some in (probe, [longest]):
             for name in ("padded", layout):
                 batch = onto(device, collate(some, 0, name))
@@ -62,10 +63,6 @@ def why_not(model: Any, layout: str, pairs: Sequence[TokenPair]) -> str | None:
     error = float((own - padded).abs().max() / padded.abs().max())
     allowed = 1e-3 if dtype in (torch.float32, torch.float64) else 0.05
     return None if error <= allowed else f"its states would be off by {error:.2g} of the largest"
-
-
-def _length(pair: TokenPair) -> int:
-    return len(pair.prompt) + len(pair.chosen) + len(pair.rejected)
 
 
 def _check_reach(model: Any, layout: str, longest: int) -> None:
