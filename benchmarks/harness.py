@@ -20,6 +20,12 @@ LEAST = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "
 """Environment of a process whose memory is read: what glibc frees goes back to the system at once."""
 
 
+def warm_up(runs: Mapping[str, Callable[[Any], Callable[[], None]]], inputs: Any) -> None:
+    """Let each take this for nothing: until then the memory of a step is new to the process, and costs page faults."""
+    for run in runs.values():
+        run(inputs)()
+
+
 def interleaved(
     runs: Mapping[str, Callable[[Any], Callable[[], None]]],
     rounds: Sequence[Mapping[str, Any]],

@@ -1,7 +1,7 @@
 """Our training step against the authors' math and TRL's DPO: time and peak memory, as ratios with goals.
 
-    python benchmarks/step.py                       every row, two at a time if two cores and 21 GiB are free; those in
-                                                    bfloat16 only on a CPU that has instructions for it
+    python benchmarks/step.py                       every row, two processes at a time if two cores and 21 GiB are free;
+                                                    those in bfloat16 only on a CPU that has instructions for it
     python benchmarks/step.py --only hh-float32     one
 
 One CPU thread, gradients included, optimiser not. Nothing is downloaded. Each row names how ours got its gradients:
@@ -25,9 +25,20 @@ from typing import Any
 import head
 import psutil
 import torch
-from harness import LEAST, Finding, in_child, in_process, interleaved, median_ratio, peak_above, table, total_ratio
+from harness import (
+    LEAST,
+    Finding,
+    in_child,
+    in_process,
+    interleaved,
+    median_ratio,
+    peak_above,
+    table,
+    total_ratio,
+    warm_up,
+)
 from peers import ours, published, trl
-from workloads import PLAIN, SHORT, Workload, by_length, hh_lengths, smollm2, token_pair
+from workloads import PLAIN, SHORT, Workload, by_length, hh_lengths, positions, smollm2, token_pair
 
 from sparsepo.errors import UserError, run
 
@@ -107,27 +118,22 @@ def contender(name: str, experiment: Experiment, policy: Any, reference: Any) ->
     return run
 
 
-def time_steps(experiment: Experiment) -> dict[str, list[float]]:
-    policy, reference = experiment.workload.models()
-    names = ["ours", *experiment.goals]
+def time_steps(experiments: dict[str, Experiment]) -> dict[str, dict[str, list[float]]]:
+    """Row by row, for rows whose models are the same. Each contender has taken the longest batch before one counts."""
+    first, *_ = experiments.values()
+    policy, reference = first.workload.models()
     own = deepcopy(policy), deepcopy(reference)  # our attention stays switched on in a model; the peers share theirs
-    runs = {name: contender(name, experiment, *(own if name == "ours" else (policy, reference))) for name in names}
+    names = ["ours", *dict.fromkeys(peer for experiment in experiments.values() for peer in experiment.goals)]
+    runs = {name: contender(name, first, *(own if name == "ours" else (policy, reference))) for name in names}
+    rounds = {name: rounds_of(experiment, policy.config.vocab_size) for name, experiment in experiments.items()}
+    warm_up(runs, max((batch for row in rounds.values() for turn in row for batch in turn.values()), key=positions))
+    return {name: interleaved({who: runs[who] for who in row[0]}, row) for name, row in rounds.items()}
+
+
+def rounds_of(experiment: Experiment, vocabulary: int) -> list[dict[str, list]]:
     if experiment.quantity == "total":
-        rounds = grouped_rounds(experiment.workload, policy.config.vocab_size)
-    else:
-        rounds = [dict.fromkeys(names, pairs) for pairs in experiment.workload.draw(policy.config.vocab_size)]
-    return after_warming_up(runs, rounds)
-
-
-def after_warming_up(runs: dict[str, Callable], rounds: list[dict[str, Any]]) -> dict[str, list[float]]:
-    """The peers first take the last round for nothing: until then the memory of a step is new to the process, and page
-    faults cost seconds. The published math comes after TRL's and takes half of it; ours takes nothing, as it needs less
-    memory than either leaves behind."""
-    light = dict(rounds[-1])
-    if "published" in light:
-        light["published"] = light["published"][: len(light["published"]) // 2]
-    interleaved({name: runs[name] for name in reversed(runs) if name != "ours"}, [light])
-    return interleaved(runs, rounds)
+        return grouped_rounds(experiment.workload, vocabulary)
+    return [dict.fromkeys(["ours", *experiment.goals], pairs) for pairs in experiment.workload.draw(vocabulary)]
 
 
 def grouped_rounds(workload: Workload, vocabulary: int) -> list[dict[str, list]]:
@@ -152,7 +158,8 @@ def time_heads(experiment: Experiment) -> dict[str, list[float]]:
         return lambda _: value(at).backward() or tidy
 
     runs = {"ours": run(lambda at: head.ours(at, experiment.gradients)), "trl": run(head.trl)}
-    return after_warming_up(runs, [dict.fromkeys(runs)] * experiment.workload.batches)
+    warm_up(runs, None)
+    return interleaved(runs, [dict.fromkeys(runs)] * experiment.workload.batches)
 
 
 def peaks(experiment: Experiment) -> dict[str, list[int]]:
@@ -175,10 +182,20 @@ def peaks(experiment: Experiment) -> dict[str, list[int]]:
 # --- processes and the table
 
 
-def measure(name: str) -> tuple[dict[str, list[float]], float]:
+def processes(names: Sequence[str]) -> list[list[str]]:
+    """The rows by the process that measures them: those of time share one, as far as their models are the same."""
+    shared: dict[Any, list[str]] = {}
+    for name in names:
+        experiment = EXPERIMENTS[name]
+        models = experiment.workload.model, experiment.workload.dtype
+        shared.setdefault(models if experiment.quantity in ("time", "total") else name, []).append(name)
+    return list(shared.values())
+
+
+def measure(names: Sequence[str]) -> tuple[dict[str, dict[str, list[float]]], float]:
     """What was measured, and the share of a core that the clock's thread got (1 for memory, which does not mind)."""
-    memory = EXPERIMENTS[name].quantity == "memory"
-    said = in_process(__file__, "--measure", name, **(LEAST if memory else {"OMP_NUM_THREADS": "1"}))
+    memory = EXPERIMENTS[names[0]].quantity == "memory"
+    said = in_process(__file__, "--measure", *names, **(LEAST if memory else {"OMP_NUM_THREADS": "1"}))
     return said["measured"], 1.0 if memory else said["share"]
 
 
@@ -192,37 +209,41 @@ def findings(name: str, measured: dict[str, list[float]], share: float = 1.0) ->
     ]
 
 
-def report(name: str) -> list[Finding]:
+def report(names: Sequence[str]) -> dict[str, list[Finding]]:
     """Measure and say at once what came out; the whole table follows."""
-    measured, share = measure(name)
-    scale, unit = (2**20, "MiB") if EXPERIMENTS[name].quantity == "memory" else (1, "s")
-    parts = [f"{who} {sum(values) / len(values) / scale:.4g} {unit}" for who, values in measured.items()]
-    print(f"{name}: " + ", ".join(parts), file=sys.stderr, flush=True)
-    return findings(name, measured, share)
+    found, share = measure(names)
+    for name, measured in found.items():
+        scale, unit = (2**20, "MiB") if EXPERIMENTS[name].quantity == "memory" else (1, "s")
+        parts = [f"{who} {sum(values) / len(values) / scale:.4g} {unit}" for who, values in measured.items()]
+        print(f"{name}: " + ", ".join(parts), file=sys.stderr, flush=True)
+    return {name: findings(name, measured, share) for name, measured in found.items()}
 
 
-def attempt(name: str) -> list[Finding] | None:
-    """None where the row failed: the others are worth having, and the failure is told at once and at the end."""
+def attempt(names: Sequence[str]) -> dict[str, list[Finding] | None]:
+    """None where the rows failed: the others are worth having, and the failure is told at once and at the end."""
     try:
-        return report(name)
+        return report(names)
     except UserError as error:
-        print(f"{name}: {error}", file=sys.stderr, flush=True)
+        print(f"{', '.join(names)}: {error}", file=sys.stderr, flush=True)
+        return dict.fromkeys(names)
 
 
-def measured_here(name: str) -> dict[str, list[float]]:
+def measured_here(names: Sequence[str]) -> dict[str, dict[str, list[float]]]:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    experiment = EXPERIMENTS[name]
-    return {"memory": peaks, "head": time_heads}.get(experiment.quantity, time_steps)(experiment)
+    experiments = {name: EXPERIMENTS[name] for name in names}
+    alone = {"memory": peaks, "head": time_heads}.get(experiments[names[0]].quantity)
+    return {name: alone(at) for name, at in experiments.items()} if alone else time_steps(experiments)
 
 
 def measured_rows(wanted: Sequence[str], jobs: int | None) -> dict[str, list[Finding] | None]:
-    """Row by row, or two at a time where there is room."""
+    """Process by process, or two at a time where there is room."""
     roomy = (os.cpu_count() or 1) > 1 and psutil.virtual_memory().available > ROOMY
     done: dict[str, list[Finding] | None] = {}
     for names in ([name for name in FIRST if name in wanted], [name for name in wanted if name not in FIRST]):
         with ThreadPoolExecutor(jobs or (2 if roomy else 1)) as pool:
-            done |= zip(names, pool.map(attempt, names), strict=True)
+            for found in pool.map(attempt, processes(names)):
+                done |= found
     return done
 
 
@@ -235,7 +256,8 @@ def bfloat16_cost() -> float:
         return lambda _: torch.mm(at, at).zero_
 
     runs = {dtype: run(at) for dtype, at in factors.items()}
-    seconds = after_warming_up(runs, [dict.fromkeys(runs)] * 5)
+    warm_up(runs, None)
+    seconds = interleaved(runs, [dict.fromkeys(runs)] * 5)
     return median_ratio(seconds[torch.bfloat16], seconds[torch.float32]).value
 
 
@@ -252,8 +274,8 @@ def measurable(names: Sequence[str]) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=EXPERIMENTS, metavar="ROW")
-    parser.add_argument("--jobs", type=int, help="rows at a time")
-    parser.add_argument("--measure", choices=EXPERIMENTS, help=argparse.SUPPRESS)
+    parser.add_argument("--jobs", type=int, help="processes at a time")
+    parser.add_argument("--measure", nargs="+", choices=EXPERIMENTS, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.measure:
         before = time.perf_counter(), time.process_time()

@@ -195,9 +195,9 @@ def test_a_time_taken_on_a_busy_machine_says_so():
 
 
 def test_a_row_that_fails_is_told_and_takes_no_other_with_it(monkeypatch, capsys):
-    monkeypatch.setattr(step, "report", lambda name: step.in_process(step.__file__, "--measure", "no-such-row"))
-    assert step.attempt("mixed-float32") is None
-    assert "mixed-float32: --measure no-such-row failed with code 2" in capsys.readouterr().err
+    monkeypatch.setattr(step, "report", lambda names: step.in_process(step.__file__, "--measure", "no-such-row"))
+    assert step.attempt(["mixed-float32", "hh-float32"]) == {"mixed-float32": None, "hh-float32": None}
+    assert "mixed-float32, hh-float32: --measure no-such-row failed with code 2" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="peaks are read from /proc")
@@ -221,17 +221,45 @@ def test_a_child_that_is_killed_is_told(end, sentence):
         harness.in_child(lambda: os.kill(os.getpid(), end))
 
 
-def test_the_peers_alone_warm_up_and_ours_comes_first_when_it_counts():
+def test_every_contender_takes_the_longest_batch_before_one_counts(monkeypatch):
     order = []
-    runs = {
-        name: lambda at, name=name: order.append(name + at) or (lambda: None) for name in ("ours", "published", "trl")
+
+    def contender(name, *_):
+        def run(batch):
+            order.append((name, workloads.positions(batch)))
+            return lambda: None
+
+        return run
+
+    monkeypatch.setattr(step, "contender", contender)
+    tiny = {
+        kind: workloads.Workload("tiny", "float32", lengths) for kind, lengths in (("time", "mixed"), ("total", "hh"))
     }
-    seconds = step.after_warming_up(runs, [dict.fromkeys(runs, "1234"), dict.fromkeys(runs, "5678")])
-    warm, first, second = order[:2], order[2:5], order[5:]
-    assert warm == ["trl5678", "published56"]
-    assert first == ["ours1234", "published1234", "trl1234"]
-    assert second == ["published5678", "trl5678", "ours5678"]
-    assert {name: len(found) for name, found in seconds.items()} == dict.fromkeys(runs, 2)
+    peers_of = {"time": {"published": 1.0, "trl": 1.0}, "total": {"trl": 1.0}}
+    rows = {kind: step.Experiment(kind, tiny[kind], "forward", peers_of[kind]) for kind in tiny}
+    seconds = step.time_steps(rows)
+    warm, counted = order[:3], order[3:]
+    assert [name for name, _ in warm] == ["ours", "published", "trl"]
+    assert {size for _, size in warm} == {max(size for _, size in order)}
+    assert [name for name, _ in counted[:3]] == ["ours", "published", "trl"]
+    assert {row: {name: len(times) for name, times in found.items()} for row, found in seconds.items()} == {
+        "time": {"ours": 3, "published": 3, "trl": 3},
+        "total": {"ours": 3, "trl": 3},
+    }
+
+
+def test_rows_of_time_share_a_process_where_their_models_are_the_same():
+    rows = ["mixed-float32", "memory-mixed-float32", "mixed-bfloat16", "hh-float32", "hh-grouped", "wide-float32"]
+    assert step.processes(rows) == [
+        ["mixed-float32", "hh-float32", "hh-grouped"],
+        ["memory-mixed-float32"],
+        ["mixed-bfloat16"],
+        ["wide-float32"],
+    ]
+
+
+def test_positions_are_those_of_padded_sequences():
+    assert workloads.positions(PAIRS) == 2 * 2 * (4 + 5)
 
 
 # --- the workloads

@@ -128,6 +128,9 @@ def _by_segment(
     window: int | None,
 ) -> Tensor:
     """(1, N, h, d)."""
+    dtype = query.dtype
+    if _slower_than_float32(query):
+        query, key, value = query.float(), key.float(), value.float()
     queries, keys, values = (_split(states, segments) for states in (query, key, value))
     made = []
     for place, (_, _, start, end, _) in enumerate(segments):
@@ -137,7 +140,14 @@ def _by_segment(
             seen = slice(start - segments[source][0], end - segments[source][0])
             k, v = torch.cat([keys[source][:, :, seen], k], 2), torch.cat([values[source][:, :, seen], v], 2)
         made.append(_attend(queries[place], k, v, scaling, window).transpose(1, 2))
-    return torch.cat(made, 1)
+    return torch.cat(made, 1).to(dtype)
+
+
+def _slower_than_float32(states: Tensor) -> bool:
+    """Whether SDPA is, as in half precision on an x86 without AMX. ARM, which was not tried, names no tiles."""
+    if states.itemsize >= 4 or states.device.type != "cpu":
+        return False
+    return not torch.cpu.get_capabilities().get("amx_tile", True)
 
 
 def _split(states: Tensor, segments: Sequence[Sequence[int]]) -> tuple[Tensor, ...]:

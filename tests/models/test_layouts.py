@@ -6,6 +6,7 @@ from functools import cache
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -148,6 +149,30 @@ def test_a_model_that_attends_by_segments_still_attends_as_before():
     ids, mask = torch.tensor([[0, 3, 4], [5, 6, 7]]), torch.tensor([[0, 1, 1], [1, 1, 1]])
     options = {"attention_mask": mask, "max_new_tokens": 8, "do_sample": False, "pad_token_id": 1}
     assert torch.equal(changed.generate(ids, **options), plain.generate(ids, **options))
+
+
+@pytest.mark.parametrize(
+    "able, inner",
+    [({"amx_tile": True}, torch.bfloat16), ({"amx_tile": False}, torch.float32), ({}, torch.bfloat16)],
+    ids=["tiles", "no tiles", "no x86"],
+)
+def test_half_precision_attends_in_float32_where_that_is_faster(able, inner, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    attend, seen = F.scaled_dot_product_attention, set()
+    monkeypatch.setattr(
+        F, "scaled_dot_product_attention", lambda query, *a, **k: seen.add(query.dtype) or attend(query, *a, **k)
+    )
+    batch, exact = collate(PAIRS, 0, "shared"), model("llama")
+    half = model("llama").bfloat16()
+    states = rows_of(batch).take(hidden_states(half, batch))
+    assert states.dtype == torch.bfloat16 and seen == {inner}
+    states.sum().backward()
+    assert {weight.grad.dtype for weight in half.model.layers.parameters()} == {torch.bfloat16}
+    wanted = rows_of(batch).take(hidden_states(exact, batch))
+    assert (states - wanted).norm() < 0.02 * wanted.norm()
+    seen.clear()
+    hidden_states(exact, batch)
+    assert seen == {torch.float64}
 
 
 def test_checkpointed_blocks_are_computed_again_with_the_same_segments():

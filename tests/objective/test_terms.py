@@ -5,11 +5,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from sparsepo.objective.kernels import OutputMap
 from sparsepo.objective.terms import Head, response_rows, token_terms
 
 NAMES = ("logps", "ref_logps", "reverse_kl", "forward_kl")
@@ -303,6 +305,14 @@ def test_no_tensor_of_more_than_a_chunk_of_logits_is_ever_made(passes):
         if passes == "backward":
             (terms.logps + terms.reverse_kl + terms.forward_kl).sum().backward()
     assert max(largest) <= chunk * vocabulary
+
+
+@pytest.mark.parametrize("bias", [None, torch.randn(11)], ids=["plain", "bias"])
+def test_the_logits_of_one_part_are_written_over_those_of_the_last(bias):
+    side = OutputMap(torch.randn(7, 4), torch.randn(11, 4), bias)
+    found = [(raw.data_ptr(), raw.clone()) for raw in side.raw([slice(0, 2), slice(2, 7)])]
+    assert len({place for place, _ in found}) == 1
+    torch.testing.assert_close(torch.cat([raw for _, raw in found]), F.linear(side.hidden, side.weight, bias))
 
 
 # --- refusals

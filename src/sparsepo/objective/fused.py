@@ -79,9 +79,8 @@ class Recompute(torch.autograd.Function):
     def forward(ctx, problem: Problem, chunk: int, *trained: Tensor | None):
         ctx.set_materialize_grads(False)
         stats = problem.stats(len(problem.labels))
-        for at in even(len(problem.labels), chunk):
-            ref_raw = None if problem.reference is None else problem.reference.raw(at)
-            measure(problem, problem.policy.raw(at), ref_raw, problem.labels[at], stats.at(at))
+        for at, raw, ref_raw in problem.raw(list(even(len(problem.labels), chunk))):
+            measure(problem, raw, ref_raw, problem.labels[at], stats.at(at))
         ctx.problem, ctx.chunk = problem, chunk
         ctx.norm, ctx.ref_norm = stats.norm, stats.ref_norm
         ctx.save_for_backward(*(tensor for tensor in trained if tensor is not None))  # in-place changes are refused
@@ -98,10 +97,8 @@ class Recompute(torch.autograd.Function):
         stats = Stats(None, None, ctx.reverse, None, ctx.norm, ctx.ref_norm)
         grads = Gradients(problem.policy, ctx.needs_input_grad[2:])
         looks_back = g_reverse is not None or g_forward is not None
-        for at in even(len(problem.labels), ctx.chunk):
-            ref_raw = problem.reference.raw(at) if looks_back else None
-            dz = descend(problem, problem.policy.raw(at), ref_raw, problem.labels[at], stats.at(at), slopes.at(at))
-            grads.add(dz, at)
+        for at, raw, ref_raw in problem.raw(list(even(len(problem.labels), ctx.chunk)), looks_back):
+            grads.add(descend(problem, raw, ref_raw, problem.labels[at], stats.at(at), slopes.at(at)), at)
         return None, None, *grads.result()
 
 
@@ -122,9 +119,8 @@ class InForward(torch.autograd.Function):
         stats, total = problem.stats(len(problem.labels)), 0.0
         grads = Gradients(problem.policy, ctx.needs_input_grad[3:6])
         ctx.weights = [torch.zeros_like(weight) for weight in weights]
-        for at in groups:
-            raw, labels, here = problem.policy.raw(at), problem.labels[at], stats.at(at)
-            ref_raw = None if problem.reference is None else problem.reference.raw(at)
+        for at, raw, ref_raw in problem.raw(groups):
+            labels, here = problem.labels[at], stats.at(at)
             measure(problem, raw, ref_raw, labels, here)
             loss, slopes, on_weights = _slopes_of(score, at, here, [weight[at] for weight in weights])
             for target, value in zip(ctx.weights, on_weights, strict=True):

@@ -5,11 +5,11 @@ With p, q the distributions of policy and reference and z the policy's logits:
     d logp / dz = onehot - p      d KL(p||q) / dz = p (log p - log q - KL(p||q))      d KL(q||p) / dz = p - q
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from sparsepo.objective.compiled import Compiled
@@ -49,9 +49,16 @@ class OutputMap:
     bias: Tensor | None
     bend: Bend = Bend()
 
-    def raw(self, at: slice) -> Tensor:
-        """(k, V) what the linear map gives for these rows."""
-        return F.linear(self.hidden[at], self.weight, self.bias)
+    def raw(self, parts: Sequence[slice]) -> Iterator[Tensor]:
+        """(k, V) what the linear map gives for each part of the rows, written where the last part's was."""
+        room = self.hidden.new_empty(max((len(self.hidden[at]) for at in parts), default=0), len(self.weight))
+        for at in parts:
+            hidden = self.hidden[at]
+            out = room[: len(hidden)]
+            if self.bias is None:
+                yield torch.mm(hidden, self.weight.T, out=out)
+            else:
+                yield torch.addmm(self.bias, hidden, self.weight.T, out=out)
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,11 @@ class Problem:
     reference: OutputMap | None
     labels: Tensor
     kl: tuple[str, ...]
+
+    def raw(self, parts: Sequence[slice], both: bool = True) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
+        """Each part of the rows with the raw logits of policy and reference, which live until the next one's."""
+        ref_raw = self.reference.raw(parts) if both and self.reference is not None else repeat(None, len(parts))
+        return zip(parts, self.policy.raw(parts), ref_raw, strict=True)
 
     @property
     def bends(self) -> tuple[Bend, Bend | None]:
