@@ -36,7 +36,7 @@ def ours(at: Inputs, gradients: str) -> Tensor:
     where = (at.hidden, at.ref_hidden, Head(at.weight), Head(at.ref_weight), at.labels)
     if gradients == "recompute":
         return _value(token_terms(*where, kl=("forward",)))
-    groups = list(even(len(at.labels), min(rows_together(at.weight), len(at.labels) // 2)))
+    groups = even(len(at.labels), min(rows_together(at.weight), len(at.labels) // 2))
     loss = SummedLoss(lambda rows, terms, weights: _value(terms), groups)
     return token_terms(*where, kl=("forward",), loss=loss).total
 

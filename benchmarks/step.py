@@ -38,8 +38,9 @@ from harness import (
     warm_up,
 )
 from peers import ours, published, trl
-from workloads import PLAIN, SHORT, Workload, by_length, hh_lengths, positions, smollm2, token_pair
+from workloads import PLAIN, SHORT, Workload, by_length, hh_lengths, smollm2, token_pair
 
+from sparsepo.data.collation import LAYOUTS
 from sparsepo.errors import UserError, run
 
 HEAD = {"rows": 512, "width": 576, "vocabulary": 49_152}
@@ -126,7 +127,8 @@ def time_steps(experiments: dict[str, Experiment]) -> dict[str, dict[str, list[f
     names = ["ours", *dict.fromkeys(peer for experiment in experiments.values() for peer in experiment.goals)]
     runs = {name: contender(name, first, *(own if name == "ours" else (policy, reference))) for name in names}
     rounds = {name: rounds_of(experiment, policy.config.vocab_size) for name, experiment in experiments.items()}
-    warm_up(runs, max((batch for row in rounds.values() for turn in row for batch in turn.values()), key=positions))
+    batches = (batch for row in rounds.values() for turn in row for batch in turn.values())
+    warm_up(runs, max(batches, key=LAYOUTS["padded"].cost))
     return {name: interleaved({who: runs[who] for who in row[0]}, row) for name, row in rounds.items()}
 
 

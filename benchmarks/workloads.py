@@ -63,11 +63,6 @@ def wasted(batch: Sequence[Lengths]) -> float:
     return 2 * len(batch) * max(prompt + max(rest) for prompt, *rest in batch) / sum(map(sum, batch))
 
 
-def positions(batch: Sequence[TokenPair]) -> int:
-    """Of padded sequences."""
-    return 2 * len(batch) * max(len(pair.prompt) + max(len(pair.chosen), len(pair.rejected)) for pair in batch)
-
-
 def token_pair(lengths: Lengths, vocabulary: int, rng: random.Random) -> TokenPair:
     return TokenPair(*([rng.randrange(vocabulary) for _ in range(length)] for length in lengths))
 

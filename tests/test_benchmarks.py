@@ -19,7 +19,7 @@ import peers  # noqa: E402
 import step  # noqa: E402
 import workloads  # noqa: E402
 
-from sparsepo.data.collation import TokenPair, collate  # noqa: E402
+from sparsepo.data.collation import LAYOUTS, TokenPair, collate  # noqa: E402
 from sparsepo.training.objective import PairObjective, masks_for  # noqa: E402
 
 needs_trl = pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="trl, of the extra `bench`, is missing")
@@ -226,7 +226,7 @@ def test_every_contender_takes_the_longest_batch_before_one_counts(monkeypatch):
 
     def contender(name, *_):
         def run(batch):
-            order.append((name, workloads.positions(batch)))
+            order.append((name, LAYOUTS["padded"].cost(batch)))
             return lambda: None
 
         return run
@@ -256,10 +256,6 @@ def test_rows_of_time_share_a_process_where_their_models_are_the_same():
         ["mixed-bfloat16"],
         ["wide-float32"],
     ]
-
-
-def test_positions_are_those_of_padded_sequences():
-    assert workloads.positions(PAIRS) == 2 * 2 * (4 + 5)
 
 
 # --- the workloads

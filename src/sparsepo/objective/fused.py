@@ -79,7 +79,7 @@ class Recompute(torch.autograd.Function):
     def forward(ctx, problem: Problem, chunk: int, *trained: Tensor | None):
         ctx.set_materialize_grads(False)
         stats = problem.stats(len(problem.labels))
-        for at, raw, ref_raw in problem.raw(list(even(len(problem.labels), chunk))):
+        for at, raw, ref_raw in problem.raw(even(len(problem.labels), chunk)):
             measure(problem, raw, ref_raw, problem.labels[at], stats.at(at))
         ctx.problem, ctx.chunk = problem, chunk
         ctx.norm, ctx.ref_norm = stats.norm, stats.ref_norm
@@ -97,7 +97,7 @@ class Recompute(torch.autograd.Function):
         stats = Stats(None, None, ctx.reverse, None, ctx.norm, ctx.ref_norm)
         grads = Gradients(problem.policy, ctx.needs_input_grad[2:])
         looks_back = g_reverse is not None or g_forward is not None
-        for at, raw, ref_raw in problem.raw(list(even(len(problem.labels), ctx.chunk)), looks_back):
+        for at, raw, ref_raw in problem.raw(even(len(problem.labels), ctx.chunk), looks_back):
             grads.add(descend(problem, raw, ref_raw, problem.labels[at], stats.at(at), slopes.at(at)), at)
         return None, None, *grads.result()
 

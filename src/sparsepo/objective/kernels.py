@@ -115,14 +115,14 @@ class Slopes:
         return Slopes(*(None if value is None else value[rows] for value in vars(self).values()))
 
 
-def even(size: int, most: int) -> Iterator[slice]:
+def even(size: int, most: int) -> list[slice]:
     """Slices of at most `most` rows, as equal as can be: a last chunk of three rows would stream the weights too."""
     count = -(-size // most)
     ends = [size * place // count for place in range(count + 1)] if size else []
-    yield from map(slice, ends[:-1], ends[1:])
+    return list(map(slice, ends[:-1], ends[1:]))
 
 
-def blocks(raw: Tensor) -> Iterator[slice]:
+def blocks(raw: Tensor) -> list[slice]:
     """Rows to handle at a time in elementwise passes: what the cache holds on a CPU, all of them elsewhere."""
     most = max(1, CACHED // raw.shape[1]) if raw.device.type == "cpu" else len(raw)
     return even(len(raw), max(most, 1))
