@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsepo.config import Config
-from sparsepo.configfile import load_config
+from sparsepo.config.loading import load_config
 from sparsepo.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -555,12 +555,12 @@ def test_a_config_does_not_depend_on_the_order_of_its_keys(tmp_path):
 
 def test_the_schema_is_the_one_of_the_models():
     wanted = json.dumps(Config.model_json_schema(), indent=2) + "\n"
-    command = "python -m sparsepo.configfile --schema > schemas/config.schema.json"
+    command = "python -m sparsepo.config.loading --schema > schemas/config.schema.json"
     assert SCHEMA.is_file() and SCHEMA.read_text() == wanted, f"the schema has drifted; run: {command}"
 
 
 def run_cli(*arguments):
-    command = [sys.executable, "-m", "sparsepo.configfile", *map(str, arguments)]
+    command = [sys.executable, "-m", "sparsepo.config.loading", *map(str, arguments)]
     environment = {"PYTHONPATH": str(ROOT / "src"), "PATH": ""}
     return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
 

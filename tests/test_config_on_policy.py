@@ -7,7 +7,7 @@ import yaml
 from pydantic import ValidationError
 
 from sparsepo.config import TaskConfig
-from sparsepo.configfile import merge, nested
+from sparsepo.config.loading import merge, nested
 
 TASK = yaml.safe_load("""
 model: {source: scratch, config: {model_type: gpt2, n_embd: 8}}

@@ -42,7 +42,7 @@ import sys
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from sparsepo.grids import grid_mistakes
+from sparsepo.config.grids import grid_mistakes
 from sparsepo import METHODS, PreferenceTrainer, inspect_pairs
 from sparsepo.config.training import PreferenceConfig
 from sparsepo.models import train_tokenizer

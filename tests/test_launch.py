@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from sparsepo.config import Config
-from sparsepo.configfile import load_config
+from sparsepo.config.loading import load_config
 from sparsepo.errors import UserError
 from sparsepo.launch import PLAIN, launch_arguments, python_command
 from sparsepo.stages import Stages

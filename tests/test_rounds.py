@@ -7,9 +7,9 @@ import pytest
 import yaml
 
 from sparsepo.config import Config
-from sparsepo.configfile import load_config, merge, nested
+from sparsepo.config.loading import load_config, merge, nested
+from sparsepo.config.runs import find_run
 from sparsepo.errors import UserError
-from sparsepo.runs import find_run
 from sparsepo.stages import Stages
 
 BASE = yaml.safe_load("""

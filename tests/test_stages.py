@@ -11,10 +11,10 @@ import pytest
 import yaml
 
 from sparsepo.config import Config
-from sparsepo.configfile import load_owned, merge, nested
+from sparsepo.config.loading import load_owned, merge, nested
+from sparsepo.config.runs import Run, find_run, runs_of
 from sparsepo.errors import UserError
 from sparsepo.objective.methods import METHODS
-from sparsepo.runs import Run, find_run, runs_of
 from sparsepo.stages import Stages, check_owner
 from sparsepo.sweep import note_end, read_plan, write_plan
 

@@ -8,7 +8,7 @@ import yaml
 
 from sparsepo import stages
 from sparsepo.config import Config
-from sparsepo.configfile import merge, nested
+from sparsepo.config.loading import merge, nested
 from sparsepo.stages import Stages
 
 BASE = yaml.safe_load("""

@@ -4,11 +4,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sparsepo.config import TaskConfig
-from sparsepo.config.on_policy import reward_of
-from sparsepo.config.rounds import judge_of_rounds
+from sparsepo.config.online import judge_of_rounds, reward_of
+from sparsepo.config.runs import find_run, selecting
 from sparsepo.objective.methods import METHODS, STAND_IN, looking_into_pairs
-from sparsepo.oracles import selecting
-from sparsepo.runs import find_run
 
 Rows = dict[str, tuple[str, ...]]
 """Table, as `codeversion.Tables` names it -> the rows that a job uses."""

@@ -7,15 +7,13 @@ from typing import Any
 
 from sparsepo import __version__
 from sparsepo.config import Config, TaskConfig
+from sparsepo.config.accelerate import read_accelerate
 from sparsepo.config.base import MOST
-from sparsepo.config.on_policy import reward_of
-from sparsepo.config.processes import read_accelerate
-from sparsepo.config.rounds import judge_of_rounds, sampling_of_rounds
+from sparsepo.config.online import judge_of_rounds, reward_of, sampling_of_rounds
+from sparsepo.config.runs import find_run, oracle_of, selecting
 from sparsepo.config.training import OptimisationConfig
 from sparsepo.data.hashes import file_hash
 from sparsepo.objective.methods import METHODS, STAND_IN, looking_into_pairs
-from sparsepo.oracles import oracle_of, selecting
-from sparsepo.runs import find_run
 
 PUBLISHED = Path(__file__).parent / "report" / "published.yaml"
 """Figures of the paper, which a table may show beside ours."""

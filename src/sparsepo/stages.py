@@ -11,14 +11,13 @@ from sparsepo import __version__
 from sparsepo.alternatives import ALTERNATIVES
 from sparsepo.codeversion import Tree
 from sparsepo.config import Config, TaskConfig
-from sparsepo.configfile import load_owned
+from sparsepo.config.loading import load_owned
+from sparsepo.config.runs import as_task, find_run, oracle_of, patterns_of, patterns_of_rounds, runs_of, selecting
 from sparsepo.cost.estimates import asked
 from sparsepo.data.hashes import file_hash
 from sparsepo.errors import UserError
 from sparsepo.launch import python_command
 from sparsepo.objective.methods import METHODS
-from sparsepo.oracles import as_task, oracle_of, selecting
-from sparsepo.runs import find_run, patterns_of, patterns_of_rounds, runs_of
 from sparsepo.settings import SETTINGS, fitted, in_bits
 from sparsepo.sweep import WATCHED, Plan
 

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from sparsepo.config import Config, TaskConfig
-from sparsepo.configfile import load_config, merge, nested
+from sparsepo.config.loading import load_config, merge, nested
 from sparsepo.cost.estimates import DAY, ESTIMATES, START, asked
 from sparsepo.cost.formulas import DEVICES, NF4
 from sparsepo.cost.plan import disk, jobs_of, rows, table

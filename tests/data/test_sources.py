@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from sparsepo.config.data import PreferenceData, ProblemData
+from sparsepo.config.loading import load_config
 from sparsepo.config.preferences import FilePreferences
-from sparsepo.configfile import load_config
 from sparsepo.data import sources
 from sparsepo.data.problems import Problem
 from sparsepo.data.records import Labelled, Prompt, Text

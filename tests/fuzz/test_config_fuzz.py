@@ -8,7 +8,7 @@ import jsonschema
 import pytest
 import yaml
 
-from sparsepo.configfile import load_config
+from sparsepo.config.loading import load_config
 from sparsepo.errors import UserError
 from sparsepo.stages import Stages
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sparsepo.configfile import load_config
+from sparsepo.config.loading import load_config
 from sparsepo.data.planted import reviews
 from sparsepo.errors import UserError
 from sparsepo.models import fetch_model, save_model

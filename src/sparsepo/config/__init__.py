@@ -10,8 +10,9 @@ from pydantic import Field, field_validator, model_validator
 from sparsepo.config.base import Count, Factor, Name, Positive, Seed, Strict, refuse, refuse_all
 from sparsepo.config.data import DataConfig
 from sparsepo.config.evaluation import EvaluationConfig, ScorerJudge
+from sparsepo.config.grids import Mistake, as_texts, grid_mistakes
 from sparsepo.config.models import ModelConfig
-from sparsepo.config.on_policy import on_policy_methods, on_policy_mistakes
+from sparsepo.config.online import methods_of_rounds, on_policy_methods, on_policy_mistakes, rounds_mistakes
 from sparsepo.config.oracles import OracleConfig, oracle_mistakes
 from sparsepo.config.preferences import (
     ExecutedPreferences,
@@ -20,9 +21,7 @@ from sparsepo.config.preferences import (
     GeneratedPreferences,
     SamplingConfig,
 )
-from sparsepo.config.rounds import methods_of_rounds, rounds_mistakes
 from sparsepo.config.training import OptimisationConfig, PreferenceConfig, SftConfig
-from sparsepo.grids import Mistake, as_texts, grid_mistakes
 from sparsepo.objective.methods import METHODS
 
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import model_validator
 
 from sparsepo.config.base import Epochs, Positive, Probability, Seed, Strict, refuse
+from sparsepo.config.grids import Mistake
 from sparsepo.config.models import ModelConfig
 from sparsepo.errors import nearest
-from sparsepo.grids import Mistake
 from sparsepo.objective.methods import METHODS
 from sparsepo.objective.parameters import ALLOWED
 

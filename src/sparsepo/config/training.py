@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from sparsepo.config.accelerate import accelerate_mistakes, is_sharded, read_accelerate
 from sparsepo.config.base import (
     Count,
     CountOrZero,
@@ -19,10 +20,8 @@ from sparsepo.config.base import (
     refuse,
     refuse_all,
 )
-from sparsepo.config.on_policy import OnPolicyConfig
-from sparsepo.config.processes import accelerate_mistakes, is_sharded, read_accelerate
-from sparsepo.config.rounds import RoundsConfig
-from sparsepo.grids import Mistake
+from sparsepo.config.grids import Mistake
+from sparsepo.config.online import OnPolicyConfig, RoundsConfig
 
 NO_TARGETS = {"lm_head", "embed_out", "embed_in", "embed_tokens", "wte", "wpe"}
 """Common names of output heads and embeddings; `adapters.add` refuses them by what they are, whatever their name."""

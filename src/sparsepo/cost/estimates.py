@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from math import ceil
 
 from sparsepo.config import TaskConfig
+from sparsepo.config.online import judge_of_rounds, sampling_of_rounds
 from sparsepo.config.preferences import SamplingConfig
-from sparsepo.config.rounds import judge_of_rounds, sampling_of_rounds
 from sparsepo.config.training import OptimisationConfig
 from sparsepo.cost import formulas as cost
 from sparsepo.cost.formulas import SINGLE, Work

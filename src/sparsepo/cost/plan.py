@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from sparsepo.config import TaskConfig
-from sparsepo.configfile import load_config
+from sparsepo.config.loading import load_config
+from sparsepo.config.runs import as_task
 from sparsepo.cost import formulas
 from sparsepo.cost.estimates import ESTIMATES, Estimate, asked, host_bytes
 from sparsepo.cost.sizes import Sizes
 from sparsepo.errors import run
-from sparsepo.oracles import as_task
 from sparsepo.stages import Stages
 
 HEAD = ("task", "stage", "jobs", "TFLOP a job", "hours a job", "hours", "memory GB", "mem_mb", "runtime")

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from sparsepo.config import Config
-from sparsepo.configfile import load_config, merge, nested
+from sparsepo.config.loading import load_config, merge, nested
 from sparsepo.cost.plan import disk, rows
 from sparsepo.errors import UserError
 from sparsepo.stages import Stages

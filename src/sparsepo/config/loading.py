@@ -229,7 +229,7 @@ def _tags(model: Any) -> tuple[Any, ...]:
 
 
 def main() -> None:
-    """`python -m sparsepo.configfile FILE...` checks configs; `--schema` prints the JSON schema."""
+    """`python -m sparsepo.config.loading FILE...` checks configs; `--schema` prints the JSON schema."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("files", nargs="*")
     parser.add_argument("--schema", action="store_true")
