@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sparsepo.data.hashes import identity_of
 from sparsepo.data.kept import going_on
-from sparsepo.data.problems import known_problems
+from sparsepo.data.mbpp_humaneval import known_problems
 from sparsepo.data.records import Completion, read_records, write_json
 from sparsepo.errors import run
 from sparsepo.evaluation.code import code_measures, verdicts

@@ -4,8 +4,8 @@ import argparse
 import json
 from pathlib import Path
 
+from sparsepo.data.pairing import share_of
 from sparsepo.data.records import Preference, read_records, write_records
-from sparsepo.data.subsets import share_of
 from sparsepo.errors import run
 from sparsepo.models import load_tokenizer
 from sparsepo.training.scoring import check_reach, check_same_tokens, context_at

@@ -7,12 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sparsepo.config.preferences import SamplingConfig
-from sparsepo.data.executed import passing_against_failing
-from sparsepo.data.formats import preference_source
 from sparsepo.data.hashes import identity_of
 from sparsepo.data.kept import Kept, going_on
-from sparsepo.data.pairing import Pairing, best_and_worst
-from sparsepo.data.problems import STOPS, known_problems
+from sparsepo.data.mbpp_humaneval import STOPS, known_problems
+from sparsepo.data.pairing import Pairing, best_and_worst, passing_against_failing
+from sparsepo.data.preference_formats import preference_source
 from sparsepo.data.records import Completion, Prompt, Scored, read_records, write_json, write_records
 from sparsepo.errors import UserError, run
 from sparsepo.evaluation.code import verdicts

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sparsepo.config.preferences import SamplingConfig
-from sparsepo.data.problems import STOPS, human_eval
+from sparsepo.data.mbpp_humaneval import STOPS, human_eval
 from sparsepo.data.records import Prompt, read_records
 from sparsepo.errors import run
 from sparsepo.sampling.stage import Request, sample_requests

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sparsepo.config.preferences import SamplingConfig
+from sparsepo.data.hh_dialogues import turns
 from sparsepo.data.records import Prompt, read_records
-from sparsepo.data.transcripts import turns
 from sparsepo.errors import UserError, run
 from sparsepo.sampling.stage import Request, sample_requests
 

@@ -34,7 +34,7 @@ def _formats(task: TaskConfig) -> Rows:
     """Only data that exist have a format."""
     used = (task.preferences.source,) if task.data.source == "preferences" else ()
     one_object = tuple(source for source in used if source == "rated_posts")
-    return {"sparsepo.data.formats.FORMATS": used, "sparsepo.data.formats.ONE_OBJECT": one_object}
+    return {"sparsepo.data.preference_formats.FORMATS": used, "sparsepo.data.preference_formats.ONE_OBJECT": one_object}
 
 
 def _data(task: TaskConfig, run: str, kind: str) -> Rows:

@@ -11,9 +11,9 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerFast
 
+from sparsepo.data.readers import package_file
 from sparsepo.errors import UserError, nearest
 from sparsepo.folders import check_model_folder, whole
-from sparsepo.packages import package_file
 from sparsepo.trust import OPTIONS, announce, content, keywords, refusal
 
 UNLOADABLE = (

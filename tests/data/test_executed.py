@@ -5,7 +5,7 @@ from itertools import product
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsepo.data.executed import passing_against_failing
+from sparsepo.data.pairing import passing_against_failing
 from sparsepo.data.records import Completion, Preference
 
 

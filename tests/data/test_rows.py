@@ -5,9 +5,8 @@ import importlib
 import datasets
 import pytest
 
-from sparsepo.data.rows import file_rows, hub_rows, package_rows
+from sparsepo.data.readers import file_rows, hub_rows, package_file, package_rows
 from sparsepo.errors import UserError
-from sparsepo.packages import package_file
 
 
 def test_a_line_of_a_file_has_its_number_and_empty_lines_count(tmp_path):

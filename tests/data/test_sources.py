@@ -9,7 +9,7 @@ from sparsepo.config.data import PreferenceData, ProblemData
 from sparsepo.config.loading import load_config
 from sparsepo.config.preferences import FilePreferences
 from sparsepo.data import sources
-from sparsepo.data.problems import Problem
+from sparsepo.data.mbpp_humaneval import Problem
 from sparsepo.data.records import Labelled, Prompt, Text
 from sparsepo.data.sources import make_data, split_prompts
 from sparsepo.errors import UserError

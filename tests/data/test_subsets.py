@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sparsepo.data.pairing import share_of
 from sparsepo.data.records import Preference
-from sparsepo.data.subsets import share_of
 
 
 def pairs(prompts):

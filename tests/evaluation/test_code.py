@@ -6,7 +6,7 @@ from itertools import combinations
 import pytest
 
 from sparsepo.data.kept import Kept
-from sparsepo.data.problems import Problem, human_eval, program
+from sparsepo.data.mbpp_humaneval import Problem, human_eval, program
 from sparsepo.data.records import Completion
 from sparsepo.errors import UserError
 from sparsepo.evaluation.code import code_measures, pass_at_k, verdicts

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from sparsepo.data.documents import documents
-from sparsepo.data.formats import FORMATS, preference_source
-from sparsepo.data.problems import mbpp_of
+from sparsepo.data.mbpp_humaneval import mbpp_of
+from sparsepo.data.preference_formats import FORMATS, preference_source
+from sparsepo.data.readers import documents
 from sparsepo.data.records import Completion, Labelled, Preference, Prompt, Scored, Text, read_records
 from sparsepo.evaluation import questions
 

@@ -78,7 +78,7 @@ CODE = {
     "words about a method": (METHODS, 'source="Rafailov et al. 2023"', 'source="Rafailov and others"', set()),
     "a new method": (METHODS, '    "ipo": ', '    "new": Method("", "dpo", {}, "", ""),\n    "ipo": ', set()),
     "the source of the data": ("src/sparsepo/data/planted.py", "LEAN, ", "LEANS, ", ALL),
-    "a source of other data": ("src/sparsepo/data/posts.py", *ADDED, set()),
+    "a source of other data": ("src/sparsepo/data/summarize_from_feedback.py", *ADDED, set()),
     "sampling": ("src/sparsepo/sampling/decoding.py", *ADDED, AFTER_SFT),
     "fine-tuning": ("src/sparsepo/training/sft.py", *ADDED, {("make_sft", "")} | AFTER_SFT),
 }
@@ -206,9 +206,13 @@ def test_what_a_file_of_the_user_says_plans_all_that_reads_it_and_its_time_nothi
     assert planned(with_files, *OWN) == TRAINING
     replace(with_files / "pairs.jsonl", "fine", "good")
     assert planned(with_files, *OWN) == set()
-    replace(with_files / "src/sparsepo/data/formats.py", "def plain_pairs(", "ADDED = 1\n\n\ndef plain_pairs(")
+    replace(
+        with_files / "src/sparsepo/data/preference_formats.py", "def plain_pairs(", "ADDED = 1\n\n\ndef plain_pairs("
+    )
     assert planned(with_files, *OWN) == set()
-    replace(with_files / "src/sparsepo/data/formats.py", '((place, "", as_record(', '((place, "a", as_record(')
+    replace(
+        with_files / "src/sparsepo/data/preference_formats.py", '((place, "", as_record(', '((place, "a", as_record('
+    )
     assert planned(with_files, *OWN) == TRAINING
 
 

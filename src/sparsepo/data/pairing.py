@@ -1,10 +1,12 @@
 """From scored responses to preferences; what cannot be a pair is counted with its place."""
 
+import random
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 
-from sparsepo.data.records import Preference, Scored
+from sparsepo.data.records import Completion, Preference, Scored
 
 QUOTES = ('"', "'", "(")
 
@@ -95,3 +97,63 @@ def _pair(best: Scored, worst: Scored) -> Preference:
         chosen_ended=best.ended,
         rejected_ended=worst.ended,
     )
+
+
+Attempt = tuple[Completion, bool]  # a program, and whether it passed
+
+
+def passing_against_failing(groups: Mapping[str, Sequence[Attempt]], epochs: int, seed: int) -> Pairing:
+    """A pair for each prompt and epoch; no pair of a prompt comes again before all of it have been used.
+
+    groups: prompt -> its programs. Kept are prompts with two passing programs and a failing one, which differ by more
+    than the space around them; a program that did both, as one does that draws numbers, counts as passing. The other
+    prompts are dropped and counted. A prompt's pairs do not depend on which other prompts there are.
+    """
+    made = Pairing()
+    orders: dict[str, list[tuple[Completion, Completion]]] = {}
+    for prompt, attempts in groups.items():
+        passing, failing = _distinct(attempts)
+        place = (attempts[0][0].id if attempts else "") or repr(prompt)
+        if len(passing) < 2:
+            made.drop("fewer than two different programs pass", place)
+        elif not failing:
+            made.drop("no program fails", place)
+        else:
+            orders[prompt] = list(product(passing, failing))
+            random.Random(f"{seed} {prompt}").shuffle(orders[prompt])
+    for epoch in range(epochs):
+        for prompt, order in orders.items():
+            made.add(_attempt_pair(prompt, *order[epoch % len(order)], epoch), repr(prompt))
+    return made
+
+
+def _distinct(attempts: Sequence[Attempt]) -> tuple[list[Completion], list[Completion]]:
+    """Passing and failing programs, the first of each text; an empty one is none."""
+    passing: dict[str, Completion] = {}
+    failing: dict[str, Completion] = {}
+    for row, passed in attempts:
+        if text := row.text.strip():
+            (passing if passed else failing).setdefault(text, row)
+    return list(passing.values()), [row for text, row in failing.items() if text not in passing]
+
+
+def _attempt_pair(prompt: str, chosen: Completion, rejected: Completion, epoch: int) -> Preference:
+    return Preference(
+        prompt=prompt,
+        chosen=chosen.text,
+        rejected=rejected.text,
+        chosen_ended=chosen.ended,
+        rejected_ended=rejected.ended,
+        epoch=epoch,
+    )
+
+
+def share_of(pairs: Sequence[Preference], share: float, seed: int) -> list[Preference]:
+    """The pairs of floor(share * N) of their N prompts, at least one, in their order.
+
+    For one seed the prompts of a smaller share are among those of a larger one.
+    """
+    prompts = list(dict.fromkeys(pair.prompt for pair in pairs))
+    random.Random(seed).shuffle(prompts)
+    kept = set(prompts[: max(1, int(share * len(prompts) + 1e-6))])  # 0.29 * 100 is a little less than 29
+    return [pair for pair in pairs if pair.prompt in kept]

@@ -6,11 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sparsepo.data import planted
-from sparsepo.data.documents import documents, origin_of_documents
-from sparsepo.data.formats import preference_source
-from sparsepo.data.problems import Problem, mbpp_of
+from sparsepo.data.mbpp_humaneval import Problem, mbpp_of
+from sparsepo.data.preference_formats import preference_source
+from sparsepo.data.readers import documents, origin_of, origin_of_documents
 from sparsepo.data.records import Labelled, Preference, Prompt, Text
-from sparsepo.data.rows import origin_of
 from sparsepo.errors import UserError
 
 SPLITS = ("train", "validation", "test")

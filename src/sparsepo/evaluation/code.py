@@ -5,7 +5,7 @@ from math import comb
 from typing import Any
 
 from sparsepo.data.kept import Kept
-from sparsepo.data.problems import Problem, program
+from sparsepo.data.mbpp_humaneval import Problem, program
 from sparsepo.data.records import Completion
 from sparsepo.errors import UserError
 from sparsepo.evaluation.sandbox import Sandbox, Verdict

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sparsepo.data.readers import package_file
 from sparsepo.data.records import as_record, read_rows, write_records, write_text
 from sparsepo.errors import UserError, nearest
-from sparsepo.packages import package_file
 
 EXAMPLES = 10  # questions set aside for few-shot prompts
 

@@ -4,11 +4,11 @@ import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from sparsepo.data.hh_dialogues import message_pairs, transcript_pairs
 from sparsepo.data.pairing import Found, Pairing, extremes, spaced
-from sparsepo.data.posts import compared, rated_on_axes, rated_post_rows, rated_posts
+from sparsepo.data.readers import Rows, origin_of, rows_of
 from sparsepo.data.records import Preference, Scored, as_record
-from sparsepo.data.rows import Rows, origin_of, rows_of
-from sparsepo.data.transcripts import message_pairs, transcript_pairs
+from sparsepo.data.summarize_from_feedback import compared, rated_on_axes, rated_post_rows, rated_posts
 from sparsepo.errors import UserError
 
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sparsepo.data.readers import Rows, file_rows, hub_rows
 from sparsepo.data.records import as_record, require_text
-from sparsepo.data.rows import Rows, file_rows, hub_rows
 from sparsepo.errors import UserError
 from sparsepo.wording import shown
 

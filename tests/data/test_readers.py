@@ -8,7 +8,7 @@ import pytest
 
 from sparsepo.config import TaskConfig
 from sparsepo.config.data import PackageTexts, TextData
-from sparsepo.data import documents as sources_of_text
+from sparsepo.data import readers as sources_of_text
 from sparsepo.data.sources import make_data
 from sparsepo.errors import UserError
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from sparsepo.data.formats import preference_source
+from sparsepo.data.preference_formats import preference_source
 from sparsepo.data.records import Preference
 from sparsepo.errors import UserError
 

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sparsepo.data.hh_dialogues import message_pairs, prompt_and_response, rendered, transcript_pairs, turns
 from sparsepo.data.pairing import Pairing
 from sparsepo.data.records import Preference
-from sparsepo.data.transcripts import message_pairs, prompt_and_response, rendered, transcript_pairs, turns
 from sparsepo.errors import UserError
 
 ONE = "\n\nHuman: Hi\n\nAssistant:"

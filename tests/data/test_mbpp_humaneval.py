@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from sparsepo.data.problems import (
+from sparsepo.data.mbpp_humaneval import (
     STOPS,
     Problem,
     human_eval,

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sparsepo.data.pairing import Found, Pairing
+from sparsepo.data.readers import Rows, subset_of
 from sparsepo.data.records import Preference, as_record
-from sparsepo.data.rows import Rows, subset_of
 from sparsepo.errors import UserError
 from sparsepo.wording import one_line
 
