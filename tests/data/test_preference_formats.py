@@ -5,6 +5,7 @@ import json
 import pytest
 
 from sparsepo.config.preferences import FilePreferences
+from sparsepo.data import preference_formats
 from sparsepo.data.preference_formats import FORMATS, preference_source
 from sparsepo.data.records import Preference
 from sparsepo.errors import UserError
@@ -166,7 +167,8 @@ def test_unusable_pairs_do_not_use_up_the_sample(tmp_path):
 def test_rows_of_the_hub_give_the_same_pairs_as_those_of_a_file(tmp_path, monkeypatch):
     rows = [pair("p"), pair("q", chosen=""), pair("r")]
     from_file = read(write(tmp_path, *rows))
-    monkeypatch.setattr(preference_formats, "rows_of", lambda section: ((f"row {n}", row) for n, row in enumerate(rows)))
+    places = [(f"row {n}", row) for n, row in enumerate(rows)]
+    monkeypatch.setattr(preference_formats, "rows_of", lambda section: iter(places))
     assert preference_source(settings(hub={"id": "some/set"})).pairs == from_file.pairs
 
 
