@@ -6,9 +6,9 @@ from pathlib import Path
 
 from sparsepo.data.records import Completion, Preference, read_records, write_json, write_records
 from sparsepo.errors import run
-from sparsepo.evaluation import report_card
+from sparsepo.evaluation import token_analysis
 from sparsepo.evaluation.frontier import Meter
-from sparsepo.evaluation.rewards import Scorer, build_scorer
+from sparsepo.evaluation.scorers import Scorer, build_scorer
 from sparsepo.models import context_of, load_model, load_tokenizer
 from sparsepo.objective.methods import METHODS
 from sparsepo.training.inspection import inspect_pairs
@@ -19,10 +19,10 @@ def tokens_of(settings: dict, policy, reference, tokenizer, masks, pairs: list[P
     """The run's method looking into validation pairs; for SFT and methods without given pairs another stands in."""
     training, count = settings["training"], settings["evaluation"]["token_pairs"]
     limits = training["max_prompt_tokens"], training["max_response_tokens"], context_of(policy)
-    records, encoded = report_card.usable(tokenizer, pairs, limits, count)
+    records, encoded = token_analysis.usable(tokenizer, pairs, limits, count)
     method, batch = settings["method"], settings["evaluation"]["batch_size"]
     found = inspect_pairs(policy, reference, encoded, method, settings["hyper"], masks, batch_size=batch)
-    return report_card.token_records(tokenizer, records, found, settings["planted"])
+    return token_analysis.token_records(tokenizer, records, found, settings["planted"])
 
 
 def scorers(settings: dict) -> dict[str, Scorer]:
@@ -53,14 +53,14 @@ def main() -> None:
     }
     mask = METHODS[settings["method"]].mask(settings["hyper"])
     tokens = tokens_of(settings, policy, reference, tokenizer, masks, read_records(options.pairs, Preference))
-    result = report_card.scores(made["test"]) | {
-        "auc": report_card.planted_auc(tokens, mask) if settings["planted"] and not is_sft else {},
-        "sparsity": report_card.mask_sparsity(tokens),
-        "logp_change": {} if is_sft else report_card.logp_change(tokens),
+    result = token_analysis.scores(made["test"]) | {
+        "auc": token_analysis.planted_auc(tokens, mask) if settings["planted"] and not is_sft else {},
+        "sparsity": token_analysis.mask_sparsity(tokens),
+        "logp_change": {} if is_sft else token_analysis.logp_change(tokens),
     }
-    splits = {split: {"": report_card.measures(part)} for split, part in made.items()}
-    splits["validation"][""] |= report_card.accuracy(tokens)
-    splits["test"][""] |= report_card.single(result)
+    splits = {split: {"": token_analysis.measures(part)} for split, part in made.items()}
+    splits["validation"][""] |= token_analysis.accuracy(tokens)
+    splits["test"][""] |= token_analysis.single(result)
     write_json(options.scores, head | result | {"measure": "scores", "splits": splits, "notes": []})
     write_records(options.tokens, tokens)
 

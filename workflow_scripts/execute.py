@@ -9,7 +9,7 @@ from sparsepo.data.kept import going_on
 from sparsepo.data.mbpp_humaneval import known_problems
 from sparsepo.data.records import Completion, read_records, write_json
 from sparsepo.errors import run
-from sparsepo.evaluation.code import code_measures, verdicts
+from sparsepo.evaluation.pass_at_k import code_measures, verdicts
 from sparsepo.evaluation.sandbox import Sandbox
 
 

@@ -14,9 +14,9 @@ from sparsepo.data.pairing import Pairing, best_and_worst, passing_against_faili
 from sparsepo.data.preference_formats import preference_source
 from sparsepo.data.records import Completion, Prompt, Scored, read_records, write_json, write_records
 from sparsepo.errors import UserError, run
-from sparsepo.evaluation.code import verdicts
-from sparsepo.evaluation.rewards import build_scorer
+from sparsepo.evaluation.pass_at_k import verdicts
 from sparsepo.evaluation.sandbox import Sandbox
+from sparsepo.evaluation.scorers import build_scorer
 from sparsepo.models import load_tokenizer
 from sparsepo.sampling.generate import backend_for, check_room, sample
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sparsepo.data.records import Completion, Prompt, read_records, write_json
 from sparsepo.errors import run
-from sparsepo.evaluation.summaries import build_summary_measures
+from sparsepo.evaluation.summarization import build_summary_measures
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from sparsepo.data.records import Prompt, read_records, write_json
 from sparsepo.errors import run
 from sparsepo.evaluation.features import contains
 from sparsepo.evaluation.frontier import meter
-from sparsepo.evaluation.rewards import build_scorer
+from sparsepo.evaluation.scorers import build_scorer
 from sparsepo.models import context_of, load_tokenizer
 from sparsepo.objective.methods import METHODS
 from sparsepo.on_policy.target import Target, fitted_target, usable

@@ -7,7 +7,7 @@ from pathlib import Path
 from sparsepo.data.records import Completion, Prompt, read_records, write_json
 from sparsepo.errors import run
 from sparsepo.evaluation.judges import build_judge
-from sparsepo.evaluation.wins import win_rate
+from sparsepo.evaluation.win_rate import win_rate
 
 
 def main() -> None:

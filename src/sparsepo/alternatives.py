@@ -27,7 +27,7 @@ def _of_method(method: str, given: Mapping[str, Any]) -> Rows:
 
 
 def _scorers(scorers: Iterable[Any]) -> Rows:
-    return {"sparsepo.evaluation.rewards.SCORERS": tuple({scorer.kind for scorer in scorers if scorer})}
+    return {"sparsepo.evaluation.scorers.SCORERS": tuple({scorer.kind for scorer in scorers if scorer})}
 
 
 def _formats(task: TaskConfig) -> Rows:

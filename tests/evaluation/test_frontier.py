@@ -9,8 +9,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from sparsepo.config.preferences import SamplingConfig
 from sparsepo.data.records import Prompt
-from sparsepo.evaluation.divergence import divergences
 from sparsepo.evaluation.frontier import Meter
+from sparsepo.evaluation.kl import divergences
 from sparsepo.models import train_tokenizer
 from sparsepo.sampling.generate import sample
 

@@ -7,7 +7,7 @@ import pytest
 
 from sparsepo.data.kept import Kept, key_of
 from sparsepo.errors import UserError
-from sparsepo.evaluation import entailment, judges
+from sparsepo.evaluation import judges, nli
 from sparsepo.evaluation.judges import BothOrders, bradley_terry, build_judge, compared, greater, question, verdict
 
 PROMPTS, A, B = ["p", "p", "q"], [" good film", " dull", " same"], [" dull", " good film", " same"]
@@ -51,7 +51,7 @@ def test_an_nli_model_prefers_what_the_prompt_entails_more(tmp_path, monkeypatch
         def scores(self, premises: list[str], hypotheses: list[str]) -> list[float]:
             return [float(hypothesis in premise) for premise, hypothesis in zip(premises, hypotheses, strict=True)]
 
-    monkeypatch.setattr(entailment, "Entailment", Fake)
+    monkeypatch.setattr(nli, "Entailment", Fake)
     judge = build_judge({"kind": "nli", "model": "nli", "batch_size": 3}, tmp_path)
     posts = ["the cat sat", "the cat sat", "the cat sat"]
     assert judge(posts, ["cat", "dog", "cat"], ["dog", "sat", "sat"]) == [1.0, 0.0, 0.5]

@@ -3,7 +3,7 @@
 import pytest
 
 from sparsepo.errors import UserError
-from sparsepo.evaluation.selection import chosen_point
+from sparsepo.evaluation.significance import chosen_point
 
 
 def _measured(*values, metric="reward", variant=""):

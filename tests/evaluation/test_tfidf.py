@@ -13,7 +13,7 @@ from sklearn.pipeline import make_pipeline
 
 from sparsepo.data.records import Labelled
 from sparsepo.errors import UserError
-from sparsepo.evaluation.rewards import build_scorer
+from sparsepo.evaluation.scorers import build_scorer
 from sparsepo.evaluation.tfidf import fit, folds, load, sentence
 
 GOOD, BAD = ["great", "fine", "lovely"], ["dull", "poor", "awful"]

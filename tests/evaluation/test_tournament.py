@@ -1,6 +1,6 @@
 """Round robins whose table can be written down."""
 
-from sparsepo.evaluation.tournament import round_robin
+from sparsepo.evaluation.judges import round_robin
 
 BEATS = {("rock", "scissors"), ("scissors", "paper"), ("paper", "rock")}
 

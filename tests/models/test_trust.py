@@ -11,7 +11,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from sparsepo.config.models import FolderModel, HubModel
 from sparsepo.errors import UserError
-from sparsepo.evaluation.classifiers import load_classifier
+from sparsepo.evaluation.scorers import load_classifier
 from sparsepo.models import fetch_model, load_model, load_tokenizer, save_model
 
 CORPUS = ["the film was good", "a plot of no interest"] * 3

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from sparsepo.evaluation.rewards import Scorer
+from sparsepo.evaluation.scorers import Scorer
 
 
 def contains(words: Sequence[str]) -> Scorer:

@@ -8,8 +8,8 @@ from typing import Any
 
 from sparsepo.config.preferences import SamplingConfig
 from sparsepo.data.records import Completion, Prompt, read_records
-from sparsepo.evaluation.divergence import Divergence, divergences
-from sparsepo.evaluation.rewards import Scorer, build_scorer
+from sparsepo.evaluation.kl import Divergence, divergences
+from sparsepo.evaluation.scorers import Scorer, build_scorer
 from sparsepo.sampling.generate import check_room, sample
 
 

@@ -11,7 +11,7 @@ from sparsepo.config.preferences import SamplingConfig
 from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.collation import encode_prompt
 from sparsepo.data.records import Prompt
-from sparsepo.evaluation.rewards import Scorer
+from sparsepo.evaluation.scorers import Scorer
 from sparsepo.objective.targets import scale_for
 from sparsepo.sampling.generate import sample
 

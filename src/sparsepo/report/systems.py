@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from sparsepo.evaluation.selection import Measurements, chosen_point
-from sparsepo.evaluation.significance import Difference
+from sparsepo.evaluation.significance import Difference, Measurements, chosen_point
 from sparsepo.evaluation.statistics import Interval, group_means, mean_interval, student_interval
 from sparsepo.report.metrics import metric_of
 from sparsepo.report.published import Published

@@ -20,7 +20,7 @@ from transformers import (
 from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
 from sparsepo.errors import UserError
-from sparsepo.evaluation.rewards import build_scorer, checked
+from sparsepo.evaluation.scorers import build_scorer, checked
 
 WORDS = ["[PAD]", "[UNK]", "</s>", "the", "film", "was", "good", "dull", "not", "."]
 PROMPTS = ["the film", "the film was", "the"]
@@ -82,7 +82,7 @@ def test_vader_scores_prompt_and_text_together_between_zero_and_one():
 
 def test_vader_needs_no_torch():
     code = (
-        "import sys; from sparsepo.evaluation.rewards import build_scorer; "
+        "import sys; from sparsepo.evaluation.scorers import build_scorer; "
         "build_scorer({'kind': 'vader'})(['a'], [' b']); "
         "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     )

@@ -9,7 +9,7 @@ from sparsepo.data.kept import Kept
 from sparsepo.data.mbpp_humaneval import Problem, human_eval, program
 from sparsepo.data.records import Completion
 from sparsepo.errors import UserError
-from sparsepo.evaluation.code import code_measures, pass_at_k, verdicts
+from sparsepo.evaluation.pass_at_k import code_measures, pass_at_k, verdicts
 from sparsepo.evaluation.sandbox import Sandbox, Verdict, check_sandbox
 
 needs_human_eval = pytest.mark.skipif(

@@ -4,7 +4,7 @@ import pytest
 
 from sparsepo.errors import UserError
 from sparsepo.evaluation.judges import BothOrders
-from sparsepo.evaluation.wins import win_rate
+from sparsepo.evaluation.win_rate import win_rate
 
 PROMPTS, OURS, THEIRS = ["p", "p", "q", "q"], ["a", "b", "c", "d"], ["x", "x", "y", "y"]
 

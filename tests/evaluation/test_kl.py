@@ -9,7 +9,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from sparsepo.config.preferences import SamplingConfig
 from sparsepo.data.records import Completion, Prompt
-from sparsepo.evaluation.divergence import divergences
+from sparsepo.evaluation.kl import divergences
 from sparsepo.models import train_tokenizer
 from sparsepo.sampling.generate import sample
 

@@ -8,9 +8,9 @@ from sklearn.metrics import roc_auc_score
 from sparsepo.data.collation import encode_response
 from sparsepo.data.records import Completion, Preference
 from sparsepo.errors import UserError
-from sparsepo.evaluation.divergence import Divergence
 from sparsepo.evaluation.frontier import Samples
-from sparsepo.evaluation.report_card import (
+from sparsepo.evaluation.kl import Divergence
+from sparsepo.evaluation.token_analysis import (
     accuracy,
     logp_change,
     mark,

@@ -17,7 +17,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import BertConfig, BertForSequenceClassification, BertModel, PreTrainedTokenizerFast
 
 from sparsepo.errors import UserError
-from sparsepo.evaluation.summaries import (
+from sparsepo.evaluation.summarization import (
     build_bertscore,
     build_summary_measures,
     rouge,

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from sparsepo.errors import UserError
-from sparsepo.evaluation.entailment import build_summac, edna, window
+from sparsepo.evaluation.nli import build_summac, edna, window
 from sparsepo.progress import progress
 
 Measurement = dict[str, list]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sparsepo.errors import UserError
-from sparsepo.evaluation.classifiers import load_classifier
+from sparsepo.evaluation.scorers import load_classifier
 from sparsepo.progress import progress
 
 Consistency = Callable[[Sequence[str], Sequence[str]], list[float]]

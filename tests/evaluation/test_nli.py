@@ -14,7 +14,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification, PreTrainedTokenizerFast
 
 from sparsepo.errors import UserError
-from sparsepo.evaluation.entailment import (
+from sparsepo.evaluation.nli import (
     EDGES,
     Convolution,
     Entailment,

@@ -15,7 +15,7 @@ import pytest
 
 from sparsepo.data.kept import Kept
 from sparsepo.errors import UserError
-from sparsepo.evaluation.endpoint import Endpoint, back_off, chat_address, retry_after
+from sparsepo.evaluation.chat_client import Endpoint, back_off, chat_address, retry_after
 
 KEY = "sk-very/secret-0123456789"
 
@@ -273,7 +273,7 @@ def test_a_run_that_is_killed_keeps_its_answers(server, tmp_path):
     server.script = ["answer", "answer", "silence"]
     code = f"""
 from pathlib import Path
-from sparsepo.evaluation.endpoint import Endpoint
+from sparsepo.evaluation.chat_client import Endpoint
 from sparsepo.data.kept import Kept
 Endpoint({server.url!r}, None, 3, 60.0, 1, Kept(Path({str(tmp_path / "answers.jsonl")!r}))).answers(
     {bodies(*"abcd")!r}
