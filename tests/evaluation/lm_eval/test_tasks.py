@@ -13,9 +13,9 @@ pytest.importorskip("lm_eval", reason="lm-eval is not installed (pip install 'sp
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from sparsepo.errors import UserError
-from sparsepo.evaluation import benchmark_tasks
-from sparsepo.evaluation.harness import run_tasks
-from sparsepo.evaluation.leaderboard import COLUMNS, normalised
+from sparsepo.evaluation.lm_eval import tasks as benchmark_tasks
+from sparsepo.evaluation.lm_eval.leaderboard import COLUMNS, normalised
+from sparsepo.evaluation.lm_eval.run import run_tasks
 from sparsepo.models import train_tokenizer
 
 WORDS = "red blue one two three four A B C D (A) (B) Answer: w0 w1 w2 w3 w4 w5"

