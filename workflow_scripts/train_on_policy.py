@@ -11,13 +11,12 @@ from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.hashes import identity_of
 from sparsepo.data.records import Prompt, read_records, write_json
 from sparsepo.errors import run
-from sparsepo.evaluation.features import contains
 from sparsepo.evaluation.frontier import meter
 from sparsepo.evaluation.scorers import build_scorer
+from sparsepo.fdpg.target import Target, contains, fitted_target, usable
+from sparsepo.fdpg.trainer import OnPolicyTrainer
 from sparsepo.models import context_of, load_tokenizer
 from sparsepo.objective.methods import METHODS
-from sparsepo.on_policy.target import Target, fitted_target, usable
-from sparsepo.on_policy.trainer import OnPolicyTrainer
 from sparsepo.provenance import run_record
 
 METERS = {"frontier": meter}

@@ -8,7 +8,7 @@ _LIVES_IN = {
     "METHODS": "sparsepo.objective.methods",
     "PreferenceConfig": "sparsepo.config.training",
     "PreferenceTrainer": "sparsepo.training.preference",
-    "OnPolicyTrainer": "sparsepo.on_policy.trainer",
+    "OnPolicyTrainer": "sparsepo.fdpg.trainer",
     "inspect_pairs": "sparsepo.training.inspection",
     "load_masks": "sparsepo.training.preference",
     "Preference": "sparsepo.data.records",

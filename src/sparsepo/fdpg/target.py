@@ -1,5 +1,6 @@
 """The target of an on-policy run: of a reward, or of a feature with a wanted mean; and the prompts it can be met on."""
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -56,3 +57,13 @@ def fitted_target(
     scale = scale_for(values.unflatten(0, (-1, sampling.samples)), mean)
     print(f"feature: mean {values.mean():.4g} of the reference, wanted {mean:g}: lambda {scale:.4g}", flush=True)
     return Target("feature", feature, scale)
+
+
+def contains(words: Sequence[str]) -> Scorer:
+    """1 where the response has one of these words, else 0; whole words, whatever their case. The prompt is no matter.
+
+    >>> contains(["good"])(["", ""], ["A Good film", "goodness"])
+    [1.0, 0.0]
+    """
+    pattern = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, words))})(?!\w)", re.IGNORECASE)
+    return lambda prompts, texts: [float(pattern.search(text) is not None) for text in texts]
