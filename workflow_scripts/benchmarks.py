@@ -9,8 +9,8 @@ from sparsepo.data.kept import going_on
 from sparsepo.data.records import write_json
 from sparsepo.errors import run
 from sparsepo.evaluation.lm_eval.run import run_tasks
+from sparsepo.generation.generate import sampling_dtype
 from sparsepo.models import load_model, load_tokenizer
-from sparsepo.sampling.generate import sampling_dtype
 
 
 def main() -> None:

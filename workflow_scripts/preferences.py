@@ -17,8 +17,8 @@ from sparsepo.errors import UserError, run
 from sparsepo.evaluation.pass_at_k import verdicts
 from sparsepo.evaluation.sandbox import Sandbox
 from sparsepo.evaluation.scorers import build_scorer
+from sparsepo.generation.generate import backend_for, check_room, sample
 from sparsepo.models import load_tokenizer
-from sparsepo.sampling.generate import backend_for, check_room, sample
 
 Maker = Callable[[list[Prompt], Path], Pairing]
 """(prompts, their file) -> the pairs that have these prompts."""

@@ -7,7 +7,7 @@ from sparsepo.config.preferences import SamplingConfig
 from sparsepo.data.hh_dialogues import turns
 from sparsepo.data.records import Prompt, read_records
 from sparsepo.errors import UserError, run
-from sparsepo.sampling.stage import Request, sample_requests
+from sparsepo.generation.cli import Request, sample_requests
 
 
 def wanted(settings: dict, path: Path) -> list[Prompt]:

@@ -12,8 +12,8 @@ from sparsepo.data.pairing import Pairing, best_and_worst
 from sparsepo.data.records import Completion, Prompt, Scored, read_records, write_json, write_records
 from sparsepo.errors import UserError, run
 from sparsepo.evaluation.judges import Tournament, build_judge, round_robin
+from sparsepo.generation.generate import backend_for, check_room, sample
 from sparsepo.models import load_model, load_tokenizer
-from sparsepo.sampling.generate import backend_for, check_room, sample
 from sparsepo.training.former import with_logps
 from sparsepo.training.rounds import seed_of
 

@@ -11,8 +11,8 @@ from sparsepo.config.preferences import SamplingConfig
 from sparsepo.data.records import Prompt
 from sparsepo.evaluation.frontier import Meter
 from sparsepo.evaluation.kl import divergences
+from sparsepo.generation.generate import sample
 from sparsepo.models import train_tokenizer
-from sparsepo.sampling.generate import sample
 
 WORDS = [f"w{number:02}" for number in range(40)]
 PROMPTS = [Prompt("w01 w02"), Prompt("w03"), Prompt("w04 w05 w06")]

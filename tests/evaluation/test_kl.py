@@ -10,8 +10,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from sparsepo.config.preferences import SamplingConfig
 from sparsepo.data.records import Completion, Prompt
 from sparsepo.evaluation.kl import divergences
+from sparsepo.generation.generate import sample
 from sparsepo.models import train_tokenizer
-from sparsepo.sampling.generate import sample
 
 WORDS = [f"w{number:02}" for number in range(40)]
 

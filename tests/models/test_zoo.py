@@ -15,8 +15,8 @@ from sparsepo.config.training import AdapterConfig
 from sparsepo.data.collation import TokenPair
 from sparsepo.data.records import Prompt
 from sparsepo.errors import UserError
+from sparsepo.generation.generate import sample
 from sparsepo.models import without_dropout
-from sparsepo.sampling.generate import sample
 from sparsepo.training.inspection import inspect_pairs
 from sparsepo.training.plan import choose_layout
 

@@ -11,10 +11,9 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from sparsepo.config.preferences import SamplingConfig
 from sparsepo.data.records import Prompt
 from sparsepo.errors import UserError
+from sparsepo.generation.generate import backend_for, check_room, row_seed, sample, sampling_dtype
+from sparsepo.generation.vllm import VllmEngine
 from sparsepo.models import save_model, train_tokenizer
-from sparsepo.sampling.draws import row_seed
-from sparsepo.sampling.generate import backend_for, check_room, sample, sampling_dtype
-from sparsepo.sampling.vllm_backend import VllmEngine
 
 WORDS = [f"w{number}" for number in range(20)]
 PROMPTS = [Prompt("w1 w2 w3", "long"), Prompt("w4", "short"), Prompt("w5", "other")]
@@ -69,7 +68,7 @@ def vllm(monkeypatch):
     module = ModuleType("vllm")
     module.LLM, module.SamplingParams = LLM, SamplingParams
     monkeypatch.setitem(sys.modules, "vllm", module)
-    monkeypatch.setattr("sparsepo.sampling.generate.vllm_usable", lambda: True)
+    monkeypatch.setattr("sparsepo.generation.generate.vllm_usable", lambda: True)
 
 
 # --- which
@@ -84,29 +83,29 @@ def test_precision_is_bfloat16_where_a_gpu_computes_in_it(monkeypatch):
 
 @pytest.mark.parametrize("gpu, package", [(False, False), (False, True), (True, False)])
 def test_vllm_needs_a_gpu_and_the_package(monkeypatch, gpu, package):
-    from sparsepo.sampling.vllm_backend import vllm_usable
+    from sparsepo.generation.vllm import vllm_usable
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
-    monkeypatch.setattr("sparsepo.sampling.vllm_backend.find_spec", lambda name: object() if package else None)
+    monkeypatch.setattr("sparsepo.generation.vllm.find_spec", lambda name: object() if package else None)
     assert not vllm_usable()
 
 
 def test_both_together_are_enough(monkeypatch):
-    from sparsepo.sampling.vllm_backend import vllm_usable
+    from sparsepo.generation.vllm import vllm_usable
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr("sparsepo.sampling.vllm_backend.find_spec", lambda name: object() if name == "vllm" else None)
+    monkeypatch.setattr("sparsepo.generation.vllm.find_spec", lambda name: object() if name == "vllm" else None)
     assert vllm_usable()
 
 
 def test_without_vllm_a_policy_is_a_model_of_transformers(monkeypatch, folder):
-    monkeypatch.setattr("sparsepo.sampling.generate.vllm_usable", lambda: False)
+    monkeypatch.setattr("sparsepo.generation.generate.vllm_usable", lambda: False)
     assert isinstance(backend_for(folder), GPT2LMHeadModel)
 
 
 def test_weights_in_4_bits_stay_with_transformers(vllm, monkeypatch, folder):
     asked = {}
-    monkeypatch.setattr("sparsepo.sampling.generate.load_model", lambda *args, **how: asked.update(how))
+    monkeypatch.setattr("sparsepo.generation.generate.load_model", lambda *args, **how: asked.update(how))
     backend_for(folder, quantise="nf4", compute="bfloat16")
     assert asked == {"quantise": "nf4", "compute": "bfloat16"}
 

@@ -5,7 +5,7 @@ import torch
 
 from sparsepo.config.preferences import SamplingConfig
 from sparsepo.data.records import Prompt
-from sparsepo.sampling.generate import sample
+from sparsepo.generation.generate import sample
 
 pytestmark = [
     pytest.mark.slow,

@@ -79,7 +79,7 @@ CODE = {
     "a new method": (METHODS, '    "ipo": ', '    "new": Method("", "dpo", {}, "", ""),\n    "ipo": ', set()),
     "the source of the data": ("src/sparsepo/data/planted.py", "LEAN, ", "LEANS, ", ALL),
     "a source of other data": ("src/sparsepo/data/summarize_from_feedback.py", *ADDED, set()),
-    "sampling": ("src/sparsepo/sampling/decoding.py", *ADDED, AFTER_SFT),
+    "sampling": ("src/sparsepo/generation/decoding.py", *ADDED, AFTER_SFT),
     "fine-tuning": ("src/sparsepo/training/sft.py", *ADDED, {("make_sft", "")} | AFTER_SFT),
 }
 
@@ -200,7 +200,7 @@ def test_what_a_file_of_the_user_says_plans_all_that_reads_it_and_its_time_nothi
     assert planned(with_files, *OWN) == set()
     os.utime(with_files / "pairs.jsonl", (1, 1))
     replace(with_files / "src/sparsepo/data/planted.py", "LEAN, ", "LEANS, ")
-    replace(with_files / "src/sparsepo/sampling/decoding.py", *ADDED)
+    replace(with_files / "src/sparsepo/generation/decoding.py", *ADDED)
     assert planned(with_files, *OWN) == set()
     replace(with_files / "pairs.jsonl", "good", "fine")
     assert planned(with_files, *OWN) == TRAINING

@@ -10,7 +10,7 @@ from sparsepo.config.preferences import SamplingConfig
 from sparsepo.data.records import Completion, Prompt, read_records
 from sparsepo.evaluation.kl import Divergence, divergences
 from sparsepo.evaluation.scorers import Scorer, build_scorer
-from sparsepo.sampling.generate import check_room, sample
+from sparsepo.generation.generate import check_room, sample
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.collation import encode_prompt
 from sparsepo.data.records import Prompt
 from sparsepo.evaluation.scorers import Scorer
+from sparsepo.generation.generate import sample
 from sparsepo.objective.targets import scale_for
-from sparsepo.sampling.generate import sample
 
 
 @dataclass(frozen=True)

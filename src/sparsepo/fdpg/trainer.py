@@ -18,11 +18,10 @@ from sparsepo.data.records import Completion, Prompt
 from sparsepo.errors import UserError
 from sparsepo.evaluation.statistics import distinct_n
 from sparsepo.fdpg.target import Target, usable
+from sparsepo.generation.generate import row_seed, sample
 from sparsepo.models import context_of, without_dropout
 from sparsepo.objective.targets import DIVERGENCES, surrogate
 from sparsepo.objective.terms import token_terms
-from sparsepo.sampling.draws import row_seed
-from sparsepo.sampling.generate import sample
 from sparsepo.training.checks import check_models
 from sparsepo.training.loop import Loop
 

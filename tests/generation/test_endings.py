@@ -10,9 +10,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from sparsepo.config.preferences import SamplingConfig
 from sparsepo.data.records import Prompt
+from sparsepo.generation.generate import completion, cut, ending, sample
 from sparsepo.models import train_tokenizer
-from sparsepo.sampling.endings import cut, ending
-from sparsepo.sampling.generate import completion, sample
 
 CORPUS = ["def add(a, b):\n    return a + b\n\nprint(add(1, 2))\n", "# café 数 数\nclass Sum:\n    pass\n"]
 STOPS = ("\nclass", "\nprint", "数", "é", "\n#")
@@ -105,7 +104,7 @@ def free(network):
 def test_a_stop_cuts_the_response_that_would_be_drawn_without_it(network, free, monkeypatch, loop, pad, batch_size):
     """With its tokens, whatever is sampled beside it; numbers are drawn as if nothing had stopped."""
     if loop == "transformers":
-        monkeypatch.setattr("sparsepo.sampling.generate.is_plain", lambda model: False)
+        monkeypatch.setattr("sparsepo.generation.generate.is_plain", lambda model: False)
     tokenizer, stops = copy.deepcopy(BYTES), ("e", "in", "\n")
     tokenizer.pad_token = pad
     config = SamplingConfig(samples=8, max_new_tokens=24, batch_size=batch_size)
@@ -140,7 +139,7 @@ def test_a_row_that_has_stopped_is_computed_no_more(network, shapes):
 
 def test_the_loop_of_transformers_ends_when_all_its_rows_have_stopped(network, shapes, monkeypatch):
     """One call a token of the longest response, and three each of a prompt beside another and alone, tried before."""
-    monkeypatch.setattr("sparsepo.sampling.generate.is_plain", lambda model: False)
+    monkeypatch.setattr("sparsepo.generation.generate.is_plain", lambda model: False)
     stops = ("a", "e", "i", "n", "r", " ", "\n", "s")
     made = sample(network, BYTES, PROMPTS, SamplingConfig(samples=2, max_new_tokens=100), stops)
     assert len(shapes) == 6 + max(len(row.tokens) for row in made) < 100

@@ -8,9 +8,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from sparsepo.config.preferences import SamplingConfig
 from sparsepo.data.records import Prompt
+from sparsepo.generation.decoding import alike, decode, is_plain, left_after
+from sparsepo.generation.generate import sample
 from sparsepo.models import train_tokenizer
-from sparsepo.sampling.decoding import alike, decode, is_plain, left_after
-from sparsepo.sampling.generate import sample
 
 WORDS = [f"w{number:02}" for number in range(40)]
 PROMPTS = [Prompt(" ".join(WORDS[start:end])) for start, end in ((0, 3), (5, 6), (7, 30), (9, 22), (3, 39), (1, 3))]
@@ -125,7 +125,7 @@ def test_a_text_depends_on_seed_prompt_and_sample_alone_not_on_the_batch(tokeniz
 def test_both_loops_draw_the_same_text(tokenizer, architecture, monkeypatch):
     model, config = network(architecture, tokenizer), SamplingConfig(samples=3, max_new_tokens=10, temperature=0.9)
     ours = sample(model, tokenizer, PROMPTS, config)
-    monkeypatch.setattr("sparsepo.sampling.generate.is_plain", lambda model: False)
+    monkeypatch.setattr("sparsepo.generation.generate.is_plain", lambda model: False)
     assert sample(model, tokenizer, PROMPTS, config) == ours
 
 

@@ -1,5 +1,6 @@
 """Sampling responses: every one is drawn with numbers of its own, so that text never depends on scheduling."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,12 +18,72 @@ from sparsepo.data.collation import encode_prompt
 from sparsepo.data.kept import Kept, once
 from sparsepo.data.records import Completion, Prompt
 from sparsepo.errors import UserError
+from sparsepo.generation.decoding import Draw, Ending, decode, is_plain
+from sparsepo.generation.vllm import VllmEngine, vllm_usable
 from sparsepo.models import context_of, load_model
 from sparsepo.progress import progress
-from sparsepo.sampling.decoding import Draw, Ending, decode, is_plain
-from sparsepo.sampling.draws import draw, row_seed, row_uniforms
-from sparsepo.sampling.endings import cut, ending
-from sparsepo.sampling.vllm_backend import VllmEngine, vllm_usable
+
+
+def ending(tokenizer: Any, stops: Sequence[str]) -> Ending:
+    """Whether tokens end with the end token or their text holds one of `stops`.
+
+    Asked after every token, so only the last tokens are decoded: a stop of n bytes spans at most n of them, and one
+    more keeps the space that some decoders drop at the start. What looks like a stop there is looked for in the whole.
+    """
+    end, reach = tokenizer.eos_token_id, 1 + max((len(stop.encode()) for stop in stops), default=0)
+
+    def holds(tokens: list[int]) -> bool:
+        return cut(tokenizer.decode(tokens, skip_special_tokens=True), stops) is not None
+
+    def over(tokens: list[int]) -> bool:
+        return tokens[-1] == end or bool(stops and holds(tokens[-reach:]) and holds(tokens))
+
+    return over
+
+
+def cut(text: str, stops: Sequence[str]) -> str | None:
+    """The text before the first of `stops` in it; None where there is none.
+
+    >>> cut("return x\\n# so\\nprint(x)", ("\\nprint", "\\n#"))
+    'return x'
+    """
+    places = [place for place in map(text.find, stops) if place >= 0]
+    return text[: min(places)] if places else None
+
+
+def row_seed(seed: int, row: Sequence[int], again: int) -> int:
+    """63 bits from the config's seed, the prompt's ids, and its earlier samples' number."""
+    digest = hashlib.sha256(repr((seed, list(row), again)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def row_uniforms(seed: int, row: Sequence[int], again: int, count: int) -> Tensor:
+    """`count` float64 numbers in [0, 1) that belong to one response; see `row_seed`."""
+    generator = torch.Generator().manual_seed(row_seed(seed, row, again))
+    return torch.rand(count, generator=generator, dtype=torch.float64)
+
+
+def draw(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) -> Tensor:
+    """One token a row: the place where the cumulative probability first exceeds `uniform`, a float64 number a row.
+
+    (b v), (b) -> (b). The same number gives the same token whatever the other rows are. top_p keeps the fewest, most
+    likely tokens that hold this share. Cumulative sums are float64, so that a rare token keeps its share of 49,152;
+    `uniform` < 1 then never reaches past the end. Raises UserError for logits that are no distribution.
+    """
+    probabilities, order = (logits.float() / temperature).softmax(-1), None
+    if probabilities.device.type == "mps":  # has no float64
+        probabilities = probabilities.cpu()
+    if top_p < 1:
+        probabilities, order = probabilities.sort(dim=-1, descending=True, stable=True)
+    cumulative = probabilities.cumsum(-1, dtype=torch.float64)
+    whole = cumulative[:, -1:]
+    if not whole.isfinite().all():
+        raise UserError("the model's logits are not finite, so nothing can be sampled from it; its training diverged")
+    if order is not None:
+        whole = cumulative.gather(1, (cumulative < top_p * whole).sum(-1, keepdim=True))
+    place = torch.searchsorted(cumulative, uniform.to(whole.device)[:, None] * whole, right=True)
+    return (place if order is None else order.gather(1, place))[:, 0].to(logits.device)
+
 
 Rows = list[list[int]]  # token ids
 BLOCK = 4096  # requests handed to vLLM at once, which batches them by itself

@@ -11,8 +11,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from sparsepo.config.preferences import SamplingConfig
 from sparsepo.data.records import Prompt
 from sparsepo.errors import UserError
+from sparsepo.generation.generate import check_room, completion, sample
 from sparsepo.models import train_tokenizer
-from sparsepo.sampling.generate import check_room, completion, sample
 
 WORDS = [f"w{number:02}" for number in range(70)]
 PROMPTS = [Prompt(text) for text in ("w01 w02 w03", "w04", "w05 w06 w07", "w08 w09", "w10")]

@@ -10,8 +10,8 @@ from sparsepo.config.preferences import SamplingConfig
 from sparsepo.data.hashes import identity_of
 from sparsepo.data.kept import going_on
 from sparsepo.data.records import Prompt, write_records
+from sparsepo.generation.generate import backend_for, check_room, sample
 from sparsepo.models import load_tokenizer
-from sparsepo.sampling.generate import backend_for, check_room, sample
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sparsepo.errors import UserError
-from sparsepo.sampling.draws import draw, row_uniforms
+from sparsepo.generation.generate import draw, row_uniforms
 
 
 def logits(*probabilities):
