@@ -13,8 +13,8 @@ from sparsepo.alternatives import ALTERNATIVES
 from sparsepo.codeversion import ROOT, Tree
 from sparsepo.config import Config
 from sparsepo.definitions import read_module
-from sparsepo.objective.mask_table import MASKS
-from sparsepo.objective.methods import METHODS
+from sparsepo.methods.method import MASKS
+from sparsepo.methods.registry import METHODS
 from sparsepo.training.inspection import inspect_pairs
 
 BASE = yaml.safe_load("""

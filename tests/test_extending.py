@@ -15,8 +15,8 @@ from sparsepo.codeversion import ROOT, Tree
 from sparsepo.data.collation import encode_pairs
 from sparsepo.data.records import Preference, as_record
 from sparsepo.errors import UserError
+from sparsepo.methods.registry import check_parameters
 from sparsepo.models import train_tokenizer
-from sparsepo.objective.methods import check_parameters
 
 PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
 OBJECTIVE = Path("src/sparsepo/objective")
@@ -104,9 +104,9 @@ def test_the_code_of_the_page_trains_and_weighs_as_it_says(followed, tmp_path):
 
 def test_what_the_page_adds_plans_no_other_run(followed):
     tables = {
-        "sparsepo.objective.methods.METHODS": (),
-        "sparsepo.objective.parameters.ALLOWED": (),
-        "sparsepo.objective.mask_table.MASKS": ("layers",),
+        "sparsepo.methods.registry.METHODS": (),
+        "sparsepo.methods.parameters.ALLOWED": (),
+        "sparsepo.methods.method.MASKS": ("layers",),
         "sparsepo.objective.losses.LOSSES": ("sparsepo",),
         "sparsepo.objective.masks.HEADS": ("layers",),
     }

@@ -14,7 +14,7 @@ from sparsepo.config import Config
 from sparsepo.config.loading import load_owned, merge, nested
 from sparsepo.config.runs import Run, find_run, runs_of
 from sparsepo.errors import UserError
-from sparsepo.objective.methods import METHODS
+from sparsepo.methods.registry import METHODS
 from sparsepo.stages import Stages, check_owner
 from sparsepo.sweep import note_end, read_plan, write_plan
 

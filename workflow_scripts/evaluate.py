@@ -9,8 +9,8 @@ from sparsepo.errors import run
 from sparsepo.evaluation import token_analysis
 from sparsepo.evaluation.frontier import Meter
 from sparsepo.evaluation.scorers import Scorer, build_scorer
+from sparsepo.methods.registry import METHODS
 from sparsepo.models import context_of, load_model, load_tokenizer
-from sparsepo.objective.methods import METHODS
 from sparsepo.training.inspection import inspect_pairs
 from sparsepo.training.preference import load_masks
 

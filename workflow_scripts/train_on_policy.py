@@ -15,8 +15,8 @@ from sparsepo.evaluation.frontier import meter
 from sparsepo.evaluation.scorers import build_scorer
 from sparsepo.fdpg.target import Target, contains, fitted_target, usable
 from sparsepo.fdpg.trainer import OnPolicyTrainer
+from sparsepo.methods.registry import METHODS
 from sparsepo.models import context_of, load_tokenizer
-from sparsepo.objective.methods import METHODS
 from sparsepo.provenance import run_record
 
 METERS = {"frontier": meter}

@@ -5,7 +5,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _LIVES_IN = {
-    "METHODS": "sparsepo.objective.methods",
+    "METHODS": "sparsepo.methods.registry",
     "PreferenceConfig": "sparsepo.config.training",
     "PreferenceTrainer": "sparsepo.training.preference",
     "OnPolicyTrainer": "sparsepo.fdpg.trainer",

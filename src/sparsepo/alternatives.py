@@ -6,7 +6,7 @@ from typing import Any
 from sparsepo.config import TaskConfig
 from sparsepo.config.online import judge_of_rounds, reward_of
 from sparsepo.config.runs import find_run, selecting
-from sparsepo.objective.methods import METHODS, STAND_IN, looking_into_pairs
+from sparsepo.methods.registry import METHODS, STAND_IN, looking_into_pairs
 
 Rows = dict[str, tuple[str, ...]]
 """Table, as `codeversion.Tables` names it -> the rows that a job uses."""
@@ -17,9 +17,9 @@ def _of_method(method: str, given: Mapping[str, Any]) -> Rows:
     row = METHODS[method]
     mask = row.mask(given)
     return {
-        "sparsepo.objective.methods.METHODS": (),
-        "sparsepo.objective.parameters.ALLOWED": (),
-        "sparsepo.objective.mask_table.MASKS": () if mask == "none" else (mask,),
+        "sparsepo.methods.registry.METHODS": (),
+        "sparsepo.methods.parameters.ALLOWED": (),
+        "sparsepo.methods.method.MASKS": () if mask == "none" else (mask,),
         "sparsepo.objective.losses.LOSSES": (row.loss,),
         "sparsepo.objective.masks.HEADS": () if mask == "none" else (mask,),
         "sparsepo.training.statistics.STATISTICS": (row.statistic,) if row.statistic else (),
@@ -50,11 +50,11 @@ def _preferences(task: TaskConfig, run: str, kind: str) -> Rows:
 
 def _reference(task: TaskConfig, run: str, kind: str) -> Rows:
     return {
-        "sparsepo.objective.methods.METHODS": (),
-        "sparsepo.objective.parameters.ALLOWED": (),
+        "sparsepo.methods.registry.METHODS": (),
+        "sparsepo.methods.parameters.ALLOWED": (),
         "sparsepo.objective.losses.LOSSES": (),
         "sparsepo.training.statistics.STATISTICS": (),
-        "sparsepo.objective.mask_table.MASKS": (),
+        "sparsepo.methods.method.MASKS": (),
         "sparsepo.objective.masks.HEADS": ("activations",) if kind.startswith("weights~") else (),
     }
 
@@ -62,7 +62,7 @@ def _reference(task: TaskConfig, run: str, kind: str) -> Rows:
 def _selection(task: TaskConfig, run: str, kind: str) -> Rows:
     """Of the methods whose runs it shows, the shares of tokens that they keep if a run says none."""
     methods = {path.split("/")[0] for path in selecting(task)}
-    return _reference(task, run, "") | {"sparsepo.objective.methods.METHODS": tuple(sorted(methods))}
+    return _reference(task, run, "") | {"sparsepo.methods.registry.METHODS": tuple(sorted(methods))}
 
 
 def _train(task: TaskConfig, run: str, kind: str) -> Rows:
@@ -85,9 +85,9 @@ def _train_on_policy(task: TaskConfig, run: str, kind: str) -> Rows:
     scorers = [reward_of(task)] * rewarded + [task.evaluation.scorer] * measured
     return {
         "METERS": ("frontier",) if measured else (),
-        "sparsepo.objective.methods.METHODS": (),
-        "sparsepo.objective.parameters.ALLOWED": (),
-        "sparsepo.objective.mask_table.MASKS": (),
+        "sparsepo.methods.registry.METHODS": (),
+        "sparsepo.methods.parameters.ALLOWED": (),
+        "sparsepo.methods.method.MASKS": (),
         "sparsepo.objective.losses.LOSSES": (),
         "sparsepo.objective.masks.HEADS": (),
         "sparsepo.training.statistics.STATISTICS": (),

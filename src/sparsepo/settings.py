@@ -13,7 +13,7 @@ from sparsepo.config.online import judge_of_rounds, reward_of, sampling_of_round
 from sparsepo.config.runs import find_run, oracle_of, selecting
 from sparsepo.config.training import OptimisationConfig
 from sparsepo.data.hashes import file_hash
-from sparsepo.objective.methods import METHODS, STAND_IN, looking_into_pairs
+from sparsepo.methods.registry import METHODS, STAND_IN, looking_into_pairs
 
 PUBLISHED = Path(__file__).parent / "report" / "published.yaml"
 """Figures of the paper, which a table may show beside ours."""

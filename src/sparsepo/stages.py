@@ -17,7 +17,7 @@ from sparsepo.cost.estimates import asked
 from sparsepo.data.hashes import file_hash
 from sparsepo.errors import UserError
 from sparsepo.launch import python_command
-from sparsepo.objective.methods import METHODS
+from sparsepo.methods.registry import METHODS
 from sparsepo.settings import SETTINGS, fitted, in_bits
 from sparsepo.sweep import WATCHED, Plan
 

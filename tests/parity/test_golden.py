@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from sparsepo.data.collation import collate, rows_of
+from sparsepo.methods.registry import check_parameters
 from sparsepo.objective import losses
 from sparsepo.objective.masks import ActivationHead, MaskHead, Masks, Views
-from sparsepo.objective.methods import check_parameters
 from sparsepo.objective.sides import Side
 from sparsepo.objective.terms import rows_at
 from sparsepo.training.inspection import describe, inspect_pairs

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from sparsepo.objective.methods import METHODS
+from sparsepo.methods.registry import METHODS
 from sparsepo.report.comparison import comparison
 from sparsepo.report.comparison_caption import caption, findings
 from sparsepo.report.metrics import METRICS, in_order, metric_of

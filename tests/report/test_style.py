@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from sparsepo.objective.methods import METHODS
+from sparsepo.methods.registry import METHODS
 from sparsepo.report.style import METHOD_STYLES, method_style, new_figure, save
 
 

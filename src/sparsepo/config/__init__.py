@@ -22,7 +22,7 @@ from sparsepo.config.preferences import (
     SamplingConfig,
 )
 from sparsepo.config.training import OptimisationConfig, PreferenceConfig, SftConfig
-from sparsepo.objective.methods import METHODS
+from sparsepo.methods.registry import METHODS
 
 
 class ResourceConfig(Strict):

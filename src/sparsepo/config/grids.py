@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from sparsepo.errors import UserError
-from sparsepo.objective.methods import ALLOWED, METHODS, check_read, check_values
+from sparsepo.methods.registry import ALLOWED, METHODS, check_read, check_values
 from sparsepo.wording import shown
 
 LONGEST = 24  # characters of a number, so that the folder of seven of them has a name that a disk takes

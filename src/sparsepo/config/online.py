@@ -10,7 +10,7 @@ from sparsepo.config.base import Count, Line, Strict, refuse
 from sparsepo.config.evaluation import JudgeConfig, ScorerJudge
 from sparsepo.config.grids import Mistake
 from sparsepo.config.preferences import SamplingConfig
-from sparsepo.objective.methods import METHODS
+from sparsepo.methods.registry import METHODS
 
 
 class OnPolicyConfig(Strict):

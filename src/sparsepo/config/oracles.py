@@ -10,8 +10,8 @@ from sparsepo.config.base import Epochs, Positive, Probability, Seed, Strict, re
 from sparsepo.config.grids import Mistake
 from sparsepo.config.models import ModelConfig
 from sparsepo.errors import nearest
-from sparsepo.objective.methods import METHODS
-from sparsepo.objective.parameters import ALLOWED
+from sparsepo.methods.parameters import ALLOWED
+from sparsepo.methods.registry import METHODS
 
 if TYPE_CHECKING:
     from sparsepo.config import TaskConfig

@@ -8,7 +8,7 @@ from typing import Any
 
 from sparsepo.config import TaskConfig
 from sparsepo.config.grids import parse_value
-from sparsepo.objective.methods import METHODS
+from sparsepo.methods.registry import METHODS
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from sparsepo.data.records import write_text
-from sparsepo.objective.methods import METHODS
+from sparsepo.methods.registry import METHODS
 
 BEGIN, END = "<!-- methods: generated, do not edit -->", "<!-- end of methods -->"
 

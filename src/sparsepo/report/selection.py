@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from sparsepo.data.records import Preference
-from sparsepo.objective.methods import METHODS
+from sparsepo.methods.registry import METHODS
 from sparsepo.report.run_names import params_text, short_params
 from sparsepo.report.style import METHOD_STYLES, RC, new_figure
 from sparsepo.report.tables import Score, main_table

@@ -10,8 +10,8 @@ from sparsepo.anatomy import check_head
 from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.collation import Encoded, TokenPair
 from sparsepo.errors import UserError
+from sparsepo.methods.registry import METHODS
 from sparsepo.models import without_dropout
-from sparsepo.objective.methods import METHODS
 from sparsepo.training.objective import Outcome
 from sparsepo.training.reference import Cache, check_cache
 

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from sparsepo.anatomy import hidden_states, lm_head
 from sparsepo.data.collation import rows_of
+from sparsepo.methods.registry import METHODS
 from sparsepo.objective.fused import rows_together
 from sparsepo.objective.losses import LOSSES
 from sparsepo.objective.masks import Masks, Views, build_masks
-from sparsepo.objective.methods import METHODS
 from sparsepo.objective.sides import PairLoss, Side
 from sparsepo.objective.terms import KL, Rows, SummedLoss, TokenTerms, token_terms
 from sparsepo.training.views import look, values_of

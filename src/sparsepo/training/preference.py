@@ -19,9 +19,9 @@ from sparsepo.data.collation import Encoded, onto
 from sparsepo.data.records import Preference, write_json
 from sparsepo.errors import UserError
 from sparsepo.folders import whole
+from sparsepo.methods.registry import METHODS, check_pair_method
 from sparsepo.models import context_of, without_dropout
 from sparsepo.objective.masks import Masks
-from sparsepo.objective.methods import METHODS, check_pair_method
 from sparsepo.objective.terms import KL
 from sparsepo.training.batches import MicroBatches, encode, order_of, records_of
 from sparsepo.training.checkpoints import set_weights

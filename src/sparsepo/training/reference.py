@@ -19,9 +19,9 @@ from sparsepo.data.collation import TokenPair, collate, onto, rows_of, split
 from sparsepo.data.hashes import file_hash
 from sparsepo.data.records import Preference, write_json
 from sparsepo.errors import UserError, naming
+from sparsepo.methods.registry import METHODS
 from sparsepo.models import without_dropout
 from sparsepo.objective.masks import build_masks
-from sparsepo.objective.methods import METHODS
 from sparsepo.objective.terms import token_terms
 from sparsepo.training.plan import choose_layout
 from sparsepo.training.views import look

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sparsepo.data.collation import TokenPair, collate, onto
 from sparsepo.errors import UserError
-from sparsepo.objective.methods import METHODS
+from sparsepo.methods.registry import METHODS
 from sparsepo.objective.sides import Side, weighted_sum
 
 Total = Callable[[Sequence[Any]], list[float]]

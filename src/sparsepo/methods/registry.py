@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from sparsepo.errors import UserError, nearest
-from sparsepo.objective.mask_table import BROUGHT, MASKS
-from sparsepo.objective.method import MISMATCHED_KL, RUNNING_MARGIN, Method
-from sparsepo.objective.parameters import ALLOWED
+from sparsepo.methods.method import BROUGHT, MASKS, MISMATCHED_KL, RUNNING_MARGIN, Method
+from sparsepo.methods.parameters import ALLOWED
 
 STAND_IN = "dpo"
 """The method that looks into pairs for the SFT model, where all log-ratios are 0, and for methods of other trainers."""

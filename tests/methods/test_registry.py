@@ -5,11 +5,8 @@ import inspect
 import pytest
 
 from sparsepo.errors import UserError, nearest
-from sparsepo.objective.losses import LOSSES
-from sparsepo.objective.mask_table import MASKS
-from sparsepo.objective.masks import HEADS, Masks, build_masks
-from sparsepo.objective.method import MISMATCHED_KL
-from sparsepo.objective.methods import (
+from sparsepo.methods.method import MASKS, MISMATCHED_KL
+from sparsepo.methods.registry import (
     ALLOWED,
     METHODS,
     STAND_IN,
@@ -17,6 +14,8 @@ from sparsepo.objective.methods import (
     check_parameters,
     looking_into_pairs,
 )
+from sparsepo.objective.losses import LOSSES
+from sparsepo.objective.masks import HEADS, Masks, build_masks
 from sparsepo.objective.targets import DIVERGENCES
 
 WITH_LOSS = [name for name, row in METHODS.items() if row.trainer != "on_policy"]

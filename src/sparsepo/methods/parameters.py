@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from sparsepo.objective.mask_table import MASKS
+from sparsepo.methods.method import MASKS
 
 
 @dataclass(frozen=True)
