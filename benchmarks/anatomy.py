@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from workloads import SHORT, Workload
 
-from sparsepo.anatomy import hidden_states
 from sparsepo.data.collation import collate, rows_of
+from sparsepo.models.architecture import hidden_states
 from sparsepo.training.objective import PairObjective, masks_for
 from sparsepo.training.views import look
 

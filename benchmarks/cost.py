@@ -32,10 +32,10 @@ HEAD = ("row", "GFLOP a step", "told", "ratio", "memory MB", "told", "ratio", "c
 
 def trainer(name: str, folder: Path) -> Any:
     """A trainer of this row's settings: texts of random words, each a token, as long as the limits allow."""
-    from sparsepo.adapters import twin
     from sparsepo.config.training import PreferenceConfig, SftConfig
     from sparsepo.data.records import Preference, Text
-    from sparsepo.models import fetch_model
+    from sparsepo.models.adapters import twin
+    from sparsepo.models.loading import fetch_model
     from sparsepo.training.preference import PreferenceTrainer
     from sparsepo.training.sft import SFTTrainer
 

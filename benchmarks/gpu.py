@@ -27,11 +27,11 @@ from torch import Tensor
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM
 from workloads import token_pair
 
-from sparsepo import adapters
-from sparsepo.anatomy import compile_blocks, decoder_layers
 from sparsepo.config.training import AdapterConfig
 from sparsepo.data.collation import TokenPair, collate, onto, split
 from sparsepo.errors import UserError, run
+from sparsepo.models import adapters
+from sparsepo.models.architecture import compile_blocks, decoder_layers
 from sparsepo.objective import kernels
 from sparsepo.training.objective import PairObjective, masks_for
 

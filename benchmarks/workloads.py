@@ -13,7 +13,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from sparsepo.data.collation import TokenPair
-from sparsepo.models import fetch_model, load_model
+from sparsepo.models.loading import fetch_model, load_model
 
 Lengths = tuple[int, int, int]
 """Tokens of prompt, chosen and rejected response."""

@@ -18,7 +18,7 @@ gc.set_threshold(100_000)
 
 from sparsepo.errors import UserError
 from sparsepo.stages import Stages
-from sparsepo.sweep import note_end, write_plan
+from sparsepo.monitor.plan_file import note_end, write_plan
 
 # A config that the user names replaces the default whole, where Snakemake would merge the two;
 # `--config key=value` then overrides single values (tasks__planted__seeds=[0,1]).

@@ -16,7 +16,7 @@ from sparsepo.data.collation import encode_pairs
 from sparsepo.data.records import Preference, as_record
 from sparsepo.errors import UserError
 from sparsepo.methods.registry import check_parameters
-from sparsepo.models import train_tokenizer
+from sparsepo.models.loading import train_tokenizer
 
 PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
 OBJECTIVE = Path("src/sparsepo/objective")
@@ -45,7 +45,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from sparsepo.config.grids import grid_mistakes
 from sparsepo import METHODS, PreferenceTrainer, inspect_pairs
 from sparsepo.config.training import PreferenceConfig
-from sparsepo.models import train_tokenizer
+from sparsepo.models.loading import train_tokenizer
 
 assert not list(grid_mistakes("dpo", {"beta": ["0.1"], "mask": ["none", "early"]}))
 assert not list(grid_mistakes("exponential", {"beta": ["0.1"], "mask": "early"}))

@@ -8,12 +8,12 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from sparsepo import attention, flash
-from sparsepo.anatomy import compile_blocks, hidden_states
 from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.collation import TokenPair, collate, onto, rows_of
 from sparsepo.data.records import Preference
-from sparsepo.models import train_tokenizer
+from sparsepo.models import segment_attention, varlen_attention
+from sparsepo.models.architecture import compile_blocks, hidden_states
+from sparsepo.models.loading import train_tokenizer
 from sparsepo.objective import kernels
 from sparsepo.objective.fused import rows_together
 from sparsepo.objective.terms import Head, SummedLoss, token_terms
@@ -137,9 +137,9 @@ def test_all_segments_at_once_are_segment_after_segment(layout, heads, window):
     rounded = [x.bfloat16().requires_grad_() for x in states]
     exact = [x.detach().double().requires_grad_() for x in rounded]
     factor = torch.randn(1, length, 4, 32, device="cuda")
-    assert flash.has_flash(rounded[0], rounded[2])
-    found = flash.at_once(*rounded, segments, None, window)
-    wanted = attention._by_segment(*exact, segments, None, window)
+    assert varlen_attention.has_flash(rounded[0], rounded[2])
+    found = varlen_attention.at_once(*rounded, segments, None, window)
+    wanted = segment_attention._by_segment(*exact, segments, None, window)
     (found * factor).sum().backward()
     (wanted * factor).sum().backward()
     assert error(found, wanted) < 5e-3
@@ -237,7 +237,7 @@ def test_a_training_in_bfloat16_follows_the_one_in_float32(tmp_path, changes):
             **changes,
         )
         if config.adapter is not None:
-            from sparsepo.adapters import twin
+            from sparsepo.models.adapters import twin
 
             reference = twin(policy)
         else:

@@ -37,7 +37,7 @@ def test_the_example_uses_names_that_exist():
 
 
 def test_the_example_runs(tmp_path, monkeypatch):
-    from sparsepo.models import fetch_model, save_model
+    from sparsepo.models.loading import fetch_model, save_model
 
     (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.S)
     config = {"model_type": "gpt2", "n_layer": 1, "n_head": 1, "n_embd": 8, "n_positions": 32}

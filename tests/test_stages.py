@@ -15,8 +15,8 @@ from sparsepo.config.loading import load_owned, merge, nested
 from sparsepo.config.runs import Run, find_run, runs_of
 from sparsepo.errors import UserError
 from sparsepo.methods.registry import METHODS
+from sparsepo.monitor.plan_file import note_end, read_plan, write_plan
 from sparsepo.stages import Stages, check_owner
-from sparsepo.sweep import note_end, read_plan, write_plan
 
 BASE = yaml.safe_load("""
 name: small

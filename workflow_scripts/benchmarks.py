@@ -10,7 +10,7 @@ from sparsepo.data.records import write_json
 from sparsepo.errors import run
 from sparsepo.evaluation.lm_eval.run import run_tasks
 from sparsepo.generation.generate import sampling_dtype
-from sparsepo.models import load_model, load_tokenizer
+from sparsepo.models.loading import load_model, load_tokenizer
 
 
 def main() -> None:

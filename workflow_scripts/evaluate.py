@@ -10,7 +10,7 @@ from sparsepo.evaluation import token_analysis
 from sparsepo.evaluation.frontier import Meter
 from sparsepo.evaluation.scorers import Scorer, build_scorer
 from sparsepo.methods.registry import METHODS
-from sparsepo.models import context_of, load_model, load_tokenizer
+from sparsepo.models.loading import context_of, load_model, load_tokenizer
 from sparsepo.training.inspection import inspect_pairs
 from sparsepo.training.preference import load_masks
 

@@ -18,7 +18,7 @@ from sparsepo.evaluation.pass_at_k import verdicts
 from sparsepo.evaluation.sandbox import Sandbox
 from sparsepo.evaluation.scorers import build_scorer
 from sparsepo.generation.generate import backend_for, check_room, sample
-from sparsepo.models import load_tokenizer
+from sparsepo.models.loading import load_tokenizer
 
 Maker = Callable[[list[Prompt], Path], Pairing]
 """(prompts, their file) -> the pairs that have these prompts."""

@@ -13,7 +13,7 @@ from sparsepo.data.records import Completion, Prompt, Scored, read_records, writ
 from sparsepo.errors import UserError, run
 from sparsepo.evaluation.judges import Tournament, build_judge, round_robin
 from sparsepo.generation.generate import backend_for, check_room, sample
-from sparsepo.models import load_model, load_tokenizer
+from sparsepo.models.loading import load_model, load_tokenizer
 from sparsepo.training.former import with_logps
 from sparsepo.training.rounds import seed_of
 

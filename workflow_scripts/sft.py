@@ -10,7 +10,7 @@ from sparsepo.config.training import SftConfig
 from sparsepo.data.hashes import identity_of
 from sparsepo.data.records import Text, read_records, write_json, write_text
 from sparsepo.errors import run
-from sparsepo.models import fetch_model, load_model, save_model
+from sparsepo.models.loading import fetch_model, load_model, save_model
 from sparsepo.provenance import run_record
 from sparsepo.training.sft import SFTTrainer
 

@@ -5,13 +5,13 @@ import json
 import time
 from pathlib import Path
 
-from sparsepo.adapters import policy_and_reference
 from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.hashes import identity_of
 from sparsepo.data.records import Preference, read_records, write_json
 from sparsepo.errors import run
 from sparsepo.evaluation.frontier import meter
-from sparsepo.models import load_tokenizer
+from sparsepo.models.adapters import policy_and_reference
+from sparsepo.models.loading import load_tokenizer
 from sparsepo.provenance import run_record
 from sparsepo.training.preference import PreferenceTrainer
 from sparsepo.training.reference import Cache, content

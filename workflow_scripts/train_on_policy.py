@@ -5,7 +5,6 @@ import json
 import time
 from pathlib import Path
 
-from sparsepo.adapters import policy_and_reference
 from sparsepo.config.preferences import SamplingConfig
 from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.hashes import identity_of
@@ -16,7 +15,8 @@ from sparsepo.evaluation.scorers import build_scorer
 from sparsepo.fdpg.target import Target, contains, fitted_target, usable
 from sparsepo.fdpg.trainer import OnPolicyTrainer
 from sparsepo.methods.registry import METHODS
-from sparsepo.models import context_of, load_tokenizer
+from sparsepo.models.adapters import policy_and_reference
+from sparsepo.models.loading import context_of, load_tokenizer
 from sparsepo.provenance import run_record
 
 METERS = {"frontier": meter}

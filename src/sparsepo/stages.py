@@ -18,8 +18,8 @@ from sparsepo.data.hashes import file_hash
 from sparsepo.errors import UserError
 from sparsepo.launch import python_command
 from sparsepo.methods.registry import METHODS
+from sparsepo.monitor.plan_file import WATCHED, Plan
 from sparsepo.settings import SETTINGS, fitted, in_bits
-from sparsepo.sweep import WATCHED, Plan
 
 PAGE = Path(__file__).parent / "report" / "page"
 """Where the templates, styles and scripts of the page lie, which are code too."""

@@ -19,9 +19,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sparsepo.report.here import look_around
-from sparsepo.report.progress_of_runs import look
-from sparsepo.sweep import read_plan
+from sparsepo.monitor.plan_file import read_plan
+from sparsepo.monitor.progress import look
+from sparsepo.monitor.run_state import look_around
 
 ROOT = Path(__file__).resolve().parents[2]
 NODE = Path(__file__).with_name("slurm_node.sh")

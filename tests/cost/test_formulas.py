@@ -6,12 +6,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from sparsepo import adapters
 from sparsepo.config.models import ScratchModel, TokenizerConfig
 from sparsepo.config.training import PreferenceConfig, SftConfig
 from sparsepo.cost import formulas
 from sparsepo.cost.shapes import shape_of
 from sparsepo.data.collation import TokenPair, collate
+from sparsepo.models import adapters
 from sparsepo.training.objective import PairObjective, masks_for
 
 GIVEN = {"model_type": "gpt2", "n_layer": 3, "n_embd": 128, "n_head": 4, "n_positions": 64}

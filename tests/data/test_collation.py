@@ -16,7 +16,7 @@ from sparsepo.data.collation import (
     split,
 )
 from sparsepo.data.records import Preference
-from sparsepo.models import train_tokenizer
+from sparsepo.models.loading import train_tokenizer
 
 WORDS = ["a", "b", "c", "d", "e", "f"]
 

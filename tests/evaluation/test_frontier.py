@@ -12,7 +12,7 @@ from sparsepo.data.records import Prompt
 from sparsepo.evaluation.frontier import Meter
 from sparsepo.evaluation.kl import divergences
 from sparsepo.generation.generate import sample
-from sparsepo.models import train_tokenizer
+from sparsepo.models.loading import train_tokenizer
 
 WORDS = [f"w{number:02}" for number in range(40)]
 PROMPTS = [Prompt("w01 w02"), Prompt("w03"), Prompt("w04 w05 w06")]

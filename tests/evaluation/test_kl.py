@@ -11,7 +11,7 @@ from sparsepo.config.preferences import SamplingConfig
 from sparsepo.data.records import Completion, Prompt
 from sparsepo.evaluation.kl import divergences
 from sparsepo.generation.generate import sample
-from sparsepo.models import train_tokenizer
+from sparsepo.models.loading import train_tokenizer
 
 WORDS = [f"w{number:02}" for number in range(40)]
 

@@ -22,7 +22,7 @@ from sparsepo.evaluation.token_analysis import (
     token_records,
     usable,
 )
-from sparsepo.models import train_tokenizer
+from sparsepo.models.loading import train_tokenizer
 
 SIDES = ("chosen", "rejected")
 TEXTS = ["the film was not very good .", "the plot was dull .", "a film ."]

@@ -10,7 +10,7 @@ import pytest
 from sparsepo.config.loading import load_config
 from sparsepo.data.planted import reviews
 from sparsepo.errors import UserError
-from sparsepo.models import fetch_model, save_model
+from sparsepo.models.loading import fetch_model, save_model
 from sparsepo.stages import Stages
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,7 +10,7 @@ from sparsepo.config.preferences import SamplingConfig
 from sparsepo.data.records import Prompt
 from sparsepo.generation.decoding import alike, decode, is_plain, left_after
 from sparsepo.generation.generate import sample
-from sparsepo.models import train_tokenizer
+from sparsepo.models.loading import train_tokenizer
 
 WORDS = [f"w{number:02}" for number in range(40)]
 PROMPTS = [Prompt(" ".join(WORDS[start:end])) for start, end in ((0, 3), (5, 6), (7, 30), (9, 22), (3, 39), (1, 3))]

@@ -11,7 +11,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from sparsepo.config.preferences import SamplingConfig
 from sparsepo.data.records import Prompt
 from sparsepo.generation.generate import completion, cut, ending, sample
-from sparsepo.models import train_tokenizer
+from sparsepo.models.loading import train_tokenizer
 
 CORPUS = ["def add(a, b):\n    return a + b\n\nprint(add(1, 2))\n", "# café 数 数\nclass Sum:\n    pass\n"]
 STOPS = ("\nclass", "\nprint", "数", "é", "\n#")

@@ -12,7 +12,7 @@ from sparsepo.config.preferences import SamplingConfig
 from sparsepo.data.records import Prompt
 from sparsepo.errors import UserError
 from sparsepo.generation.generate import check_room, completion, sample
-from sparsepo.models import train_tokenizer
+from sparsepo.models.loading import train_tokenizer
 
 WORDS = [f"w{number:02}" for number in range(70)]
 PROMPTS = [Prompt(text) for text in ("w01 w02 w03", "w04", "w05 w06 w07", "w08 w09", "w10")]

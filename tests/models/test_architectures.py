@@ -6,9 +6,9 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM
 
-from sparsepo.anatomy import check_head, decoder_layers, hidden_states, recording
 from sparsepo.errors import UserError
-from sparsepo.models import context_of, without_dropout
+from sparsepo.models.architecture import check_head, decoder_layers, hidden_states, recording
+from sparsepo.models.loading import context_of, without_dropout
 from sparsepo.training.inspection import inspect_pairs
 
 VOCABULARY = 37

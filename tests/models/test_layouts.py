@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from sparsepo.anatomy import hidden_states
-from sparsepo.attention import SEGMENTED, CannotSegment
 from sparsepo.data.collation import LAYOUTS, TokenPair, collate, rows_of
 from sparsepo.errors import UserError
+from sparsepo.models.architecture import hidden_states
+from sparsepo.models.segment_attention import SEGMENTED, CannotSegment
 from sparsepo.training.inspection import inspect_pairs
 from sparsepo.training.objective import PairObjective, masks_for
 from sparsepo.training.plan import choose_layout, why_not
@@ -236,10 +236,10 @@ def test_a_layout_that_would_be_wrong_is_found_out(monkeypatch):
         )
         return out.transpose(1, 2), None
 
-    monkeypatch.setattr("sparsepo.attention.ALL_ATTENTION_FUNCTIONS", {"sdpa": forgetful})
+    monkeypatch.setattr("sparsepo.models.segment_attention.ALL_ATTENTION_FUNCTIONS", {"sdpa": forgetful})
     from transformers import AttentionInterface
 
-    from sparsepo.attention import segmented
+    from sparsepo.models.segment_attention import segmented
 
     AttentionInterface.register(SEGMENTED, forgetful)
     try:

@@ -12,7 +12,7 @@ from transformers import BertConfig, BertForSequenceClassification
 from sparsepo.config.models import FolderModel, HubModel
 from sparsepo.errors import UserError
 from sparsepo.evaluation.scorers import load_classifier
-from sparsepo.models import fetch_model, load_model, load_tokenizer, save_model
+from sparsepo.models.loading import fetch_model, load_model, load_tokenizer, save_model
 
 CORPUS = ["the film was good", "a plot of no interest"] * 3
 SCRATCH = {

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sparsepo.report.here import Here
-from sparsepo.report.progress_of_runs import look
+from sparsepo.monitor.plan_file import Plan, read_plan, write_plan
+from sparsepo.monitor.progress import look
+from sparsepo.monitor.run_state import Here
 from sparsepo.report.style import save
-from sparsepo.sweep import Plan, read_plan, write_plan
 
 LABELS = {
     "dpo": "DPO",

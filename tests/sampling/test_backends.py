@@ -13,7 +13,7 @@ from sparsepo.data.records import Prompt
 from sparsepo.errors import UserError
 from sparsepo.generation.generate import backend_for, check_room, row_seed, sample, sampling_dtype
 from sparsepo.generation.vllm import VllmEngine
-from sparsepo.models import save_model, train_tokenizer
+from sparsepo.models.loading import save_model, train_tokenizer
 
 WORDS = [f"w{number}" for number in range(20)]
 PROMPTS = [Prompt("w1 w2 w3", "long"), Prompt("w4", "short"), Prompt("w5", "other")]

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, TrainerCallback
 
 from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.records import Preference
-from sparsepo.models import train_tokenizer
+from sparsepo.models.loading import train_tokenizer
 from sparsepo.training.preference import PreferenceTrainer
 
 WORDS = [f"w{number:02}" for number in range(60)]

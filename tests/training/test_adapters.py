@@ -8,11 +8,11 @@ from pydantic import ValidationError
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
-from sparsepo import adapters
-from sparsepo.anatomy import recording
 from sparsepo.config.training import AdapterConfig
 from sparsepo.data.collation import encode_pairs
 from sparsepo.errors import UserError
+from sparsepo.models import adapters
+from sparsepo.models.architecture import recording
 from sparsepo.training.inspection import inspect_pairs
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -34,7 +34,7 @@ def test_a_run_with_compiled_blocks_is_the_run_without(toy, tmp_path, way):
     for on in (False, True):
         policy = toy.model(architecture)
         if "adapter" in given:
-            from sparsepo.adapters import twin
+            from sparsepo.models.adapters import twin
 
             reference = twin(policy)
         else:

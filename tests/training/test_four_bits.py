@@ -5,11 +5,11 @@ import importlib.util
 import pytest
 import torch
 
-from sparsepo import adapters
 from sparsepo.config.training import AdapterConfig, SftConfig
 from sparsepo.data.records import Text
 from sparsepo.errors import UserError
-from sparsepo.models import load_model
+from sparsepo.models import adapters
+from sparsepo.models.loading import load_model
 from sparsepo.training.sft import SFTTrainer
 
 HERE = importlib.util.find_spec("bitsandbytes") is not None

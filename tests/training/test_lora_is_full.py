@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from sparsepo import adapters
+from sparsepo.models import adapters
 
 METHODS = ["dpo", "tdpo1", "mapo", "sparsepo_independent"]
 RUN = {"warmup": 0, "learning_rate": 1e-2, "max_steps": 5}

@@ -6,7 +6,7 @@ from transformers import AutoModelForCausalLM
 
 from sparsepo.data.collation import encode_pairs
 from sparsepo.errors import UserError
-from sparsepo.models import load_tokenizer
+from sparsepo.models.loading import load_tokenizer
 from sparsepo.training.inspection import inspect_pairs
 from sparsepo.training.preference import load_masks
 

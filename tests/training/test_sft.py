@@ -5,11 +5,11 @@ import torch
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
-from sparsepo import adapters
 from sparsepo.config.training import SftConfig
 from sparsepo.data.records import Text
 from sparsepo.errors import UserError
-from sparsepo.models import without_dropout
+from sparsepo.models import adapters
+from sparsepo.models.loading import without_dropout
 from sparsepo.training.sft import IGNORED, SFTTrainer, collate, encode_document
 
 DOCUMENTS = [

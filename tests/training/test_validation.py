@@ -7,12 +7,12 @@ import torch
 import torch.nn.functional as F
 from pydantic import ValidationError
 
-from sparsepo import adapters
 from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.collation import encode_pairs
 from sparsepo.data.records import Preference
 from sparsepo.errors import UserError
-from sparsepo.models import load_model
+from sparsepo.models import adapters
+from sparsepo.models.loading import load_model
 from sparsepo.training.inspection import inspect_pairs
 from sparsepo.training.preference import load_masks
 from sparsepo.training.reference import Cache, write_cache

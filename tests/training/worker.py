@@ -17,7 +17,7 @@ from transformers import TrainerCallback
 from sparsepo.config.training import PreferenceConfig, SftConfig
 from sparsepo.data.records import Preference, Text
 from sparsepo.errors import run as as_command
-from sparsepo.models import load_model, load_tokenizer
+from sparsepo.models.loading import load_model, load_tokenizer
 from sparsepo.training.preference import PreferenceTrainer
 from sparsepo.training.sft import SFTTrainer
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from sparsepo.report.here import look_around
-from sparsepo.report.progress_of_runs import look
-from sparsepo.sweep import WATCHED, read_plan
+from sparsepo.monitor.plan_file import WATCHED, read_plan
+from sparsepo.monitor.progress import look
+from sparsepo.monitor.run_state import look_around
 
 ROOT = Path(__file__).resolve().parents[2]
 DPO, SPARSE = "dpo/beta~0.1/seed~0", "sparsepo_common/beta~0.5/seed~0"

@@ -140,7 +140,7 @@ def _opener(model: dict[str, Any]) -> Any:
     """(text, n) -> its first n tokens as text; words for a model from scratch, whose tokenizer does not exist yet."""
     if model["source"] == "scratch":
         return lambda text, n: " ".join(text.split()[:n])
-    from sparsepo.models import fetch_tokenizer
+    from sparsepo.models.loading import fetch_tokenizer
 
     tokenizer = fetch_tokenizer(model)
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from sparsepo.anatomy import hidden_states, lm_head
 from sparsepo.data.collation import collate_responses, encode_prompt, onto, rows_of
 from sparsepo.data.records import Completion
+from sparsepo.models.architecture import hidden_states, lm_head
 from sparsepo.objective.terms import token_terms
 
 

@@ -17,7 +17,7 @@ def load_classifier(name: str, role: str, pickled_weights: bool = False) -> tupl
 
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    from sparsepo.trust import keywords, refusal
+    from sparsepo.models.trust import keywords, refusal
 
     settings = keywords(pickled_weights=pickled_weights) | {"output_loading_info": True}
     try:

@@ -119,7 +119,7 @@ def _bert_scorer(model: str, layers: int, pickled_weights: bool) -> Any:
     from bert_score import BERTScorer
     from transformers import AutoModel
 
-    from sparsepo.trust import keywords
+    from sparsepo.models.trust import keywords
 
     try:
         # bert-score loads what it finds; what is refused here, it does not get to see

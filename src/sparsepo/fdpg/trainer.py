@@ -9,8 +9,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sparsepo import adapters
-from sparsepo.anatomy import checkpoint_blocks, hidden_states, lm_head
 from sparsepo.config.preferences import SamplingConfig
 from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.collation import collate_responses, encode_prompt, onto, rows_of
@@ -19,7 +17,9 @@ from sparsepo.errors import UserError
 from sparsepo.evaluation.statistics import distinct_n
 from sparsepo.fdpg.target import Target, usable
 from sparsepo.generation.generate import row_seed, sample
-from sparsepo.models import context_of, without_dropout
+from sparsepo.models import adapters
+from sparsepo.models.architecture import checkpoint_blocks, hidden_states, lm_head
+from sparsepo.models.loading import context_of, without_dropout
 from sparsepo.objective.targets import DIVERGENCES, surrogate
 from sparsepo.objective.terms import token_terms
 from sparsepo.training.checks import check_models

@@ -11,7 +11,7 @@ from sparsepo.data.hashes import identity_of
 from sparsepo.data.kept import going_on
 from sparsepo.data.records import Prompt, write_records
 from sparsepo.generation.generate import backend_for, check_room, sample
-from sparsepo.models import load_tokenizer
+from sparsepo.models.loading import load_tokenizer
 
 
 @dataclass(frozen=True)

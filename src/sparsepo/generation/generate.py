@@ -20,7 +20,7 @@ from sparsepo.data.records import Completion, Prompt
 from sparsepo.errors import UserError
 from sparsepo.generation.decoding import Draw, Ending, decode, is_plain
 from sparsepo.generation.vllm import VllmEngine, vllm_usable
-from sparsepo.models import context_of, load_model
+from sparsepo.models.loading import context_of, load_model
 from sparsepo.progress import progress
 
 

@@ -11,7 +11,7 @@ from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.collation import Encoded, TokenPair, collate, encode_pairs, split
 from sparsepo.data.records import Preference, as_record
 from sparsepo.errors import UserError
-from sparsepo.models import context_of
+from sparsepo.models.loading import context_of
 from sparsepo.training.reference import Cache
 
 Pairs = Sequence[Preference | Mapping[str, Any]]

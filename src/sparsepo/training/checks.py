@@ -5,13 +5,13 @@ from typing import Any
 
 import torch
 
-from sparsepo import adapters
-from sparsepo.anatomy import check_head
 from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.collation import Encoded, TokenPair
 from sparsepo.errors import UserError
 from sparsepo.methods.registry import METHODS
-from sparsepo.models import without_dropout
+from sparsepo.models import adapters
+from sparsepo.models.architecture import check_head
+from sparsepo.models.loading import without_dropout
 from sparsepo.training.objective import Outcome
 from sparsepo.training.reference import Cache, check_cache
 

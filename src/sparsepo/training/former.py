@@ -6,7 +6,7 @@ from typing import Any
 from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.collation import encode_pairs, with_values
 from sparsepo.data.records import Preference
-from sparsepo.models import context_of
+from sparsepo.models.loading import context_of
 from sparsepo.training.reference import computed
 
 

@@ -8,7 +8,7 @@ import torch
 from sparsepo.data.collation import TokenPair, collate, onto
 from sparsepo.errors import UserError
 from sparsepo.methods.registry import check_pair_method
-from sparsepo.models import context_of
+from sparsepo.models.loading import context_of
 from sparsepo.objective.masks import Masks
 from sparsepo.objective.sides import Side
 from sparsepo.training.checks import check_brought

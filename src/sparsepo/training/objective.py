@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sparsepo.anatomy import hidden_states, lm_head
 from sparsepo.data.collation import rows_of
 from sparsepo.methods.registry import METHODS
+from sparsepo.models.architecture import hidden_states, lm_head
 from sparsepo.objective.fused import rows_together
 from sparsepo.objective.losses import LOSSES
 from sparsepo.objective.masks import Masks, Views, build_masks

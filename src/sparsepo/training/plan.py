@@ -6,10 +6,10 @@ from typing import Any
 import psutil
 import torch
 
-from sparsepo.anatomy import hidden_states, lm_head
-from sparsepo.attention import CannotSegment, chunk_of, look_back
 from sparsepo.data.collation import LAYOUTS, TokenPair, collate, onto, rows_of
 from sparsepo.errors import UserError
+from sparsepo.models.architecture import hidden_states, lm_head
+from sparsepo.models.segment_attention import CannotSegment, chunk_of, look_back
 from sparsepo.objective.fused import rows_together
 
 PREFERRED = ("shared", "pairs", "padded")

@@ -12,15 +12,15 @@ from safetensors.torch import load_model as load_weights
 from safetensors.torch import save_model as save_weights
 from torch import Tensor
 
-from sparsepo import adapters
-from sparsepo.anatomy import checkpoint_blocks, compile_blocks
 from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.collation import Encoded, onto
 from sparsepo.data.records import Preference, write_json
 from sparsepo.errors import UserError
 from sparsepo.folders import whole
 from sparsepo.methods.registry import METHODS, check_pair_method
-from sparsepo.models import context_of, without_dropout
+from sparsepo.models import adapters
+from sparsepo.models.architecture import checkpoint_blocks, compile_blocks
+from sparsepo.models.loading import context_of, without_dropout
 from sparsepo.objective.masks import Masks
 from sparsepo.objective.terms import KL
 from sparsepo.training.batches import MicroBatches, encode, order_of, records_of

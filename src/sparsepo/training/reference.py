@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsepo.anatomy import check_head, hidden_states, lm_head
 from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.collation import TokenPair, collate, onto, rows_of, split
 from sparsepo.data.hashes import file_hash
 from sparsepo.data.records import Preference, write_json
 from sparsepo.errors import UserError, naming
 from sparsepo.methods.registry import METHODS
-from sparsepo.models import without_dropout
+from sparsepo.models.architecture import check_head, hidden_states, lm_head
+from sparsepo.models.loading import without_dropout
 from sparsepo.objective.masks import build_masks
 from sparsepo.objective.terms import token_terms
 from sparsepo.training.plan import choose_layout

@@ -13,7 +13,7 @@ from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.collation import TokenPair, with_values
 from sparsepo.data.records import Preference
 from sparsepo.errors import UserError
-from sparsepo.models import context_of
+from sparsepo.models.loading import context_of
 from sparsepo.training.batches import encode
 from sparsepo.training.reference import computed
 from sparsepo.wording import shown

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsepo import adapters
-from sparsepo.anatomy import checkpoint_blocks
 from sparsepo.config.training import SftConfig
 from sparsepo.data.collation import encode_prompt, encode_response
 from sparsepo.data.records import Text
 from sparsepo.errors import UserError
-from sparsepo.models import context_of
+from sparsepo.models import adapters
+from sparsepo.models.architecture import checkpoint_blocks
+from sparsepo.models.loading import context_of
 from sparsepo.training.loop import Loop
 
 IGNORED = -100  # what transformers' loss skips

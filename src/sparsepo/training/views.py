@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsepo.anatomy import hidden_states, recording
 from sparsepo.errors import UserError
+from sparsepo.models.architecture import hidden_states, recording
 from sparsepo.objective.masks import Masks, Views
 from sparsepo.objective.terms import Rows
 

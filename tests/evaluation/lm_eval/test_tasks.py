@@ -16,7 +16,7 @@ from sparsepo.errors import UserError
 from sparsepo.evaluation.lm_eval import tasks as benchmark_tasks
 from sparsepo.evaluation.lm_eval.leaderboard import COLUMNS, normalised
 from sparsepo.evaluation.lm_eval.run import run_tasks
-from sparsepo.models import train_tokenizer
+from sparsepo.models.loading import train_tokenizer
 
 WORDS = "red blue one two three four A B C D (A) (B) Answer: w0 w1 w2 w3 w4 w5"
 

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
-from sparsepo.report.here import Here
-from sparsepo.report.run_states import Driver, Part, Place, Run, State, part_of, run_of
-from sparsepo.sweep import Plan
+from sparsepo.monitor.plan_file import Plan
+from sparsepo.monitor.run_state import Driver, Here, Part, Place, Run, State, part_of, run_of
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sparsepo.report.tails import PART, Log, read_log, read_rows
+from sparsepo.monitor.log_parser import PART, Log, read_log, read_rows
 
 TRACE = """\
 Traceback (most recent call last):

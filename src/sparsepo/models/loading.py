@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAn
 from sparsepo.data.readers import package_file
 from sparsepo.errors import UserError, nearest
 from sparsepo.folders import check_model_folder, whole
-from sparsepo.trust import OPTIONS, announce, content, keywords, refusal
+from sparsepo.models.trust import OPTIONS, announce, content, keywords, refusal
 
 UNLOADABLE = (
     *(OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, ArithmeticError, EOFError),

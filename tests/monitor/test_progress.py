@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from sparsepo.report.progress_of_runs import left_of, makespan
-from sparsepo.report.run_states import Run, State
+from sparsepo.monitor.progress import left_of, makespan
+from sparsepo.monitor.run_state import Run, State
 
 A, B, C = (f"dpo/beta~{beta}/seed~0" for beta in ("0.1", "0.2", "0.3"))
 D = "simpo/beta~2.0/seed~0"

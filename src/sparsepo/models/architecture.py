@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from sparsepo.attention import leave_attention_alone, visibility
 from sparsepo.errors import UserError
+from sparsepo.models.segment_attention import leave_attention_alone, visibility
 from sparsepo.objective.terms import Head
 
 LINEAR = (nn.Linear, Conv1D)

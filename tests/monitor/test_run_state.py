@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from sparsepo.report.here import look_around
+from sparsepo.monitor.run_state import look_around
 
 RUN, OTHER = "dpo/beta~0.1/seed~0", "dpo/beta~0.5/seed~0"
 LOCK_HERE = "process 99 on node1"

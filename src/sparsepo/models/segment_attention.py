@@ -11,7 +11,7 @@ from transformers import AttentionInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from sparsepo.flash import at_once, has_flash
+from sparsepo.models.varlen_attention import at_once, has_flash
 
 SEGMENTED = "sparsepo_segments"
 CHANGES_SCORES = ("softcap", "s_aux", "position_bias")

@@ -10,11 +10,11 @@ from transformers import AutoModelForCausalLM
 from transformers.initialization import no_init_weights
 from transformers.pytorch_utils import Conv1D
 
-from sparsepo.anatomy import decoder_layers, linears
 from sparsepo.config.training import AdapterConfig, PreferenceConfig
 from sparsepo.errors import UserError, nearest
 from sparsepo.folders import whole
-from sparsepo.models import load_model, save_model
+from sparsepo.models.architecture import decoder_layers, linears
+from sparsepo.models.loading import load_model, save_model
 
 NAME = "default"  # of the one adapter, in peft's words
 OTHERS = "name the maps in adapter.targets, those of attention for example"
@@ -66,7 +66,7 @@ def add(model: Any, config: AdapterConfig) -> None:
     except ImportError:
         raise UserError("an adapter needs the library peft: pip install 'sparsepo[qlora]'") from None
     if adapted(model):
-        raise UserError("the model has an adapter already; merge it first (sparsepo.adapters.merged)")
+        raise UserError("the model has an adapter already; merge it first (sparsepo.models.adapters.merged)")
     if (config.quantise == "nf4") != (getattr(model, "quantization_method", None) is not None):
         raise UserError(
             f"adapter.quantise is '{config.quantise}', but the model was not loaded so: "

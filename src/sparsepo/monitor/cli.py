@@ -1,6 +1,6 @@
-"""Watch a sweep in a terminal while it runs: `python -m sparsepo.report.watch results/`, from any machine that sees it.
+"""Watch a sweep in a terminal while it runs: `python -m sparsepo.monitor.cli results/`, from any machine that sees it.
 
-It reads files and changes none. What a state means: `sparsepo.report.run_states`.
+It reads files and changes none. What a state means: `sparsepo.monitor.run_state`.
 """
 
 import argparse
@@ -14,12 +14,11 @@ from rich.table import Table
 from rich.text import Text
 
 from sparsepo.errors import run
+from sparsepo.monitor.plan_file import read_plan
+from sparsepo.monitor.progress import Sweep, Task, look
+from sparsepo.monitor.run_state import Driver, Run, State, look_around
 from sparsepo.progress import duration
-from sparsepo.report.here import look_around
-from sparsepo.report.progress_of_runs import Sweep, Task, look
 from sparsepo.report.run_names import parse_run, short_params
-from sparsepo.report.run_states import Driver, Run, State
-from sparsepo.sweep import read_plan
 
 COLOURS = {
     State.DONE: "green",

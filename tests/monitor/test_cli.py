@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from sparsepo.report.watch import short, view
+from sparsepo.monitor.cli import short, view
 
 ROOT = Path(__file__).resolve().parents[2]
 DPO = [f"dpo/beta~{beta}/seed~{seed}" for beta in ("0.1", "0.5") for seed in (0, 1)]
@@ -145,7 +145,7 @@ def test_a_short_name_is_as_long_as_it_may_be(most):
 
 def watch(*arguments, **how):
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "PYTHONUTF8": "1"} | how.pop("environment", {})
-    command = [sys.executable, "-m", "sparsepo.report.watch", *map(str, arguments)]
+    command = [sys.executable, "-m", "sparsepo.monitor.cli", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, **how)
 
 
@@ -197,7 +197,7 @@ def on_a_terminal(sweep, *arguments):
 
     ours, theirs = pty.openpty()
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "TERM": "xterm", "LINES": "24", "COLUMNS": "80"}
-    command = [sys.executable, "-m", "sparsepo.report.watch", str(sweep.results), *arguments]
+    command = [sys.executable, "-m", "sparsepo.monitor.cli", str(sweep.results), *arguments]
     heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # it may run from a job that ignores it
     process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment, preexec_fn=heard)
     os.close(theirs)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sparsepo.data.collation import TokenPair, collate
-from sparsepo.flash import Repeat, plan_of
+from sparsepo.models.varlen_attention import Repeat, plan_of
 
 CPU = torch.device("cpu")
 
