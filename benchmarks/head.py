@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsepo.objective.fused import rows_together
+from sparsepo.objective.fused_head import rows_together
 from sparsepo.objective.kernels import even
-from sparsepo.objective.terms import Head, SummedLoss, token_terms
+from sparsepo.objective.token_terms import Head, SummedLoss, token_terms
 
 
 @dataclass(frozen=True)

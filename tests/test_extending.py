@@ -108,7 +108,7 @@ def test_what_the_page_adds_plans_no_other_run(followed):
         "sparsepo.methods.parameters.ALLOWED": (),
         "sparsepo.methods.method.MASKS": ("layers",),
         "sparsepo.objective.losses.LOSSES": ("sparsepo",),
-        "sparsepo.objective.masks.HEADS": ("layers",),
+        "sparsepo.objective.mask_builder.HEADS": ("layers",),
     }
     assert Tree(followed).version("workflow_scripts/train.py", tables) == Tree(ROOT).version(
         "workflow_scripts/train.py", tables

@@ -15,8 +15,8 @@ from sparsepo.models import segment_attention, varlen_attention
 from sparsepo.models.architecture import compile_blocks, hidden_states
 from sparsepo.models.loading import train_tokenizer
 from sparsepo.objective import kernels
-from sparsepo.objective.fused import rows_together
-from sparsepo.objective.terms import Head, SummedLoss, token_terms
+from sparsepo.objective.fused_head import rows_together
+from sparsepo.objective.token_terms import Head, SummedLoss, token_terms
 from sparsepo.training.objective import PairObjective, masks_for
 from sparsepo.training.preference import PreferenceTrainer
 

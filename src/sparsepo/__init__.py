@@ -14,17 +14,18 @@ _LIVES_IN = {
     "Preference": "sparsepo.data.records",
     "UserError": "sparsepo.errors",
 }
-_LIVES_IN |= dict.fromkeys(("Head", "TokenTerms", "token_terms"), "sparsepo.objective.terms")
-_LIVES_IN |= dict.fromkeys(("Side", "PairLoss"), "sparsepo.objective.sides")
+_LIVES_IN |= dict.fromkeys(("Head", "TokenTerms", "token_terms"), "sparsepo.objective.token_terms")
+_LIVES_IN |= dict.fromkeys(("Side", "PairLoss"), "sparsepo.objective.response_terms")
 _LIVES_IN |= dict.fromkeys(
     "dpo cdpo robust hinge ipo simpo dpop tdpo1 tdpo2 sparsepo odpo kto orpo sepo selective_nll inpo".split(),
     "sparsepo.objective.losses",
 )
+_LIVES_IN |= {"Views": "sparsepo.objective.masks"}
+_LIVES_IN |= dict.fromkeys(("LayerHead", "LastHead"), "sparsepo.objective.learned_masks")
 _LIVES_IN |= dict.fromkeys(
-    "Views Masks LayerHead LastHead ActivationHead GivenHead SelectedHead ExcessHead RandomHead UniformHead".split()
-    + ["build_masks"],
-    "sparsepo.objective.masks",
+    "ActivationHead GivenHead SelectedHead ExcessHead RandomHead UniformHead".split(), "sparsepo.objective.fixed_masks"
 )
+_LIVES_IN |= dict.fromkeys(("Masks", "build_masks"), "sparsepo.objective.mask_builder")
 __all__ = sorted(_LIVES_IN)
 
 

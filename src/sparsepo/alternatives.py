@@ -21,7 +21,7 @@ def _of_method(method: str, given: Mapping[str, Any]) -> Rows:
         "sparsepo.methods.parameters.ALLOWED": (),
         "sparsepo.methods.method.MASKS": () if mask == "none" else (mask,),
         "sparsepo.objective.losses.LOSSES": (row.loss,),
-        "sparsepo.objective.masks.HEADS": () if mask == "none" else (mask,),
+        "sparsepo.objective.mask_builder.HEADS": () if mask == "none" else (mask,),
         "sparsepo.training.statistics.STATISTICS": (row.statistic,) if row.statistic else (),
     }
 
@@ -55,7 +55,7 @@ def _reference(task: TaskConfig, run: str, kind: str) -> Rows:
         "sparsepo.objective.losses.LOSSES": (),
         "sparsepo.training.statistics.STATISTICS": (),
         "sparsepo.methods.method.MASKS": (),
-        "sparsepo.objective.masks.HEADS": ("activations",) if kind.startswith("weights~") else (),
+        "sparsepo.objective.mask_builder.HEADS": ("activations",) if kind.startswith("weights~") else (),
     }
 
 
@@ -89,7 +89,7 @@ def _train_on_policy(task: TaskConfig, run: str, kind: str) -> Rows:
         "sparsepo.methods.parameters.ALLOWED": (),
         "sparsepo.methods.method.MASKS": (),
         "sparsepo.objective.losses.LOSSES": (),
-        "sparsepo.objective.masks.HEADS": (),
+        "sparsepo.objective.mask_builder.HEADS": (),
         "sparsepo.training.statistics.STATISTICS": (),
     } | _scorers(scorers)
 

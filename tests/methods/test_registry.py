@@ -14,9 +14,9 @@ from sparsepo.methods.registry import (
     check_parameters,
     looking_into_pairs,
 )
+from sparsepo.objective.f_divergence import DIVERGENCES
 from sparsepo.objective.losses import LOSSES
-from sparsepo.objective.masks import HEADS, Masks, build_masks
-from sparsepo.objective.targets import DIVERGENCES
+from sparsepo.objective.mask_builder import HEADS, Masks, build_masks
 
 WITH_LOSS = [name for name, row in METHODS.items() if row.trainer != "on_policy"]
 

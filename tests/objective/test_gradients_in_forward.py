@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparsepo.objective.terms import Head, SummedLoss, token_terms
+from sparsepo.objective.token_terms import Head, SummedLoss, token_terms
 
 TOKENS = 5  # of a pair; the first three are the chosen side
 SHAPES = {"plain": {}, "bias": {"bias": True}, "scaled and capped": {"scale": 1.7, "softcap": 2.0}}

@@ -8,7 +8,7 @@ import torch
 from scipy.optimize import fsolve
 
 from sparsepo.objective.losses import inpo, ipo
-from sparsepo.objective.sides import Side
+from sparsepo.objective.response_terms import Side
 
 F64 = torch.float64
 

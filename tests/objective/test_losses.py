@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsepo.objective import losses
-from sparsepo.objective.sides import Side, weighted_sum
+from sparsepo.objective.response_terms import Side, weighted_sum
 
 NAN, INF = float("nan"), float("inf")
 TERMS = ("logps", "ref_logps", "reverse_kl", "forward_kl", "values", "m_u", "m_d")

@@ -5,17 +5,10 @@ import itertools
 import pytest
 import torch
 
-from sparsepo.objective.masks import (
-    ActivationHead,
-    LastHead,
-    LayerHead,
-    MaskHead,
-    Masks,
-    RandomHead,
-    UniformHead,
-    Views,
-    build_masks,
-)
+from sparsepo.objective.fixed_masks import ActivationHead, RandomHead, UniformHead
+from sparsepo.objective.learned_masks import LastHead, LayerHead
+from sparsepo.objective.mask_builder import Masks, build_masks
+from sparsepo.objective.masks import MaskHead, Views
 
 NAN = float("nan")
 LEARNED = ["layers", "last", "feed_forward_layers", "feed_forward_last", "binary_layers", "binary_last"]

@@ -7,9 +7,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sparsepo.objective.fixed_masks import highest
 from sparsepo.objective.losses import LOSSES
-from sparsepo.objective.masks import Views, build_masks, highest
-from sparsepo.objective.sides import Side
+from sparsepo.objective.mask_builder import build_masks
+from sparsepo.objective.masks import Views
+from sparsepo.objective.response_terms import Side
 
 ROWS = st.lists(st.lists(st.integers(-4, 4), min_size=1, max_size=9), min_size=1, max_size=5)
 SHARES = st.integers(1, 100)

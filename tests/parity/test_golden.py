@@ -13,9 +13,11 @@ import torch
 from sparsepo.data.collation import collate, rows_of
 from sparsepo.methods.registry import check_parameters
 from sparsepo.objective import losses
-from sparsepo.objective.masks import ActivationHead, MaskHead, Masks, Views
-from sparsepo.objective.sides import Side
-from sparsepo.objective.terms import rows_at
+from sparsepo.objective.fixed_masks import ActivationHead
+from sparsepo.objective.mask_builder import Masks
+from sparsepo.objective.masks import MaskHead, Views
+from sparsepo.objective.response_terms import Side
+from sparsepo.objective.token_terms import rows_at
 from sparsepo.training.inspection import describe, inspect_pairs
 from sparsepo.training.objective import PairObjective, masks_for
 from sparsepo.training.views import look

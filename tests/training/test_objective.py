@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from sparsepo.data.collation import TokenPair, collate
 from sparsepo.errors import UserError
 from sparsepo.methods.registry import METHODS as TABLE
-from sparsepo.objective.masks import build_masks
+from sparsepo.objective.mask_builder import build_masks
 from sparsepo.training.inspection import inspect_pairs
 from sparsepo.training.objective import PairObjective, masks_for
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sparsepo.data.records import Preference
 from sparsepo.errors import UserError
-from sparsepo.objective.terms import Rows, response_rows, rows_at
+from sparsepo.objective.token_terms import Rows, response_rows, rows_at
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from sparsepo.data.collation import collate_responses, encode_prompt, onto, rows_of
 from sparsepo.data.records import Completion
 from sparsepo.models.architecture import hidden_states, lm_head
-from sparsepo.objective.terms import token_terms
+from sparsepo.objective.token_terms import token_terms
 
 
 @dataclass(frozen=True)

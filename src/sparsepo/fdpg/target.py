@@ -14,7 +14,7 @@ from sparsepo.data.collation import encode_prompt
 from sparsepo.data.records import Prompt
 from sparsepo.evaluation.scorers import Scorer
 from sparsepo.generation.generate import sample
-from sparsepo.objective.targets import scale_for
+from sparsepo.objective.f_divergence import scale_for
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from sparsepo.generation.generate import row_seed, sample
 from sparsepo.models import adapters
 from sparsepo.models.architecture import checkpoint_blocks, hidden_states, lm_head
 from sparsepo.models.loading import context_of, without_dropout
-from sparsepo.objective.targets import DIVERGENCES, surrogate
-from sparsepo.objective.terms import token_terms
+from sparsepo.objective.f_divergence import DIVERGENCES, surrogate
+from sparsepo.objective.token_terms import token_terms
 from sparsepo.training.checks import check_models
 from sparsepo.training.loop import Loop
 

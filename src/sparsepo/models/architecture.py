@@ -11,7 +11,7 @@ from transformers.pytorch_utils import Conv1D
 
 from sparsepo.errors import UserError
 from sparsepo.models.segment_attention import leave_attention_alone, visibility
-from sparsepo.objective.terms import Head
+from sparsepo.objective.token_terms import Head
 
 LINEAR = (nn.Linear, Conv1D)
 LAST_MAPS = {

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sparsepo.objective.sides import PairLoss, Side, kl_sum, reward_mean, reward_sum
+from sparsepo.objective.response_terms import PairLoss, Side, kl_sum, reward_mean, reward_sum
 
 
 def dpo(chosen: Side, rejected: Side, *, beta: float) -> PairLoss:

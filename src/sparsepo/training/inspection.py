@@ -9,8 +9,8 @@ from sparsepo.data.collation import TokenPair, collate, onto
 from sparsepo.errors import UserError
 from sparsepo.methods.registry import check_pair_method
 from sparsepo.models.loading import context_of
-from sparsepo.objective.masks import Masks
-from sparsepo.objective.sides import Side
+from sparsepo.objective.mask_builder import Masks
+from sparsepo.objective.response_terms import Side
 from sparsepo.training.checks import check_brought
 from sparsepo.training.objective import Outcome, PairObjective, masks_for
 from sparsepo.training.statistics import statistic_of

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from sparsepo.objective.sides import Side
+from sparsepo.objective.response_terms import Side
 from sparsepo.training.objective import Outcome
 
 

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from sparsepo.data.collation import rows_of
 from sparsepo.methods.registry import METHODS
 from sparsepo.models.architecture import hidden_states, lm_head
-from sparsepo.objective.fused import rows_together
+from sparsepo.objective.fused_head import rows_together
 from sparsepo.objective.losses import LOSSES
-from sparsepo.objective.masks import Masks, Views, build_masks
-from sparsepo.objective.sides import PairLoss, Side
-from sparsepo.objective.terms import KL, Rows, SummedLoss, TokenTerms, token_terms
+from sparsepo.objective.mask_builder import Masks, build_masks
+from sparsepo.objective.masks import Views
+from sparsepo.objective.response_terms import PairLoss, Side
+from sparsepo.objective.token_terms import KL, Rows, SummedLoss, TokenTerms, token_terms
 from sparsepo.training.views import look, values_of
 
 

@@ -21,8 +21,8 @@ from sparsepo.errors import UserError, naming
 from sparsepo.methods.registry import METHODS
 from sparsepo.models.architecture import check_head, hidden_states, lm_head
 from sparsepo.models.loading import without_dropout
-from sparsepo.objective.masks import build_masks
-from sparsepo.objective.terms import token_terms
+from sparsepo.objective.mask_builder import build_masks
+from sparsepo.objective.token_terms import token_terms
 from sparsepo.training.plan import choose_layout
 from sparsepo.training.views import look
 

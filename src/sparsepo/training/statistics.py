@@ -13,7 +13,7 @@ from torch import Tensor
 from sparsepo.data.collation import TokenPair, collate, onto
 from sparsepo.errors import UserError
 from sparsepo.methods.registry import METHODS
-from sparsepo.objective.sides import Side, weighted_sum
+from sparsepo.objective.response_terms import Side, weighted_sum
 
 Total = Callable[[Sequence[Any]], list[float]]
 LEAST_BETA = 1e-3

@@ -7,8 +7,9 @@ from torch import Tensor
 
 from sparsepo.errors import UserError
 from sparsepo.models.architecture import hidden_states, recording
-from sparsepo.objective.masks import Masks, Views
-from sparsepo.objective.terms import Rows
+from sparsepo.objective.mask_builder import Masks
+from sparsepo.objective.masks import Views
+from sparsepo.objective.token_terms import Rows
 
 
 def look(reference: Any, masks: Masks | None, batch: dict[str, Any], rows: Rows) -> tuple[Tensor, Views]:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sparsepo.objective.fused import InForward, Recompute, rows_together
+from sparsepo.objective.fused_head import InForward, Recompute, rows_together
 from sparsepo.objective.kernels import Bend, OutputMap, Problem
 
 KL = ("reverse", "forward")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sparsepo.errors import UserError
-from sparsepo.objective.targets import DIVERGENCES, scale_for, surrogate, tilted_mean
+from sparsepo.objective.f_divergence import DIVERGENCES, scale_for, surrogate, tilted_mean
 
 OUTCOMES = 8
 

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from sparsepo.objective.kernels import OutputMap
-from sparsepo.objective.terms import Head, response_rows, token_terms
+from sparsepo.objective.token_terms import Head, response_rows, token_terms
 
 NAMES = ("logps", "ref_logps", "reverse_kl", "forward_kl")
 SHAPES = {
