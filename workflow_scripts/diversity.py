@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 
 from sparsepo.errors import run
-from sparsepo.report.diversity import plot_diversity
-from sparsepo.report.style import save
+from sparsepo.report.figures.frontier import plot_diversity
+from sparsepo.report.figures.style import save
 
 
 def main() -> None:

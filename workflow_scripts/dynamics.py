@@ -6,8 +6,8 @@ from pathlib import Path
 
 from sparsepo.data.records import read_rows
 from sparsepo.errors import run
-from sparsepo.report.dynamics import plot_sparsity, plot_token_kl
-from sparsepo.report.style import save
+from sparsepo.report.figures.dynamics import plot_sparsity, plot_token_kl
+from sparsepo.report.figures.style import save
 
 
 def main() -> None:

@@ -7,8 +7,8 @@ from statistics import fmean
 
 from sparsepo.data.records import read_rows
 from sparsepo.errors import run
-from sparsepo.report.rounds import plot_rounds
-from sparsepo.report.style import save
+from sparsepo.report.figures.iterations import plot_rounds
+from sparsepo.report.figures.style import save
 
 
 def main() -> None:

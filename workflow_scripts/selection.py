@@ -6,8 +6,8 @@ from pathlib import Path
 
 from sparsepo.data.records import Preference, read_records
 from sparsepo.errors import run
-from sparsepo.report.selection import Oracle, plot_selection
-from sparsepo.report.style import save
+from sparsepo.report.figures.style import save
+from sparsepo.report.figures.token_selection import Oracle, plot_selection
 
 
 def main() -> None:

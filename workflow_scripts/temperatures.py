@@ -6,8 +6,8 @@ from pathlib import Path
 import pandas as pd
 
 from sparsepo.errors import run
-from sparsepo.report.style import save
-from sparsepo.report.temperatures import plot_temperatures
+from sparsepo.report.figures.dynamics import plot_temperatures
+from sparsepo.report.figures.style import save
 
 
 def main() -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from sparsepo.data.records import read_rows
 from sparsepo.errors import run
-from sparsepo.report.heatmaps import plot_tokens
-from sparsepo.report.style import save
+from sparsepo.report.figures.style import save
+from sparsepo.report.figures.token_heatmap import plot_tokens
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ import pytest
 from sparsepo.monitor.plan_file import Plan, read_plan, write_plan
 from sparsepo.monitor.progress import look
 from sparsepo.monitor.run_state import Here
-from sparsepo.report.style import save
+from sparsepo.report.figures.style import save
 
 LABELS = {
     "dpo": "DPO",

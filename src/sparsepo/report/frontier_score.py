@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from sparsepo.evaluation.statistics import group_means
-from sparsepo.report.frontier import Point, upper_hull
+from sparsepo.report.figures.frontier import Point, upper_hull
 from sparsepo.report.run_names import params_text
 
 RESAMPLES = 1000

@@ -13,6 +13,7 @@ from sparsepo.evaluation.tfidf import sentence
 from sparsepo.report.comparison import comparison
 from sparsepo.report.comparison_caption import caption, findings
 from sparsepo.report.comparison_cells import blocks
+from sparsepo.report.figures.style import method_style
 from sparsepo.report.frontier_score import frontier_scores
 from sparsepo.report.page import head
 from sparsepo.report.page.charts import (
@@ -33,7 +34,6 @@ from sparsepo.report.page.tokens import QUANTITIES as TOKEN_QUANTITIES
 from sparsepo.report.page.tokens import pairs_of, top_tokens, values_of
 from sparsepo.report.published import published
 from sparsepo.report.run_names import params_text, parse_run
-from sparsepo.report.style import method_style
 from sparsepo.report.tables import main_table, reading
 
 SCRIPTS = ("core", "charts", "tokens", "samples", "runs")

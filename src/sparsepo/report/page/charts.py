@@ -7,12 +7,12 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from sparsepo.report.dynamics import Dynamics, curves, smooth
-from sparsepo.report.frontier import Point, upper_hull
+from sparsepo.report.figures.dynamics import Dynamics, curves, smooth
+from sparsepo.report.figures.frontier import Point, upper_hull
+from sparsepo.report.figures.style import DARK_PAGE, METHOD_STYLES, SPARE_COLOURS, method_style, on_dark
 from sparsepo.report.page.pack import rounded, short
 from sparsepo.report.page.quantities import QUANTITIES, Quantity
 from sparsepo.report.run_names import params_text, parse_run
-from sparsepo.report.style import DARK_PAGE, METHOD_STYLES, SPARE_COLOURS, method_style, on_dark
 
 INK, GRID = "#222222", "#E0E0E0"
 DARK = {colour.upper(): on_dark(colour) for colour in (*SPARE_COLOURS, *(x.colour for x in METHOD_STYLES.values()))}

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsepo.report.frontier import plot_frontier, upper_hull
+from sparsepo.report.figures.frontier import plot_frontier, upper_hull
 
 numbers = st.fractions(-50, 50, max_denominator=8)
 clouds = st.lists(st.tuples(numbers, numbers), min_size=1, max_size=30)

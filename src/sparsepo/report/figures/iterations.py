@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from sparsepo.evaluation.statistics import student_interval
+from sparsepo.report.figures.style import RC, method_style, new_figure
 from sparsepo.report.run_names import parse_run, short_params
-from sparsepo.report.style import RC, method_style, new_figure
 
 Points = Mapping[str, Sequence[Mapping[str, Any]]]
 """Rows of `frontier.jsonl` by run; those of runs in rounds have an `iteration`."""

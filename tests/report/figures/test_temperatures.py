@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from sparsepo.report.temperatures import plot_temperatures
+from sparsepo.report.figures.dynamics import plot_temperatures
 
 
 def _table():

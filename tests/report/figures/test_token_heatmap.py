@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.collections import PatchCollection
 
-from sparsepo.report.heatmaps import plot_tokens, token_rows
-from sparsepo.report.token_layout import choose_examples, lay_out, text_width, written
+from sparsepo.report.figures.token_heatmap import plot_tokens, token_rows
+from sparsepo.report.figures.token_layout import choose_examples, lay_out, text_width, written
 
 SIDE = {
     "tokens": [" good", "."],

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sparsepo.report.rounds import by_round, plot_rounds
+from sparsepo.report.figures.iterations import by_round, plot_rounds
 
 
 def row(iteration, step, reward, kl):

@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from sparsepo.methods.registry import METHODS
-from sparsepo.report.style import METHOD_STYLES, method_style, new_figure, save
+from sparsepo.report.figures.style import METHOD_STYLES, method_style, new_figure, save
 
 
 def test_every_method_has_a_style_and_no_two_share_a_colour_or_marker_and_line():
@@ -19,7 +19,7 @@ def test_no_two_methods_of_the_paper_share_a_marker():
 
 
 def test_an_unknown_method_has_one_style_in_every_process():
-    code = "from sparsepo.report.style import method_style; print(method_style('novel'))"
+    code = "from sparsepo.report.figures.style import method_style; print(method_style('novel'))"
     printed = {
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
         for _ in range(2)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from sparsepo.report.dynamics import plot_sparsity, plot_token_kl
+from sparsepo.report.figures.dynamics import plot_sparsity, plot_token_kl
 
 
 def _rows(sparsity, kl, steps=60):

@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from sparsepo.report.style import PAGE_WIDTH, RC, new_figure
-from sparsepo.report.token_layout import (
+from sparsepo.report.figures.style import PAGE_WIDTH, RC, new_figure
+from sparsepo.report.figures.token_layout import (
     FONT_SIZE,
     LONGEST,
     Cell,

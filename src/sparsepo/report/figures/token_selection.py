@@ -14,8 +14,8 @@ from matplotlib.ticker import EngFormatter
 
 from sparsepo.data.records import Preference
 from sparsepo.methods.registry import METHODS
+from sparsepo.report.figures.style import METHOD_STYLES, RC, new_figure
 from sparsepo.report.run_names import params_text, short_params
-from sparsepo.report.style import METHOD_STYLES, RC, new_figure
 from sparsepo.report.tables import Score, main_table
 
 SHARES = np.linspace(0.0, 1.0, 101)

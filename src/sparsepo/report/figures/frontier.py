@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from sparsepo.report.placement import Label, place_labels
+from sparsepo.report.figures.label_placement import Label, place_labels
+from sparsepo.report.figures.style import RC, MethodStyle, method_style, new_figure
 from sparsepo.report.run_names import params_text, parse_run
-from sparsepo.report.style import RC, MethodStyle, method_style, new_figure
 from sparsepo.report.tables import Score, main_table
 
 Point = tuple[float, float]
@@ -183,3 +183,25 @@ def label_betas(figure: Figure, axes: Axes, trained: pd.DataFrame, start: list[P
         if beta:
             labels.append(Label(beta, (across, up), method_style(row["method"]).colour))
     place_labels(figure, axes, labels, taken)
+
+
+@rc_context(RC)
+def plot_diversity(scores: Sequence[Score]) -> Figure:
+    """Mean reward over the entropy of responses (nats), a marker with intervals for each setting, SFT a star.
+
+    The line of a method goes through its settings from the lowest reward to the highest.
+    """
+    trained, sft = settings_of(scores, "entropy")
+    figure = new_figure(4.4)
+    axes = figure.subplots()
+    for method, rows in trained.groupby("method", sort=False):
+        look, ordered = method_style(method), rows.sort_values("reward")
+        axes.plot(ordered["entropy"], ordered["reward"], look.line, color=look.colour, linewidth=0.8, alpha=0.5)
+        draw_settings(axes, look, rows, "entropy")
+    start = [(float(row["entropy"]), float(row["reward"])) for _, row in sft.iterrows()]
+    draw_start(axes, start)
+    axes.set_xlabel("entropy: mean of −log π of a response (nats)")
+    axes.set_ylabel("mean reward")
+    figure.legend(handles=legend(trained, bool(start)), loc="outside lower center", ncols=4, handlelength=3.4)
+    label_betas(figure, axes, trained, start, "entropy", scores)
+    return figure

@@ -4,7 +4,7 @@ from statistics import fmean
 
 import pytest
 
-from sparsepo.report.diversity import plot_diversity
+from sparsepo.report.figures.frontier import plot_diversity
 
 FDPG = {"fdpg": "f-DPG"}
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sparsepo.data.records import Preference
-from sparsepo.report.selection import SHARES, Oracle, accumulated, panels, plot_selection
+from sparsepo.report.figures.token_selection import SHARES, Oracle, accumulated, panels, plot_selection
 
 PAIRS = [Preference("p", "a b", "c", chosen_values=[2.0, -1.0], rejected_values=[-3.0])]
 
