@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 
 from sparsepo.errors import run
-from sparsepo.report.page.build import write_page
-from sparsepo.report.page.gather import TaskResults
+from sparsepo.report.html.build import write_page
+from sparsepo.report.html.gather import TaskResults
 
 
 def main() -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from sparsepo.report.page.build import write_page
-from sparsepo.report.page.gather import TaskResults
+from sparsepo.report.html.build import write_page
+from sparsepo.report.html.gather import TaskResults
 
 PAIRS = 6
 

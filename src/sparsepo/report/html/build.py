@@ -15,8 +15,8 @@ from sparsepo.report.comparison_caption import caption, findings
 from sparsepo.report.comparison_cells import blocks
 from sparsepo.report.figures.style import method_style
 from sparsepo.report.frontier_score import frontier_scores
-from sparsepo.report.page import head
-from sparsepo.report.page.charts import (
+from sparsepo.report.html import head
+from sparsepo.report.html.charts import (
     DARK,
     KLS,
     bounds,
@@ -25,13 +25,13 @@ from sparsepo.report.page.charts import (
     frames,
     frontier_figure,
 )
-from sparsepo.report.page.gather import TaskResults
-from sparsepo.report.page.pack import packed
-from sparsepo.report.page.quantities import QUANTITIES
-from sparsepo.report.page.run_rows import details, run_row
-from sparsepo.report.page.samples import KINDS, answers_of
-from sparsepo.report.page.tokens import QUANTITIES as TOKEN_QUANTITIES
-from sparsepo.report.page.tokens import pairs_of, top_tokens, values_of
+from sparsepo.report.html.gather import TaskResults
+from sparsepo.report.html.pack import packed
+from sparsepo.report.html.quantities import QUANTITIES
+from sparsepo.report.html.run_rows import details, run_row
+from sparsepo.report.html.samples import KINDS, answers_of
+from sparsepo.report.html.tokens import QUANTITIES as TOKEN_QUANTITIES
+from sparsepo.report.html.tokens import pairs_of, top_tokens, values_of
 from sparsepo.report.published import published
 from sparsepo.report.run_names import params_text, parse_run
 from sparsepo.report.tables import main_table, reading
@@ -46,7 +46,7 @@ GLYPHS = {
 
 def write_page(name: str, version: str, tasks: Sequence[TaskResults], out: Path) -> None:
     """Write the page of these tasks, whole or not at all; `name` is the config's, `version` the package's."""
-    loader = PackageLoader("sparsepo.report.page")
+    loader = PackageLoader("sparsepo.report.html")
     made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     folder = Path(__file__).parent / "static"
     text = made.get_template("page.html.j2").render(

@@ -6,8 +6,8 @@ import math
 import pytest
 
 from sparsepo.report.figures.style import DARK_PAGE, METHOD_STYLES, SPARE_COLOURS, luminance, on_dark
-from sparsepo.report.page import charts
-from sparsepo.report.page.charts import DARK, INK, frames, frontier_figure
+from sparsepo.report.html import charts
+from sparsepo.report.html.charts import DARK, INK, frames, frontier_figure
 from sparsepo.report.tables import main_table
 
 # Markers of matplotlib, and what Plotly calls the same shapes.

@@ -3,9 +3,9 @@
 import pytest
 
 from sparsepo.data.records import Completion, Prompt, write_json, write_records
-from sparsepo.report.page import samples
-from sparsepo.report.page.gather import TaskResults
-from sparsepo.report.page.samples import answers_of
+from sparsepo.report.html import samples
+from sparsepo.report.html.gather import TaskResults
+from sparsepo.report.html.samples import answers_of
 
 DPO = "dpo/beta~0.1/seed~0"
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sparsepo.errors import UserError
-from sparsepo.report.page.pack import rounded, short
+from sparsepo.report.html.pack import rounded, short
 
 SIDES = ("chosen", "rejected")
 MOST, FEWEST = 24, 2

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from sparsepo.report.comparison_cells import variant_word
+from sparsepo.report.html.gather import TaskResults
 from sparsepo.report.metrics import metric_of
-from sparsepo.report.page.gather import TaskResults
 from sparsepo.report.systems import Column, Comparison, System
 
 

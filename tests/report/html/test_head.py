@@ -3,8 +3,8 @@
 import pytest
 
 from sparsepo.report.comparison import comparison
-from sparsepo.report.page.gather import TaskResults
-from sparsepo.report.page.head import best, overlap, what
+from sparsepo.report.html.gather import TaskResults
+from sparsepo.report.html.head import best, overlap, what
 from sparsepo.report.published import Published
 
 LABELS = {"sft": "SFT", "dpo": "DPO", "ipo": "IPO", "simpo": "SimPO"}

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from plotly.offline import get_plotlyjs
 
-from sparsepo.report.page.build import task_view, write_page
+from sparsepo.report.html.build import task_view, write_page
 
 ROOT = Path(__file__).parents[3]
 BLOB = re.compile(r'<script type="application/gzip" data-blob="([^"]*)">([^<]*)</script>')

@@ -6,7 +6,7 @@ from statistics import fmean
 from typing import Any
 
 from sparsepo.progress import duration
-from sparsepo.report.page.gather import TaskResults
+from sparsepo.report.html.gather import TaskResults
 from sparsepo.report.run_names import params_text
 
 

@@ -2,7 +2,7 @@
 
 import math
 
-from sparsepo.report.page.pack import packed, short, unpacked
+from sparsepo.report.html.pack import packed, short, unpacked
 
 
 def test_what_is_packed_is_unpacked_with_its_letters_and_its_order():

@@ -4,9 +4,9 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sparsepo.report.html.gather import TaskResults
+from sparsepo.report.html.pack import rounded
 from sparsepo.report.metrics import metric_of
-from sparsepo.report.page.gather import TaskResults
-from sparsepo.report.page.pack import rounded
 
 MOST, FEWEST = 60, 4
 """Prompts that a page holds."""

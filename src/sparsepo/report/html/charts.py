@@ -10,8 +10,8 @@ import plotly.graph_objects as go
 from sparsepo.report.figures.dynamics import Dynamics, curves, smooth
 from sparsepo.report.figures.frontier import Point, upper_hull
 from sparsepo.report.figures.style import DARK_PAGE, METHOD_STYLES, SPARE_COLOURS, method_style, on_dark
-from sparsepo.report.page.pack import rounded, short
-from sparsepo.report.page.quantities import QUANTITIES, Quantity
+from sparsepo.report.html.pack import rounded, short
+from sparsepo.report.html.quantities import QUANTITIES, Quantity
 from sparsepo.report.run_names import params_text, parse_run
 
 INK, GRID = "#222222", "#E0E0E0"
