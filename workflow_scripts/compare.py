@@ -6,8 +6,8 @@ from pathlib import Path
 
 from sparsepo.errors import run
 from sparsepo.evaluation.tfidf import sentence
-from sparsepo.report.comparison import comparison, write_comparison
-from sparsepo.report.published import published
+from sparsepo.report.tables.comparison import comparison, write_comparison
+from sparsepo.report.tables.published import published
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from sparsepo.errors import run
-from sparsepo.report.tables import main_table, write_table
+from sparsepo.report.tables.grid import main_table, write_table
 
 
 def main() -> None:

@@ -85,7 +85,7 @@ TABLE = """
 import sys
 from pathlib import Path
 from sparsepo.errors import run
-from sparsepo.report.tables import main_table, write_table
+from sparsepo.report.tables.grid import main_table, write_table
 folder, label = Path(sys.argv[1]), sys.argv[2] * int(sys.argv[3])
 values = {name: [0.5, 0.25] for name in ("prompt_ids", "reward", "kl_sample", "kl_exact", "entropy", "length")}
 score = values | {name: {} for name in ("params", "auc", "sparsity", "logp_change")}

@@ -8,7 +8,7 @@ import pytest
 from sparsepo.report.figures.style import DARK_PAGE, METHOD_STYLES, SPARE_COLOURS, luminance, on_dark
 from sparsepo.report.html import charts
 from sparsepo.report.html.charts import DARK, INK, frames, frontier_figure
-from sparsepo.report.tables import main_table
+from sparsepo.report.tables.grid import main_table
 
 # Markers of matplotlib, and what Plotly calls the same shapes.
 SYMBOLS = {"*": "star", "o": "circle", "h": "hexagon", "p": "pentagon", "s": "square", "d": "diamond-tall"}

@@ -2,10 +2,10 @@
 
 import pytest
 
-from sparsepo.report.comparison import comparison
 from sparsepo.report.html.gather import TaskResults
 from sparsepo.report.html.head import best, overlap, what
-from sparsepo.report.published import Published
+from sparsepo.report.tables.comparison import comparison
+from sparsepo.report.tables.published import Published
 
 LABELS = {"sft": "SFT", "dpo": "DPO", "ipo": "IPO", "simpo": "SimPO"}
 

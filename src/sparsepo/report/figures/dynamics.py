@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from sparsepo.report.figures.style import RC, method_style, new_figure
-from sparsepo.report.metrics import in_order, metric_of
 from sparsepo.report.run_names import parse_run, short_params
+from sparsepo.report.tables.metrics import in_order, metric_of
 
 Dynamics = Mapping[str, Sequence[Mapping[str, Any]]]
 Curves = dict[str, dict[str, pd.DataFrame]]  # method -> setting -> mean over seeds, by step

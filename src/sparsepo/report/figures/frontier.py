@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from sparsepo.report.figures.label_placement import Label, place_labels
 from sparsepo.report.figures.style import RC, MethodStyle, method_style, new_figure
 from sparsepo.report.run_names import params_text, parse_run
-from sparsepo.report.tables import Score, main_table
+from sparsepo.report.tables.grid import Score, main_table
 
 Point = tuple[float, float]
 

@@ -16,7 +16,7 @@ from sparsepo.data.records import Preference
 from sparsepo.methods.registry import METHODS
 from sparsepo.report.figures.style import METHOD_STYLES, RC, new_figure
 from sparsepo.report.run_names import params_text, short_params
-from sparsepo.report.tables import Score, main_table
+from sparsepo.report.tables.grid import Score, main_table
 
 SHARES = np.linspace(0.0, 1.0, 101)
 _LOOKS = [look for method, look in METHOD_STYLES.items() if method != "sft"]

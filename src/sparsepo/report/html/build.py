@@ -10,9 +10,6 @@ from plotly.offline import get_plotlyjs
 
 from sparsepo.data.records import write_text
 from sparsepo.evaluation.tfidf import sentence
-from sparsepo.report.comparison import comparison
-from sparsepo.report.comparison_caption import caption, findings
-from sparsepo.report.comparison_cells import blocks
 from sparsepo.report.figures.style import method_style
 from sparsepo.report.frontier_score import frontier_scores
 from sparsepo.report.html import head
@@ -32,9 +29,12 @@ from sparsepo.report.html.run_rows import details, run_row
 from sparsepo.report.html.samples import KINDS, answers_of
 from sparsepo.report.html.tokens import QUANTITIES as TOKEN_QUANTITIES
 from sparsepo.report.html.tokens import pairs_of, top_tokens, values_of
-from sparsepo.report.published import published
 from sparsepo.report.run_names import params_text, parse_run
-from sparsepo.report.tables import main_table, reading
+from sparsepo.report.tables.caption import caption, findings
+from sparsepo.report.tables.cells import blocks
+from sparsepo.report.tables.comparison import comparison
+from sparsepo.report.tables.grid import main_table, reading
+from sparsepo.report.tables.published import published
 
 SCRIPTS = ("core", "charts", "tokens", "samples", "runs")
 GLYPHS = {

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from sparsepo.report.comparison_cells import variant_word
 from sparsepo.report.html.gather import TaskResults
-from sparsepo.report.metrics import metric_of
-from sparsepo.report.systems import Column, Comparison, System
+from sparsepo.report.tables.cells import variant_word
+from sparsepo.report.tables.metrics import metric_of
+from sparsepo.report.tables.systems import Column, Comparison, System
 
 
 def what(task: TaskResults) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 from sparsepo.report.html.gather import TaskResults
 from sparsepo.report.html.pack import rounded
-from sparsepo.report.metrics import metric_of
+from sparsepo.report.tables.metrics import metric_of
 
 MOST, FEWEST = 60, 4
 """Prompts that a page holds."""

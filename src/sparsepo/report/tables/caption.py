@@ -1,9 +1,9 @@
 """What a reader of the comparison has to know: the rule of choice, intervals, marks, metrics; and the notes of runs."""
 
-from sparsepo.report.comparison_cells import variant_word
-from sparsepo.report.comparison_text import BETTER, WORSE
-from sparsepo.report.metrics import metric_of
-from sparsepo.report.systems import ERROR, PROMPTS, SEEDS, Comparison
+from sparsepo.report.tables.cells import variant_word
+from sparsepo.report.tables.metrics import metric_of
+from sparsepo.report.tables.render import BETTER, WORSE
+from sparsepo.report.tables.systems import ERROR, PROMPTS, SEEDS, Comparison
 
 _INTERVALS = {
     SEEDS: "of several seeds half the 95% Student-t interval of the mean over seeds",

@@ -10,12 +10,12 @@ from sparsepo.data.records import write_text
 from sparsepo.errors import UserError
 from sparsepo.evaluation.significance import pairwise
 from sparsepo.progress import progress
-from sparsepo.report.comparison_caption import caption, findings
-from sparsepo.report.comparison_cells import blocks
-from sparsepo.report.comparison_text import comparison_latex, comparison_markdown
-from sparsepo.report.metrics import in_order
-from sparsepo.report.published import Published
-from sparsepo.report.systems import Column, Comparison, System, systems
+from sparsepo.report.tables.caption import caption, findings
+from sparsepo.report.tables.cells import blocks
+from sparsepo.report.tables.metrics import in_order
+from sparsepo.report.tables.published import Published
+from sparsepo.report.tables.render import comparison_latex, comparison_markdown
+from sparsepo.report.tables.systems import Column, Comparison, System, systems
 
 
 def comparison(files: Sequence[Mapping[str, Any]], spec: Mapping[str, Any], published: Published) -> Comparison:

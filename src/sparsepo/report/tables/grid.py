@@ -10,7 +10,7 @@ import pandas as pd
 from sparsepo.data.records import write_text
 from sparsepo.evaluation.statistics import mean_interval
 from sparsepo.report.run_names import params_text
-from sparsepo.report.table_text import latex_table, markdown_table
+from sparsepo.report.tables.render import latex_table, markdown_table
 
 Score = Mapping[str, Any]
 

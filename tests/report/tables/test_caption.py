@@ -5,10 +5,10 @@ import re
 import pytest
 
 from sparsepo.methods.registry import METHODS
-from sparsepo.report.comparison import comparison
-from sparsepo.report.comparison_caption import caption, findings
-from sparsepo.report.metrics import METRICS, in_order, metric_of
-from sparsepo.report.published import Published, published
+from sparsepo.report.tables.caption import caption, findings
+from sparsepo.report.tables.comparison import comparison
+from sparsepo.report.tables.metrics import METRICS, in_order, metric_of
+from sparsepo.report.tables.published import Published, published
 
 NOTHING = Published({}, "")
 BY_REWARD = {"select": "reward", "baseline": None, "rows": "methods"}

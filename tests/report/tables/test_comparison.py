@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsepo.errors import UserError
-from sparsepo.report.comparison import comparison, comparison_frame, differences_frame, write_comparison
-from sparsepo.report.comparison_caption import caption, findings
-from sparsepo.report.published import Published
-from sparsepo.report.systems import systems
+from sparsepo.report.tables.caption import caption, findings
+from sparsepo.report.tables.comparison import comparison, comparison_frame, differences_frame, write_comparison
+from sparsepo.report.tables.published import Published
+from sparsepo.report.tables.systems import systems
 
 NOTHING = Published({}, "")
 BY_REWARD = {"select": "reward", "baseline": None, "rows": "methods"}

@@ -3,9 +3,9 @@
 import math
 from collections.abc import Sequence
 
-from sparsepo.report.comparison_text import BETTER, WORSE, Block, Cell
-from sparsepo.report.metrics import Metric, metric_of
-from sparsepo.report.systems import Column, Comparison, Figure, System
+from sparsepo.report.tables.metrics import Metric, metric_of
+from sparsepo.report.tables.render import BETTER, WORSE, Block, Cell
+from sparsepo.report.tables.systems import Column, Comparison, Figure, System
 
 
 def blocks(made: Comparison) -> list[Block]:

@@ -5,10 +5,10 @@ import re
 
 import pytest
 
-from sparsepo.report.comparison import comparison
-from sparsepo.report.comparison_cells import blocks, ranks, variant_word
-from sparsepo.report.comparison_text import Block, Cell, comparison_latex, comparison_markdown
-from sparsepo.report.published import Published
+from sparsepo.report.tables.cells import blocks, ranks, variant_word
+from sparsepo.report.tables.comparison import comparison
+from sparsepo.report.tables.published import Published
+from sparsepo.report.tables.render import Block, Cell, comparison_latex, comparison_markdown
 
 BY_REWARD = {"select": "reward", "baseline": None, "rows": "methods"}
 LABELS = {"sft": "SFT", "dpo": "DPO", "ipo": "IPO", "simpo": "SimPO"}

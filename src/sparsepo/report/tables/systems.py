@@ -7,9 +7,9 @@ from typing import Any
 
 from sparsepo.evaluation.significance import Difference, Measurements, chosen_point
 from sparsepo.evaluation.statistics import Interval, group_means, mean_interval, student_interval
-from sparsepo.report.metrics import metric_of
-from sparsepo.report.published import Published
 from sparsepo.report.run_names import params_text
+from sparsepo.report.tables.metrics import metric_of
+from sparsepo.report.tables.published import Published
 
 Column = tuple[str, str]
 """(variant, metric); the variant is a temperature or a suite, or "" where there is but one."""

@@ -3,8 +3,8 @@ import re
 import pandas as pd
 import pytest
 
-from sparsepo.report.table_text import escaped_latex
-from sparsepo.report.tables import main_table, reading, write_table
+from sparsepo.report.tables.grid import main_table, reading, write_table
+from sparsepo.report.tables.render import escaped_latex
 
 SFT = {
     "method": "sft",
