@@ -21,7 +21,7 @@ from sparsepo.methods.registry import METHODS
 from sparsepo.monitor.plan_file import WATCHED, Plan
 from sparsepo.settings import SETTINGS, fitted, in_bits
 
-PAGE = Path(__file__).parent / "report" / "page"
+PAGE = Path(__file__).parent / "report" / "html"
 """Where the templates, styles and scripts of the page lie, which are code too."""
 
 

@@ -172,7 +172,7 @@ def _empty_figure(sentence: str) -> Figure:
     return figure
 
 
-_COLUMNS = 3
+TEMPERATURE_COLUMNS = 3
 _SPREAD = 0.006  # of the width, between methods at one temperature, so that their intervals can be told apart
 
 
@@ -184,7 +184,7 @@ def plot_temperatures(frame: pd.DataFrame) -> Figure:
     """
     rows = frame.assign(temperature=pd.to_numeric(frame["variant"], errors="coerce")).dropna(subset=["temperature"])
     metrics = in_order([name for name in rows if f"{name}_low" in rows and rows[name].notna().any()])
-    columns = min(_COLUMNS, len(metrics))
+    columns = min(TEMPERATURE_COLUMNS, len(metrics))
     bands = -(-len(metrics) // columns)
     figure = new_figure(0.7 + 1.9 * bands)
     grid = figure.subplots(bands, columns, squeeze=False)
