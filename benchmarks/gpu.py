@@ -29,10 +29,10 @@ from workloads import token_pair
 
 from sparsepo.config.training import AdapterConfig
 from sparsepo.data.collation import TokenPair, collate, onto, split
-from sparsepo.errors import UserError, run
 from sparsepo.models import adapters
 from sparsepo.models.architecture import compile_blocks, decoder_layers
 from sparsepo.objective import kernels
+from sparsepo.runtime.errors import UserError, run
 from sparsepo.training.objective import PairObjective, masks_for
 
 RANK = 16

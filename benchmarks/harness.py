@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sparsepo.errors import UserError
+from sparsepo.runtime.errors import UserError
 
 LEAST = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
 """Environment of a process whose memory is read: what glibc frees goes back to the system at once."""

@@ -15,8 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from harness import Finding, interleaved, median_ratio, table
 
-from sparsepo.errors import run
 from sparsepo.evaluation.sandbox import Sandbox, usable_launch
+from sparsepo.runtime.errors import run
 
 WORKERS = 2
 PROGRAMS_A_SECOND = 250

@@ -41,7 +41,7 @@ from peers import ours, published, trl
 from workloads import PLAIN, SHORT, Workload, by_length, hh_lengths, smollm2, token_pair
 
 from sparsepo.data.collation import LAYOUTS
-from sparsepo.errors import UserError, run
+from sparsepo.runtime.errors import UserError, run
 
 HEAD = {"rows": 512, "width": 576, "vocabulary": 49_152}
 QUIET = 0.9

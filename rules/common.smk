@@ -16,7 +16,7 @@ sys.path.insert(0, str(HERE / "src"))
 # takes a twelfth of the time.
 gc.set_threshold(100_000)
 
-from sparsepo.errors import UserError
+from sparsepo.runtime.errors import UserError
 from sparsepo.stages import Stages
 from sparsepo.monitor.plan_file import note_end, write_plan
 
@@ -61,7 +61,7 @@ wildcard_constraints:
 
 # Our prefix replaces Snakemake's own, so strict mode is repeated. Outside conda the jobs use the
 # Python that runs Snakemake, so no environment has to be activated. An empty IFS keeps $SCRIPTS one word.
-# SPARSEPO_SNAKEMAKE: see sparsepo.errors.run.
+# SPARSEPO_SNAKEMAKE: see sparsepo.runtime.errors.run.
 OWN_PYTHON = f" PATH={quote(str(Path(sys.executable).parent))}:$PATH"
 IN_CONDA = any("conda" in str(method).lower() for method in workflow.deployment_settings.deployment_method)
 shell.prefix(

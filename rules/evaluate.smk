@@ -25,6 +25,6 @@ rule evaluate_run:
         settings=settings("evaluate"),
         code=code("evaluate"),
     shell:
-        "python -m sparsepo.gpu -- python $SCRIPTS/evaluate.py --settings {params.settings:q}"
+        "python -m sparsepo.runtime.gpu_slots -- python $SCRIPTS/evaluate.py --settings {params.settings:q}"
         " --policy {params.policy} --reference {params.reference} --samples {input.samples}"
         " --pairs {input.pairs} --scores {output.scores} --tokens {output.tokens} > {log} 2>&1"

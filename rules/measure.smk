@@ -24,7 +24,7 @@ rule generate:
         settings=settings("generate"),
         code=code("sample"),
     shell:
-        "python -m sparsepo.gpu -- python $SCRIPTS/sample.py --settings {params.settings:q}"
+        "python -m sparsepo.runtime.gpu_slots -- python $SCRIPTS/sample.py --settings {params.settings:q}"
         " --policy {params.policy} --validation {input.validation} --test {input.test}"
         " --kept {params.kept} --code {params.code} --out {output} > {log} 2>&1"
 
@@ -50,7 +50,7 @@ rule measure_summaries:
         settings=settings("summaries"),
         code=code("summaries"),
     shell:
-        "python -m sparsepo.gpu -- python $SCRIPTS/summaries.py --settings {params.settings:q}"
+        "python -m sparsepo.runtime.gpu_slots -- python $SCRIPTS/summaries.py --settings {params.settings:q}"
         " --generations {input.generations} --prompts {input.prompts} --out {output} > {log} 2>&1"
 
 
@@ -78,7 +78,7 @@ rule measure_wins:
         settings=settings("wins"),
         code=code("wins"),
     shell:
-        "python -m sparsepo.gpu -- python $SCRIPTS/wins.py --settings {params.settings:q}"
+        "python -m sparsepo.runtime.gpu_slots -- python $SCRIPTS/wins.py --settings {params.settings:q}"
         " --generations {input.generations} --prompts {input.prompts} --answers {params.answers} --out {output} > {log} 2>&1"
 
 
@@ -107,7 +107,7 @@ rule measure_benchmarks:
         inputs=lambda wildcards: STAGES.input_hashes(wildcards.task),
         code=code("benchmarks"),
     shell:
-        "python -m sparsepo.gpu -- python $SCRIPTS/benchmarks.py --settings {params.settings:q}"
+        "python -m sparsepo.runtime.gpu_slots -- python $SCRIPTS/benchmarks.py --settings {params.settings:q}"
         " --policy {params.policy} --work {params.work}"
         " --kept {params.kept} --code {params.code} --out {output} > {log} 2>&1"
 
@@ -137,7 +137,7 @@ rule sample_programs:
         settings=settings("programs"),
         code=code("programs"),
     shell:
-        "python -m sparsepo.gpu -- python $SCRIPTS/programs.py --settings {params.settings:q}"
+        "python -m sparsepo.runtime.gpu_slots -- python $SCRIPTS/programs.py --settings {params.settings:q}"
         " --policy {params.policy} --validation {input.validation} --test {input.test}"
         " --kept {params.kept} --code {params.code} --out {output} > {log} 2>&1"
 

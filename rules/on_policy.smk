@@ -33,7 +33,7 @@ rule train_on_policy:
         config=config_of,
         code=code("train_on_policy"),
     shell:
-        "python -m sparsepo.gpu -- python $SCRIPTS/train_on_policy.py"
+        "python -m sparsepo.runtime.gpu_slots -- python $SCRIPTS/train_on_policy.py"
         " --settings {params.settings:q} --config {params.config:q} --reference {params.reference}"
         " --train {input.train} --prompts {input.prompts}"
         " --checkpoint {params.checkpoint} --code {params.code} --out {params.folder} > {log} 2>&1"

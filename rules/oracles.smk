@@ -34,7 +34,7 @@ rule sft_oracle:
         config=config_of,
         code=code("sft"),
     shell:
-        "python -m sparsepo.gpu --count {resources.gpu} -- {params.python} $SCRIPTS/sft.py"
+        "python -m sparsepo.runtime.gpu_slots --count {resources.gpu} -- {params.python} $SCRIPTS/sft.py"
         " --settings {params.settings:q} --config {params.config:q}"
         " --corpus {input.corpus} --model {input.model:q} --checkpoint {params.checkpoint} --code {params.code}"
         " --out {params.folder} > {log} 2>&1"
@@ -99,7 +99,7 @@ rule train_oracle:
         config=config_of,
         code=code("train"),
     shell:
-        "python -m sparsepo.gpu --count {resources.gpu} -- {params.python} $SCRIPTS/train.py"
+        "python -m sparsepo.runtime.gpu_slots --count {resources.gpu} -- {params.python} $SCRIPTS/train.py"
         " --settings {params.settings:q} --config {params.config:q} --reference {params.base} --pairs {input.pairs}"
         " --checkpoint {params.checkpoint} --code {params.code} --out {params.folder} > {log} 2>&1"
 
@@ -132,7 +132,7 @@ rule score_tokens:
         settings=settings("score_tokens"),
         code=code("score_tokens"),
     shell:
-        "python -m sparsepo.gpu -- python $SCRIPTS/score_tokens.py --settings {params.settings:q}"
+        "python -m sparsepo.runtime.gpu_slots -- python $SCRIPTS/score_tokens.py --settings {params.settings:q}"
         " --oracle {params.oracle} --base {params.base} --pairs {input.train} {input.validation}"
         " --out {params.folder} > {log} 2>&1"
 

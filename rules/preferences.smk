@@ -28,6 +28,6 @@ rule make_preferences:
         inputs=lambda wildcards: STAGES.input_hashes(wildcards.task),
         code=code("preferences"),
     shell:
-        "python -m sparsepo.gpu -- python $SCRIPTS/preferences.py --settings {params.settings:q}"
+        "python -m sparsepo.runtime.gpu_slots -- python $SCRIPTS/preferences.py --settings {params.settings:q}"
         " --reference {params.reference} --prompts {input.train} {input.validation}"
         " --kept {params.kept} --code {params.code} --out {params.folder} > {log} 2>&1"

@@ -23,6 +23,6 @@ rule cache_reference:
         settings=settings("reference"),
         code=code("reference"),
     shell:
-        "python -m sparsepo.gpu -- python $SCRIPTS/reference.py --settings {params.settings:q}"
+        "python -m sparsepo.runtime.gpu_slots -- python $SCRIPTS/reference.py --settings {params.settings:q}"
         " --reference {params.reference} --pairs {input.pairs} --kind {wildcards.kind}"
         " --out {params.folder} > {log} 2>&1"

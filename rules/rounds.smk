@@ -47,7 +47,7 @@ rule sample_round:
         settings=settings("sample_round"),
         code=code("sample_round"),
     shell:
-        "python -m sparsepo.gpu -- python $SCRIPTS/sample_round.py --settings {params.settings:q}"
+        "python -m sparsepo.runtime.gpu_slots -- python $SCRIPTS/sample_round.py --settings {params.settings:q}"
         " --policy {params.policy} --prompts {input.prompts} --iteration {wildcards.iteration}"
         " --kept {params.kept} --answers {params.answers} --code {params.code} --out {params.folder} > {log} 2>&1"
 
@@ -90,7 +90,7 @@ rule train_round:
         config=config_of,
         code=code("train"),
     shell:
-        "python -m sparsepo.gpu --count {resources.gpu} -- {params.python} $SCRIPTS/train.py"
+        "python -m sparsepo.runtime.gpu_slots --count {resources.gpu} -- {params.python} $SCRIPTS/train.py"
         " --settings {params.settings:q} --config {params.config:q}"
         " --reference {params.reference} --policy {params.policy} --iteration {wildcards.iteration}"
         " --pairs {input.pairs} --prompts {input.prompts}"

@@ -23,6 +23,6 @@ rule sample_policy:
         settings=settings("sample"),
         code=code("sample"),
     shell:
-        "python -m sparsepo.gpu -- python $SCRIPTS/sample.py --settings {params.settings:q}"
+        "python -m sparsepo.runtime.gpu_slots -- python $SCRIPTS/sample.py --settings {params.settings:q}"
         " --policy {params.policy} --validation {input.validation} --test {input.test}"
         " --kept {params.kept} --code {params.code} --out {output} > {log} 2>&1"

@@ -27,7 +27,7 @@ rule make_sft:
         config=config_of,
         code=code("sft"),
     shell:
-        "python -m sparsepo.gpu --count {resources.gpu} -- {params.python} $SCRIPTS/sft.py"
+        "python -m sparsepo.runtime.gpu_slots --count {resources.gpu} -- {params.python} $SCRIPTS/sft.py"
         " --settings {params.settings:q} --config {params.config:q}"
         " --corpus {input.corpus} --model {input.model:q} --checkpoint {params.checkpoint} --code {params.code}"
         " --out {params.folder} > {log} 2>&1"

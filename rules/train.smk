@@ -36,7 +36,7 @@ rule train_policy:
         config=config_of,
         code=code("train"),
     shell:
-        "python -m sparsepo.gpu --count {resources.gpu} -- {params.python} $SCRIPTS/train.py"
+        "python -m sparsepo.runtime.gpu_slots --count {resources.gpu} -- {params.python} $SCRIPTS/train.py"
         " --settings {params.settings:q} --config {params.config:q}"
         " --reference {params.reference} --pairs {input.pairs} --validation {input.validation} --prompts {input.prompts}"
         " --cache {params.cache:q} --checkpoint {params.checkpoint} --code {params.code} --out {params.folder} > {log} 2>&1"

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from sparsepo.config import Config
 from sparsepo.config.loading import load_config
-from sparsepo.errors import UserError
+from sparsepo.runtime.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULT = ROOT / "config.yaml"

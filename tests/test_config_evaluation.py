@@ -5,7 +5,7 @@ import yaml
 
 from sparsepo.config import Config
 from sparsepo.config.loading import load_config
-from sparsepo.errors import UserError
+from sparsepo.runtime.errors import UserError
 from sparsepo.stages import Stages
 
 TASK = yaml.safe_load("""

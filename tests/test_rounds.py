@@ -9,7 +9,7 @@ import yaml
 from sparsepo.config import Config
 from sparsepo.config.loading import load_config, merge, nested
 from sparsepo.config.runs import find_run
-from sparsepo.errors import UserError
+from sparsepo.runtime.errors import UserError
 from sparsepo.stages import Stages
 
 BASE = yaml.safe_load("""

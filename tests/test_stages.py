@@ -13,9 +13,9 @@ import yaml
 from sparsepo.config import Config
 from sparsepo.config.loading import load_owned, merge, nested
 from sparsepo.config.runs import Run, find_run, runs_of
-from sparsepo.errors import UserError
 from sparsepo.methods.registry import METHODS
 from sparsepo.monitor.plan_file import note_end, read_plan, write_plan
+from sparsepo.runtime.errors import UserError
 from sparsepo.stages import Stages, check_owner
 
 BASE = yaml.safe_load("""

@@ -4,13 +4,12 @@ import argparse
 import json
 from pathlib import Path
 
-from sparsepo.data.hashes import identity_of
-from sparsepo.data.kept import going_on
 from sparsepo.data.records import write_json
-from sparsepo.errors import run
 from sparsepo.evaluation.lm_eval.run import run_tasks
 from sparsepo.generation.generate import sampling_dtype
 from sparsepo.models.loading import load_model, load_tokenizer
+from sparsepo.runtime.errors import run
+from sparsepo.runtime.result_cache import going_on, identity_of
 
 
 def main() -> None:

@@ -4,10 +4,10 @@ import argparse
 import json
 from pathlib import Path
 
-from sparsepo.errors import run
 from sparsepo.evaluation.tfidf import sentence
 from sparsepo.report.tables.comparison import comparison, write_comparison
 from sparsepo.report.tables.published import published
+from sparsepo.runtime.errors import run
 
 
 def main() -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from sparsepo.data.records import write_json, write_records
 from sparsepo.data.sources import make_data
-from sparsepo.errors import run
 from sparsepo.evaluation.sandbox import check_sandbox
+from sparsepo.runtime.errors import run
 
 
 def try_sandbox(execution: dict) -> None:

@@ -4,9 +4,9 @@ import argparse
 import json
 from pathlib import Path
 
-from sparsepo.errors import run
 from sparsepo.report.figures.frontier import plot_diversity
 from sparsepo.report.figures.style import save
+from sparsepo.runtime.errors import run
 
 
 def main() -> None:

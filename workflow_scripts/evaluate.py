@@ -5,12 +5,12 @@ import json
 from pathlib import Path
 
 from sparsepo.data.records import Completion, Preference, read_records, write_json, write_records
-from sparsepo.errors import run
 from sparsepo.evaluation import token_analysis
 from sparsepo.evaluation.frontier import Meter
 from sparsepo.evaluation.scorers import Scorer, build_scorer
 from sparsepo.methods.registry import METHODS
 from sparsepo.models.loading import context_of, load_model, load_tokenizer
+from sparsepo.runtime.errors import run
 from sparsepo.training.inspection import inspect_pairs
 from sparsepo.training.preference import load_masks
 

@@ -4,13 +4,12 @@ import argparse
 import json
 from pathlib import Path
 
-from sparsepo.data.hashes import identity_of
-from sparsepo.data.kept import going_on
 from sparsepo.data.mbpp_humaneval import known_problems
 from sparsepo.data.records import Completion, read_records, write_json
-from sparsepo.errors import run
 from sparsepo.evaluation.pass_at_k import code_measures, verdicts
 from sparsepo.evaluation.sandbox import Sandbox
+from sparsepo.runtime.errors import run
+from sparsepo.runtime.result_cache import going_on, identity_of
 
 
 def main() -> None:

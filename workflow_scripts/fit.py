@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 
 from sparsepo.data.records import Labelled, read_records
-from sparsepo.errors import run
 from sparsepo.evaluation.tfidf import fit, sentence
+from sparsepo.runtime.errors import run
 
 
 def main() -> None:

@@ -5,9 +5,9 @@ import json
 from pathlib import Path
 
 from sparsepo.data.records import read_rows
-from sparsepo.errors import run
 from sparsepo.report.figures.frontier import plot_frontier
 from sparsepo.report.figures.style import save
+from sparsepo.runtime.errors import run
 
 
 def main() -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from sparsepo.data.pairing import share_of
 from sparsepo.data.records import Preference, read_records, write_records
-from sparsepo.errors import run
 from sparsepo.models.loading import load_tokenizer
+from sparsepo.runtime.errors import run
 from sparsepo.training.scoring import check_reach, check_same_tokens, context_at
 
 

@@ -4,9 +4,9 @@ import argparse
 import json
 from pathlib import Path
 
-from sparsepo.errors import run
 from sparsepo.report.html.build import write_page
 from sparsepo.report.html.gather import TaskResults
+from sparsepo.runtime.errors import run
 
 
 def main() -> None:

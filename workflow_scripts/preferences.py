@@ -7,18 +7,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sparsepo.config.preferences import SamplingConfig
-from sparsepo.data.hashes import identity_of
-from sparsepo.data.kept import Kept, going_on
 from sparsepo.data.mbpp_humaneval import STOPS, known_problems
 from sparsepo.data.pairing import Pairing, best_and_worst, passing_against_failing
 from sparsepo.data.preference_formats import preference_source
 from sparsepo.data.records import Completion, Prompt, Scored, read_records, write_json, write_records
-from sparsepo.errors import UserError, run
 from sparsepo.evaluation.pass_at_k import verdicts
 from sparsepo.evaluation.sandbox import Sandbox
 from sparsepo.evaluation.scorers import build_scorer
 from sparsepo.generation.generate import backend_for, check_room, sample
 from sparsepo.models.loading import load_tokenizer
+from sparsepo.runtime.errors import UserError, run
+from sparsepo.runtime.result_cache import Kept, going_on, identity_of
 
 Maker = Callable[[list[Prompt], Path], Pairing]
 """(prompts, their file) -> the pairs that have these prompts."""

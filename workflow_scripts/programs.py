@@ -6,8 +6,8 @@ from pathlib import Path
 from sparsepo.config.preferences import SamplingConfig
 from sparsepo.data.mbpp_humaneval import STOPS, human_eval
 from sparsepo.data.records import Prompt, read_records
-from sparsepo.errors import run
 from sparsepo.generation.cli import Request, sample_requests
+from sparsepo.runtime.errors import run
 
 
 def requests(settings: dict, validation: Path, test: Path) -> Iterator[Request]:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.records import Preference, read_records
-from sparsepo.errors import run
 from sparsepo.models.loading import load_model, load_tokenizer
+from sparsepo.runtime.errors import run
 from sparsepo.training.batches import encode
 from sparsepo.training.reference import content, write_cache
 

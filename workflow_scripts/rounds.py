@@ -6,9 +6,9 @@ from pathlib import Path
 from statistics import fmean
 
 from sparsepo.data.records import read_rows
-from sparsepo.errors import run
 from sparsepo.report.figures.iterations import plot_rounds
 from sparsepo.report.figures.style import save
+from sparsepo.runtime.errors import run
 
 
 def main() -> None:

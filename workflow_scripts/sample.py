@@ -6,8 +6,8 @@ from pathlib import Path
 from sparsepo.config.preferences import SamplingConfig
 from sparsepo.data.hh_dialogues import turns
 from sparsepo.data.records import Prompt, read_records
-from sparsepo.errors import UserError, run
 from sparsepo.generation.cli import Request, sample_requests
+from sparsepo.runtime.errors import UserError, run
 
 
 def wanted(settings: dict, path: Path) -> list[Prompt]:

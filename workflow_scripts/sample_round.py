@@ -6,14 +6,13 @@ from pathlib import Path
 
 from sparsepo.config.preferences import SamplingConfig
 from sparsepo.config.training import PreferenceConfig
-from sparsepo.data.hashes import identity_of
-from sparsepo.data.kept import Kept, going_on
 from sparsepo.data.pairing import Pairing, best_and_worst
 from sparsepo.data.records import Completion, Prompt, Scored, read_records, write_json, write_records
-from sparsepo.errors import UserError, run
 from sparsepo.evaluation.judges import Tournament, build_judge, round_robin
 from sparsepo.generation.generate import backend_for, check_room, sample
 from sparsepo.models.loading import load_model, load_tokenizer
+from sparsepo.runtime.errors import UserError, run
+from sparsepo.runtime.result_cache import Kept, going_on, identity_of
 from sparsepo.training.former import with_logps
 from sparsepo.training.rounds import seed_of
 

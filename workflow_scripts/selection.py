@@ -5,9 +5,9 @@ import json
 from pathlib import Path
 
 from sparsepo.data.records import Preference, read_records
-from sparsepo.errors import run
 from sparsepo.report.figures.style import save
 from sparsepo.report.figures.token_selection import Oracle, plot_selection
+from sparsepo.runtime.errors import run
 
 
 def main() -> None:

@@ -7,11 +7,11 @@ import time
 from pathlib import Path
 
 from sparsepo.config.training import SftConfig
-from sparsepo.data.hashes import identity_of
 from sparsepo.data.records import Text, read_records, write_json, write_text
-from sparsepo.errors import run
 from sparsepo.models.loading import fetch_model, load_model, save_model
-from sparsepo.provenance import run_record
+from sparsepo.runtime.errors import run
+from sparsepo.runtime.provenance import run_record
+from sparsepo.runtime.result_cache import identity_of
 from sparsepo.training.sft import SFTTrainer
 
 

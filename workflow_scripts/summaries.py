@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 
 from sparsepo.data.records import Completion, Prompt, read_records, write_json
-from sparsepo.errors import run
 from sparsepo.evaluation.summarization import build_summary_measures
+from sparsepo.runtime.errors import run
 
 
 def main() -> None:

@@ -4,8 +4,8 @@ import argparse
 import json
 from pathlib import Path
 
-from sparsepo.errors import run
 from sparsepo.report.tables.grid import main_table, write_table
+from sparsepo.runtime.errors import run
 
 
 def main() -> None:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from sparsepo.errors import run
 from sparsepo.report.figures.dynamics import plot_temperatures
 from sparsepo.report.figures.style import save
+from sparsepo.runtime.errors import run
 
 
 def main() -> None:

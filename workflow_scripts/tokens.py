@@ -5,9 +5,9 @@ import json
 from pathlib import Path
 
 from sparsepo.data.records import read_rows
-from sparsepo.errors import run
 from sparsepo.report.figures.style import save
 from sparsepo.report.figures.token_heatmap import plot_tokens
+from sparsepo.runtime.errors import run
 
 
 def main() -> None:

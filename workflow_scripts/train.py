@@ -6,13 +6,13 @@ import time
 from pathlib import Path
 
 from sparsepo.config.training import PreferenceConfig
-from sparsepo.data.hashes import identity_of
 from sparsepo.data.records import Preference, read_records, write_json
-from sparsepo.errors import run
 from sparsepo.evaluation.frontier import meter
 from sparsepo.models.adapters import policy_and_reference
 from sparsepo.models.loading import load_tokenizer
-from sparsepo.provenance import run_record
+from sparsepo.runtime.errors import run
+from sparsepo.runtime.provenance import run_record
+from sparsepo.runtime.result_cache import identity_of
 from sparsepo.training.preference import PreferenceTrainer
 from sparsepo.training.reference import Cache, content
 from sparsepo.training.rounds import seed_of

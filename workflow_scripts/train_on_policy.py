@@ -7,9 +7,7 @@ from pathlib import Path
 
 from sparsepo.config.preferences import SamplingConfig
 from sparsepo.config.training import PreferenceConfig
-from sparsepo.data.hashes import identity_of
 from sparsepo.data.records import Prompt, read_records, write_json
-from sparsepo.errors import run
 from sparsepo.evaluation.frontier import meter
 from sparsepo.evaluation.scorers import build_scorer
 from sparsepo.fdpg.target import Target, contains, fitted_target, usable
@@ -17,7 +15,9 @@ from sparsepo.fdpg.trainer import OnPolicyTrainer
 from sparsepo.methods.registry import METHODS
 from sparsepo.models.adapters import policy_and_reference
 from sparsepo.models.loading import context_of, load_tokenizer
-from sparsepo.provenance import run_record
+from sparsepo.runtime.errors import run
+from sparsepo.runtime.provenance import run_record
+from sparsepo.runtime.result_cache import identity_of
 
 METERS = {"frontier": meter}
 """What is measured during training, of runs that ask for it."""

@@ -5,9 +5,9 @@ import json
 from pathlib import Path
 
 from sparsepo.data.records import Completion, Prompt, read_records, write_json
-from sparsepo.errors import run
 from sparsepo.evaluation.judges import build_judge
 from sparsepo.evaluation.win_rate import win_rate
+from sparsepo.runtime.errors import run
 
 
 def main() -> None:

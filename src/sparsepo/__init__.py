@@ -12,7 +12,7 @@ _LIVES_IN = {
     "inspect_pairs": "sparsepo.training.inspection",
     "load_masks": "sparsepo.training.preference",
     "Preference": "sparsepo.data.records",
-    "UserError": "sparsepo.errors",
+    "UserError": "sparsepo.runtime.errors",
 }
 _LIVES_IN |= dict.fromkeys(("Head", "TokenTerms", "token_terms"), "sparsepo.objective.token_terms")
 _LIVES_IN |= dict.fromkeys(("Side", "PairLoss"), "sparsepo.objective.response_terms")

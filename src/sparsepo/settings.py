@@ -12,10 +12,10 @@ from sparsepo.config.base import MOST
 from sparsepo.config.online import judge_of_rounds, reward_of, sampling_of_rounds
 from sparsepo.config.runs import find_run, oracle_of, selecting
 from sparsepo.config.training import OptimisationConfig
-from sparsepo.data.hashes import file_hash
 from sparsepo.methods.registry import METHODS, STAND_IN, looking_into_pairs
+from sparsepo.runtime.result_cache import file_hash
 
-PUBLISHED = Path(__file__).parent / "report" / "published.yaml"
+PUBLISHED = Path(__file__).parent / "report" / "tables" / "published.yaml"
 """Figures of the paper, which a table may show beside ours."""
 
 

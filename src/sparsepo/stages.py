@@ -14,11 +14,11 @@ from sparsepo.config import Config, TaskConfig
 from sparsepo.config.loading import load_owned
 from sparsepo.config.runs import as_task, find_run, oracle_of, patterns_of, patterns_of_rounds, runs_of, selecting
 from sparsepo.cost.estimates import asked
-from sparsepo.data.hashes import file_hash
-from sparsepo.errors import UserError
-from sparsepo.launch import python_command
 from sparsepo.methods.registry import METHODS
 from sparsepo.monitor.plan_file import WATCHED, Plan
+from sparsepo.runtime.errors import UserError
+from sparsepo.runtime.launch import python_command
+from sparsepo.runtime.result_cache import file_hash
 from sparsepo.settings import SETTINGS, fitted, in_bits
 
 PAGE = Path(__file__).parent / "report" / "html"

@@ -8,7 +8,7 @@ import yaml
 from sparsepo.config import Config
 from sparsepo.config.loading import load_config, merge, nested
 from sparsepo.cost.plan import disk, rows
-from sparsepo.errors import UserError
+from sparsepo.runtime.errors import UserError
 from sparsepo.stages import Stages
 
 SCRATCH = {"source": "scratch", "config": {"model_type": "gpt2", "n_layer": 1, "n_embd": 8}}

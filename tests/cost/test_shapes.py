@@ -7,7 +7,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from sparsepo.config.models import FolderModel, GgufModel, HubModel, ScratchModel, TokenizerConfig
 from sparsepo.cost.shapes import number_in, shape_of, typical
-from sparsepo.errors import UserError
+from sparsepo.runtime.errors import UserError
 
 GPT2 = {"n_layer": 3, "n_embd": 48, "n_head": 4, "n_positions": 32}
 LLAMA = {

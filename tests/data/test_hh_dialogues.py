@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sparsepo.data.hh_dialogues import message_pairs, prompt_and_response, rendered, transcript_pairs, turns
 from sparsepo.data.pairing import Pairing
 from sparsepo.data.records import Preference
-from sparsepo.errors import UserError
+from sparsepo.runtime.errors import UserError
 
 ONE = "\n\nHuman: Hi\n\nAssistant:"
 TWO = f"{ONE} Hello\n\nHuman: Why?\n\nAssistant:"

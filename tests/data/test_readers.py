@@ -10,7 +10,7 @@ from sparsepo.config import TaskConfig
 from sparsepo.config.data import PackageTexts, TextData
 from sparsepo.data import readers as sources_of_text
 from sparsepo.data.sources import make_data
-from sparsepo.errors import UserError
+from sparsepo.runtime.errors import UserError
 
 SPLITS = ("train", "validation", "test")
 SCRATCH = {"source": "scratch"}

@@ -21,7 +21,7 @@ from sparsepo.data.records import (
     write_records,
     write_text,
 )
-from sparsepo.errors import UserError
+from sparsepo.runtime.errors import UserError
 
 GOOD = '{"prompt": "a", "chosen": "b", "rejected": "c"}'
 

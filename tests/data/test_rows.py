@@ -6,7 +6,7 @@ import datasets
 import pytest
 
 from sparsepo.data.readers import file_rows, hub_rows, package_file, package_rows
-from sparsepo.errors import UserError
+from sparsepo.runtime.errors import UserError
 
 
 def test_a_line_of_a_file_has_its_number_and_empty_lines_count(tmp_path):

@@ -12,7 +12,7 @@ from sparsepo.data import sources
 from sparsepo.data.mbpp_humaneval import Problem
 from sparsepo.data.records import Labelled, Prompt, Text
 from sparsepo.data.sources import make_data, split_prompts
-from sparsepo.errors import UserError
+from sparsepo.runtime.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 SPLITS = ("train", "validation", "test")

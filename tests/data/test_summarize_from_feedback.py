@@ -6,7 +6,7 @@ import pytest
 
 from sparsepo.data.preference_formats import preference_source
 from sparsepo.data.records import Preference
-from sparsepo.errors import UserError
+from sparsepo.runtime.errors import UserError
 
 PROMPT = "SUBREDDIT: r/dogs\n\nTITLE: My dog\n\nPOST: It barks.\n\nTL;DR:"
 

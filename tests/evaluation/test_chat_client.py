@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from sparsepo.data.kept import Kept
-from sparsepo.errors import UserError
 from sparsepo.evaluation.chat_client import Endpoint, back_off, chat_address, retry_after
+from sparsepo.runtime.errors import UserError
+from sparsepo.runtime.result_cache import Kept
 
 KEY = "sk-very/secret-0123456789"
 
@@ -274,7 +274,7 @@ def test_a_run_that_is_killed_keeps_its_answers(server, tmp_path):
     code = f"""
 from pathlib import Path
 from sparsepo.evaluation.chat_client import Endpoint
-from sparsepo.data.kept import Kept
+from sparsepo.runtime.result_cache import Kept
 Endpoint({server.url!r}, None, 3, 60.0, 1, Kept(Path({str(tmp_path / "answers.jsonl")!r}))).answers(
     {bodies(*"abcd")!r}
 )

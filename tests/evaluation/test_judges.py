@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from sparsepo.data.kept import Kept, key_of
-from sparsepo.errors import UserError
 from sparsepo.evaluation import judges, nli
 from sparsepo.evaluation.judges import BothOrders, bradley_terry, build_judge, compared, greater, question, verdict
+from sparsepo.runtime.errors import UserError
+from sparsepo.runtime.result_cache import Kept, key_of
 
 PROMPTS, A, B = ["p", "p", "q"], [" good film", " dull", " same"], [" dull", " good film", " same"]
 

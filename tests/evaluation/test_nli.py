@@ -13,7 +13,6 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification, PreTrainedTokenizerFast
 
-from sparsepo.errors import UserError
 from sparsepo.evaluation.nli import (
     EDGES,
     Convolution,
@@ -26,6 +25,7 @@ from sparsepo.evaluation.nli import (
     window,
     zero_shot,
 )
+from sparsepo.runtime.errors import UserError
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "dog", "slept", "all", "day", "and", "bark", "##ed", "cat", "."]
 LABELS = ["CONTRADICTION", "NEUTRAL", "ENTAILMENT"]

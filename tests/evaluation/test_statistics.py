@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from scipy.stats import norm, ttest_1samp
 from sklearn.metrics import roc_auc_score
 
-from sparsepo.errors import UserError
 from sparsepo.evaluation.statistics import (
     Interval,
     distinct_n,
@@ -22,6 +21,7 @@ from sparsepo.evaluation.statistics import (
     roc_auc,
     student_interval,
 )
+from sparsepo.runtime.errors import UserError
 
 
 def test_an_interval_prints_its_mean_and_the_longer_half_width():

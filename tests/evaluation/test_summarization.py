@@ -16,13 +16,13 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import BertConfig, BertForSequenceClassification, BertModel, PreTrainedTokenizerFast
 
-from sparsepo.errors import UserError
 from sparsepo.evaluation.summarization import (
     build_bertscore,
     build_summary_measures,
     rouge,
     self_bleu,
 )
+from sparsepo.runtime.errors import UserError
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "dog", "slept", "all", "day", "and", "bark", "##ed", "cat"]
 POSITIONS, LAYERS = 16, 2

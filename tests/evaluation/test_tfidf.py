@@ -12,9 +12,9 @@ from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 
 from sparsepo.data.records import Labelled
-from sparsepo.errors import UserError
 from sparsepo.evaluation.scorers import build_scorer
 from sparsepo.evaluation.tfidf import fit, folds, load, sentence
+from sparsepo.runtime.errors import UserError
 
 GOOD, BAD = ["great", "fine", "lovely"], ["dull", "poor", "awful"]
 PLAIN = ["the", "film", "plot", "actor", "was", "and", "music", "long"]

@@ -7,7 +7,6 @@ from sklearn.metrics import roc_auc_score
 
 from sparsepo.data.collation import encode_response
 from sparsepo.data.records import Completion, Preference
-from sparsepo.errors import UserError
 from sparsepo.evaluation.frontier import Samples
 from sparsepo.evaluation.kl import Divergence
 from sparsepo.evaluation.token_analysis import (
@@ -23,6 +22,7 @@ from sparsepo.evaluation.token_analysis import (
     usable,
 )
 from sparsepo.models.loading import train_tokenizer
+from sparsepo.runtime.errors import UserError
 
 SIDES = ("chosen", "rejected")
 TEXTS = ["the film was not very good .", "the plot was dull .", "a film ."]

@@ -2,9 +2,9 @@
 
 import pytest
 
-from sparsepo.errors import UserError
 from sparsepo.evaluation.judges import BothOrders
 from sparsepo.evaluation.win_rate import win_rate
+from sparsepo.runtime.errors import UserError
 
 PROMPTS, OURS, THEIRS = ["p", "p", "q", "q"], ["a", "b", "c", "d"], ["x", "x", "y", "y"]
 

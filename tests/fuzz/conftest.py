@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from sparsepo.errors import UserError
+from sparsepo.runtime.errors import UserError
 
 COUNT = 2000
 PATIENCE = 60  # seconds of this process's own time, so that a busy machine does not matter

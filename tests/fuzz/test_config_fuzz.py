@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from sparsepo.config.loading import load_config
-from sparsepo.errors import UserError
+from sparsepo.runtime.errors import UserError
 from sparsepo.stages import Stages
 
 ROOT = Path(__file__).resolve().parents[2]

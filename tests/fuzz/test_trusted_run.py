@@ -9,8 +9,8 @@ import pytest
 
 from sparsepo.config.loading import load_config
 from sparsepo.data.planted import reviews
-from sparsepo.errors import UserError
 from sparsepo.models.loading import fetch_model, save_model
+from sparsepo.runtime.errors import UserError
 from sparsepo.stages import Stages
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from sparsepo.errors import UserError
 from sparsepo.generation.generate import draw, row_uniforms
+from sparsepo.runtime.errors import UserError
 
 
 def logits(*probabilities):

@@ -10,9 +10,9 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from sparsepo.config.preferences import SamplingConfig
 from sparsepo.data.records import Prompt
-from sparsepo.errors import UserError
 from sparsepo.generation.generate import check_room, completion, sample
 from sparsepo.models.loading import train_tokenizer
+from sparsepo.runtime.errors import UserError
 
 WORDS = [f"w{number:02}" for number in range(70)]
 PROMPTS = [Prompt(text) for text in ("w01 w02 w03", "w04", "w05 w06 w07", "w08 w09", "w10")]

@@ -4,7 +4,6 @@ import inspect
 
 import pytest
 
-from sparsepo.errors import UserError, nearest
 from sparsepo.methods.method import MASKS, MISMATCHED_KL
 from sparsepo.methods.registry import (
     ALLOWED,
@@ -17,6 +16,7 @@ from sparsepo.methods.registry import (
 from sparsepo.objective.f_divergence import DIVERGENCES
 from sparsepo.objective.losses import LOSSES
 from sparsepo.objective.mask_builder import HEADS, Masks, build_masks
+from sparsepo.runtime.errors import UserError, nearest
 
 WITH_LOSS = [name for name, row in METHODS.items() if row.trainer != "on_policy"]
 

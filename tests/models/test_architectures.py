@@ -6,9 +6,9 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM
 
-from sparsepo.errors import UserError
 from sparsepo.models.architecture import check_head, decoder_layers, hidden_states, recording
 from sparsepo.models.loading import context_of, without_dropout
+from sparsepo.runtime.errors import UserError
 from sparsepo.training.inspection import inspect_pairs
 
 VOCABULARY = 37

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from sparsepo.data.collation import LAYOUTS, TokenPair, collate, rows_of
-from sparsepo.errors import UserError
 from sparsepo.models.architecture import hidden_states
 from sparsepo.models.segment_attention import SEGMENTED, CannotSegment
+from sparsepo.runtime.errors import UserError
 from sparsepo.training.inspection import inspect_pairs
 from sparsepo.training.objective import PairObjective, masks_for
 from sparsepo.training.plan import choose_layout, why_not

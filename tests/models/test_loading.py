@@ -8,8 +8,8 @@ import torch
 from transformers.trainer_utils import validate_quantization_for_training
 
 from sparsepo.config.models import FolderModel
-from sparsepo.errors import UserError
 from sparsepo.models.loading import fetch_model, load_model, load_tokenizer, save_model, train_tokenizer
+from sparsepo.runtime.errors import UserError
 
 # --- from scratch
 

@@ -10,9 +10,9 @@ from pydantic import ValidationError
 from transformers import BertConfig, BertForSequenceClassification
 
 from sparsepo.config.models import FolderModel, HubModel
-from sparsepo.errors import UserError
 from sparsepo.evaluation.scorers import load_classifier
 from sparsepo.models.loading import fetch_model, load_model, load_tokenizer, save_model
+from sparsepo.runtime.errors import UserError
 
 CORPUS = ["the film was good", "a plot of no interest"] * 3
 SCRATCH = {

@@ -12,11 +12,11 @@ from sparsepo.config.preferences import SamplingConfig
 from sparsepo.config.training import AdapterConfig
 from sparsepo.data.collation import TokenPair
 from sparsepo.data.records import Prompt
-from sparsepo.errors import UserError
 from sparsepo.generation.generate import sample
 from sparsepo.models import adapters
 from sparsepo.models.architecture import check_head, checkpoint_blocks, decoder_layers, recording
 from sparsepo.models.loading import without_dropout
+from sparsepo.runtime.errors import UserError
 from sparsepo.training.inspection import inspect_pairs
 from sparsepo.training.plan import choose_layout
 

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from sparsepo.errors import UserError
 from sparsepo.objective.f_divergence import DIVERGENCES, scale_for, surrogate, tilted_mean
+from sparsepo.runtime.errors import UserError
 
 OUTCOMES = 8
 

@@ -7,10 +7,10 @@ import sys
 
 import pytest
 
-from sparsepo import folders
 from sparsepo.data import records
-from sparsepo.errors import UserError, naming, run
-from sparsepo.folders import check_model_folder, whole
+from sparsepo.runtime import atomic_folder
+from sparsepo.runtime.atomic_folder import check_model_folder, whole
+from sparsepo.runtime.errors import UserError, naming, run
 from sparsepo.training.checkpoints import is_complete, mark_complete
 
 FILES = ("config.json", "generation_config.json", "masks.json", "masks.safetensors", "model.safetensors")
@@ -45,8 +45,8 @@ def test_a_model_folder_is_the_new_model_or_none_whenever_its_writer_dies(tmp_pa
         moves.append(real(source, target))
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(folders.os, "replace", dying)
-        patch.setattr(folders.shutil, "rmtree", lambda *_, **__: None)  # a killed process cleans nothing up
+        patch.setattr(atomic_folder.os, "replace", dying)
+        patch.setattr(atomic_folder.shutil, "rmtree", lambda *_, **__: None)  # a killed process cleans nothing up
         (tmp_path / "adapter/adapter.safetensors").unlink()
         (tmp_path / "adapter").rmdir()
         save(tmp_path, "new")
@@ -138,7 +138,7 @@ def test_a_sentence_that_its_log_has_no_room_for_is_said_by_snakemake_itself():
     """/dev/full is a disk without room."""
     if not os.path.exists("/dev/full"):
         pytest.skip("/dev/full, a device of Linux, is missing")
-    job = "from sparsepo.errors import UserError, run\ndef main(): raise UserError('too bad')\nrun(main)"
+    job = "from sparsepo.runtime.errors import UserError, run\ndef main(): raise UserError('too bad')\nrun(main)"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", SENDS, job], capture_output=True, text=True, env=environment)
     assert (done.returncode, done.stderr, done.stdout) == (1, "error: too bad\n", "")
@@ -147,7 +147,7 @@ def test_a_sentence_that_its_log_has_no_room_for_is_said_by_snakemake_itself():
 def test_a_job_ends_with_the_snakemake_that_started_it():
     waits = "import subprocess, sys, time\nsubprocess.Popen([sys.executable, '-c', sys.argv[1]])\ntime.sleep(600)"
     job = (
-        "import os\nos.environ['SPARSEPO_SNAKEMAKE'] = str(os.getppid())\nfrom sparsepo.errors import run\n"
+        "import os\nos.environ['SPARSEPO_SNAKEMAKE'] = str(os.getppid())\nfrom sparsepo.runtime.errors import run\n"
         "import time\ndef main(): print('working', flush=True); time.sleep(600)\nrun(main)"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}

@@ -10,10 +10,10 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from sparsepo.config.preferences import SamplingConfig
 from sparsepo.data.records import Prompt
-from sparsepo.errors import UserError
 from sparsepo.generation.generate import backend_for, check_room, row_seed, sample, sampling_dtype
 from sparsepo.generation.vllm import VllmEngine
 from sparsepo.models.loading import save_model, train_tokenizer
+from sparsepo.runtime.errors import UserError
 
 WORDS = [f"w{number}" for number in range(20)]
 PROMPTS = [Prompt("w1 w2 w3", "long"), Prompt("w4", "short"), Prompt("w5", "other")]

@@ -10,9 +10,9 @@ from transformers import AutoModelForCausalLM
 
 from sparsepo.config.training import AdapterConfig
 from sparsepo.data.collation import encode_pairs
-from sparsepo.errors import UserError
 from sparsepo.models import adapters
 from sparsepo.models.architecture import recording
+from sparsepo.runtime.errors import UserError
 from sparsepo.training.inspection import inspect_pairs
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -90,7 +90,7 @@ def command(made, kind, jobs):
     """What launches these jobs on two processes, and its environment."""
     path = made / f"{len(list(made.iterdir()))}.json"
     path.write_text(json.dumps(jobs))
-    launch = [sys.executable, "-m", "sparsepo.launch", "--processes", "2", *KINDS[kind], str(WORKER), str(path)]
+    launch = [sys.executable, "-m", "sparsepo.runtime.launch", "--processes", "2", *KINDS[kind], str(WORKER), str(path)]
     kept = {name: value for name, value in os.environ.items() if name not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
     return launch, kept | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "2"}
 
@@ -209,7 +209,7 @@ def test_a_launcher_that_is_killed_leaves_no_process_behind_and_a_rerun_ends_as_
 LAST_EXCHANGE = """
 import os, sys, time
 from torch import distributed, ones
-from sparsepo.errors import UserError, run
+from sparsepo.runtime.errors import UserError, run
 
 kept = [ones(1000) for _ in range(300)]
 

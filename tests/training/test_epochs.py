@@ -7,7 +7,7 @@ import torch
 
 from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.records import Preference
-from sparsepo.errors import UserError
+from sparsepo.runtime.errors import UserError
 from sparsepo.training.reference import Cache, write_cache
 
 

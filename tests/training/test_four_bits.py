@@ -7,9 +7,9 @@ import torch
 
 from sparsepo.config.training import AdapterConfig, SftConfig
 from sparsepo.data.records import Text
-from sparsepo.errors import UserError
 from sparsepo.models import adapters
 from sparsepo.models.loading import load_model
+from sparsepo.runtime.errors import UserError
 from sparsepo.training.sft import SFTTrainer
 
 HERE = importlib.util.find_spec("bitsandbytes") is not None

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from sparsepo.errors import UserError
+from sparsepo.runtime.errors import UserError
 from sparsepo.training.lock import hold
 
 HOLDS = """

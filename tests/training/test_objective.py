@@ -7,9 +7,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from sparsepo.data.collation import TokenPair, collate
-from sparsepo.errors import UserError
 from sparsepo.methods.registry import METHODS as TABLE
 from sparsepo.objective.mask_builder import build_masks
+from sparsepo.runtime.errors import UserError
 from sparsepo.training.inspection import inspect_pairs
 from sparsepo.training.objective import PairObjective, masks_for
 

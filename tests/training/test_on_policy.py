@@ -10,10 +10,10 @@ import torch
 from sparsepo.config.preferences import SamplingConfig
 from sparsepo.config.training import AdapterConfig, PreferenceConfig
 from sparsepo.data.records import Prompt
-from sparsepo.errors import UserError
 from sparsepo.fdpg.target import Target, contains, fitted_target
 from sparsepo.fdpg.trainer import WINDOW, Moving, OnPolicyTrainer
 from sparsepo.objective.f_divergence import DIVERGENCES
+from sparsepo.runtime.errors import UserError
 
 SETTINGS = {"batch_size": 8, "learning_rate": 1e-3, "checkpoint_every": 2, "epochs": 3}
 DRAWS = SamplingConfig(samples=4, max_new_tokens=6, batch_size=64)

@@ -10,8 +10,8 @@ import torch
 
 from sparsepo.data.collation import encode_pairs
 from sparsepo.data.records import Preference
-from sparsepo.errors import UserError
 from sparsepo.methods.registry import METHODS as TABLE
+from sparsepo.runtime.errors import UserError
 from sparsepo.training.inspection import inspect_pairs
 from sparsepo.training.preference import load_masks
 

@@ -8,9 +8,9 @@ import torch
 
 from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.collation import collate, encode_pairs, rows_of
-from sparsepo.errors import UserError
 from sparsepo.methods.registry import METHODS
 from sparsepo.models.loading import save_model
+from sparsepo.runtime.errors import UserError
 from sparsepo.training.inspection import inspect_pairs
 from sparsepo.training.reference import Cache, content, write_cache
 

@@ -8,7 +8,7 @@ from safetensors import SafetensorError
 
 from sparsepo.config.training import SftConfig
 from sparsepo.data.records import Text
-from sparsepo.errors import UserError
+from sparsepo.runtime.errors import UserError
 from sparsepo.training import processes
 from sparsepo.training.checkpoints import is_complete
 from sparsepo.training.sft import SFTTrainer

@@ -8,7 +8,7 @@ import torch
 
 from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.records import Preference
-from sparsepo.errors import UserError
+from sparsepo.runtime.errors import UserError
 from sparsepo.training.former import with_logps
 from sparsepo.training.rounds import joined, record_of, seed_of
 

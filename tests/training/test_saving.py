@@ -5,8 +5,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from sparsepo.data.collation import encode_pairs
-from sparsepo.errors import UserError
 from sparsepo.models.loading import load_tokenizer
+from sparsepo.runtime.errors import UserError
 from sparsepo.training.inspection import inspect_pairs
 from sparsepo.training.preference import load_masks
 

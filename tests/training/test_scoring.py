@@ -10,8 +10,8 @@ from tokenizers.normalizers import Replace
 from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.collation import encode_pairs
 from sparsepo.data.records import Preference
-from sparsepo.errors import UserError
 from sparsepo.models.loading import save_model, train_tokenizer
+from sparsepo.runtime.errors import UserError
 from sparsepo.training.reference import Cache, content, write_cache
 from sparsepo.training.scoring import check_reach, check_same_tokens, context_at, with_scores
 

@@ -7,9 +7,9 @@ from transformers import AutoModelForCausalLM
 
 from sparsepo.config.training import SftConfig
 from sparsepo.data.records import Text
-from sparsepo.errors import UserError
 from sparsepo.models import adapters
 from sparsepo.models.loading import without_dropout
+from sparsepo.runtime.errors import UserError
 from sparsepo.training.sft import IGNORED, SFTTrainer, collate, encode_document
 
 DOCUMENTS = [

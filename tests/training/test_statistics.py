@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sparsepo.data.collation import TokenPair, collate
-from sparsepo.errors import UserError
+from sparsepo.runtime.errors import UserError
 from sparsepo.training.statistics import MismatchedKL, RunningMargin, mismatched
 
 A, B, C = (TokenPair([prompt], [prompt, 10], [prompt, 20, 21]) for prompt in (1, 2, 3))

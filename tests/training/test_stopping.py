@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from sparsepo.config.training import SftConfig
 from sparsepo.data.collation import encode_pairs
 from sparsepo.data.records import Preference, Text
-from sparsepo.errors import UserError
+from sparsepo.runtime.errors import UserError
 from sparsepo.training.sft import SFTTrainer
 
 

@@ -8,7 +8,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sparsepo.data.collation import encode_pairs
-from sparsepo.errors import UserError
+from sparsepo.runtime.errors import UserError
 from sparsepo.training.inspection import inspect_pairs
 
 METHODS = ["dpo", "mapo", "sparsepo_independent"]

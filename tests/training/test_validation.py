@@ -10,9 +10,9 @@ from pydantic import ValidationError
 from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.collation import encode_pairs
 from sparsepo.data.records import Preference
-from sparsepo.errors import UserError
 from sparsepo.models import adapters
 from sparsepo.models.loading import load_model
+from sparsepo.runtime.errors import UserError
 from sparsepo.training.inspection import inspect_pairs
 from sparsepo.training.preference import load_masks
 from sparsepo.training.reference import Cache, write_cache

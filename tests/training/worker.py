@@ -1,4 +1,6 @@
-"""Trains what a test asks for, in the process that calls `run`, or in each process of `sparsepo.launch worker.py JOBS`.
+"""Trains what a test asks for, in the process that calls `run`, or in each process of a launch.
+
+A launch is `python -m sparsepo.runtime.launch worker.py JOBS`.
 
 FSDP is for GPUs: accelerate turns it into plain copies on a CPU without a word. `on_the_cpu` has it shard there too.
 """
@@ -16,8 +18,8 @@ from transformers import TrainerCallback
 
 from sparsepo.config.training import PreferenceConfig, SftConfig
 from sparsepo.data.records import Preference, Text
-from sparsepo.errors import run as as_command
 from sparsepo.models.loading import load_model, load_tokenizer
+from sparsepo.runtime.errors import run as as_command
 from sparsepo.training.preference import PreferenceTrainer
 from sparsepo.training.sft import SFTTrainer
 

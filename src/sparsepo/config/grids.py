@@ -3,9 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
-from sparsepo.errors import UserError
 from sparsepo.methods.registry import ALLOWED, METHODS, check_read, check_values
-from sparsepo.wording import shown
+from sparsepo.runtime.errors import UserError, shown
 
 LONGEST = 24  # characters of a number, so that the folder of seven of them has a name that a disk takes
 NEEDED = {"beta": '["0.1", "0.5"]', "mean": '["0.5", "0.8"]'}

@@ -11,8 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from sparsepo.config import Config
-from sparsepo.errors import UserError, nearest
-from sparsepo.wording import one_line, shown
+from sparsepo.runtime.errors import UserError, nearest, one_line, shown
 
 Place = tuple[str | int, ...]
 

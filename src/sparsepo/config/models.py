@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, JsonValue, field_validator, model_validator
 
 from sparsepo.config.base import Count, Dtype, InWords, Line, Seed, Strict, refuse
-from sparsepo.folders import check_model_folder
+from sparsepo.runtime.atomic_folder import check_model_folder
 
 
 class TokenizerConfig(Strict):

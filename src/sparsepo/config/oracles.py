@@ -9,9 +9,9 @@ from pydantic import model_validator
 from sparsepo.config.base import Epochs, Positive, Probability, Seed, Strict, refuse
 from sparsepo.config.grids import Mistake
 from sparsepo.config.models import ModelConfig
-from sparsepo.errors import nearest
 from sparsepo.methods.parameters import ALLOWED
 from sparsepo.methods.registry import METHODS
+from sparsepo.runtime.errors import nearest
 
 if TYPE_CHECKING:
     from sparsepo.config import TaskConfig

@@ -10,7 +10,7 @@ from sparsepo.config.runs import as_task
 from sparsepo.cost import formulas
 from sparsepo.cost.estimates import ESTIMATES, Estimate, asked, host_bytes
 from sparsepo.cost.sizes import Sizes
-from sparsepo.errors import run
+from sparsepo.runtime.errors import run
 from sparsepo.stages import Stages
 
 HEAD = ("task", "stage", "jobs", "TFLOP a job", "hours a job", "hours", "memory GB", "mem_mb", "runtime")

@@ -10,7 +10,7 @@ from typing import Any
 
 from sparsepo.config.models import FolderModel, GgufModel, HubModel, ModelConfig, ScratchModel
 from sparsepo.data.readers import package_file
-from sparsepo.errors import UserError
+from sparsepo.runtime.errors import UserError
 
 PLAIN = {"bloom", "codegen", "falcon", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "opt", "phi", "starcoder2"}
 """Types of models whose feed-forward layers are two maps; those of all others have a third, the gate."""

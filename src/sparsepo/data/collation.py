@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from sparsepo.data.records import Preference
-from sparsepo.errors import UserError
 from sparsepo.objective.token_terms import Rows, response_rows, rows_at
+from sparsepo.runtime.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,7 @@ from typing import Any
 from sparsepo.data.pairing import Found, Pairing
 from sparsepo.data.readers import Rows, subset_of
 from sparsepo.data.records import Preference, as_record
-from sparsepo.errors import UserError
-from sparsepo.wording import one_line
+from sparsepo.runtime.errors import UserError, one_line
 
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 ROLES = {"user": HUMAN, "assistant": ASSISTANT}

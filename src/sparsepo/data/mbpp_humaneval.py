@@ -7,8 +7,7 @@ from typing import Any
 
 from sparsepo.data.readers import Rows, file_rows, hub_rows
 from sparsepo.data.records import as_record, require_text
-from sparsepo.errors import UserError
-from sparsepo.wording import shown
+from sparsepo.runtime.errors import UserError, shown
 
 STOPS = {
     "mbpp": ("\nclass", "\nassert", '\n"""', "\nprint", "\nif", "\n<|/", "\n```"),

@@ -3,7 +3,7 @@
 import random
 import re
 
-from sparsepo.errors import UserError
+from sparsepo.runtime.errors import UserError
 
 POSITIVE = frozenset(
     """

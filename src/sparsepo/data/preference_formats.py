@@ -9,7 +9,7 @@ from sparsepo.data.pairing import Found, Pairing, extremes, spaced
 from sparsepo.data.readers import Rows, origin_of, rows_of
 from sparsepo.data.records import Preference, Scored, as_record
 from sparsepo.data.summarize_from_feedback import compared, rated_on_axes, rated_post_rows, rated_posts
-from sparsepo.errors import UserError
+from sparsepo.runtime.errors import UserError
 
 
 def preference_source(settings: dict[str, Any]) -> Pairing:

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsepo.data.records import Labelled, Text, as_record, json_lines, require_text
-from sparsepo.errors import UserError
-from sparsepo.wording import shown
+from sparsepo.runtime.errors import UserError, shown
 
 
 def package_file(name: str, pattern: str) -> Path:

@@ -9,8 +9,7 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sparsepo.errors import UserError, naming
-from sparsepo.wording import one_line, shown
+from sparsepo.runtime.errors import UserError, naming, one_line, shown
 
 
 @dataclass(frozen=True)

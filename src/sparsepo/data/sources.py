@@ -10,7 +10,7 @@ from sparsepo.data.mbpp_humaneval import Problem, mbpp_of
 from sparsepo.data.preference_formats import preference_source
 from sparsepo.data.readers import documents, origin_of, origin_of_documents
 from sparsepo.data.records import Labelled, Preference, Prompt, Text
-from sparsepo.errors import UserError
+from sparsepo.runtime.errors import UserError
 
 SPLITS = ("train", "validation", "test")
 

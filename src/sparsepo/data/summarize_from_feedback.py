@@ -8,7 +8,7 @@ from typing import Any
 from sparsepo.data.pairing import Found, Pairing, extremes
 from sparsepo.data.readers import Rows, subset_of
 from sparsepo.data.records import Preference, Scored, Text, as_record, parse_json, read_text
-from sparsepo.errors import UserError
+from sparsepo.runtime.errors import UserError
 
 NEWS = "a news article, not a post"
 

@@ -16,9 +16,9 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import SplitResult, urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
-from sparsepo.data.kept import Kept, key_of
-from sparsepo.errors import UserError
-from sparsepo.progress import progress
+from sparsepo.runtime.errors import UserError
+from sparsepo.runtime.progress import progress
+from sparsepo.runtime.result_cache import Kept, key_of
 
 BACK_OFF = 60.0  # seconds that we wait at most of our own accord
 PATIENCE = 300.0  # seconds that we wait at most when the server asks for it

@@ -8,10 +8,10 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from sparsepo.data.kept import Kept
-from sparsepo.errors import UserError
 from sparsepo.evaluation.chat_client import Endpoint
 from sparsepo.evaluation.scorers import Scorer, build_scorer
+from sparsepo.runtime.errors import UserError
+from sparsepo.runtime.result_cache import Kept
 
 Judge = Callable[[list[str], list[str], list[str]], list[float | None]]
 """(prompts, a, b) -> for each the probability in [0, 1] that a is preferred to b; 1/2 is a tie, None no verdict."""

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from sparsepo.errors import UserError
 from sparsepo.evaluation.scorers import load_classifier
-from sparsepo.progress import progress
+from sparsepo.runtime.errors import UserError
+from sparsepo.runtime.progress import progress
 
 Consistency = Callable[[Sequence[str], Sequence[str]], list[float]]
 """(documents, summaries) -> how far each document entails its summary, in [0, 1]."""

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from math import comb
 from typing import Any
 
-from sparsepo.data.kept import Kept
 from sparsepo.data.mbpp_humaneval import Problem, program
 from sparsepo.data.records import Completion
-from sparsepo.errors import UserError
 from sparsepo.evaluation.sandbox import Sandbox, Verdict
+from sparsepo.runtime.errors import UserError
+from sparsepo.runtime.result_cache import Kept
 
 
 def verdicts(

@@ -21,10 +21,10 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from sparsepo.data.kept import Kept, once
-from sparsepo.errors import UserError
 from sparsepo.evaluation import sandbox_worker
-from sparsepo.progress import progress
+from sparsepo.runtime.errors import UserError
+from sparsepo.runtime.progress import progress
+from sparsepo.runtime.result_cache import Kept, once
 
 NOBODY = 65534
 START = 30.0  # seconds a worker may take to start

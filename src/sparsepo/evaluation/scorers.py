@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from sparsepo.errors import UserError
+from sparsepo.runtime.errors import UserError
 
 
 def load_classifier(name: str, role: str, pickled_weights: bool = False) -> tuple[Any, Any]:

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 import numpy as np
 from scipy.stats import permutation_test
 
-from sparsepo.errors import UserError
 from sparsepo.evaluation.statistics import paired, paired_difference
+from sparsepo.runtime.errors import UserError
 
 LEVEL = 0.05
 RESAMPLES = 4999

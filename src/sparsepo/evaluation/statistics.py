@@ -9,7 +9,7 @@ from statistics import fmean, stdev
 import numpy as np
 from scipy.stats import bootstrap, rankdata, t
 
-from sparsepo.errors import UserError
+from sparsepo.runtime.errors import UserError
 
 _BATCH = 100  # resamples drawn at once: bounds the memory to 100 indices per group
 

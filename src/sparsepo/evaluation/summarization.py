@@ -3,9 +3,9 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sparsepo.errors import UserError
 from sparsepo.evaluation.nli import build_summac, edna, window
-from sparsepo.progress import progress
+from sparsepo.runtime.errors import UserError
+from sparsepo.runtime.progress import progress
 
 Measurement = dict[str, list]
 """{"values": one number an item, "groups": the prompt it belongs to, counted from 0}."""

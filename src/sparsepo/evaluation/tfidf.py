@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from sparsepo.data.records import Labelled, write_json, write_text
-from sparsepo.errors import UserError, naming
+from sparsepo.runtime.errors import UserError, naming
 
 FOLDS = 5  # one of them is held out
 OPENING = 40  # words; a scored response is much shorter than the documents

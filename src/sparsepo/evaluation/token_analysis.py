@@ -7,9 +7,9 @@ from typing import Any
 from sparsepo.data.collation import TokenPair, encode_pairs
 from sparsepo.data.planted import polar_spans
 from sparsepo.data.records import Preference
-from sparsepo.errors import UserError
 from sparsepo.evaluation.frontier import Samples
 from sparsepo.evaluation.statistics import distinct_n, roc_auc
+from sparsepo.runtime.errors import UserError
 
 SIDES = ("chosen", "rejected")
 

@@ -4,8 +4,8 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sparsepo.errors import UserError
 from sparsepo.evaluation.judges import BothOrders, Judge, Orders
+from sparsepo.runtime.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from sparsepo.config.preferences import SamplingConfig
 from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.collation import collate_responses, encode_prompt, onto, rows_of
 from sparsepo.data.records import Completion, Prompt
-from sparsepo.errors import UserError
 from sparsepo.evaluation.statistics import distinct_n
 from sparsepo.fdpg.target import Target, usable
 from sparsepo.generation.generate import row_seed, sample
@@ -22,6 +21,7 @@ from sparsepo.models.architecture import checkpoint_blocks, hidden_states, lm_he
 from sparsepo.models.loading import context_of, without_dropout
 from sparsepo.objective.f_divergence import DIVERGENCES, surrogate
 from sparsepo.objective.token_terms import token_terms
+from sparsepo.runtime.errors import UserError
 from sparsepo.training.checks import check_models
 from sparsepo.training.loop import Loop
 

@@ -7,11 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sparsepo.config.preferences import SamplingConfig
-from sparsepo.data.hashes import identity_of
-from sparsepo.data.kept import going_on
 from sparsepo.data.records import Prompt, write_records
 from sparsepo.generation.generate import backend_for, check_room, sample
 from sparsepo.models.loading import load_tokenizer
+from sparsepo.runtime.result_cache import going_on, identity_of
 
 
 @dataclass(frozen=True)

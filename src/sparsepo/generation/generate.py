@@ -15,13 +15,13 @@ from transformers import GenerationConfig
 
 from sparsepo.config.preferences import SamplingConfig
 from sparsepo.data.collation import encode_prompt
-from sparsepo.data.kept import Kept, once
 from sparsepo.data.records import Completion, Prompt
-from sparsepo.errors import UserError
 from sparsepo.generation.decoding import Draw, Ending, decode, is_plain
 from sparsepo.generation.vllm import VllmEngine, vllm_usable
 from sparsepo.models.loading import context_of, load_model
-from sparsepo.progress import progress
+from sparsepo.runtime.errors import UserError
+from sparsepo.runtime.progress import progress
+from sparsepo.runtime.result_cache import Kept, once
 
 
 def ending(tokenizer: Any, stops: Sequence[str]) -> Ending:

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoConfig
 
 from sparsepo.config.preferences import SamplingConfig
-from sparsepo.errors import UserError
+from sparsepo.runtime.errors import UserError
 
 
 def vllm_usable() -> bool:

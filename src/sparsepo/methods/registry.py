@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from sparsepo.errors import UserError, nearest
 from sparsepo.methods.method import BROUGHT, MASKS, MISMATCHED_KL, RUNNING_MARGIN, Method
 from sparsepo.methods.parameters import ALLOWED
+from sparsepo.runtime.errors import UserError, nearest
 
 STAND_IN = "dpo"
 """The method that looks into pairs for the SFT model, where all log-ratios are 0, and for methods of other trainers."""

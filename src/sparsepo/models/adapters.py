@@ -11,10 +11,10 @@ from transformers.initialization import no_init_weights
 from transformers.pytorch_utils import Conv1D
 
 from sparsepo.config.training import AdapterConfig, PreferenceConfig
-from sparsepo.errors import UserError, nearest
-from sparsepo.folders import whole
 from sparsepo.models.architecture import decoder_layers, linears
 from sparsepo.models.loading import load_model, save_model
+from sparsepo.runtime.atomic_folder import whole
+from sparsepo.runtime.errors import UserError, nearest
 
 NAME = "default"  # of the one adapter, in peft's words
 OTHERS = "name the maps in adapter.targets, those of attention for example"

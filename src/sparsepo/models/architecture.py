@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from sparsepo.errors import UserError
 from sparsepo.models.segment_attention import leave_attention_alone, visibility
 from sparsepo.objective.token_terms import Head
+from sparsepo.runtime.errors import UserError
 
 LINEAR = (nn.Linear, Conv1D)
 LAST_MAPS = {

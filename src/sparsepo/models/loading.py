@@ -12,9 +12,9 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerFast
 
 from sparsepo.data.readers import package_file
-from sparsepo.errors import UserError, nearest
-from sparsepo.folders import check_model_folder, whole
 from sparsepo.models.trust import OPTIONS, announce, content, keywords, refusal
+from sparsepo.runtime.atomic_folder import check_model_folder, whole
+from sparsepo.runtime.errors import UserError, nearest
 
 UNLOADABLE = (
     *(OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, ArithmeticError, EOFError),

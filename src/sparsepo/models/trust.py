@@ -6,9 +6,8 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from sparsepo.data.hashes import file_hash
-from sparsepo.errors import UserError
-from sparsepo.wording import one_line
+from sparsepo.runtime.errors import UserError, one_line
+from sparsepo.runtime.result_cache import file_hash
 
 OPTIONS = ("trust_remote_code", "pickled_weights")
 """What the `model` section of a config may allow."""

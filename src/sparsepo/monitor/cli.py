@@ -13,12 +13,12 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from sparsepo.errors import run
 from sparsepo.monitor.plan_file import read_plan
 from sparsepo.monitor.progress import Sweep, Task, look
 from sparsepo.monitor.run_state import Driver, Run, State, look_around
-from sparsepo.progress import duration
 from sparsepo.report.run_names import parse_run, short_params
+from sparsepo.runtime.errors import run
+from sparsepo.runtime.progress import duration
 
 COLOURS = {
     State.DONE: "green",

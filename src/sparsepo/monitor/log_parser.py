@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sparsepo.wording import one_line
+from sparsepo.runtime.errors import one_line
 
 PART = 2**16  # bytes that are read of either end of a file
 _STEP = re.compile(r"^step (\d+)/(\d+) ", re.MULTILINE)

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from sparsepo.data.records import parse_json, read_text, write_json
-from sparsepo.errors import UserError
+from sparsepo.runtime.errors import UserError
 
 NAME = "plan.json"
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from scipy.optimize import brentq
 from torch import Tensor
 
-from sparsepo.errors import UserError
+from sparsepo.runtime.errors import UserError
 
 LOG_2 = math.log(2)
 

@@ -6,8 +6,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from sparsepo.errors import UserError
 from sparsepo.objective.masks import MaskHead, Views
+from sparsepo.runtime.errors import UserError
 
 
 class ActivationHead(MaskHead):

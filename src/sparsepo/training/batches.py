@@ -10,8 +10,8 @@ from torch.utils.data import Sampler
 from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.collation import Encoded, TokenPair, collate, encode_pairs, split
 from sparsepo.data.records import Preference, as_record
-from sparsepo.errors import UserError
 from sparsepo.models.loading import context_of
+from sparsepo.runtime.errors import UserError
 from sparsepo.training.reference import Cache
 
 Pairs = Sequence[Preference | Mapping[str, Any]]

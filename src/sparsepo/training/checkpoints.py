@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from sparsepo.data.records import write_json
-from sparsepo.errors import UserError
-from sparsepo.folders import reach_the_disk
+from sparsepo.runtime.atomic_folder import reach_the_disk
+from sparsepo.runtime.errors import UserError
 
 MARK = "complete.json"
 

@@ -7,11 +7,11 @@ import torch
 
 from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.collation import Encoded, TokenPair
-from sparsepo.errors import UserError
 from sparsepo.methods.registry import METHODS
 from sparsepo.models import adapters
 from sparsepo.models.architecture import check_head
 from sparsepo.models.loading import without_dropout
+from sparsepo.runtime.errors import UserError
 from sparsepo.training.objective import Outcome
 from sparsepo.training.reference import Cache, check_cache
 

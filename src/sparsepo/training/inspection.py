@@ -6,11 +6,11 @@ from typing import Any
 import torch
 
 from sparsepo.data.collation import TokenPair, collate, onto
-from sparsepo.errors import UserError
 from sparsepo.methods.registry import check_pair_method
 from sparsepo.models.loading import context_of
 from sparsepo.objective.mask_builder import Masks
 from sparsepo.objective.response_terms import Side
+from sparsepo.runtime.errors import UserError
 from sparsepo.training.checks import check_brought
 from sparsepo.training.objective import Outcome, PairObjective, masks_for
 from sparsepo.training.statistics import statistic_of

@@ -6,7 +6,7 @@ import socket
 import time
 from pathlib import Path
 
-from sparsepo.errors import UserError
+from sparsepo.runtime.errors import UserError
 
 PATIENCE = 30.0  # seconds: a process that was killed may take some to go
 _HELD: list[int] = []  # descriptors, open for the life of this process

@@ -9,7 +9,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from sparsepo.data.records import write_text
-from sparsepo.errors import naming
+from sparsepo.runtime.errors import naming
 
 SHOWN = (
     "loss",

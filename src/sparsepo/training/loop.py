@@ -16,7 +16,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from sparsepo.config.training import OptimisationConfig
 from sparsepo.data.records import write_json, write_text
-from sparsepo.errors import UserError
+from sparsepo.runtime.errors import UserError
 from sparsepo.training.checkpoints import latest, mark_complete, step_of, writing
 from sparsepo.training.lock import hold
 from sparsepo.training.logs import Every, Progress, append_line, keep_until

@@ -7,10 +7,10 @@ import psutil
 import torch
 
 from sparsepo.data.collation import LAYOUTS, TokenPair, collate, onto, rows_of
-from sparsepo.errors import UserError
 from sparsepo.models.architecture import hidden_states, lm_head
 from sparsepo.models.segment_attention import CannotSegment, chunk_of, look_back
 from sparsepo.objective.fused_head import rows_together
+from sparsepo.runtime.errors import UserError
 
 PREFERRED = ("shared", "pairs", "padded")
 PROBE = [TokenPair([1, 2, 3, 4], [5, 6, 7], [8, 9]), TokenPair([3, 1], [2, 7], [4, 6, 8, 1, 5])]

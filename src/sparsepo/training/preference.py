@@ -15,14 +15,14 @@ from torch import Tensor
 from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.collation import Encoded, onto
 from sparsepo.data.records import Preference, write_json
-from sparsepo.errors import UserError
-from sparsepo.folders import whole
 from sparsepo.methods.registry import METHODS, check_pair_method
 from sparsepo.models import adapters
 from sparsepo.models.architecture import checkpoint_blocks, compile_blocks
 from sparsepo.models.loading import context_of, without_dropout
 from sparsepo.objective.mask_builder import Masks
 from sparsepo.objective.token_terms import KL
+from sparsepo.runtime.atomic_folder import whole
+from sparsepo.runtime.errors import UserError
 from sparsepo.training.batches import MicroBatches, encode, order_of, records_of
 from sparsepo.training.checkpoints import set_weights
 from sparsepo.training.checks import check_brought, check_known, check_models, check_pairs, check_step_0

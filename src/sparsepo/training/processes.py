@@ -18,7 +18,7 @@ from sparsepo.training.checkpoints import replace_weight, set_weights, trained_w
 
 
 class SharedTrainer(Trainer):
-    """A Trainer that may run on one process or on several, see `sparsepo.launch`, as DDP, FSDP or DeepSpeed.
+    """A Trainer that may run on one process or on several, see `sparsepo.runtime.launch`, as DDP, FSDP or DeepSpeed.
 
     All processes draw the same data in the same order, and `Shares`, the collator, takes the share of each: what a step
     learns from does not depend on how many there are.

@@ -15,14 +15,14 @@ from torch import Tensor
 
 from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.collation import TokenPair, collate, onto, rows_of, split
-from sparsepo.data.hashes import file_hash
 from sparsepo.data.records import Preference, write_json
-from sparsepo.errors import UserError, naming
 from sparsepo.methods.registry import METHODS
 from sparsepo.models.architecture import check_head, hidden_states, lm_head
 from sparsepo.models.loading import without_dropout
 from sparsepo.objective.mask_builder import build_masks
 from sparsepo.objective.token_terms import token_terms
+from sparsepo.runtime.errors import UserError, naming
+from sparsepo.runtime.result_cache import file_hash
 from sparsepo.training.plan import choose_layout
 from sparsepo.training.views import look
 

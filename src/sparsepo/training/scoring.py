@@ -12,11 +12,10 @@ from transformers import CONFIG_MAPPING, AutoConfig
 from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.collation import TokenPair, with_values
 from sparsepo.data.records import Preference
-from sparsepo.errors import UserError
 from sparsepo.models.loading import context_of
+from sparsepo.runtime.errors import UserError, shown
 from sparsepo.training.batches import encode
 from sparsepo.training.reference import computed
-from sparsepo.wording import shown
 
 DIGITS = 6
 """Of a score, after the point: what float32 tells apart."""

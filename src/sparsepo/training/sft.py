@@ -11,10 +11,10 @@ from torch import Tensor
 from sparsepo.config.training import SftConfig
 from sparsepo.data.collation import encode_prompt, encode_response
 from sparsepo.data.records import Text
-from sparsepo.errors import UserError
 from sparsepo.models import adapters
 from sparsepo.models.architecture import checkpoint_blocks
 from sparsepo.models.loading import context_of
+from sparsepo.runtime.errors import UserError
 from sparsepo.training.loop import Loop
 
 IGNORED = -100  # what transformers' loss skips

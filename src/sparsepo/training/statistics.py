@@ -11,9 +11,9 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from sparsepo.data.collation import TokenPair, collate, onto
-from sparsepo.errors import UserError
 from sparsepo.methods.registry import METHODS
 from sparsepo.objective.response_terms import Side, weighted_sum
+from sparsepo.runtime.errors import UserError
 
 Total = Callable[[Sequence[Any]], list[float]]
 LEAST_BETA = 1e-3

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sparsepo.data.collation import onto
-from sparsepo.errors import UserError
+from sparsepo.runtime.errors import UserError
 from sparsepo.training.checkpoints import trained_weights
 from sparsepo.training.objective import PairObjective
 from sparsepo.training.shares import Shares

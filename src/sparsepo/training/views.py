@@ -5,11 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsepo.errors import UserError
 from sparsepo.models.architecture import hidden_states, recording
 from sparsepo.objective.mask_builder import Masks
 from sparsepo.objective.masks import Views
 from sparsepo.objective.token_terms import Rows
+from sparsepo.runtime.errors import UserError
 
 
 def look(reference: Any, masks: Masks | None, batch: dict[str, Any], rows: Rows) -> tuple[Tensor, Views]:

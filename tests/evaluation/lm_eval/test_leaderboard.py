@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sparsepo.errors import UserError
 from sparsepo.evaluation.lm_eval.leaderboard import AVERAGED, COLUMNS, average, columns, normalised, standard_errors
+from sparsepo.runtime.errors import UserError
 
 SIZES = {"gpqa_diamond": 198, "gpqa_extended": 546, "gpqa_main": 448}  # questions of GPQA
 

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from sparsepo.errors import UserError
 from sparsepo.evaluation.lm_eval.packaged_questions import EXAMPLES, packaged_task
+from sparsepo.runtime.errors import UserError
 
 
 @pytest.fixture

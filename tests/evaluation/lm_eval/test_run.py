@@ -12,9 +12,9 @@ pytest.importorskip("lm_eval", reason="lm-eval is not installed (pip install 'sp
 
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from sparsepo.data.kept import Kept
 from sparsepo.evaluation.lm_eval.run import _measurements, run_tasks
 from sparsepo.models.loading import train_tokenizer
+from sparsepo.runtime.result_cache import Kept
 
 WORDS = "red green blue one two three four five A B C D A. B. C. D. (A) (B) Answer: Question: " + " ".join(
     f"w{number}" for number in range(10)

@@ -12,11 +12,11 @@ pytest.importorskip("lm_eval", reason="lm-eval is not installed (pip install 'sp
 
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from sparsepo.errors import UserError
 from sparsepo.evaluation.lm_eval import tasks as benchmark_tasks
 from sparsepo.evaluation.lm_eval.leaderboard import COLUMNS, normalised
 from sparsepo.evaluation.lm_eval.run import run_tasks
 from sparsepo.models.loading import train_tokenizer
+from sparsepo.runtime.errors import UserError
 
 WORDS = "red blue one two three four A B C D (A) (B) Answer: w0 w1 w2 w3 w4 w5"
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from sparsepo.errors import UserError
 from sparsepo.report.html.tokens import Pairs, pairs_of, token_values, top_tokens, values_of
+from sparsepo.runtime.errors import UserError
 
 PLAIN = {"log_ratio", "reverse_kl", "forward_kl"}
 MASKED = PLAIN | {"m_u", "m_d", "weighted_log_ratio", "weighted_kl"}

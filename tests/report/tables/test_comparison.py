@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparsepo.errors import UserError
 from sparsepo.report.tables.caption import caption, findings
 from sparsepo.report.tables.comparison import comparison, comparison_frame, differences_frame, write_comparison
 from sparsepo.report.tables.published import Published
 from sparsepo.report.tables.systems import systems
+from sparsepo.runtime.errors import UserError
 
 NOTHING = Published({}, "")
 BY_REWARD = {"select": "reward", "baseline": None, "rows": "methods"}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import Any
 
-from sparsepo.errors import UserError
+from sparsepo.runtime.errors import UserError
 
 GENERATED = 0  # number of choices where the answer is free text: chance level 0
 FILTER = "none"  # lm-eval's name for answers taken as they are

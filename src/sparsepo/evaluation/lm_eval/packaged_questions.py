@@ -8,7 +8,7 @@ from typing import Any
 
 from sparsepo.data.readers import package_file
 from sparsepo.data.records import as_record, read_rows, write_records, write_text
-from sparsepo.errors import UserError, nearest
+from sparsepo.runtime.errors import UserError, nearest
 
 EXAMPLES = 10  # questions set aside for few-shot prompts
 

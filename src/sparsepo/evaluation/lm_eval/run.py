@@ -11,10 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sparsepo.data.kept import Kept, once
 from sparsepo.evaluation.lm_eval import leaderboard
 from sparsepo.evaluation.lm_eval.tasks import SEED, check_room, draw_questions, load_tasks, set_examples
-from sparsepo.progress import progress
+from sparsepo.runtime.progress import progress
+from sparsepo.runtime.result_cache import Kept, once
 
 BLOCK = 16  # batches handed to lm-eval at once: inside, it sorts by length and computes a shared prompt once
 BOOTSTRAP = 100  # resamples, for the few metrics without a standard error in closed form

@@ -7,8 +7,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from sparsepo.errors import UserError
 from sparsepo.evaluation.lm_eval.packaged_questions import packaged_task
+from sparsepo.runtime.errors import UserError
 
 SEED = 0  # of the questions that `limit` keeps, and of GPQA's order of choices
 ANTLR = "4.11"

@@ -9,7 +9,7 @@ from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from sparsepo.errors import naming
+from sparsepo.runtime.errors import naming
 
 RC = {
     "font.family": "DejaVu Sans",  # ships with matplotlib: the same letters on every machine

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from sparsepo.progress import duration
 from sparsepo.report.html.gather import TaskResults
 from sparsepo.report.run_names import params_text
+from sparsepo.runtime.progress import duration
 
 
 @dataclass(frozen=True)

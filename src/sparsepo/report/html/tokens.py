@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sparsepo.errors import UserError
 from sparsepo.report.html.pack import rounded, short
+from sparsepo.runtime.errors import UserError
 
 SIDES = ("chosen", "rejected")
 MOST, FEWEST = 24, 2

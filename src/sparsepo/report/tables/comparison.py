@@ -7,15 +7,15 @@ from typing import Any
 import pandas as pd
 
 from sparsepo.data.records import write_text
-from sparsepo.errors import UserError
 from sparsepo.evaluation.significance import pairwise
-from sparsepo.progress import progress
 from sparsepo.report.tables.caption import caption, findings
 from sparsepo.report.tables.cells import blocks
 from sparsepo.report.tables.metrics import in_order
 from sparsepo.report.tables.published import Published
 from sparsepo.report.tables.render import comparison_latex, comparison_markdown
 from sparsepo.report.tables.systems import Column, Comparison, System, systems
+from sparsepo.runtime.errors import UserError
+from sparsepo.runtime.progress import progress
 
 
 def comparison(files: Sequence[Mapping[str, Any]], spec: Mapping[str, Any], published: Published) -> Comparison:

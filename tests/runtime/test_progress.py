@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from sparsepo.progress import duration, progress
+from sparsepo.runtime.progress import duration, progress
 
 
 class Clock:

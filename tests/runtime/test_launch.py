@@ -7,11 +7,11 @@ import yaml
 
 from sparsepo.config import Config
 from sparsepo.config.loading import load_config
-from sparsepo.errors import UserError
-from sparsepo.launch import PLAIN, launch_arguments, python_command
+from sparsepo.runtime.errors import UserError
+from sparsepo.runtime.launch import PLAIN, launch_arguments, python_command
 from sparsepo.stages import Stages
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = sorted((ROOT / "configs/accelerate").glob("*.yaml"))
 FSDP = yaml.safe_load((ROOT / "configs/accelerate/fsdp.yaml").read_text())
 RUN = "dpo/beta~0.1/seed~0"
@@ -49,10 +49,10 @@ def test_one_process_is_plain_python():
 def test_several_are_launched_for_the_section_that_asks_for_them(tmp_path):
     path = written(tmp_path).rename(tmp_path / "a name.yaml")
     stages = Stages(config("training", processes=4, accelerate=str(path)))
-    assert stages.python("planted", "train") == f"python -m sparsepo.launch --processes 4 --accelerate '{path}'"
+    assert stages.python("planted", "train") == f"python -m sparsepo.runtime.launch --processes 4 --accelerate '{path}'"
     assert (stages.processes("planted", "train"), stages.processes("planted", "sft")) == (4, 1)
     assert stages.python("planted", "sft") == "python"
-    assert python_command(2, None) == "python -m sparsepo.launch --processes 2"
+    assert python_command(2, None) == "python -m sparsepo.runtime.launch --processes 2"
 
 
 def test_a_task_without_fine_tuning_makes_its_reference_on_one_process(tmp_path):

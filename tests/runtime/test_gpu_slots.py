@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sparsepo import gpu
+from sparsepo.runtime import gpu_slots
 
 HOLD = "import os, sys; print(os.environ.get('CUDA_VISIBLE_DEVICES'), flush=True); sys.stdin.read()"
 
@@ -25,7 +25,7 @@ def environment(tmp_path):
     return kept | {
         "PATH": f"{smi.parent}:/usr/bin:/bin",
         "TMPDIR": str(tmp_path),
-        "PYTHONPATH": str(Path(gpu.__file__).parents[1]),
+        "PYTHONPATH": str(Path(gpu_slots.__file__).parents[1]),
     }
 
 
@@ -36,7 +36,7 @@ def start(environment):
     with ExitStack() as jobs:
 
         def start_job(*options, **more):
-            command = [sys.executable, "-m", "sparsepo.gpu", *options, "--", sys.executable, "-c", HOLD]
+            command = [sys.executable, "-m", "sparsepo.runtime.gpu_slots", *options, "--", sys.executable, "-c", HOLD]
             job = subprocess.Popen(command, env=environment | more, text=True, **pipes)
             jobs.enter_context(job)
             jobs.callback(job.kill)
@@ -144,7 +144,7 @@ def test_without_gpus_any_number_of_jobs_run(start):
 
 
 def test_the_exit_code_is_the_commands(environment):
-    command = [sys.executable, "-m", "sparsepo.gpu", "--", sys.executable, "-c", "exit(7)"]
+    command = [sys.executable, "-m", "sparsepo.runtime.gpu_slots", "--", sys.executable, "-c", "exit(7)"]
     assert subprocess.run(command, env=environment).returncode == 7
 
 
@@ -153,7 +153,7 @@ UNCLEAR = [[], ["--"], ["true"], ["--count", "--", "true"], ["--count", "2", "--
 
 @pytest.mark.parametrize("arguments", [*UNCLEAR, *(["--count", count, "--", "true"] for count in ("0", "-1", "two"))])
 def test_without_a_command_there_is_one_line_of_usage(environment, arguments):
-    command = [sys.executable, "-m", "sparsepo.gpu", *arguments]
+    command = [sys.executable, "-m", "sparsepo.runtime.gpu_slots", *arguments]
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert result.returncode == 2
-    assert result.stderr == "usage: python -m sparsepo.gpu [--count N] -- COMMAND...\n"
+    assert result.stderr == "usage: python -m sparsepo.runtime.gpu_slots [--count N] -- COMMAND...\n"

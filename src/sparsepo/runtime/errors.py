@@ -2,14 +2,43 @@
 
 import difflib
 import errno
+import json
 import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from typing import NoReturn
+from threading import Thread
+from typing import Any, NoReturn
 
-from sparsepo.orphans import end_with
+SECONDS = 1.0  # between two looks
+
+
+def end_with(pid: int, name: str) -> None:
+    """End this process, as if it were killed, within a second or two of the process `pid`, which is called `name`."""
+    import psutil
+
+    with suppress(psutil.NoSuchProcess):
+        Thread(target=_wait, args=(psutil.Process(pid), name), daemon=True).start()
+
+
+def _wait(process, name: str) -> None:
+    while _is_alive(process):
+        time.sleep(SECONDS)
+    with suppress(OSError):
+        print(f"{name} (process {process.pid}) has ended, and this job with it", file=sys.stderr, flush=True)
+    os._exit(1)
+
+
+def _is_alive(process) -> bool:
+    """Whether it runs; a zombie does not, nor does another process of the same number."""
+    import psutil
+
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 PATIENCE = 20  # seconds that another process than the first of several waits with its sentence
@@ -35,7 +64,7 @@ def run(main: Callable[[], None]) -> None:
     """Call `main`; a UserError or a full disk becomes one line on stderr and exit code 1.
 
     Where stderr is a log on that full disk, the line goes to Snakemake's own output. A job ends with its Snakemake.
-    Of several processes (see `sparsepo.launch`) the first alone speaks; each ends with the launcher.
+    Of several processes (see `sparsepo.runtime.launch`) the first alone speaks; each ends with the launcher.
     """
     if is_launched():
         end_with(os.getppid(), "the launcher")
@@ -86,7 +115,7 @@ def _end(code: int) -> NoReturn:
 
 
 def is_launched() -> bool:
-    """Whether this process is one of several of `sparsepo.launch`."""
+    """Whether this process is one of several of `sparsepo.runtime.launch`."""
     return "LOCAL_RANK" in os.environ
 
 
@@ -111,3 +140,21 @@ def naming(path: os.PathLike) -> Iterator[None]:
         if not is_full(error):
             raise
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from None
+
+
+def one_line(text: str, most: int = 600) -> str:
+    """A text as it may stand in a sentence: printable, on one line, its middle left out beyond `most` characters."""
+    head, tail = most - most // 3 - 5, most // 3
+    short = text if len(text) <= most else f"{text[:head]} ... {text[-tail:]}"
+    line = "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in short)
+    return line if len(line) <= most else f"{line[:head]} ... {line[-tail:]}"
+
+
+def shown(value: Any, most: int = 60) -> str:
+    """A value that was given, as JSON that may stand in a sentence, cut behind `most` characters."""
+    try:
+        text = json.dumps(value, default=str, skipkeys=True, ensure_ascii=False)
+    except (ValueError, RecursionError):
+        text = f"a {type(value).__name__} too large to show"
+    line = one_line(text[: most + 1])
+    return line if len(line) <= most else line[: most - 3] + "..."

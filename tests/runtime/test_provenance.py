@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from sparsepo import provenance
-from sparsepo.provenance import environment, git_state, hardware, peak_memory, run_record
+from sparsepo.runtime import provenance
+from sparsepo.runtime.provenance import environment, git_state, hardware, peak_memory, run_record
 
 FILES = {"src/sparsepo/report.py": "Y = 1\n", "workflow_scripts/train.py": "X = 1\n"}
 
@@ -66,10 +66,10 @@ def test_environment_records_the_python_and_the_packages_that_run():
 
 def test_environment_imports_none_of_the_packages():
     code = (
-        "import sys; from sparsepo.provenance import environment; environment();"
+        "import sys; from sparsepo.runtime.provenance import environment; environment();"
         " print(*{'torch', 'transformers', 'numpy', 'snakemake'} & set(sys.modules))"
     )
-    source = str(Path(provenance.__file__).parents[1])
+    source = str(Path(provenance.__file__).parents[2])
     result = subprocess.run(
         [sys.executable, "-c", code],
         env=os.environ | {"PYTHONPATH": source},

@@ -2,7 +2,7 @@
 
 import threading
 
-from sparsepo.data.kept import Kept, key_of, once
+from sparsepo.runtime.result_cache import Kept, key_of, once
 
 
 def test_the_key_of_a_request_is_that_of_its_meaning_not_of_its_layout():

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sparsepo.errors import naming
+from sparsepo.runtime.errors import naming
 
 STAGE = ".saving"
 

@@ -1,4 +1,4 @@
-"""Run a command on GPUs of its own: `python -m sparsepo.gpu [--count N] -- COMMAND...`.
+"""Run a command on GPUs of its own: `python -m sparsepo.runtime.gpu_slots [--count N] -- COMMAND...`.
 
 Snakemake only counts GPUs; on a machine without a scheduler nobody says which ones a job may use.
 """
@@ -13,7 +13,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-USAGE = "usage: python -m sparsepo.gpu [--count N] -- COMMAND..."
+USAGE = "usage: python -m sparsepo.runtime.gpu_slots [--count N] -- COMMAND..."
 
 
 def main(arguments: list[str]) -> None:

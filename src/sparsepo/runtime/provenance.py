@@ -13,9 +13,9 @@ from typing import Any
 
 import psutil
 
-from sparsepo.data.hashes import file_hash
+from sparsepo.runtime.result_cache import file_hash
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 # Direct dependencies; those of tests and linting cannot change a result.
 PACKAGES = """

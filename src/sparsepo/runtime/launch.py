@@ -1,7 +1,7 @@
 """Run a training script on several processes of this machine, one a GPU.
 
-`python -m sparsepo.launch --processes N [--accelerate FILE] SCRIPT ARGUMENT...` is `accelerate launch` with what a run
-needs: a free port of this machine, so that runs do not meet, and nothing of the user's own accelerate config. Without a
+`python -m sparsepo.runtime.launch --processes N [--accelerate FILE] SCRIPT ARGUMENT...` is `accelerate launch` with what a
+run needs: a free port of this machine, so that runs do not meet, and nothing of the user's own accelerate config. Without a
 GPU the processes share the CPU, each with a part of the threads.
 """
 
@@ -22,7 +22,7 @@ def python_command(processes: int, accelerate: Path | None) -> str:
     if processes == 1:
         return "python"
     file = "" if accelerate is None else f" --accelerate {quote(str(accelerate))}"
-    return f"python -m sparsepo.launch --processes {processes}{file}"
+    return f"python -m sparsepo.runtime.launch --processes {processes}{file}"
 
 
 def launch_arguments(processes: int, accelerate: Path | None, threads: int, script: Sequence[str]) -> list[str]:
