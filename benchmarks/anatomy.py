@@ -15,8 +15,7 @@ from workloads import SHORT, Workload
 
 from sparsepo.data.collation import collate, rows_of
 from sparsepo.models.architecture import hidden_states
-from sparsepo.training.objective import PairObjective, masks_for
-from sparsepo.training.views import look
+from sparsepo.training.pair_objective import PairObjective, look, masks_for
 
 
 def parts(objective: PairObjective, batch: dict[str, Any]) -> dict[str, float]:

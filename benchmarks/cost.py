@@ -36,8 +36,8 @@ def trainer(name: str, folder: Path) -> Any:
     from sparsepo.data.records import Preference, Text
     from sparsepo.models.adapters import twin
     from sparsepo.models.loading import fetch_model
-    from sparsepo.training.preference import PreferenceTrainer
-    from sparsepo.training.sft import SFTTrainer
+    from sparsepo.training.preference_trainer import PreferenceTrainer
+    from sparsepo.training.sft_trainer import SFTTrainer
 
     words = [f"w{number}" for number in range(VOCABULARY - 3)]
     spec = {"source": "scratch", "config": MODEL, "seed": 0, "dtype": "float32"}

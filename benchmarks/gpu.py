@@ -33,7 +33,7 @@ from sparsepo.models import adapters
 from sparsepo.models.architecture import compile_blocks, decoder_layers
 from sparsepo.objective import kernels
 from sparsepo.runtime.errors import UserError, run
-from sparsepo.training.objective import PairObjective, masks_for
+from sparsepo.training.pair_objective import PairObjective, masks_for
 
 RANK = 16
 SPAN = 256, 1024

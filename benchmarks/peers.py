@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparsepo.data.collation import TokenPair, collate
-from sparsepo.training.objective import PairObjective, masks_for
+from sparsepo.training.pair_objective import PairObjective, masks_for
 
 BETA = 0.1
 Step = Callable[[Sequence[TokenPair]], Tensor]

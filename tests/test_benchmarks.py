@@ -20,7 +20,7 @@ import step  # noqa: E402
 import workloads  # noqa: E402
 
 from sparsepo.data.collation import LAYOUTS, TokenPair, collate  # noqa: E402
-from sparsepo.training.objective import PairObjective, masks_for  # noqa: E402
+from sparsepo.training.pair_objective import PairObjective, masks_for  # noqa: E402
 
 needs_trl = pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="trl, of the extra `bench`, is missing")
 PAIRS = [TokenPair([5, 9, 2, 11], [7, 3, 8, 60, 4], [6, 1]), TokenPair([12, 2], [40], [33, 21, 2])]

@@ -8,7 +8,7 @@ from sparsepo.codeversion import ROOT, code_version
 
 SCRIPT = "workflow_scripts/train.py"
 TREE = {
-    SCRIPT: "from sparsepo.training.loop import run\n\nrun()\n",
+    SCRIPT: "from sparsepo.training.base_trainer import run\n\nrun()\n",
     "src/sparsepo/__init__.py": 'WHERE = {"dpo": 1}\n\n\ndef __getattr__(name): ...\n',
     "src/sparsepo/config/__init__.py": "import sparsepo.only_config\nSTEPS = 3\n",
     "src/sparsepo/only_config.py": "X = 1\n",
@@ -16,7 +16,7 @@ TREE = {
     "src/sparsepo/objective/losses.py": "def dpo(x):\n    return x + 1\n",
     "src/sparsepo/report.py": "Y = 1\n",
     "src/sparsepo/training/__init__.py": '"""Training."""\n',
-    "src/sparsepo/training/loop.py": (
+    "src/sparsepo/training/base_trainer.py": (
         '"""Loop."""\n\nfrom sparsepo.config import STEPS\n\n\ndef run():\n    """Run."""\n'
         "    from sparsepo.objective import losses\n\n    return losses.dpo(STEPS)\n"
     ),
@@ -44,7 +44,7 @@ def version(tree):
     "name",
     [
         SCRIPT,
-        "src/sparsepo/training/loop.py",
+        "src/sparsepo/training/base_trainer.py",
         "src/sparsepo/training/__init__.py",
         "src/sparsepo/objective/__init__.py",
         "src/sparsepo/objective/losses.py",
@@ -116,7 +116,7 @@ def test_an_import_for_type_checkers_only_is_not_followed(tree):
 
 @pytest.mark.parametrize("text", ["from . import losses\n", "def f():\n    from .losses import dpo\n"])
 def test_a_relative_import_is_refused_with_its_place(tree, text):
-    write(tree, "src/sparsepo/training/loop.py", text)
+    write(tree, "src/sparsepo/training/base_trainer.py", text)
     line = text.count("\n")
     place = rf"^src/sparsepo/training/loop\.py, line {line}: a relative import"
     with pytest.raises(ImportError, match=place):
@@ -141,10 +141,10 @@ def test_a_module_taken_from_the_lazy_package_is_followed(tree):
 
 
 def test_a_syntax_error_names_its_file(tree):
-    write(tree, "src/sparsepo/training/loop.py", "def run(:\n")
+    write(tree, "src/sparsepo/training/base_trainer.py", "def run(:\n")
     with pytest.raises(SyntaxError) as error:
         version(tree)
-    assert error.value.filename.endswith("src/sparsepo/training/loop.py")
+    assert error.value.filename.endswith("src/sparsepo/training/base_trainer.py")
 
 
 def test_every_workflow_script_of_the_project_can_be_hashed():

@@ -55,9 +55,9 @@ CHANGES = [
 
 @pytest.fixture
 def alternatives(tmp_path):
-    write(tmp_path, SCRIPT, "from sparsepo.training.loop import run\n\nrun()\n")
+    write(tmp_path, SCRIPT, "from sparsepo.training.base_trainer import run\n\nrun()\n")
     write(tmp_path, "src/sparsepo/objective/losses.py", LOSSES)
-    write(tmp_path, "src/sparsepo/training/loop.py", LOOP)
+    write(tmp_path, "src/sparsepo/training/base_trainer.py", LOOP)
     for name in ("smooth", "other"):
         write(tmp_path, f"src/sparsepo/objective/{name}.py", "X = 1\n")
     return tmp_path

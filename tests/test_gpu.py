@@ -17,8 +17,8 @@ from sparsepo.models.loading import train_tokenizer
 from sparsepo.objective import kernels
 from sparsepo.objective.fused_head import rows_together
 from sparsepo.objective.token_terms import Head, SummedLoss, token_terms
-from sparsepo.training.objective import PairObjective, masks_for
-from sparsepo.training.preference import PreferenceTrainer
+from sparsepo.training.pair_objective import PairObjective, masks_for
+from sparsepo.training.preference_trainer import PreferenceTrainer
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is here, or not shown: make test-gpu"),

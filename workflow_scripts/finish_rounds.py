@@ -8,7 +8,7 @@ from pathlib import Path
 from sparsepo.data.records import read_rows, write_json, write_records
 from sparsepo.runtime.atomic_folder import whole
 from sparsepo.runtime.errors import run
-from sparsepo.training.rounds import joined, record_of
+from sparsepo.training.iterations import joined, record_of
 
 LOGS = ("dynamics.jsonl", "frontier.jsonl")
 

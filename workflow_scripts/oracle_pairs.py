@@ -8,7 +8,7 @@ from sparsepo.data.pairing import share_of
 from sparsepo.data.records import Preference, read_records, write_records
 from sparsepo.models.loading import load_tokenizer
 from sparsepo.runtime.errors import run
-from sparsepo.training.scoring import check_reach, check_same_tokens, context_at
+from sparsepo.training.token_scores import check_reach, check_same_tokens, context_at
 
 
 def main() -> None:

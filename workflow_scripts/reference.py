@@ -8,8 +8,8 @@ from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.records import Preference, read_records
 from sparsepo.models.loading import load_model, load_tokenizer
 from sparsepo.runtime.errors import run
-from sparsepo.training.batches import encode
-from sparsepo.training.reference import content, write_cache
+from sparsepo.training.batching import encode
+from sparsepo.training.reference_cache import content, write_cache
 
 
 def main() -> None:

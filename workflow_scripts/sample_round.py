@@ -13,8 +13,8 @@ from sparsepo.generation.generate import backend_for, check_room, sample
 from sparsepo.models.loading import load_model, load_tokenizer
 from sparsepo.runtime.errors import UserError, run
 from sparsepo.runtime.result_cache import Kept, going_on, identity_of
-from sparsepo.training.former import with_logps
-from sparsepo.training.rounds import seed_of
+from sparsepo.training.iterations import seed_of
+from sparsepo.training.token_scores import with_logps
 
 
 def sampled(settings: dict, policy: Path, path: Path, iteration: int, kept: Kept) -> list[Completion]:

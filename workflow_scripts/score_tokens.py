@@ -8,7 +8,7 @@ from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.records import Preference, read_records, write_json, write_records
 from sparsepo.models.loading import load_model, load_tokenizer
 from sparsepo.runtime.errors import run
-from sparsepo.training.scoring import with_scores
+from sparsepo.training.token_scores import with_scores
 
 
 def main() -> None:

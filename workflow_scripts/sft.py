@@ -12,7 +12,7 @@ from sparsepo.models.loading import fetch_model, load_model, save_model
 from sparsepo.runtime.errors import run
 from sparsepo.runtime.provenance import run_record
 from sparsepo.runtime.result_cache import identity_of
-from sparsepo.training.sft import SFTTrainer
+from sparsepo.training.sft_trainer import SFTTrainer
 
 
 def in_bits(model, tokenizer, settings: dict, folder: Path):

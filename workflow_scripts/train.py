@@ -13,9 +13,9 @@ from sparsepo.models.loading import load_tokenizer
 from sparsepo.runtime.errors import run
 from sparsepo.runtime.provenance import run_record
 from sparsepo.runtime.result_cache import identity_of
-from sparsepo.training.preference import PreferenceTrainer
-from sparsepo.training.reference import Cache, content
-from sparsepo.training.rounds import seed_of
+from sparsepo.training.iterations import seed_of
+from sparsepo.training.preference_trainer import PreferenceTrainer
+from sparsepo.training.reference_cache import Cache, content
 
 METERS = {"frontier": meter}
 """What is measured during training, of runs that ask for it."""

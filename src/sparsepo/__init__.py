@@ -7,10 +7,10 @@ __version__ = "0.1.0"
 _LIVES_IN = {
     "METHODS": "sparsepo.methods.registry",
     "PreferenceConfig": "sparsepo.config.training",
-    "PreferenceTrainer": "sparsepo.training.preference",
+    "PreferenceTrainer": "sparsepo.training.preference_trainer",
     "OnPolicyTrainer": "sparsepo.fdpg.trainer",
     "inspect_pairs": "sparsepo.training.inspection",
-    "load_masks": "sparsepo.training.preference",
+    "load_masks": "sparsepo.training.preference_trainer",
     "Preference": "sparsepo.data.records",
     "UserError": "sparsepo.runtime.errors",
 }

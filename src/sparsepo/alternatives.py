@@ -22,7 +22,7 @@ def _of_method(method: str, given: Mapping[str, Any]) -> Rows:
         "sparsepo.methods.method.MASKS": () if mask == "none" else (mask,),
         "sparsepo.objective.losses.LOSSES": (row.loss,),
         "sparsepo.objective.mask_builder.HEADS": () if mask == "none" else (mask,),
-        "sparsepo.training.statistics.STATISTICS": (row.statistic,) if row.statistic else (),
+        "sparsepo.training.step_statistics.STATISTICS": (row.statistic,) if row.statistic else (),
     }
 
 
@@ -53,7 +53,7 @@ def _reference(task: TaskConfig, run: str, kind: str) -> Rows:
         "sparsepo.methods.registry.METHODS": (),
         "sparsepo.methods.parameters.ALLOWED": (),
         "sparsepo.objective.losses.LOSSES": (),
-        "sparsepo.training.statistics.STATISTICS": (),
+        "sparsepo.training.step_statistics.STATISTICS": (),
         "sparsepo.methods.method.MASKS": (),
         "sparsepo.objective.mask_builder.HEADS": ("activations",) if kind.startswith("weights~") else (),
     }
@@ -90,7 +90,7 @@ def _train_on_policy(task: TaskConfig, run: str, kind: str) -> Rows:
         "sparsepo.methods.method.MASKS": (),
         "sparsepo.objective.losses.LOSSES": (),
         "sparsepo.objective.mask_builder.HEADS": (),
-        "sparsepo.training.statistics.STATISTICS": (),
+        "sparsepo.training.step_statistics.STATISTICS": (),
     } | _scorers(scorers)
 
 

@@ -12,7 +12,7 @@ from sparsepo.cost import formulas
 from sparsepo.cost.shapes import shape_of
 from sparsepo.data.collation import TokenPair, collate
 from sparsepo.models import adapters
-from sparsepo.training.objective import PairObjective, masks_for
+from sparsepo.training.pair_objective import PairObjective, masks_for
 
 GIVEN = {"model_type": "gpt2", "n_layer": 3, "n_embd": 128, "n_head": 4, "n_positions": 64}
 VOCABULARY, PROMPT, RESPONSE, PAIRS = 600, 12, 8, 6

@@ -16,8 +16,8 @@ from sparsepo.models.architecture import hidden_states
 from sparsepo.models.segment_attention import SEGMENTED, CannotSegment
 from sparsepo.runtime.errors import UserError
 from sparsepo.training.inspection import inspect_pairs
-from sparsepo.training.objective import PairObjective, masks_for
-from sparsepo.training.plan import choose_layout, why_not
+from sparsepo.training.layout_choice import choose_layout, why_not
+from sparsepo.training.pair_objective import PairObjective, masks_for
 
 VOCABULARY = 37
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 24}

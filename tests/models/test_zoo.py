@@ -18,7 +18,7 @@ from sparsepo.models.architecture import check_head, checkpoint_blocks, decoder_
 from sparsepo.models.loading import without_dropout
 from sparsepo.runtime.errors import UserError
 from sparsepo.training.inspection import inspect_pairs
-from sparsepo.training.plan import choose_layout
+from sparsepo.training.layout_choice import choose_layout
 
 VOCABULARY, WINDOW = 37, 12
 SIZES = {

@@ -19,8 +19,7 @@ from sparsepo.objective.masks import MaskHead, Views
 from sparsepo.objective.response_terms import Side
 from sparsepo.objective.token_terms import rows_at
 from sparsepo.training.inspection import describe, inspect_pairs
-from sparsepo.training.objective import PairObjective, masks_for
-from sparsepo.training.views import look
+from sparsepo.training.pair_objective import PairObjective, look, masks_for
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "fixtures" / "golden" / "golden.json").read_text())
 TOKENS, LOSSES, SPARSEPO, MAPO, LEFT = (GOLDEN[part] for part in ("tokens", "losses", "sparsepo", "mapo", "left"))

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, TrainerCallback
 from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.records import Preference
 from sparsepo.models.loading import train_tokenizer
-from sparsepo.training.preference import PreferenceTrainer
+from sparsepo.training.preference_trainer import PreferenceTrainer
 
 WORDS = [f"w{number:02}" for number in range(60)]
 SETTINGS = {"batch_size": 8, "learning_rate": 1e-3, "checkpoint_every": 0}

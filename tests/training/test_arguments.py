@@ -3,7 +3,7 @@
 from transformers import TrainingArguments
 
 from sparsepo.config.training import PreferenceConfig
-from sparsepo.training.loop import arguments_of
+from sparsepo.training.base_trainer import arguments_of
 
 
 def test_a_process_that_sees_several_gpus_trains_a_batch_of_the_size_that_was_asked_for(tmp_path, monkeypatch):

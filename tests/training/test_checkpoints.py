@@ -1,7 +1,7 @@
 """Checkpoints as folders: which is whole, which is the latest, and where a log is cut."""
 
 from sparsepo.training.checkpoints import is_complete, latest, mark_complete
-from sparsepo.training.logs import keep_until
+from sparsepo.training.logging import keep_until
 
 
 def test_a_checkpoint_is_whole_only_with_its_mark_its_identity_and_every_byte(tmp_path):

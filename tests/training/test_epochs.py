@@ -8,7 +8,7 @@ import torch
 from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.records import Preference
 from sparsepo.runtime.errors import UserError
-from sparsepo.training.reference import Cache, write_cache
+from sparsepo.training.reference_cache import Cache, write_cache
 
 
 def fresh(toy, epochs=3, count=20):

@@ -10,7 +10,7 @@ from sparsepo.data.records import Text
 from sparsepo.models import adapters
 from sparsepo.models.loading import load_model
 from sparsepo.runtime.errors import UserError
-from sparsepo.training.sft import SFTTrainer
+from sparsepo.training.sft_trainer import SFTTrainer
 
 HERE = importlib.util.find_spec("bitsandbytes") is not None
 needs_4_bits = pytest.mark.skipif(not HERE, reason="4-bit weights need bitsandbytes: pip install 'sparsepo[qlora]'")

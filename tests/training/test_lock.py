@@ -7,12 +7,12 @@ import sys
 import pytest
 
 from sparsepo.runtime.errors import UserError
-from sparsepo.training.lock import hold
+from sparsepo.training.checkpoints import hold
 
 HOLDS = """
 import sys, time
 from pathlib import Path
-from sparsepo.training.lock import hold
+from sparsepo.training.checkpoints import hold
 hold(Path(sys.argv[1]))
 print("held", flush=True)
 time.sleep(600)
@@ -35,6 +35,6 @@ def test_a_folder_is_held_by_one_process_until_it_dies(tmp_path):
 
 def test_a_trainer_holds_its_folder_while_it_trains(toy, tmp_path, monkeypatch):
     held = []
-    monkeypatch.setattr("sparsepo.training.loop.hold", held.append)
+    monkeypatch.setattr("sparsepo.training.base_trainer.hold", held.append)
     toy.trainer(tmp_path).train()
     assert held == [tmp_path]

@@ -9,9 +9,9 @@ from safetensors import SafetensorError
 from sparsepo.config.training import SftConfig
 from sparsepo.data.records import Text
 from sparsepo.runtime.errors import UserError
-from sparsepo.training import processes
+from sparsepo.training import distributed
 from sparsepo.training.checkpoints import is_complete
-from sparsepo.training.sft import SFTTrainer
+from sparsepo.training.sft_trainer import SFTTrainer
 
 # 20 pairs: three steps an epoch, the third of one micro-batch; six in all
 RUN = {"epochs": 2, "micro_batch_size": 4, "checkpoint_every": 2, "frontier_every": 1, "identity": "mine"}
@@ -180,8 +180,8 @@ NO_ROOM = OSError(errno.ENOSPC, "No space left on device")
 WAYS = [
     (torch, "save", NO_ROOM),
     (torch, "save", RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0\nmore lines")),
-    (processes, "save_file", NO_ROOM),
-    (processes, "save_file", SafetensorError("I/O error: No space left on device (os error 28)")),
+    (distributed, "save_file", NO_ROOM),
+    (distributed, "save_file", SafetensorError("I/O error: No space left on device (os error 28)")),
 ]
 
 

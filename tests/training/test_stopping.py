@@ -10,7 +10,7 @@ from sparsepo.config.training import SftConfig
 from sparsepo.data.collation import encode_pairs
 from sparsepo.data.records import Preference, Text
 from sparsepo.runtime.errors import UserError
-from sparsepo.training.sft import SFTTrainer
+from sparsepo.training.sft_trainer import SFTTrainer
 
 
 def test_a_policy_that_is_not_the_reference_is_refused_at_step_0(toy, tmp_path):

@@ -14,8 +14,8 @@ from sparsepo.models import adapters
 from sparsepo.models.loading import load_model
 from sparsepo.runtime.errors import UserError
 from sparsepo.training.inspection import inspect_pairs
-from sparsepo.training.preference import load_masks
-from sparsepo.training.reference import Cache, write_cache
+from sparsepo.training.preference_trainer import load_masks
+from sparsepo.training.reference_cache import Cache, write_cache
 
 # 20 pairs, three steps an epoch, learned by heart: other pairs get worse again after one to three steps
 RUN = {"epochs": 2, "learning_rate": 3e-3, "warmup": 0, "validate_every": 1, "checkpoint_every": 2, "identity": "mine"}

@@ -80,7 +80,7 @@ CODE = {
     "the source of the data": ("src/sparsepo/data/planted.py", "LEAN, ", "LEANS, ", ALL),
     "a source of other data": ("src/sparsepo/data/summarize_from_feedback.py", *ADDED, set()),
     "sampling": ("src/sparsepo/generation/decoding.py", *ADDED, AFTER_SFT),
-    "fine-tuning": ("src/sparsepo/training/sft.py", *ADDED, {("make_sft", "")} | AFTER_SFT),
+    "fine-tuning": ("src/sparsepo/training/sft_trainer.py", *ADDED, {("make_sft", "")} | AFTER_SFT),
 }
 
 

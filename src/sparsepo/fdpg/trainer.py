@@ -22,8 +22,8 @@ from sparsepo.models.loading import context_of, without_dropout
 from sparsepo.objective.f_divergence import DIVERGENCES, surrogate
 from sparsepo.objective.token_terms import token_terms
 from sparsepo.runtime.errors import UserError
+from sparsepo.training.base_trainer import Loop
 from sparsepo.training.checks import check_models
-from sparsepo.training.loop import Loop
 
 WINDOW = 1024
 """Responses that the baseline is a mean over."""

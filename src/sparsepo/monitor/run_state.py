@@ -222,7 +222,7 @@ def _numbers(run: Run, folder: Path, path: Path, log: Log, now: float) -> Run:
 
 
 def _lock(folder: Path) -> str:
-    """Who trains in a folder, or did last, as `sparsepo.training.lock` writes it."""
+    """Who trains in a folder, or did last, as `sparsepo.training.checkpoints` writes it."""
     try:
         return (folder / "lock").read_text(errors="replace")
     except OSError:

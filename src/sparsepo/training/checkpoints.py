@@ -1,7 +1,11 @@
 """Checkpoints that are whole or not there: marked when complete, tied to their run, found again after a kill."""
 
+import fcntl
 import json
+import os
 import shutil
+import socket
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -100,3 +104,34 @@ def replace_weight(model: nn.Module, names: Sequence[str], value: Tensor) -> Non
     for name in names:
         owner, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(owner), leaf, made)
+
+
+PATIENCE = 30.0  # seconds: a process that was killed may take some to go
+_HELD: list[int] = []  # descriptors, open for the life of this process
+
+
+def hold(folder: Path, patience: float = PATIENCE) -> None:
+    """Lock a folder for this process until it ends, however it ends; it may be locked again by the same process.
+
+    Raises UserError, naming the other process, if that does not let go within `patience` seconds. A file system that
+    knows no locks has none.
+    """
+    path, deadline = folder / "lock", time.monotonic() + patience
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            other = os.read(descriptor, 200).decode(errors="replace") or "another process"
+        except OSError:
+            return
+        else:
+            if os.fstat(descriptor).st_nlink:  # else the other one has deleted it, with its folder
+                os.truncate(descriptor, 0)
+                os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
+                _HELD.append(descriptor)
+                return
+        os.close(descriptor)
+        if time.monotonic() >= deadline:
+            raise UserError(f"{folder}: {other} is training there; wait for its end, or end it, and run again")
+        time.sleep(0.5)

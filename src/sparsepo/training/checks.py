@@ -12,8 +12,8 @@ from sparsepo.models import adapters
 from sparsepo.models.architecture import check_head
 from sparsepo.models.loading import without_dropout
 from sparsepo.runtime.errors import UserError
-from sparsepo.training.objective import Outcome
-from sparsepo.training.reference import Cache, check_cache
+from sparsepo.training.pair_objective import Outcome
+from sparsepo.training.reference_cache import Cache, check_cache
 
 STEP_0_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
 STARTS = {"ref_logps": ("reference", "ref"), "values": ("the one that the pairs were sampled from", "prev")}

@@ -12,8 +12,8 @@ from sparsepo.objective.mask_builder import Masks
 from sparsepo.objective.response_terms import Side
 from sparsepo.runtime.errors import UserError
 from sparsepo.training.checks import check_brought
-from sparsepo.training.objective import Outcome, PairObjective, masks_for
-from sparsepo.training.statistics import statistic_of
+from sparsepo.training.pair_objective import Outcome, PairObjective, masks_for
+from sparsepo.training.step_statistics import statistic_of
 
 
 @torch.no_grad()

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from sparsepo.data.collation import onto
 from sparsepo.runtime.errors import UserError
 from sparsepo.training.checkpoints import trained_weights
-from sparsepo.training.objective import PairObjective
-from sparsepo.training.shares import Shares
-from sparsepo.training.statistics import Statistic
+from sparsepo.training.distributed import Shares
+from sparsepo.training.pair_objective import PairObjective
+from sparsepo.training.step_statistics import Statistic
 
 
 @torch.no_grad()

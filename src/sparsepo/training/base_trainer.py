@@ -17,11 +17,9 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from sparsepo.config.training import OptimisationConfig
 from sparsepo.data.records import write_json, write_text
 from sparsepo.runtime.errors import UserError
-from sparsepo.training.checkpoints import latest, mark_complete, step_of, writing
-from sparsepo.training.lock import hold
-from sparsepo.training.logs import Every, Progress, append_line, keep_until
-from sparsepo.training.processes import SharedTrainer
-from sparsepo.training.shares import Batches, Shares
+from sparsepo.training.checkpoints import hold, latest, mark_complete, step_of, writing
+from sparsepo.training.distributed import Batches, SharedTrainer, Shares
+from sparsepo.training.logging import Every, Progress, append_line, keep_until
 
 OPTIMIZERS = {  # transformers' names
     "adamw": "adamw_torch_fused",

@@ -12,7 +12,7 @@ from sparsepo.data.collation import Encoded, TokenPair, collate, encode_pairs, s
 from sparsepo.data.records import Preference, as_record
 from sparsepo.models.loading import context_of
 from sparsepo.runtime.errors import UserError
-from sparsepo.training.reference import Cache
+from sparsepo.training.reference_cache import Cache
 
 Pairs = Sequence[Preference | Mapping[str, Any]]
 

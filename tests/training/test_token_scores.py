@@ -12,8 +12,8 @@ from sparsepo.data.collation import encode_pairs
 from sparsepo.data.records import Preference
 from sparsepo.models.loading import save_model, train_tokenizer
 from sparsepo.runtime.errors import UserError
-from sparsepo.training.reference import Cache, content, write_cache
-from sparsepo.training.scoring import check_reach, check_same_tokens, context_at, with_scores
+from sparsepo.training.reference_cache import Cache, content, write_cache
+from sparsepo.training.token_scores import check_reach, check_same_tokens, context_at, with_scores
 
 CONFIG = PreferenceConfig(max_prompt_tokens=5, max_response_tokens=6)
 

@@ -23,8 +23,8 @@ from sparsepo.objective.mask_builder import build_masks
 from sparsepo.objective.token_terms import token_terms
 from sparsepo.runtime.errors import UserError, naming
 from sparsepo.runtime.result_cache import file_hash
-from sparsepo.training.plan import choose_layout
-from sparsepo.training.views import look
+from sparsepo.training.layout_choice import choose_layout
+from sparsepo.training.pair_objective import look
 
 FIELDS = {"states": "ref_states", "logps": "ref_logps", "weights": "ref_weights"}
 """Kind of a cache, up to the first ~ -> its name in a batch."""

@@ -10,12 +10,12 @@ from typing import Any
 from transformers import CONFIG_MAPPING, AutoConfig
 
 from sparsepo.config.training import PreferenceConfig
-from sparsepo.data.collation import TokenPair, with_values
+from sparsepo.data.collation import TokenPair, encode_pairs, with_values
 from sparsepo.data.records import Preference
 from sparsepo.models.loading import context_of
 from sparsepo.runtime.errors import UserError, shown
-from sparsepo.training.batches import encode
-from sparsepo.training.reference import computed
+from sparsepo.training.batching import encode
+from sparsepo.training.reference_cache import computed
 
 DIGITS = 6
 """Of a score, after the point: what float32 tells apart."""
@@ -89,3 +89,21 @@ def check_reach(own: int, wanted: int, limits: tuple[int, int], name: str) -> No
             f"{name}: its model looks at {own} tokens, and a pair may have {needed} (training.max_prompt_tokens, "
             "max_response_tokens and the context of the task's model): shorten them or take another model"
         )
+
+
+def with_logps(
+    model: Any, tokenizer: Any, pairs: Sequence[Preference], config: PreferenceConfig
+) -> tuple[list[Preference], dict[str, int]]:
+    """The pairs that can train, each with the model's log-probs (nats) of its tokens as `values`; why others cannot.
+
+    They are of the tokens that training reads, which are those of the text, not always those that were sampled. What is
+    cut there has 0, as nobody reads it.
+    """
+    limits = config.max_prompt_tokens, config.max_response_tokens, context_of(model)
+    encoded = encode_pairs(tokenizer, pairs, *limits)
+    known = dict(computed(model, encoded.pairs, "logps", config))
+    made = []
+    for at, place in enumerate(encoded.kept):
+        logps, first = known[at].tolist(), len(encoded.pairs[at].chosen)
+        made.append(with_values(tokenizer, pairs[place], logps[:first], logps[first:]))
+    return made, encoded.dropped

@@ -23,17 +23,16 @@ from sparsepo.objective.mask_builder import Masks
 from sparsepo.objective.token_terms import KL
 from sparsepo.runtime.atomic_folder import whole
 from sparsepo.runtime.errors import UserError
-from sparsepo.training.batches import MicroBatches, encode, order_of, records_of
+from sparsepo.training.base_trainer import Loop
+from sparsepo.training.batching import MicroBatches, encode, order_of, records_of
 from sparsepo.training.checkpoints import set_weights
 from sparsepo.training.checks import check_brought, check_known, check_models, check_pairs, check_step_0
-from sparsepo.training.logs import EveryFromTheStart
-from sparsepo.training.loop import Loop
-from sparsepo.training.metrics import metrics
-from sparsepo.training.objective import PairObjective, masks_for
-from sparsepo.training.plan import choose_gradients, choose_layout
-from sparsepo.training.reference import Cache
-from sparsepo.training.shares import Shares
-from sparsepo.training.statistics import statistic_of
+from sparsepo.training.distributed import Shares
+from sparsepo.training.layout_choice import choose_gradients, choose_layout
+from sparsepo.training.logging import EveryFromTheStart, metrics
+from sparsepo.training.pair_objective import PairObjective, masks_for
+from sparsepo.training.reference_cache import Cache
+from sparsepo.training.step_statistics import statistic_of
 from sparsepo.training.validation import Best, validate
 
 CALIBRATION_PAIRS = 64

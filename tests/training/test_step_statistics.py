@@ -9,7 +9,7 @@ import torch
 
 from sparsepo.data.collation import TokenPair, collate
 from sparsepo.runtime.errors import UserError
-from sparsepo.training.statistics import MismatchedKL, RunningMargin, mismatched
+from sparsepo.training.step_statistics import MismatchedKL, RunningMargin, mismatched
 
 A, B, C = (TokenPair([prompt], [prompt, 10], [prompt, 20, 21]) for prompt in (1, 2, 3))
 

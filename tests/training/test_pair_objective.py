@@ -11,7 +11,7 @@ from sparsepo.methods.registry import METHODS as TABLE
 from sparsepo.objective.mask_builder import build_masks
 from sparsepo.runtime.errors import UserError
 from sparsepo.training.inspection import inspect_pairs
-from sparsepo.training.objective import PairObjective, masks_for
+from sparsepo.training.pair_objective import PairObjective, masks_for
 
 VOCABULARY = 23
 PAIRS = [

@@ -9,8 +9,8 @@ import torch
 from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.records import Preference
 from sparsepo.runtime.errors import UserError
-from sparsepo.training.former import with_logps
-from sparsepo.training.rounds import joined, record_of, seed_of
+from sparsepo.training.iterations import joined, record_of, seed_of
+from sparsepo.training.token_scores import with_logps
 
 HYPER = {"beta": 0.2}
 

@@ -15,7 +15,7 @@ from sparsepo.models import adapters
 from sparsepo.models.architecture import checkpoint_blocks
 from sparsepo.models.loading import context_of
 from sparsepo.runtime.errors import UserError
-from sparsepo.training.loop import Loop
+from sparsepo.training.base_trainer import Loop
 
 IGNORED = -100  # what transformers' loss skips
 

@@ -10,7 +10,7 @@ from sparsepo.data.records import Text
 from sparsepo.models import adapters
 from sparsepo.models.loading import without_dropout
 from sparsepo.runtime.errors import UserError
-from sparsepo.training.sft import IGNORED, SFTTrainer, collate, encode_document
+from sparsepo.training.sft_trainer import IGNORED, SFTTrainer, collate, encode_document
 
 DOCUMENTS = [
     Text("w01 w02 w03 w04 w05"),

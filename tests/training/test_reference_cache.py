@@ -12,7 +12,7 @@ from sparsepo.methods.registry import METHODS
 from sparsepo.models.loading import save_model
 from sparsepo.runtime.errors import UserError
 from sparsepo.training.inspection import inspect_pairs
-from sparsepo.training.reference import Cache, content, write_cache
+from sparsepo.training.reference_cache import Cache, content, write_cache
 
 KINDS = ("states", "logps", "weights~minmax~mlp+attention+residual", "weights~zscore~residual")
 CACHED = {  # what each method reads when the KL is logged, and when it is not
