@@ -84,8 +84,8 @@ def told(name: str) -> dict[str, float]:
     """The same by the formulas."""
     from sparsepo.config.models import ScratchModel, TokenizerConfig
     from sparsepo.config.training import PreferenceConfig, SftConfig
-    from sparsepo.cost import formulas
-    from sparsepo.cost.shapes import shape_of
+    from sparsepo.workflow.cost import formulas
+    from sparsepo.workflow.cost.shapes import shape_of
 
     words = TokenizerConfig(vocabulary=VOCABULARY)
     shape = shape_of(ScratchModel(source="scratch", config=MODEL, tokenizer=words))

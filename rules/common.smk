@@ -17,7 +17,7 @@ sys.path.insert(0, str(HERE / "src"))
 gc.set_threshold(100_000)
 
 from sparsepo.runtime.errors import UserError
-from sparsepo.stages import Stages
+from sparsepo.workflow.stages import Stages
 from sparsepo.monitor.plan_file import note_end, write_plan
 
 # A config that the user names replaces the default whole, where Snakemake would merge the two;

@@ -1,4 +1,4 @@
-# What the runs of a sweep need of the frozen reference, computed once; which run reads what: sparsepo.stages.
+# What the runs of a sweep need of the frozen reference, computed once; which run reads what: sparsepo.workflow.stages.
 rule cache_reference:
     input:
         reference=f"{SFT}/model.safetensors",

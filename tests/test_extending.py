@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sparsepo.codeversion import ROOT, Tree
 from sparsepo.data.collation import encode_pairs
 from sparsepo.data.records import Preference, as_record
 from sparsepo.methods.registry import check_parameters
 from sparsepo.models.loading import train_tokenizer
 from sparsepo.runtime.errors import UserError
+from sparsepo.workflow.code_version import ROOT, Tree
 
 PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
 OBJECTIVE = Path("src/sparsepo/objective")

@@ -7,9 +7,9 @@ import yaml
 
 from sparsepo.config import Config
 from sparsepo.config.loading import load_config, merge, nested
-from sparsepo.cost.plan import disk, rows
 from sparsepo.runtime.errors import UserError
-from sparsepo.stages import Stages
+from sparsepo.workflow.cost.plan import disk, rows
+from sparsepo.workflow.stages import Stages
 
 SCRATCH = {"source": "scratch", "config": {"model_type": "gpt2", "n_layer": 1, "n_embd": 8}}
 BASE = yaml.safe_load("""

@@ -10,7 +10,7 @@ import yaml
 
 from sparsepo.config.loading import load_config
 from sparsepo.runtime.errors import UserError
-from sparsepo.stages import Stages
+from sparsepo.workflow.stages import Stages
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = [ROOT / "config.yaml", *sorted((ROOT / "configs").rglob("*.yaml"))]

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from sparsepo.config import Config
 from sparsepo.monitor.plan_file import NAME
-from sparsepo.stages import Stages
+from sparsepo.workflow.stages import Stages
 
 ROOT = Path(__file__).resolve().parents[2]
 TREE = yaml.safe_load((ROOT / "config.yaml").read_text())

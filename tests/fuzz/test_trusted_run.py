@@ -11,7 +11,7 @@ from sparsepo.config.loading import load_config
 from sparsepo.data.planted import reviews
 from sparsepo.models.loading import fetch_model, save_model
 from sparsepo.runtime.errors import UserError
-from sparsepo.stages import Stages
+from sparsepo.workflow.stages import Stages
 
 ROOT = Path(__file__).resolve().parents[2]
 CODE = """

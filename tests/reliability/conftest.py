@@ -57,7 +57,7 @@ class Place:
 
     def stage(self, script, name, **paths):
         """The command of a stage: its script, its resolved settings, and paths by the names of its options."""
-        from sparsepo.stages import Stages
+        from sparsepo.workflow.stages import Stages
 
         settings = Stages.read([self.folder / "config.yaml"], {}).settings(name, task="small", run=RUN)
         options = [part for name, path in paths.items() for part in (f"--{name}", path)]

@@ -25,7 +25,7 @@ def environment(tmp_path):
     return kept | {
         "PATH": f"{smi.parent}:/usr/bin:/bin",
         "TMPDIR": str(tmp_path),
-        "PYTHONPATH": str(Path(gpu_slots.__file__).parents[1]),
+        "PYTHONPATH": str(Path(gpu_slots.__file__).parents[2]),
     }
 
 

@@ -9,7 +9,7 @@ from sparsepo.config import Config
 from sparsepo.config.loading import load_config
 from sparsepo.runtime.errors import UserError
 from sparsepo.runtime.launch import PLAIN, launch_arguments, python_command
-from sparsepo.stages import Stages
+from sparsepo.workflow.stages import Stages
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = sorted((ROOT / "configs/accelerate").glob("*.yaml"))

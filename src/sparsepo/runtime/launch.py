@@ -1,7 +1,7 @@
 """Run a training script on several processes of this machine, one a GPU.
 
 `python -m sparsepo.runtime.launch --processes N [--accelerate FILE] SCRIPT ARGUMENT...` is `accelerate launch` with
-what a run needs: a free port of this machine, so that runs do not meet, and nothing of the user's own accelerate config.
+what a run needs: a free port of this machine, so that runs do not meet, and nothing of the user's accelerate config.
 Without a GPU the processes share the CPU, each with a part of the threads.
 """
 

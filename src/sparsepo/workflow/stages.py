@@ -8,20 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from sparsepo import __version__
-from sparsepo.alternatives import ALTERNATIVES
-from sparsepo.codeversion import Tree
 from sparsepo.config import Config, TaskConfig
 from sparsepo.config.loading import load_owned
 from sparsepo.config.runs import as_task, find_run, oracle_of, patterns_of, patterns_of_rounds, runs_of, selecting
-from sparsepo.cost.estimates import asked
 from sparsepo.methods.registry import METHODS
 from sparsepo.monitor.plan_file import WATCHED, Plan
 from sparsepo.runtime.errors import UserError
 from sparsepo.runtime.launch import python_command
 from sparsepo.runtime.result_cache import file_hash
-from sparsepo.settings import SETTINGS, fitted, in_bits
+from sparsepo.workflow.code_version import ALTERNATIVES, Tree
+from sparsepo.workflow.cost.estimates import asked
+from sparsepo.workflow.stage_settings import SETTINGS, fitted, in_bits
 
-PAGE = Path(__file__).parent / "report" / "html"
+PAGE = Path(__file__).parents[1] / "report" / "html"
 """Where the templates, styles and scripts of the page lie, which are code too."""
 
 

@@ -15,7 +15,7 @@ from sparsepo.config.training import OptimisationConfig
 from sparsepo.methods.registry import METHODS, STAND_IN, looking_into_pairs
 from sparsepo.runtime.result_cache import file_hash
 
-PUBLISHED = Path(__file__).parent / "report" / "tables" / "published.yaml"
+PUBLISHED = Path(__file__).parents[1] / "report" / "tables" / "published.yaml"
 """Figures of the paper, which a table may show beside ours."""
 
 

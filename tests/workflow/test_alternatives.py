@@ -9,13 +9,12 @@ import torch
 import yaml
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from sparsepo.alternatives import ALTERNATIVES
-from sparsepo.codeversion import ROOT, Tree
 from sparsepo.config import Config
-from sparsepo.definitions import read_module
 from sparsepo.methods.method import MASKS
 from sparsepo.methods.registry import METHODS
 from sparsepo.training.inspection import inspect_pairs
+from sparsepo.workflow.code_version import ALTERNATIVES, ROOT, Tree
+from sparsepo.workflow.source_index import read_module
 
 BASE = yaml.safe_load("""
 name: all

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sparsepo.codeversion import code_version
+from sparsepo.workflow.code_version import code_version
 
 SCRIPT = "workflow_scripts/train.py"
 LOSSES = """\

@@ -8,13 +8,13 @@ import yaml
 
 from sparsepo.config import Config, TaskConfig
 from sparsepo.config.loading import load_config, merge, nested
-from sparsepo.cost.estimates import DAY, ESTIMATES, START, asked
-from sparsepo.cost.formulas import DEVICES, NF4
-from sparsepo.cost.plan import disk, jobs_of, rows, table
-from sparsepo.cost.sizes import UNKNOWN, Sizes
-from sparsepo.stages import Stages
+from sparsepo.workflow.cost.estimates import DAY, ESTIMATES, START, asked
+from sparsepo.workflow.cost.formulas import DEVICES, NF4
+from sparsepo.workflow.cost.plan import disk, jobs_of, rows, table
+from sparsepo.workflow.cost.sizes import UNKNOWN, Sizes
+from sparsepo.workflow.stages import Stages
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 TASK = yaml.safe_load("""
 model:
   source: scratch

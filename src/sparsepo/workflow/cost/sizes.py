@@ -7,8 +7,8 @@ only when it is there; then a number below stands for it.
 from dataclasses import dataclass
 
 from sparsepo.config import TaskConfig
-from sparsepo.cost.formulas import DEVICES, Device
-from sparsepo.cost.shapes import Shape, shape_of
+from sparsepo.workflow.cost.formulas import DEVICES, Device
+from sparsepo.workflow.cost.shapes import Shape, shape_of
 
 UNKNOWN = 100_000
 """Pairs or documents of a data set that is not at hand."""

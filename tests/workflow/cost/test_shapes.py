@@ -6,8 +6,8 @@ import pytest
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from sparsepo.config.models import FolderModel, GgufModel, HubModel, ScratchModel, TokenizerConfig
-from sparsepo.cost.shapes import number_in, shape_of, typical
 from sparsepo.runtime.errors import UserError
+from sparsepo.workflow.cost.shapes import number_in, shape_of, typical
 
 GPT2 = {"n_layer": 3, "n_embd": 48, "n_head": 4, "n_positions": 32}
 LLAMA = {

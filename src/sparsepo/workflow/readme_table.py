@@ -1,4 +1,4 @@
-"""The method table of README.md, generated from the code: `python -m sparsepo.report.method_table` rewrites it."""
+"""The method table of README.md, generated from the code: `python -m sparsepo.workflow.readme_table` rewrites it."""
 
 from pathlib import Path
 

@@ -6,10 +6,10 @@ import shutil
 import pytest
 import yaml
 
-from sparsepo import stages
 from sparsepo.config import Config
 from sparsepo.config.loading import merge, nested
-from sparsepo.stages import Stages
+from sparsepo.workflow import stages
+from sparsepo.workflow.stages import Stages
 
 BASE = yaml.safe_load("""
 name: small

@@ -8,11 +8,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from sparsepo.config.models import ScratchModel, TokenizerConfig
 from sparsepo.config.training import PreferenceConfig, SftConfig
-from sparsepo.cost import formulas
-from sparsepo.cost.shapes import shape_of
 from sparsepo.data.collation import TokenPair, collate
 from sparsepo.models import adapters
 from sparsepo.training.pair_objective import PairObjective, masks_for
+from sparsepo.workflow.cost import formulas
+from sparsepo.workflow.cost.shapes import shape_of
 
 GIVEN = {"model_type": "gpt2", "n_layer": 3, "n_embd": 128, "n_head": 4, "n_positions": 64}
 VOCABULARY, PROMPT, RESPONSE, PAIRS = 600, 12, 8, 6

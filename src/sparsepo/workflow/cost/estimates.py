@@ -8,9 +8,9 @@ from sparsepo.config import TaskConfig
 from sparsepo.config.online import judge_of_rounds, sampling_of_rounds
 from sparsepo.config.preferences import SamplingConfig
 from sparsepo.config.training import OptimisationConfig
-from sparsepo.cost import formulas as cost
-from sparsepo.cost.formulas import SINGLE, Work
-from sparsepo.cost.sizes import Sizes
+from sparsepo.workflow.cost import formulas as cost
+from sparsepo.workflow.cost.formulas import SINGLE, Work
+from sparsepo.workflow.cost.sizes import Sizes
 
 JUDGE = 2e9
 """Bytes of a classifier, reward model or judge of half a billion weights, a batch included."""

@@ -6,7 +6,7 @@ Symbols: N weights, B those inside the blocks, T trained ones, L layers, d width
 from dataclasses import dataclass
 
 from sparsepo.config.training import AdapterConfig, OptimisationConfig
-from sparsepo.cost.shapes import Shape
+from sparsepo.workflow.cost.shapes import Shape
 
 HALF = ("bfloat16", "float16")
 SINGLE = 4

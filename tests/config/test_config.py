@@ -17,7 +17,7 @@ from sparsepo.config import Config
 from sparsepo.config.loading import load_config
 from sparsepo.runtime.errors import UserError
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 DEFAULT = ROOT / "config.yaml"
 SHIPPED = [DEFAULT, *sorted(set((ROOT / "configs").rglob("*.yaml")) - set((ROOT / "configs/accelerate").iterdir()))]
 SCHEMA = ROOT / "schemas/config.schema.json"

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from sparsepo.codeversion import ROOT, code_version
+from sparsepo.workflow.code_version import ROOT, code_version
 
 SCRIPT = "workflow_scripts/train.py"
 TREE = {

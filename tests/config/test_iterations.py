@@ -10,7 +10,7 @@ from sparsepo.config import Config
 from sparsepo.config.loading import load_config, merge, nested
 from sparsepo.config.runs import find_run
 from sparsepo.runtime.errors import UserError
-from sparsepo.stages import Stages
+from sparsepo.workflow.stages import Stages
 
 BASE = yaml.safe_load("""
 name: small

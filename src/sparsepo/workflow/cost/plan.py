@@ -1,4 +1,7 @@
-"""What the configs of a sweep will take, before anything runs: `python -m sparsepo.cost.plan configs/paper/*.yaml`."""
+"""What the configs of a sweep will take, before anything runs.
+
+`python -m sparsepo.workflow.cost.plan configs/paper/*.yaml` prints it.
+"""
 
 import argparse
 from collections.abc import Iterator
@@ -7,11 +10,11 @@ from dataclasses import dataclass, replace
 from sparsepo.config import TaskConfig
 from sparsepo.config.loading import load_config
 from sparsepo.config.runs import as_task
-from sparsepo.cost import formulas
-from sparsepo.cost.estimates import ESTIMATES, Estimate, asked, host_bytes
-from sparsepo.cost.sizes import Sizes
 from sparsepo.runtime.errors import run
-from sparsepo.stages import Stages
+from sparsepo.workflow.cost import formulas
+from sparsepo.workflow.cost.estimates import ESTIMATES, Estimate, asked, host_bytes
+from sparsepo.workflow.cost.sizes import Sizes
+from sparsepo.workflow.stages import Stages
 
 HEAD = ("task", "stage", "jobs", "TFLOP a job", "hours a job", "hours", "memory GB", "mem_mb", "runtime")
 

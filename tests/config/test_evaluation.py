@@ -6,7 +6,7 @@ import yaml
 from sparsepo.config import Config
 from sparsepo.config.loading import load_config
 from sparsepo.runtime.errors import UserError
-from sparsepo.stages import Stages
+from sparsepo.workflow.stages import Stages
 
 TASK = yaml.safe_load("""
 model: {source: scratch, config: {model_type: gpt2}}
