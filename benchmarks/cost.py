@@ -34,7 +34,7 @@ def trainer(name: str, folder: Path) -> Any:
     """A trainer of this row's settings: texts of random words, each a token, as long as the limits allow."""
     from sparsepo.config.training import PreferenceConfig, SftConfig
     from sparsepo.data.records import Preference, Text
-    from sparsepo.models.adapters import twin
+    from sparsepo.models.adapters import clone_sharing_weights
     from sparsepo.models.loading import fetch_model
     from sparsepo.training.preference_trainer import PreferenceTrainer
     from sparsepo.training.sft_trainer import SFTTrainer
@@ -51,7 +51,7 @@ def trainer(name: str, folder: Path) -> Any:
         corpus = [Text(text(PROMPT + RESPONSE)) for _ in range(PAIRS * STEPS)]
         return SFTTrainer(model, tokenizer, corpus, config=config, folder=folder)
     config = PreferenceConfig(max_prompt_tokens=PROMPT, max_response_tokens=RESPONSE, **common)
-    reference = twin(model) if config.adapter else fetch_model(spec, [" ".join(words)])[0]
+    reference = clone_sharing_weights(model) if config.adapter else fetch_model(spec, [" ".join(words)])[0]
     pairs = [Preference(text(PROMPT), " " + text(RESPONSE), " " + text(RESPONSE)) for _ in range(PAIRS * STEPS)]
     return PreferenceTrainer(
         model, reference, tokenizer, pairs, method="sparsepo_independent", config=config, folder=folder

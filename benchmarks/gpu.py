@@ -88,7 +88,7 @@ Contender = Callable[[Part, Any], tuple[Callable[[Sequence[TokenPair]], None], l
 
 def sparsepo(part: Part, device: Any, compiles: bool = False) -> tuple[Callable[[Sequence[TokenPair]], None], list]:
     policy = made(part, device)
-    reference = adapters.twin(policy) if part.lora else made(part, device).requires_grad_(False)
+    reference = adapters.clone_sharing_weights(policy) if part.lora else made(part, device).requires_grad_(False)
     if part.lora:
         adapters.add(policy, AdapterConfig(rank=RANK))
         policy.activation_checkpointing_enable()

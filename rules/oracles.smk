@@ -144,7 +144,7 @@ def of_oracles(task, name):
 
 rule plot_selection:
     input:
-        scores=lambda wildcards: expand(SCORES, task=wildcards.task, run=["sft", *STAGES.selecting(**wildcards)]),
+        scores=lambda wildcards: expand(SCORES, task=wildcards.task, run=["sft", *STAGES.oracle_selected_runs(**wildcards)]),
         summaries=lambda wildcards: of_oracles(wildcards.task, "summary.json"),
         pairs=lambda wildcards: of_oracles(wildcards.task, "validation.jsonl"),
     output:

@@ -237,9 +237,9 @@ def test_a_training_in_bfloat16_follows_the_one_in_float32(tmp_path, changes):
             **changes,
         )
         if config.adapter is not None:
-            from sparsepo.models.adapters import twin
+            from sparsepo.models.adapters import clone_sharing_weights
 
-            reference = twin(policy)
+            reference = clone_sharing_weights(policy)
         else:
             reference = copy.deepcopy(policy)
         trainer = PreferenceTrainer(

@@ -9,7 +9,7 @@ from sparsepo.evaluation.lm_eval.run import run_tasks
 from sparsepo.generation.generate import sampling_dtype
 from sparsepo.models.loading import load_model, load_tokenizer
 from sparsepo.runtime.errors import run
-from sparsepo.runtime.result_cache import going_on, identity_of
+from sparsepo.runtime.result_cache import identity_of, open_cache
 
 
 def main() -> None:
@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     settings = options.settings
-    kept = going_on(options.kept, identity_of(settings, options.code, [options.policy / "model.safetensors"]))
+    kept = open_cache(options.kept, identity_of(settings, options.code, [options.policy / "model.safetensors"]))
     model = load_model(options.policy, sampling_dtype(), **settings["loading"])
     found = run_tasks(model, load_tokenizer(options.policy), settings["benchmarks"], options.work, kept)
     made = {"measure": "benchmarks", "splits": {"test": {"": found["measurements"]}}, "notes": found["notes"]}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sparsepo.data.records import Completion, Preference, read_records, write_json, write_records
 from sparsepo.evaluation import token_analysis
-from sparsepo.evaluation.frontier import Meter
+from sparsepo.evaluation.frontier import FrontierEvaluator
 from sparsepo.evaluation.scorers import Scorer, build_scorer
 from sparsepo.methods.registry import METHODS
 from sparsepo.models.loading import context_of, load_model, load_tokenizer
@@ -46,7 +46,7 @@ def main() -> None:
     reference = load_model(options.reference, **settings["loading"])
     policy = load_model(options.policy, **settings["policy"])
     tokenizer, masks = load_tokenizer(options.policy), load_masks(options.policy, reference)
-    meter = Meter(reference, tokenizer, [], None, scorers(settings), settings["evaluation"]["batch_size"])
+    meter = FrontierEvaluator(reference, tokenizer, [], None, scorers(settings), settings["evaluation"]["batch_size"])
     rows = read_records(options.samples, Completion)
     made = {
         split: meter.measured(policy, [row for row in rows if row.split == split]) for split in ("validation", "test")

@@ -9,7 +9,7 @@ from sparsepo.data.records import Completion, read_records, write_json
 from sparsepo.evaluation.pass_at_k import code_measures, verdicts
 from sparsepo.evaluation.sandbox import Sandbox
 from sparsepo.runtime.errors import run
-from sparsepo.runtime.result_cache import going_on, identity_of
+from sparsepo.runtime.result_cache import identity_of, open_cache
 
 
 def main() -> None:
@@ -22,7 +22,7 @@ def main() -> None:
     options = parser.parse_args()
     settings, rows = options.settings, read_records(options.programs, Completion)
     problems = known_problems(settings["data"])
-    kept = going_on(options.kept, identity_of(settings, options.code, [options.programs]))
+    kept = open_cache(options.kept, identity_of(settings, options.code, [options.programs]))
     with Sandbox.of(settings["execution"]) as sandbox:
         passed = [verdict.passed for verdict in verdicts(problems, rows, sandbox, kept)]
     splits: dict[str, dict] = {}

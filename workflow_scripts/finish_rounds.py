@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from sparsepo.data.records import read_rows, write_json, write_records
-from sparsepo.runtime.atomic_folder import whole
+from sparsepo.runtime.atomic_folder import atomic_folder
 from sparsepo.runtime.errors import run
 from sparsepo.training.iterations import joined, record_of
 
@@ -18,7 +18,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=Path, nargs="+", required=True, help="folders of the policies, in their order")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    with whole(options.out) as place:
+    with atomic_folder(options.out) as place:
         for path in options.rounds[-1].iterdir():
             if path.is_file() and path.name not in (*LOGS, "run.json"):
                 shutil.copyfile(path, place / path.name)

@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from sparsepo.data.pairing import share_of
+from sparsepo.data.pairing import subsample_prompts
 from sparsepo.data.records import Preference, read_records, write_records
 from sparsepo.models.loading import load_tokenizer
 from sparsepo.runtime.errors import run
@@ -26,7 +26,7 @@ def main() -> None:
         check_same_tokens(*map(load_tokenizer, folders), pairs, name)
         limits = settings["max_prompt_tokens"], settings["max_response_tokens"]
         check_reach(*(context_at(folder) for folder in folders), limits, name)
-    chosen = share_of(pairs, settings["share"], settings["seed"])
+    chosen = subsample_prompts(pairs, settings["share"], settings["seed"])
     print(f"{name}: {len(chosen)} of {len(pairs)} pairs", flush=True)
     write_records(options.out, chosen)
 

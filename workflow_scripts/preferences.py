@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sparsepo.config.preferences import SamplingConfig
 from sparsepo.data.mbpp_humaneval import STOPS, known_problems
-from sparsepo.data.pairing import Pairing, best_and_worst, passing_against_failing
+from sparsepo.data.pairing import PairBuilder, best_and_worst, passing_against_failing
 from sparsepo.data.preference_formats import preference_source
 from sparsepo.data.records import Completion, Prompt, Scored, read_records, write_json, write_records
 from sparsepo.evaluation.pass_at_k import verdicts
@@ -17,14 +17,14 @@ from sparsepo.evaluation.scorers import build_scorer
 from sparsepo.generation.generate import backend_for, check_room, sample
 from sparsepo.models.loading import load_tokenizer
 from sparsepo.runtime.errors import UserError, run
-from sparsepo.runtime.result_cache import Kept, going_on, identity_of
+from sparsepo.runtime.result_cache import ResultCache, identity_of, open_cache
 
-Maker = Callable[[list[Prompt], Path], Pairing]
+Maker = Callable[[list[Prompt], Path], PairBuilder]
 """(prompts, their file) -> the pairs that have these prompts."""
 
 
 def sampler(
-    settings: dict, reference: Path, kept: Kept, stops: tuple[str, ...] = ()
+    settings: dict, reference: Path, kept: ResultCache, stops: tuple[str, ...] = ()
 ) -> Callable[..., list[Completion]]:
     """(prompts, their file) -> responses of the reference model."""
     model, tokenizer = backend_for(reference, **settings["loading"]), load_tokenizer(reference)
@@ -37,11 +37,11 @@ def sampler(
     return sampled
 
 
-def generated(settings: dict, reference: Path, kept: Kept) -> Maker:
+def generated(settings: dict, reference: Path, kept: ResultCache) -> Maker:
     """The response of highest against that of lowest score."""
     sampled, scorer = sampler(settings, reference, kept), build_scorer(settings["preferences"]["scorer"])
 
-    def pairs_of(prompts: list[Prompt], place: Path) -> Pairing:
+    def pairs_of(prompts: list[Prompt], place: Path) -> PairBuilder:
         rows = sampled(prompts, place)
         rewards = scorer([row.prompt for row in rows], [row.text for row in rows])
         scored = [Scored(row.prompt, row.text, reward, row.ended) for row, reward in zip(rows, rewards, strict=True)]
@@ -50,12 +50,12 @@ def generated(settings: dict, reference: Path, kept: Kept) -> Maker:
     return pairs_of
 
 
-def executed(settings: dict, reference: Path, kept: Kept) -> Maker:
+def executed(settings: dict, reference: Path, kept: ResultCache) -> Maker:
     """A program that passes its tests against one that fails; each epoch has a pair of its own."""
     sampled = sampler(settings, reference, kept, STOPS["mbpp"])
     problems, epochs = known_problems(settings["data"]), math.ceil(settings["epochs"])
 
-    def pairs_of(prompts: list[Prompt], place: Path) -> Pairing:
+    def pairs_of(prompts: list[Prompt], place: Path) -> PairBuilder:
         rows = sampled(prompts, place)
         groups: dict[str, list[tuple[Completion, bool]]] = {}
         with Sandbox.of(settings["execution"]) as sandbox:
@@ -66,12 +66,12 @@ def executed(settings: dict, reference: Path, kept: Kept) -> Maker:
     return pairs_of
 
 
-def chosen(from_file: Pairing) -> Maker:
+def chosen(from_file: PairBuilder) -> Maker:
     """The pairs of the user's own data."""
 
-    def pairs_of(prompts: list[Prompt], place: Path) -> Pairing:
+    def pairs_of(prompts: list[Prompt], place: Path) -> PairBuilder:
         wanted = {prompt.prompt for prompt in prompts}
-        return Pairing([pair for pair in from_file.pairs if pair.prompt in wanted])
+        return PairBuilder([pair for pair in from_file.pairs if pair.prompt in wanted])
 
     return pairs_of
 
@@ -91,7 +91,7 @@ def main() -> None:
     options = parser.parse_args()
     settings, summary = options.settings["preferences"], {}
     inputs = [options.reference / "model.safetensors", *options.prompts]
-    kept = going_on(options.kept, identity_of(options.settings, options.code, inputs))
+    kept = open_cache(options.kept, identity_of(options.settings, options.code, inputs))
     if settings["source"] in MAKERS:
         pairs_of = MAKERS[settings["source"]](options.settings, options.reference, kept)
     else:

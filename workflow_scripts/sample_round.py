@@ -6,18 +6,18 @@ from pathlib import Path
 
 from sparsepo.config.preferences import SamplingConfig
 from sparsepo.config.training import PreferenceConfig
-from sparsepo.data.pairing import Pairing, best_and_worst
+from sparsepo.data.pairing import PairBuilder, best_and_worst
 from sparsepo.data.records import Completion, Prompt, Scored, read_records, write_json, write_records
 from sparsepo.evaluation.judges import Tournament, build_judge, round_robin
 from sparsepo.generation.generate import backend_for, check_room, sample
 from sparsepo.models.loading import load_model, load_tokenizer
 from sparsepo.runtime.errors import UserError, run
-from sparsepo.runtime.result_cache import Kept, going_on, identity_of
+from sparsepo.runtime.result_cache import ResultCache, identity_of, open_cache
 from sparsepo.training.iterations import seed_of
 from sparsepo.training.token_scores import with_logps
 
 
-def sampled(settings: dict, policy: Path, path: Path, iteration: int, kept: Kept) -> list[Completion]:
+def sampled(settings: dict, policy: Path, path: Path, iteration: int, kept: ResultCache) -> list[Completion]:
     """Responses of the policy that are not empty, each round's drawn with numbers of its own."""
     sampling = SamplingConfig(**settings["sampling"], seed=seed_of(settings["seed"], iteration))
     prompts, tokenizer = read_records(path, Prompt), load_tokenizer(policy)
@@ -26,7 +26,7 @@ def sampled(settings: dict, policy: Path, path: Path, iteration: int, kept: Kept
     return [row for row in sample(model, tokenizer, prompts, sampling, (), kept) if row.text.strip()]
 
 
-def ranked(settings: dict, rows: list[Completion], answers: Path, place: Path) -> tuple[Pairing, Tournament]:
+def ranked(settings: dict, rows: list[Completion], answers: Path, place: Path) -> tuple[PairBuilder, Tournament]:
     """One pair a prompt, scored by the share of games that each response won; ties are dropped."""
     played = round_robin(
         build_judge(settings["judge"], answers), [row.prompt for row in rows], [row.text for row in rows]
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     settings, inputs = options.settings, [options.policy / "model.safetensors", options.prompts]
-    kept = going_on(options.kept, identity_of([settings, options.iteration], options.code, inputs))
+    kept = open_cache(options.kept, identity_of([settings, options.iteration], options.code, inputs))
     rows = sampled(settings, options.policy, options.prompts, options.iteration, kept)
     made, played = ranked(settings, rows, options.answers, options.prompts)
     config, model = PreferenceConfig(**settings["training"]), load_model(options.policy, **settings["loading"])

@@ -15,7 +15,7 @@ from sparsepo.runtime.result_cache import identity_of
 from sparsepo.training.sft_trainer import SFTTrainer
 
 
-def in_bits(model, tokenizer, settings: dict, folder: Path):
+def quantization_kwargs(model, tokenizer, settings: dict, folder: Path):
     """The model with its maps in as few bits as the adapter asks for; they are made as a folder is loaded."""
     adapter = settings["sft"]["adapter"]
     if adapter is None or adapter["quantise"] == "none":
@@ -56,7 +56,7 @@ def main() -> None:
     config = SftConfig(**settings["sft"])
     identity = identity_of(settings, options.code, [options.corpus])
     where = {"folder": options.checkpoint, "seed": config.seed, "identity": identity}
-    model = in_bits(model, tokenizer, settings, options.checkpoint / "start" / os.environ.get("RANK", "0"))
+    model = quantization_kwargs(model, tokenizer, settings, options.checkpoint / "start" / os.environ.get("RANK", "0"))
     trainer = SFTTrainer(model, tokenizer, corpus, config=config, **where)
     trainer.train()
     trainer.save(options.out)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.records import Preference, read_records, write_json
-from sparsepo.evaluation.frontier import meter
+from sparsepo.evaluation.frontier import frontier_evaluator
 from sparsepo.models.adapters import policy_and_reference
 from sparsepo.models.loading import load_tokenizer
 from sparsepo.runtime.errors import run
@@ -17,7 +17,7 @@ from sparsepo.training.iterations import seed_of
 from sparsepo.training.preference_trainer import PreferenceTrainer
 from sparsepo.training.reference_cache import Cache, content
 
-METERS = {"frontier": meter}
+METERS = {"frontier": frontier_evaluator}
 """What is measured during training, of runs that ask for it."""
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from sparsepo.config.preferences import SamplingConfig
 from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.records import Prompt, read_records, write_json
-from sparsepo.evaluation.frontier import meter
+from sparsepo.evaluation.frontier import frontier_evaluator
 from sparsepo.evaluation.scorers import build_scorer
 from sparsepo.fdpg.target import Target, contains, fitted_target, usable
 from sparsepo.fdpg.trainer import OnPolicyTrainer
@@ -19,7 +19,7 @@ from sparsepo.runtime.errors import run
 from sparsepo.runtime.provenance import run_record
 from sparsepo.runtime.result_cache import identity_of
 
-METERS = {"frontier": meter}
+METERS = {"frontier": frontier_evaluator}
 """What is measured during training, of runs that ask for it."""
 
 

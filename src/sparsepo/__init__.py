@@ -20,7 +20,7 @@ _LIVES_IN |= dict.fromkeys(
     "dpo cdpo robust hinge ipo simpo dpop tdpo1 tdpo2 sparsepo odpo kto orpo sepo selective_nll inpo".split(),
     "sparsepo.objective.losses",
 )
-_LIVES_IN |= {"Views": "sparsepo.objective.masks"}
+_LIVES_IN |= {"MaskInputs": "sparsepo.objective.masks"}
 _LIVES_IN |= dict.fromkeys(("LayerHead", "LastHead"), "sparsepo.objective.learned_masks")
 _LIVES_IN |= dict.fromkeys(
     "ActivationHead GivenHead SelectedHead ExcessHead RandomHead UniformHead".split(), "sparsepo.objective.fixed_masks"

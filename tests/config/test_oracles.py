@@ -118,7 +118,7 @@ def test_a_run_reads_the_pairs_of_its_oracle_and_the_others_those_of_the_task():
     where = {run: made.pairs("train", "reviews", run) for run in ("sft", DPO, SEPO[0], small, RHO)}
     folders = ("preferences", "preferences", "oracles/main", "oracles/small", "oracles/good")
     assert list(where.values()) == [f"results/reviews/{folder}/train.jsonl" for folder in folders]
-    assert made.selecting("reviews") == [*SEPO, small, small.replace("0.1", "0.3")]
+    assert made.oracle_selected_runs("reviews") == [*SEPO, small, small.replace("0.1", "0.3")]
 
 
 def test_an_oracle_starts_from_the_task_or_from_a_model_of_its_own():
@@ -134,7 +134,7 @@ def test_the_figure_of_a_selection_is_there_where_runs_select():
         "methods": {"rho": {"oracle": "good"}},
     }
     other = Stages(Config.model_validate({"name": "small", "tasks": {"reviews": task}}))
-    assert other.selecting("reviews") == [] and "selection" not in other.figures("reviews")
+    assert other.oracle_selected_runs("reviews") == [] and "selection" not in other.figures("reviews")
 
 
 # --- settings

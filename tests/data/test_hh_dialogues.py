@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsepo.data.hh_dialogues import message_pairs, prompt_and_response, rendered, transcript_pairs, turns
-from sparsepo.data.pairing import Pairing
+from sparsepo.data.pairing import PairBuilder
 from sparsepo.data.records import Preference
 from sparsepo.runtime.errors import UserError
 
@@ -14,7 +14,7 @@ TWO = f"{ONE} Hello\n\nHuman: Why?\n\nAssistant:"
 
 
 def pairs(make, *rows):
-    made = Pairing()
+    made = PairBuilder()
     return list(make(((f"row {at}", row) for at, row in enumerate(rows, start=1)), made)), made
 
 

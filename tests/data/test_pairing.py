@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsepo.data.pairing import Pairing, best_and_worst, spaced
+from sparsepo.data.pairing import PairBuilder, best_and_worst, spaced
 from sparsepo.data.records import Preference, Scored
 
 
@@ -124,4 +124,4 @@ def test_a_response_that_starts_with_a_word_follows_its_prompt_after_a_space(tex
 
 
 def test_an_empty_pairing_says_so():
-    assert str(Pairing()) == "0 pairs" and Pairing().summary == {"pairs": 0, "dropped": []}
+    assert str(PairBuilder()) == "0 pairs" and PairBuilder().summary == {"pairs": 0, "dropped": []}

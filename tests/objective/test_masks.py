@@ -8,7 +8,7 @@ import torch
 from sparsepo.objective.fixed_masks import ActivationHead, RandomHead, UniformHead
 from sparsepo.objective.learned_masks import LastHead, LayerHead
 from sparsepo.objective.mask_builder import Masks, build_masks
-from sparsepo.objective.masks import MaskHead, Views
+from sparsepo.objective.masks import MaskHead, MaskInputs
 
 NAN = float("nan")
 LEARNED = ["layers", "last", "feed_forward_layers", "feed_forward_last", "binary_layers", "binary_last"]
@@ -21,11 +21,11 @@ def set_(parameter, values):
 
 
 def views_of(*states, valid=None):
-    """Views of hidden states, one (s, t, d) nested list a layer."""
+    """MaskInputs of hidden states, one (s, t, d) nested list a layer."""
     tensors = [torch.tensor(state) for state in states]
     if valid is None:
         valid = [[True] * tensors[0].shape[1]] * tensors[0].shape[0]
-    return Views(valid=torch.tensor(valid), states=tensors)
+    return MaskInputs(valid=torch.tensor(valid), states=tensors)
 
 
 # --- learned heads by hand
@@ -109,7 +109,7 @@ def random_views(seed, sequences=12, tokens=20, scale=1.0, padding=1e4):
     valid = torch.arange(tokens) < torch.randint(1, tokens + 1, (sequences, 1), generator=draw)
     offset = 3 * torch.randn(WIDTH, generator=torch.Generator().manual_seed(1))
     states = [scale * (offset + torch.randn(sequences, tokens, WIDTH, generator=draw)) for _ in range(LAYERS)]
-    return Views(valid=valid, states=[state.where(valid[..., None], padding) for state in states])
+    return MaskInputs(valid=valid, states=[state.where(valid[..., None], padding) for state in states])
 
 
 def built(head, seed):
@@ -201,7 +201,7 @@ def test_calibration_does_not_depend_on_how_tokens_are_cut_into_batches():
     for cut in ([slice(None)], [slice(0, 1), slice(1, None)]):
         torch.manual_seed(0)
         made, whole = build_masks(LAYERS, WIDTH, share="independent"), random_views(3)
-        made.calibrate([Views(valid=whole.valid[at], states=[state[at] for state in whole.states]) for at in cut])
+        made.calibrate([MaskInputs(valid=whole.valid[at], states=[state[at] for state in whole.states]) for at in cut])
         masks.append(made(whole))
     for one, other in zip(*masks, strict=True):
         torch.testing.assert_close(one, other)
@@ -235,7 +235,7 @@ def test_padding_reaches_no_gradient_of_a_learned_head(head):
 def activation_views(*modules, valid=None, kind="mlp"):
     values = [torch.tensor(module) for module in modules]
     valid = torch.ones(values[0].shape, dtype=torch.bool) if valid is None else torch.tensor(valid)
-    return Views(valid=valid, activations={kind: values})
+    return MaskInputs(valid=valid, activations={kind: values})
 
 
 def test_minmax_weights_are_the_numbers_worked_out_by_hand():
@@ -253,7 +253,7 @@ def test_zscore_weights_are_the_numbers_worked_out_by_hand():
 def test_kinds_count_equally_however_many_modules_they_have():
     """Three modules say (0, 1), one of another kind says (1, 0)."""
     up, down = torch.tensor([[1.0, 2.0]]), torch.tensor([[2.0, 1.0]])
-    views = Views(valid=torch.tensor([[True, True]]), activations={"mlp": [up, up, up], "residual": [down]})
+    views = MaskInputs(valid=torch.tensor([[True, True]]), activations={"mlp": [up, up, up], "residual": [down]})
     assert ActivationHead(("mlp", "residual"), "minmax")(views).tolist() == [[0.5, 0.5]]
     assert ActivationHead(("residual",), "minmax")(views).tolist() == [[1.0, 0.0]]
 
@@ -292,7 +292,7 @@ def test_constant_activations_that_are_not_exact_in_binary_are_still_constant():
 
 def test_half_precision_activations_are_normalised_in_float32():
     views = activation_views([[2.0, 4.0, 6.0]])
-    half = Views(valid=views.valid, activations={"mlp": [views.activations["mlp"][0].bfloat16()]})
+    half = MaskInputs(valid=views.valid, activations={"mlp": [views.activations["mlp"][0].bfloat16()]})
     assert ActivationHead(("mlp",), "minmax")(half).dtype == torch.float32
 
 
@@ -301,7 +301,7 @@ def test_half_precision_activations_are_normalised_in_float32():
 
 def test_random_weights_are_uniform_and_drawn_anew():
     torch.manual_seed(0)
-    views = Views(valid=torch.ones(50, 200, dtype=torch.bool))
+    views = MaskInputs(valid=torch.ones(50, 200, dtype=torch.bool))
     first, second = RandomHead()(views), RandomHead()(views)
     assert not torch.equal(first, second)
     assert first.min() >= 0 and first.max() < 1
@@ -310,7 +310,7 @@ def test_random_weights_are_uniform_and_drawn_anew():
 
 
 def test_uniform_weights_are_one():
-    assert UniformHead()(Views(valid=torch.ones(2, 3, dtype=torch.bool))).tolist() == [[1.0] * 3] * 2
+    assert UniformHead()(MaskInputs(valid=torch.ones(2, 3, dtype=torch.bool))).tolist() == [[1.0] * 3] * 2
 
 
 # --- Masks
@@ -327,7 +327,7 @@ class Constant(MaskHead):
         return torch.full(views.valid.shape, self.value)
 
 
-THREE = Views(valid=torch.tensor([[True, True, True], [True, False, False]]))
+THREE = MaskInputs(valid=torch.tensor([[True, True, True], [True, False, False]]))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sparsepo.objective.fixed_masks import highest
 from sparsepo.objective.losses import LOSSES
 from sparsepo.objective.mask_builder import build_masks
-from sparsepo.objective.masks import Views
+from sparsepo.objective.masks import MaskInputs
 from sparsepo.objective.response_terms import Side
 
 ROWS = st.lists(st.lists(st.integers(-4, 4), min_size=1, max_size=9), min_size=1, max_size=5)
@@ -52,7 +52,7 @@ def test_sepo_keeps_the_highest_of_chosen_and_the_lowest_of_rejected_responses(d
     scores, valid = grid([*chosen, *rejected])
     shares = {"k_chosen": k_chosen / 100, "k_rejected": k_rejected / 100}
     masks = build_masks(0, 0, mask="selected", share="reward_only", **shares)
-    m_u, m_d = masks(Views(valid, values=scores))
+    m_u, m_d = masks(MaskInputs(valid, values=scores))
     wanted = [kept_one_by_one(row, k_chosen) for row in chosen]
     wanted += [kept_one_by_one([-score for score in row], k_rejected) for row in rejected]
     assert [own[ok].tolist() for own, ok in zip(m_u, valid, strict=True)] == wanted
@@ -65,7 +65,7 @@ def test_rho_keeps_the_largest_excess_of_the_policy_over_the_oracle_on_either_si
     scores, valid = grid(both)
     ratios = torch.linspace(-3, 3, scores.numel()).view(scores.shape)
     masks = build_masks(0, 0, mask="excess", share="reward_only", k_chosen=percent / 100, k_rejected=percent / 100)
-    m_u, _ = masks(Views(valid, values=scores, logratio=ratios))
+    m_u, _ = masks(MaskInputs(valid, values=scores, logratio=ratios))
     excess = [(own - ratio)[ok].tolist() for own, ratio, ok in zip(scores, ratios, valid, strict=True)]
     assert [own[ok].tolist() for own, ok in zip(m_u, valid, strict=True)] == [
         kept_one_by_one(row, percent) for row in excess
@@ -77,7 +77,7 @@ def sides(rows, scores):
     logps, valid = grid([*rows, *rows[::-1]], 0.0)
     longest = valid.shape[1]
     masks = build_masks(0, 0, mask="selected", share="reward_only", k_chosen=1.0, k_rejected=1.0)
-    m_u, m_d = masks(Views(valid, values=torch.tensor(scores)[None].expand(len(valid), -1)[:, :longest]))
+    m_u, m_d = masks(MaskInputs(valid, values=torch.tensor(scores)[None].expand(len(valid), -1)[:, :longest]))
     half = len(rows)
     parts = ((logps[at], valid[at], m_u[at], m_d[at]) for at in (slice(half), slice(half, None)))
     return [Side(own.double(), None, None, None, ok, m_u=u, m_d=d) for own, ok, u, d in parts]

@@ -15,7 +15,7 @@ from sparsepo.methods.registry import check_parameters
 from sparsepo.objective import losses
 from sparsepo.objective.fixed_masks import ActivationHead
 from sparsepo.objective.mask_builder import Masks
-from sparsepo.objective.masks import MaskHead, Views
+from sparsepo.objective.masks import MaskHead, MaskInputs
 from sparsepo.objective.response_terms import Side
 from sparsepo.objective.token_terms import rows_at
 from sparsepo.training.inspection import describe, inspect_pairs
@@ -374,7 +374,7 @@ def recorded(problem, kinds):
 @pytest.mark.parametrize("layer", [0, 1, 2])
 def test_weights_read_off_one_module_are_the_golden_ones(problem, kind, layer):
     views = recorded(problem, (kind,))
-    one = Views(valid=views.valid, activations={kind: [views.activations[kind][layer]]})
+    one = MaskInputs(valid=views.valid, activations={kind: [views.activations[kind][layer]]})
     expected = MAPO["first_chosen"][kind][layer]
     assert_close(ActivationHead((kind,), "minmax")(one)[0, : len(expected)], expected, problem.tolerance)
 

@@ -8,8 +8,7 @@ import sys
 import pytest
 
 from sparsepo.data import records
-from sparsepo.runtime import atomic_folder
-from sparsepo.runtime.atomic_folder import check_model_folder, whole
+from sparsepo.runtime.atomic_folder import atomic_folder, check_model_folder
 from sparsepo.runtime.errors import UserError, naming, run
 from sparsepo.training.checkpoints import is_complete, mark_complete
 
@@ -21,7 +20,7 @@ class Killed(BaseException):
 
 
 def save(folder, content):
-    with whole(folder) as place:
+    with atomic_folder(folder) as place:
         for name in FILES:
             (place / name).write_text(content)
         (place / "adapter").mkdir()
@@ -45,8 +44,10 @@ def test_a_model_folder_is_the_new_model_or_none_whenever_its_writer_dies(tmp_pa
         moves.append(real(source, target))
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(atomic_folder.os, "replace", dying)
-        patch.setattr(atomic_folder.shutil, "rmtree", lambda *_, **__: None)  # a killed process cleans nothing up
+        patch.setattr("sparsepo.runtime.atomic_folder.os.replace", dying)
+        patch.setattr(
+            "sparsepo.runtime.atomic_folder.shutil.rmtree", lambda *_, **__: None
+        )  # a killed process cleans nothing up
         (tmp_path / "adapter/adapter.safetensors").unlink()
         (tmp_path / "adapter").rmdir()
         save(tmp_path, "new")
@@ -58,7 +59,7 @@ def test_a_model_folder_is_the_new_model_or_none_whenever_its_writer_dies(tmp_pa
 
 def test_a_model_that_cannot_be_written_leaves_the_former_one(tmp_path):
     save(tmp_path, "former")
-    with pytest.raises(OSError, match="No space left") as told, whole(tmp_path) as place:
+    with pytest.raises(OSError, match="No space left") as told, atomic_folder(tmp_path) as place:
         (place / "model.safetensors").write_text("half")
         raise OSError(errno.ENOSPC, "No space left on device")
     assert told.value.filename == str(tmp_path)

@@ -2,7 +2,7 @@
 
 import threading
 
-from sparsepo.runtime.result_cache import Kept, key_of, once
+from sparsepo.runtime.result_cache import ResultCache, get_or_compute, key_of
 
 
 def test_the_key_of_a_request_is_that_of_its_meaning_not_of_its_layout():
@@ -13,22 +13,22 @@ def test_the_key_of_a_request_is_that_of_its_meaning_not_of_its_layout():
 
 def test_lines_that_are_not_whole_are_passed_over_and_the_next_answer_gets_its_own(tmp_path):
     path = tmp_path / "deep" / "answers.jsonl"
-    Kept(path)["one"] = "1 \u2028 \ud800"
+    ResultCache(path)["one"] = "1 \u2028 \ud800"
     with path.open("ab") as file:
         file.write(b'7\n{"key": "x"}\n\xff\n{"key": 3, "answer": "y"}\n{"key": "two", "ans')
-    Kept(path)["three"] = "3"
-    found = Kept(path)
+    ResultCache(path)["three"] = "3"
+    found = ResultCache(path)
     assert (len(found), found["one"], found["three"]) == (2, "1 \u2028 \ud800", "3")
 
 
 def test_threads_share_a_cache(tmp_path):
-    cache = Kept(tmp_path / "answers.jsonl")
+    cache = ResultCache(tmp_path / "answers.jsonl")
     work = [threading.Thread(target=cache.__setitem__, args=(f"{i}", "x" * 9000)) for i in range(40)]
     for thread in work:
         thread.start()
     for thread in work:
         thread.join()
-    assert len(Kept(tmp_path / "answers.jsonl")) == 40
+    assert len(ResultCache(tmp_path / "answers.jsonl")) == 40
 
 
 def test_a_request_is_made_once_and_answered_from_the_file_after_a_kill(tmp_path):
@@ -38,10 +38,14 @@ def test_a_request_is_made_once_and_answered_from_the_file_after_a_kill(tmp_path
         asked.append(1)
         return [[1, 2], [3]]
 
-    assert Kept(path, "mine").once(["a", 1], make) == Kept(path, "mine").once(["a", 1], make) == [[1, 2], [3]]
-    assert len(asked) == 1 and once(None, ["a", 1], make) == [[1, 2], [3]] and len(asked) == 2
-    other = Kept(path, "other")
-    assert len(other) == 0 and other.once(["a", 1], lambda: "new") == "new"
-    assert len(Kept(path, "mine")) == len(Kept(path, "other")) == 1
+    assert (
+        ResultCache(path, "mine").get_or_compute(["a", 1], make)
+        == ResultCache(path, "mine").get_or_compute(["a", 1], make)
+        == [[1, 2], [3]]
+    )
+    assert len(asked) == 1 and get_or_compute(None, ["a", 1], make) == [[1, 2], [3]] and len(asked) == 2
+    other = ResultCache(path, "other")
+    assert len(other) == 0 and other.get_or_compute(["a", 1], lambda: "new") == "new"
+    assert len(ResultCache(path, "mine")) == len(ResultCache(path, "other")) == 1
     other.done()
     assert not path.exists()

@@ -24,7 +24,7 @@ IDS = torch.arange(2, 20).reshape(2, 9)
 def adapted_trainer(toy, folder, method="dpo", *, model=None, **changed):
     """A trainer whose reference shares the policy's weights."""
     policy = toy.model() if model is None else model
-    return toy.trainer(folder, method, policy=policy, reference=adapters.twin(policy), **RUN | changed)
+    return toy.trainer(folder, method, policy=policy, reference=adapters.clone_sharing_weights(policy), **RUN | changed)
 
 
 @torch.no_grad()
@@ -78,11 +78,11 @@ def test_before_the_first_step_policy_and_reference_agree_in_every_bit(toy, tmp_
 
 def test_policy_and_reference_share_every_weight(toy):
     model = toy.model()
-    twin = adapters.twin(model)
+    clone_sharing_weights = adapters.clone_sharing_weights(model)
     adapters.add(model, AdapterConfig())
     owned = {id(value) for value in model.parameters()}
-    assert all(id(value) in owned for value in twin.parameters())
-    assert not any(value.requires_grad for value in twin.parameters())
+    assert all(id(value) in owned for value in clone_sharing_weights.parameters())
+    assert not any(value.requires_grad for value in clone_sharing_weights.parameters())
 
 
 def test_mask_heads_are_trained_beside_an_adapter_as_fast_as_without(toy, tmp_path):
@@ -148,7 +148,7 @@ def test_activations_are_read_off_the_model_not_off_its_adapter(toy, architectur
         with recording(model, {"mlp", "attention", "residual"}) as record:
             logits(model)
         found.append(record)
-        if not adapters.adapted(model):
+        if not adapters.has_adapter(model):
             adapters.add(model, AdapterConfig())
     for kind, values in found[0].items():
         assert len(values) == 2
@@ -237,7 +237,7 @@ def test_a_checkpoint_holds_what_is_trained_and_nothing_else(toy, tmp_path):
 def test_a_merged_model_is_the_adapted_one(toy, architecture, tied):
     model = filled(toy.model(architecture, dtype=torch.float64, tie_word_embeddings=tied), alpha=5)
     plain = adapters.merged(model)
-    assert type(plain) is type(model) and not adapters.adapted(plain)
+    assert type(plain) is type(model) and not adapters.has_adapter(plain)
     torch.testing.assert_close(logits(plain), logits(model), rtol=0, atol=1e-10)
     assert plain.state_dict().keys() == toy.model(architecture, tie_word_embeddings=tied).state_dict().keys()
     assert plain.config.tie_word_embeddings == tied
@@ -307,7 +307,7 @@ def test_targets_that_are_no_maps_of_the_blocks_are_refused_by_name(toy, targets
     model = toy.model()
     with pytest.raises(UserError, match=sentence):
         adapters.add(model, AdapterConfig.model_construct(targets=targets, rank=2, alpha=2.0, quantise="none"))
-    assert not adapters.adapted(model)
+    assert not adapters.has_adapter(model)
 
 
 def test_what_cannot_be_adapted_is_refused(toy, tmp_path):
@@ -320,4 +320,4 @@ def test_what_cannot_be_adapted_is_refused(toy, tmp_path):
     with pytest.raises(UserError, match="has an adapter already; merge it first"):
         adapters.add(model, AdapterConfig())
     with pytest.raises(UserError, match="make the twin first"):
-        adapters.twin(model)
+        adapters.clone_sharing_weights(model)

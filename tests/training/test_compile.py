@@ -34,9 +34,9 @@ def test_a_run_with_compiled_blocks_is_the_run_without(toy, tmp_path, way):
     for on in (False, True):
         policy = toy.model(architecture)
         if "adapter" in given:
-            from sparsepo.models.adapters import twin
+            from sparsepo.models.adapters import clone_sharing_weights
 
-            reference = twin(policy)
+            reference = clone_sharing_weights(policy)
         else:
             reference = toy.model(architecture)
         held_out = {"validation": toy.pairs(8, seed=5)} if "validate_every" in given else {}

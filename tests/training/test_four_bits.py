@@ -21,7 +21,7 @@ IDS = torch.arange(2, 20).reshape(2, 9)
 
 def trainer_of(toy, folder, model, method="dpo", **changed):
     """A trainer whose reference shares the policy's weights."""
-    return toy.trainer(folder, method, policy=model, reference=adapters.twin(model), **RUN | changed)
+    return toy.trainer(folder, method, policy=model, reference=adapters.clone_sharing_weights(model), **RUN | changed)
 
 
 @torch.no_grad()

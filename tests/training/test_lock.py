@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from sparsepo.runtime.errors import UserError
-from sparsepo.training.checkpoints import hold
+from sparsepo.training.checkpoints import lock_folder
 
 HOLDS = """
 import sys, time
@@ -26,11 +26,11 @@ def test_a_folder_is_held_by_one_process_until_it_dies(tmp_path):
         try:
             assert other.stdout.readline() == "held\n"
             with pytest.raises(UserError, match=f"^{tmp_path}: process {other.pid} on .* is training there; wait for"):
-                hold(tmp_path, patience=0.0)
+                lock_folder(tmp_path, patience=0.0)
         finally:
             other.kill()
-    hold(tmp_path)
-    hold(tmp_path, patience=0.0)  # one's own
+    lock_folder(tmp_path)
+    lock_folder(tmp_path, patience=0.0)  # one's own
 
 
 def test_a_trainer_holds_its_folder_while_it_trains(toy, tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ def lora(toy, folder, method, a, **changed):
     """A trainer of B alone: alpha = rank, and each A is the first columns of the orthonormal `a`."""
     policy = toy.model(dtype=torch.float64)
     settings = {"rank": WIDEST, "alpha": WIDEST, "targets": "all-linear"}
-    reference = adapters.twin(policy)
+    reference = adapters.clone_sharing_weights(policy)
     trainer = toy.trainer(folder, method, policy=policy, reference=reference, adapter=settings, **RUN | changed)
     for name, value in adapters.trained(policy).items():
         if "lora_A" in name:

@@ -42,7 +42,7 @@ def written(toy, folder, kind, reference, count=20, **settings):
 @pytest.mark.parametrize("method", CACHED)
 def test_a_run_reads_what_its_loss_and_its_log_need(method):
     row, (logged, needed) = METHODS[method], CACHED[method]
-    assert (row.of_the_reference({}, True), row.of_the_reference({}, False)) == (logged, needed)
+    assert (row.required_reference_outputs({}, True), row.required_reference_outputs({}, False)) == (logged, needed)
 
 
 @pytest.mark.parametrize("settings", [{}, {"layout": "padded"}, {"micro_batch_tokens": 50}, {"micro_batch_size": 4}])
@@ -77,7 +77,7 @@ def test_a_run_without_its_reference_is_the_run_with_it(toy, tmp_path, method, l
     given = {"epochs": 2, "log_kl": log_kl, "warmup": 0}
     online = toy.trainer(tmp_path / "online", method, reference=reference, **given)
     online.train()
-    kinds = METHODS[method].of_the_reference({}, log_kl)
+    kinds = METHODS[method].required_reference_outputs({}, log_kl)
     cache = [written(toy, tmp_path, kind, reference) for kind in kinds]
     cached = toy.trainer(tmp_path / "cached", method, policy=toy.model(dtype=torch.float64), cache=cache, **given)
     assert cached.model.reference is None

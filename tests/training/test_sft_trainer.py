@@ -128,7 +128,7 @@ def test_an_adapter_is_trained_alone_and_merged_into_the_folder_that_is_saved(
     assert toy.rows(tmp_path / "work")[-1]["loss"] < toy.rows(tmp_path / "work")[0]["loss"]
     trainer.save(tmp_path / "out")
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
-    assert not adapters.adapted(plain)
+    assert not adapters.has_adapter(plain)
     assert not torch.allclose(logits(model), start, atol=1e-2)
     torch.testing.assert_close(logits(plain), logits(model), rtol=0, atol=1e-5)
 

@@ -29,7 +29,9 @@ def start(toy, folder, method="dpo", **changed):
 def adapted(toy, folder, method="dpo", **changed):
     policy = toy.model()
     adapter = {"rank": 4, "dropout": 0.3}
-    return start(toy, folder, method, policy=policy, reference=adapters.twin(policy), adapter=adapter, **changed)
+    return start(
+        toy, folder, method, policy=policy, reference=adapters.clone_sharing_weights(policy), adapter=adapter, **changed
+    )
 
 
 MAKERS = {

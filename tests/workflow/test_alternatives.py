@@ -51,7 +51,7 @@ USERS = {
         **dict.fromkeys(("sparsepo", "_sparse_reward_paper", "_sparse_reward_released"), SPARSE),
     },
     "masks": {
-        **dict.fromkeys("Views State MaskHead LearnedHead Masks build_masks _straight_through".split(), ALL),
+        **dict.fromkeys("MaskInputs State MaskHead LearnedHead Masks build_masks _straight_through".split(), ALL),
         "LayerHead": OF_LAYERS,
         "LastHead": OF_LAST,
         **dict.fromkeys(("_projection", "_linears", "_start", "_between", "_scale_of"), OF_LAYERS | OF_LAST),

@@ -87,9 +87,13 @@ def test_a_target_without_trainings_plans_none(unfinished, snakemake):
 def test_every_watched_stage_writes_the_files_that_are_looked_at(snakemake, tiny, tmp_path):
     """Each job that a dry run of several configs prints has the output and the log that WATCHED says."""
     (tmp_path / "configs").symlink_to(ROOT / "configs")
-    selecting = 'oracles: {main: {}}\n    methods:\n      sepo: {beta: "1", oracle: main}\n      inpo: {beta: "0.1"}'
+    oracle_selected_runs = (
+        'oracles: {main: {}}\n    methods:\n      sepo: {beta: "1", oracle: main}\n      inpo: {beta: "0.1"}'
+    )
     (tmp_path / "oracles.yaml").write_text(
-        tiny.replace("methods:", selecting, 1).replace("token_pairs: 4", "token_pairs: 4, frontier_prompts: 8")
+        tiny.replace("methods:", oracle_selected_runs, 1).replace(
+            "token_pairs: 4", "token_pairs: 4, frontier_prompts: 8"
+        )
     )
     configs = [*(f"configs/{name}.yaml" for name in PLANS), "oracles.yaml"]
     done = snakemake(tmp_path, "-s", ROOT / "Snakefile", "--directory", tmp_path, "-n", "--configfile", *configs)

@@ -38,7 +38,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), NUMBER]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), NUMBER]
 Factor = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False), NUMBER]
 Epochs = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False), NUMBER]
-InWords = Annotated[bool, BeforeValidator(_said_in_words)]
+StrictBool = Annotated[bool, BeforeValidator(_said_in_words)]
 Line = Annotated[str, Field(min_length=1, max_length=1000)]
 Dtype = Literal["float32", "bfloat16", "float16"]
 

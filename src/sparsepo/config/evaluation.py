@@ -9,13 +9,13 @@ from pydantic import Field, field_validator, model_validator
 from sparsepo.config.base import (
     Count,
     CountOrZero,
-    InWords,
     Line,
     Name,
     Positive,
     Probability,
     Seed,
     Strict,
+    StrictBool,
     exists,
     one_place,
     refuse,
@@ -51,7 +51,7 @@ class BertScoreConfig(Strict):
 
     model: Line
     layers: Count
-    pickled_weights: InWords = False
+    pickled_weights: StrictBool = False
 
 
 class EntailmentConfig(Strict):
@@ -60,7 +60,7 @@ class EntailmentConfig(Strict):
     model: Line
     conv: Path | None = None
     batch_size: Count = 32
-    pickled_weights: InWords = False
+    pickled_weights: StrictBool = False
 
     @field_validator("conv")
     @classmethod
@@ -92,7 +92,7 @@ class NliJudge(Strict):
     kind: Literal["nli"]
     model: Line
     batch_size: Count = 32
-    pickled_weights: InWords = False
+    pickled_weights: StrictBool = False
 
 
 class EndpointJudge(Strict):

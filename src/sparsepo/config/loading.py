@@ -11,7 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from sparsepo.config import Config
-from sparsepo.runtime.errors import UserError, nearest, one_line, shown
+from sparsepo.runtime.errors import UserError, did_you_mean, one_line, shown
 
 Place = tuple[str | int, ...]
 
@@ -182,12 +182,12 @@ def _wording(detail: Mapping[str, Any], context: Mapping[str, Any]) -> str:
     if kind == "sentence":
         return context["sentence"]
     if kind == "extra_forbidden":
-        return f"unknown key; {nearest(str(detail['loc'][-1]), fields_at(detail['loc'][:-1]))}"
+        return f"unknown key; {did_you_mean(str(detail['loc'][-1]), fields_at(detail['loc'][:-1]))}"
     if kind == "missing":
         return "is missing; it has no default"
     if kind == "union_tag_invalid":
         allowed = [tag.strip(" '") for tag in context["expected_tags"].split(",")]
-        return f"'{one_line(context['tag'], 64)}' is unknown; {nearest(context['tag'], allowed)}"
+        return f"'{one_line(context['tag'], 64)}' is unknown; {did_you_mean(context['tag'], allowed)}"
     if kind == "union_tag_not_found":
         return f"needs a key {context['discriminator']} that says what kind it is"
     if kind == "string_pattern_mismatch":

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
-from sparsepo.config.base import Count, Dtype, InWords, Line, Seed, Strict, refuse
+from sparsepo.config.base import Count, Dtype, Line, Seed, Strict, StrictBool, refuse
 from sparsepo.runtime.atomic_folder import check_model_folder
 
 
@@ -45,8 +45,8 @@ class TrustedModel(Strict):
     """
 
     dtype: Dtype = "float32"
-    trust_remote_code: InWords = False
-    pickled_weights: InWords = False
+    trust_remote_code: StrictBool = False
+    pickled_weights: StrictBool = False
 
 
 class HubModel(TrustedModel):

@@ -11,7 +11,7 @@ from sparsepo.config.grids import Mistake
 from sparsepo.config.models import ModelConfig
 from sparsepo.methods.parameters import ALLOWED
 from sparsepo.methods.registry import METHODS
-from sparsepo.runtime.errors import nearest
+from sparsepo.runtime.errors import did_you_mean
 
 if TYPE_CHECKING:
     from sparsepo.config import TaskConfig
@@ -108,7 +108,7 @@ def _unfit(task: "TaskConfig", method: str, given: Mapping[str, Any], wanted: st
                 f"numbers with the pairs (preferences.source pairs)"
             )
     elif wanted not in task.oracles:
-        yield f"'{wanted}' is not an oracle of this task; {nearest(wanted, [*task.oracles, DATA])}"
+        yield f"'{wanted}' is not an oracle of this task; {did_you_mean(wanted, [*task.oracles, DATA])}"
     elif METHODS[method].mask(given) == "excess":
         oracle = task.oracles[wanted]
         if oracle.objective != "sft" or oracle.model is not None:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from sparsepo.config.base import Count, InWords, Line, Positive, Probability, Seed, Strict, one_place, refuse
+from sparsepo.config.base import Count, Line, Positive, Probability, Seed, Strict, StrictBool, one_place, refuse
 from sparsepo.config.data import HubRows
 
 
@@ -34,7 +34,7 @@ class ClassifierScorer(Strict):
     model: Line
     label: Line = "POSITIVE"
     batch_size: Count = 32
-    pickled_weights: InWords = False
+    pickled_weights: StrictBool = False
 
 
 class RewardModelScorer(Strict):
@@ -43,7 +43,7 @@ class RewardModelScorer(Strict):
     kind: Literal["reward_model"]
     model: Line
     batch_size: Count = 32
-    pickled_weights: InWords = False
+    pickled_weights: StrictBool = False
 
 
 ScorerConfig = Annotated[VaderScorer | TfidfScorer | ClassifierScorer | RewardModelScorer, Field(discriminator="kind")]

@@ -124,7 +124,7 @@ def oracle_of(task: TaskConfig, run: str) -> str | None:
     return named if named in task.oracles else None
 
 
-def selecting(task: TaskConfig) -> list[str]:
+def oracle_selected_runs(task: TaskConfig) -> list[str]:
     """The runs that keep the tokens of the highest scores of an oracle of the task."""
     if not task.oracles:
         return []

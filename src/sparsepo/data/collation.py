@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sparsepo.data.records import Preference
-from sparsepo.objective.token_terms import Rows, response_rows, rows_at
+from sparsepo.objective.token_terms import ResponseIndex, response_rows, rows_at
 from sparsepo.runtime.errors import UserError
 
 
@@ -276,9 +276,9 @@ def _right_padded(sequences: Sequence[list[int]], pad_id: int) -> dict[str, Tens
     return {"input_ids": ids, "attention_mask": mask.long()}
 
 
-def rows_of(batch: dict[str, Any]) -> Rows:
+def rows_of(batch: dict[str, Any]) -> ResponseIndex:
     """The response rows that `collate` put into a batch."""
-    return Rows(**{name: batch[name] for name in ("index", "target", "slot", "valid")})
+    return ResponseIndex(**{name: batch[name] for name in ("index", "target", "slot", "valid")})
 
 
 def onto(device: Any, batch: dict[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from sparsepo.data.pairing import Found, Pairing
+from sparsepo.data.pairing import Found, PairBuilder
 from sparsepo.data.readers import Rows, subset_of
 from sparsepo.data.records import Preference, as_record
 from sparsepo.runtime.errors import UserError, one_line
@@ -53,7 +53,7 @@ def prompt_and_response(dialogue: str, place: str) -> tuple[str, str]:
     return prompt + ASSISTANT, response
 
 
-def transcript_pairs(rows: Rows, made: Pairing) -> Iterator[Found]:
+def transcript_pairs(rows: Rows, made: PairBuilder) -> Iterator[Found]:
     """A pair a row {"chosen", "rejected"}; dialogues that part before their last turn are dropped."""
     for place, row in rows:
         record = as_record(row, Dialogues, place)
@@ -62,7 +62,7 @@ def transcript_pairs(rows: Rows, made: Pairing) -> Iterator[Found]:
         yield from _pair(chosen, rejected, (place, ""), made)
 
 
-def message_pairs(rows: Rows, made: Pairing) -> Iterator[Found]:
+def message_pairs(rows: Rows, made: PairBuilder) -> Iterator[Found]:
     """The same for chats as lists of {"role", "content"}; the subset is what a row names as its `dataset`."""
     for place, row in rows:
         chosen, rejected = (rendered(row, name, place) for name in ("chosen", "rejected"))
@@ -91,7 +91,9 @@ def rendered(row: Any, name: str, place: str) -> tuple[str, str]:
     return "".join(turns[:-1]) + ASSISTANT, f" {texts[-1]}"
 
 
-def _pair(chosen: tuple[str, str], rejected: tuple[str, str], where: tuple[str, str], made: Pairing) -> Iterator[Found]:
+def _pair(
+    chosen: tuple[str, str], rejected: tuple[str, str], where: tuple[str, str], made: PairBuilder
+) -> Iterator[Found]:
     """At most one pair of two (prompt, response); `where` is place and subset."""
     if chosen[0] == rejected[0]:
         yield *where, Preference(chosen[0], chosen[1], rejected[1])

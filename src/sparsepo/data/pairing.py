@@ -16,7 +16,7 @@ Found = tuple[str, str, Preference]
 
 
 @dataclass
-class Pairing:
+class PairBuilder:
     """Pairs that can be used, how many rows were dropped for which reason, and where the first of each stood."""
 
     pairs: list[Preference] = field(default_factory=list)
@@ -56,19 +56,19 @@ def spaced(text: str) -> str:
     return f" {text}" if text[:1].isalnum() or text.startswith(QUOTES) else text
 
 
-def best_and_worst(rows: Iterable[tuple[str, Scored]]) -> Pairing:
+def best_and_worst(rows: Iterable[tuple[str, Scored]]) -> PairBuilder:
     """One pair a prompt: the response of highest reward against that of lowest; the first wins among equals.
 
     rows: (place, record). A prompt with one response, or with equal rewards only, gives no pair; empty responses are
     dropped before anything is compared.
     """
-    made = Pairing()
+    made = PairBuilder()
     for place, pair in extremes(rows, made):
         made.add(pair, place)
     return made
 
 
-def extremes(rows: Iterable[tuple[str, Scored]], made: Pairing) -> Iterator[tuple[str, Preference]]:
+def extremes(rows: Iterable[tuple[str, Scored]], made: PairBuilder) -> Iterator[tuple[str, Preference]]:
     """(place, pair) of each prompt, as in `best_and_worst`; what gives no pair is dropped into `made`."""
     groups: dict[str, list[tuple[str, Scored]]] = {}
     for place, row in rows:
@@ -102,14 +102,14 @@ def _pair(best: Scored, worst: Scored) -> Preference:
 Attempt = tuple[Completion, bool]  # a program, and whether it passed
 
 
-def passing_against_failing(groups: Mapping[str, Sequence[Attempt]], epochs: int, seed: int) -> Pairing:
+def passing_against_failing(groups: Mapping[str, Sequence[Attempt]], epochs: int, seed: int) -> PairBuilder:
     """A pair for each prompt and epoch; no pair of a prompt comes again before all of it have been used.
 
     groups: prompt -> its programs. Kept are prompts with two passing programs and a failing one, which differ by more
     than the space around them; a program that did both, as one does that draws numbers, counts as passing. The other
     prompts are dropped and counted. A prompt's pairs do not depend on which other prompts there are.
     """
-    made = Pairing()
+    made = PairBuilder()
     orders: dict[str, list[tuple[Completion, Completion]]] = {}
     for prompt, attempts in groups.items():
         passing, failing = _distinct(attempts)
@@ -148,7 +148,7 @@ def _attempt_pair(prompt: str, chosen: Completion, rejected: Completion, epoch: 
     )
 
 
-def share_of(pairs: Sequence[Preference], share: float, seed: int) -> list[Preference]:
+def subsample_prompts(pairs: Sequence[Preference], share: float, seed: int) -> list[Preference]:
     """The pairs of floor(share * N) of their N prompts, at least one, in their order.
 
     For one seed the prompts of a smaller share are among those of a larger one.

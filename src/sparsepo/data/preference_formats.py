@@ -5,20 +5,20 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from sparsepo.data.hh_dialogues import message_pairs, transcript_pairs
-from sparsepo.data.pairing import Found, Pairing, extremes, spaced
+from sparsepo.data.pairing import Found, PairBuilder, extremes, spaced
 from sparsepo.data.readers import Rows, origin_of, rows_of
 from sparsepo.data.records import Preference, Scored, as_record
 from sparsepo.data.summarize_from_feedback import compared, rated_on_axes, rated_post_rows, rated_posts
 from sparsepo.runtime.errors import UserError
 
 
-def preference_source(settings: dict[str, Any]) -> Pairing:
+def preference_source(settings: dict[str, Any]) -> PairBuilder:
     """The pairs that {"source", "path", "hub", "max_words", "sample", "seed"} describes, in the order of the data.
 
     `source` is one of `FORMATS`. A pair with a response longer than `max_words` is dropped, and `sample` is a seeded
     choice of so many pairs of each subset. Raises UserError for data that cannot be read or give no pair.
     """
-    made, origin = Pairing(), origin_of(settings)
+    made, origin = PairBuilder(), origin_of(settings)
     found = FORMATS[settings["source"]](_rows(settings), made)
     usable = (each for each in found if made.usable(each[2], each[0]))
     short = list(short_enough(usable, settings["max_words"], made))
@@ -28,7 +28,7 @@ def preference_source(settings: dict[str, Any]) -> Pairing:
     return made
 
 
-def short_enough(found: Iterator[Found], most: int | None, made: Pairing) -> Iterator[Found]:
+def short_enough(found: Iterator[Found], most: int | None, made: PairBuilder) -> Iterator[Found]:
     """Those whose responses both have at most `most` words, told apart by white space."""
     for place, subset, pair in found:
         if most is not None and max(len(pair.chosen.split()), len(pair.rejected.split())) > most:
@@ -37,7 +37,7 @@ def short_enough(found: Iterator[Found], most: int | None, made: Pairing) -> Ite
             yield place, subset, pair
 
 
-def sampled(found: list[Found], size: int | None, seed: int, made: Pairing) -> list[Found]:
+def sampled(found: list[Found], size: int | None, seed: int, made: PairBuilder) -> list[Found]:
     """At most `size` of each subset, in their order. What a subset gives does not depend on the others."""
     if size is None:
         return found
@@ -53,19 +53,19 @@ def sampled(found: list[Found], size: int | None, seed: int, made: Pairing) -> l
     return [found[at] for at in sorted(kept)]
 
 
-def plain_pairs(rows: Rows, made: Pairing) -> Iterator[Found]:
+def plain_pairs(rows: Rows, made: PairBuilder) -> Iterator[Found]:
     """Rows {"prompt", "chosen", "rejected"}, as they are."""
     return ((place, "", as_record(row, Preference, place)) for place, row in rows)
 
 
-def scored_responses(rows: Rows, made: Pairing) -> Iterator[Found]:
+def scored_responses(rows: Rows, made: PairBuilder) -> Iterator[Found]:
     """Rows {"prompt", "text", "reward"}: the best response of a prompt against the worst."""
     records = [(place, as_record(row, Scored, place)) for place, row in rows]
     scored = [(place, Scored(row.prompt, spaced(row.text), row.reward, row.ended)) for place, row in records]
     return ((place, "", pair) for place, pair in extremes(scored, made))
 
 
-FORMATS: dict[str, Callable[[Rows, Pairing], Iterator[Found]]] = {
+FORMATS: dict[str, Callable[[Rows, PairBuilder], Iterator[Found]]] = {
     "pairs": plain_pairs,
     "scored": scored_responses,
     "transcripts": transcript_pairs,
@@ -74,7 +74,7 @@ FORMATS: dict[str, Callable[[Rows, Pairing], Iterator[Found]]] = {
     "comparisons": compared,
     "axis": rated_on_axes,
 }
-"""By the name a config gives them; each takes rows with their places, and drops into a Pairing what gives no pair."""
+"""By the name a config gives them; each takes rows with their places; a PairBuilder counts what gives no pair."""
 
 
 def _rows(settings: dict[str, Any]) -> Rows:

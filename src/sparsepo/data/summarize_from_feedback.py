@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import Any
 
-from sparsepo.data.pairing import Found, Pairing, extremes
+from sparsepo.data.pairing import Found, PairBuilder, extremes
 from sparsepo.data.readers import Rows, subset_of
 from sparsepo.data.records import Preference, Scored, Text, as_record, parse_json, read_text
 from sparsepo.runtime.errors import UserError
@@ -63,7 +63,7 @@ def rated_post_rows(path: str) -> Rows:
         yield place, {"post": post} | lists
 
 
-def rated_posts(rows: Rows, made: Pairing) -> Iterator[Found]:
+def rated_posts(rows: Rows, made: PairBuilder) -> Iterator[Found]:
     """The summary of best rating against that of worst, behind the post and "TL;DR:"."""
     rated = []
     for place, row in rows:
@@ -76,7 +76,7 @@ def rated_posts(rows: Rows, made: Pairing) -> Iterator[Found]:
     return _best_and_worst(rated, made)
 
 
-def rated_on_axes(rows: Rows, made: Pairing) -> Iterator[Found]:
+def rated_on_axes(rows: Rows, made: PairBuilder) -> Iterator[Found]:
     """The same of rows {"info", "summary": {"text", "axes": {"overall"}}, "split"}, one for each rating."""
     rated = []
     for place, row in rows:
@@ -93,7 +93,7 @@ def rated_on_axes(rows: Rows, made: Pairing) -> Iterator[Found]:
     return _best_and_worst(rated, made)
 
 
-def compared(rows: Rows, made: Pairing) -> Iterator[Found]:
+def compared(rows: Rows, made: PairBuilder) -> Iterator[Found]:
     """The chosen against the other summary of rows {"info", "summaries": [{"text"}, {"text"}], "choice", "split"}."""
     for place, row in rows:
         post, summaries = post_of(row, place), part(row, "summaries", list, place)
@@ -126,7 +126,7 @@ def part(row: Any, name: str, kind: type, place: str) -> Any:
     return row[name]
 
 
-def _best_and_worst(rated: list[Rated], made: Pairing) -> Iterator[Found]:
+def _best_and_worst(rated: list[Rated], made: PairBuilder) -> Iterator[Found]:
     """One pair a prompt; a summary that was rated several times has the mean."""
     groups: dict[tuple[str, str], list[Rated]] = {}
     subsets: dict[str, str] = {}

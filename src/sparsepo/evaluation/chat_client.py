@@ -18,7 +18,7 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from sparsepo.runtime.errors import UserError
 from sparsepo.runtime.progress import progress
-from sparsepo.runtime.result_cache import Kept, key_of
+from sparsepo.runtime.result_cache import ResultCache, key_of
 
 BACK_OFF = 60.0  # seconds that we wait at most of our own accord
 PATIENCE = 300.0  # seconds that we wait at most when the server asks for it
@@ -48,7 +48,7 @@ class Endpoint:
     retries: int
     timeout: float
     parallel: int
-    cache: Kept
+    cache: ResultCache
     sleep: Callable[[float], Any] | None = None
 
     def answers(self, bodies: Sequence[dict[str, Any]]) -> list[str]:

@@ -23,7 +23,7 @@ class Samples:
 
 
 @dataclass(frozen=True)
-class Meter:
+class FrontierEvaluator:
     """Samples a policy on fixed prompts and measures (reward, KL)."""
 
     reference: Any
@@ -58,11 +58,11 @@ class Meter:
         }
 
 
-def meter(settings: Mapping[str, Any], reference: Any, tokenizer: Any, path: Path) -> Meter:
+def frontier_evaluator(settings: Mapping[str, Any], reference: Any, tokenizer: Any, path: Path) -> FrontierEvaluator:
     """What measures the policy's place on the frontier while it trains, on the first prompts of a file."""
     evaluation = settings["evaluation"]
     prompts = read_records(path, Prompt)[: evaluation["frontier_prompts"]]
     sampling = SamplingConfig(**{**settings["sampling"], "samples": 1})
     check_room(reference, tokenizer, prompts, sampling, path)
     scorers = {"reward": build_scorer(evaluation["scorer"])}
-    return Meter(reference, tokenizer, prompts, sampling, scorers, evaluation["batch_size"])
+    return FrontierEvaluator(reference, tokenizer, prompts, sampling, scorers, evaluation["batch_size"])

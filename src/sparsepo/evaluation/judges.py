@@ -11,7 +11,7 @@ from typing import Any
 from sparsepo.evaluation.chat_client import Endpoint
 from sparsepo.evaluation.scorers import Scorer, build_scorer
 from sparsepo.runtime.errors import UserError
-from sparsepo.runtime.result_cache import Kept
+from sparsepo.runtime.result_cache import ResultCache
 
 Judge = Callable[[list[str], list[str], list[str]], list[float | None]]
 """(prompts, a, b) -> for each the probability in [0, 1] that a is preferred to b; 1/2 is a tie, None no verdict."""
@@ -44,7 +44,7 @@ def _nli_judge(_: Path, *, model: str, batch_size: int, pickled_weights: bool = 
 def _endpoint_judge(folder: Path, *, model: str, asks: str, max_tokens: int, **settings: Any) -> Judge:
     if asks not in QUESTIONS:
         raise UserError(f"judge asks '{asks}' is unknown; allowed are {', '.join(QUESTIONS)}")
-    endpoint = Endpoint(cache=Kept(folder / "answers.jsonl"), **settings)
+    endpoint = Endpoint(cache=ResultCache(folder / "answers.jsonl"), **settings)
 
     def judge(prompts: list[str], a: list[str], b: list[str]) -> list[float | None]:
         questions = [question(asks, *parts) for parts in zip(prompts, a, b, strict=True)]

@@ -8,11 +8,14 @@ from sparsepo.data.mbpp_humaneval import Problem, program
 from sparsepo.data.records import Completion
 from sparsepo.evaluation.sandbox import Sandbox, Verdict
 from sparsepo.runtime.errors import UserError
-from sparsepo.runtime.result_cache import Kept
+from sparsepo.runtime.result_cache import ResultCache
 
 
 def verdicts(
-    problems: Mapping[str, Problem], completions: Sequence[Completion], sandbox: Sandbox, kept: Kept | None = None
+    problems: Mapping[str, Problem],
+    completions: Sequence[Completion],
+    sandbox: Sandbox,
+    kept: ResultCache | None = None,
 ) -> list[Verdict]:
     """Each completion with the tests of its problem, in order; equal programs, and those `kept`, are run once.
 

@@ -24,7 +24,7 @@ from typing import Any
 from sparsepo.evaluation import sandbox_worker
 from sparsepo.runtime.errors import UserError
 from sparsepo.runtime.progress import progress
-from sparsepo.runtime.result_cache import Kept, once
+from sparsepo.runtime.result_cache import ResultCache, get_or_compute
 
 NOBODY = 65534
 START = 30.0  # seconds a worker may take to start
@@ -84,11 +84,11 @@ class Sandbox:
         while not self._idle.empty():
             self._idle.get().close()
 
-    def run(self, programs: Sequence[str], kept: Kept | None = None) -> list[Verdict]:
+    def run(self, programs: Sequence[str], kept: ResultCache | None = None) -> list[Verdict]:
         """The verdict on each program, in order; it passes by ending without an exception. Those `kept` are not run."""
 
         def verdict(program: str) -> Verdict:
-            return Verdict(**once(kept, ["program", program], lambda: asdict(self._verdict(program))))
+            return Verdict(**get_or_compute(kept, ["program", program], lambda: asdict(self._verdict(program))))
 
         return list(progress(self._pool.map(verdict, programs), len(programs), "programs run"))
 

@@ -22,7 +22,7 @@ from sparsepo.models.loading import context_of, without_dropout
 from sparsepo.objective.f_divergence import DIVERGENCES, surrogate
 from sparsepo.objective.token_terms import token_terms
 from sparsepo.runtime.errors import UserError
-from sparsepo.training.base_trainer import Loop
+from sparsepo.training.base_trainer import ResumableTrainer
 from sparsepo.training.checks import check_models
 
 WINDOW = 1024
@@ -74,7 +74,7 @@ class Moving:
 MOVING = "moving.safetensors"
 
 
-class OnPolicyTrainer(Loop):
+class OnPolicyTrainer(ResumableTrainer):
     """Train `policy` towards `target` by f-DPG, on `sampling.samples` responses of its own to each prompt of a step.
 
         loss = -mean[ sg(pi / q) (R - B) log pi ],   R = -f'(t),   t = pi Z_c / P

@@ -10,7 +10,7 @@ from sparsepo.config.preferences import SamplingConfig
 from sparsepo.data.records import Prompt, write_records
 from sparsepo.generation.generate import backend_for, check_room, sample
 from sparsepo.models.loading import load_tokenizer
-from sparsepo.runtime.result_cache import going_on, identity_of
+from sparsepo.runtime.result_cache import identity_of, open_cache
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def sample_requests(title: str, requests: Callable[[dict, Path, Path], Iterable[
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     inputs = [options.policy / "model.safetensors", options.validation, options.test]
-    kept = going_on(options.kept, identity_of(options.settings, options.code, inputs))
+    kept = open_cache(options.kept, identity_of(options.settings, options.code, inputs))
     model = backend_for(options.policy, **options.settings["loading"])
     tokenizer, made = load_tokenizer(options.policy), []
     for asked in requests(options.settings, options.validation, options.test):

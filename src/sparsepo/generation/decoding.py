@@ -44,7 +44,7 @@ def decode(model: Any, rows: Sequence[list[int]], draw: Draw, over: Ending, most
         tokens = draw(logits, live, step)
         for row, token in zip(live.tolist(), tokens.tolist(), strict=True):
             found[row].append(token)
-        kept = left_after(torch.tensor([not over(found[row]) for row in live.tolist()]))
+        kept = compaction_indices(torch.tensor([not over(found[row]) for row in live.tolist()]))
         if step + 1 == most or not len(kept):
             return found
         if len(kept) < len(live):
@@ -61,10 +61,10 @@ def decode(model: Any, rows: Sequence[list[int]], draw: Draw, over: Ending, most
     return found
 
 
-def left_after(going: Tensor) -> Tensor:
+def compaction_indices(going: Tensor) -> Tensor:
     """Places of the rows that go on: each where it was, but the last ones in the gaps, so that few rows move.
 
-    >>> left_after(torch.tensor([True, False, True, False, True])).tolist()
+    >>> compaction_indices(torch.tensor([True, False, True, False, True])).tolist()
     [0, 4, 2]
     """
     size = int(going.sum())
@@ -140,7 +140,7 @@ class Room(DynamicLayer):
         return self.keys, self.values
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Only rows that change their place are copied; `indices` come from `left_after`."""
+        """Only rows that change their place are copied; `indices` come from `compaction_indices`."""
         moved = (indices != torch.arange(len(indices))).nonzero()[:, 0].tolist()
         filled = self.keys.shape[2]
         for store in self.stores:

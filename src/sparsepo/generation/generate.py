@@ -21,7 +21,7 @@ from sparsepo.generation.vllm import VllmEngine, vllm_usable
 from sparsepo.models.loading import context_of, load_model
 from sparsepo.runtime.errors import UserError
 from sparsepo.runtime.progress import progress
-from sparsepo.runtime.result_cache import Kept, once
+from sparsepo.runtime.result_cache import ResultCache, get_or_compute
 
 
 def ending(tokenizer: Any, stops: Sequence[str]) -> Ending:
@@ -121,7 +121,7 @@ def sample(
     prompts: Sequence[Prompt],
     config: SamplingConfig,
     stops: Sequence[str] = (),
-    kept: Kept | None = None,
+    kept: ResultCache | None = None,
     *,
     quiet: bool = False,
 ) -> list[Completion]:
@@ -140,11 +140,11 @@ def sample(
         size, answer = BLOCK, partial(_by_vllm, model, tokenizer.eos_token_id, config, stops)
     else:
         size, answer = config.batch_size, partial(_by_transformers, model, tokenizer, config, ending(tokenizer, stops))
-        mixes, size = _company(model, tokenizer, size, quiet)
+        mixes, size = batching_limits(model, tokenizer, size, quiet)
     how = [config.model_dump(mode="json"), list(stops)]
 
     def answered(batch: Sequence[Request]) -> Rows:
-        return once(kept, [how, [[request.row, request.again] for request in batch]], lambda: answer(batch))
+        return get_or_compute(kept, [how, [[request.row, request.again] for request in batch]], lambda: answer(batch))
 
     answers = _in_batches(wanted, size, mixes, answered, quiet)
     found = [
@@ -250,11 +250,11 @@ def _generated(model: Any, tokenizer: Any, rows: Rows, chosen: Draw, over: Endin
     return [_until(over, tokens) for tokens in out[:, longest:].tolist()]
 
 
-def _company(model: Any, tokenizer: Any, size: int, quiet: bool) -> tuple[bool, int]:
+def batching_limits(model: Any, tokenizer: Any, size: int, quiet: bool) -> tuple[bool, int]:
     """(whether rows of unlike length may share a batch, how many rows may); a line where it is not as was wanted."""
-    if size == 1 or is_plain(model) or is_itself(model, tokenizer, beside=8):
+    if size == 1 or is_plain(model) or is_padding_invariant(model, tokenizer, beside=8):
         return True, size
-    alike = is_itself(model, tokenizer, beside=2)
+    alike = is_padding_invariant(model, tokenizer, beside=2)
     if not quiet:
         apart = "in batches of one length" if alike else "one at a time"
         print(f"{type(model).__name__} sees what stands beside a prompt: sampled {apart}", flush=True)
@@ -262,7 +262,7 @@ def _company(model: Any, tokenizer: Any, size: int, quiet: bool) -> tuple[bool, 
 
 
 @torch.no_grad()
-def is_itself(model: Any, tokenizer: Any, beside: int) -> bool:
+def is_padding_invariant(model: Any, tokenizer: Any, beside: int) -> bool:
     """Whether `generate` continues a prompt of 2 tokens beside one of so many as it does alone, by three steps' logits.
 
     Not so where states run on through padding, where places count from the left whatever the mask says, and, in RWKV

@@ -1,1 +1,1 @@
-"""."""
+"""The table of methods and their parameters: plain data, without torch."""

@@ -83,7 +83,7 @@ class Method:
             return (self.kl[hyper.get("form", self.hyper["form"])],)
         return () if self.kl is None else (self.kl,)
 
-    def of_the_reference(self, given: Mapping[str, Any], log_kl: bool) -> tuple[str, ...] | None:
+    def required_reference_outputs(self, given: Mapping[str, Any], log_kl: bool) -> tuple[str, ...] | None:
         """What a run needs of the frozen reference and can be computed once, before any run.
 
         `states`: its last hidden states, for a KL; `logps`: its log-probs of the response tokens;

@@ -5,9 +5,9 @@ from typing import Any
 
 from sparsepo.methods.method import BROUGHT, MASKS, MISMATCHED_KL, RUNNING_MARGIN, Method
 from sparsepo.methods.parameters import ALLOWED
-from sparsepo.runtime.errors import UserError, nearest
+from sparsepo.runtime.errors import UserError, did_you_mean
 
-STAND_IN = "dpo"
+DEFAULT_INSPECTION_METHOD = "dpo"
 """The method that looks into pairs for the SFT model, where all log-ratios are 0, and for methods of other trainers."""
 
 _KL_BY_FORM = {"paper": "reverse", "released": "forward"}
@@ -253,11 +253,11 @@ METHODS: dict[str, Method] = {
 
 
 def looking_into_pairs(method: str) -> str:
-    """The method that looks into pairs for runs of this one: itself if it trains on given pairs, else `STAND_IN`.
+    """The method whose loss is shown for pairs of a run: its own if it trains on pairs, else DEFAULT_INSPECTION_METHOD.
 
     DPO's implicit reward, beta log pi/ref, is also that of a target ref exp(reward / beta).
     """
-    return method if METHODS[method].trainer == "pairs" else STAND_IN
+    return method if METHODS[method].trainer == "pairs" else DEFAULT_INSPECTION_METHOD
 
 
 def check_parameters(method: str, given: Mapping[str, Any]) -> Method:
@@ -270,11 +270,11 @@ def check_parameters(method: str, given: Mapping[str, Any]) -> Method:
 def check_values(method: str, given: Mapping[str, Any]) -> Method:
     """The method's row. Raises UserError for an unknown method or parameter, or a value that it may never take."""
     if method not in METHODS:
-        raise UserError(f"method '{method}' is unknown; {nearest(method, METHODS)}")
+        raise UserError(f"method '{method}' is unknown; {did_you_mean(method, METHODS)}")
     row = METHODS[method]
     for name, value in given.items():
         if name not in row.parameters:
-            raise UserError(f"method '{method}' has no parameter '{name}'; {nearest(name, row.parameters)}")
+            raise UserError(f"method '{method}' has no parameter '{name}'; {did_you_mean(name, row.parameters)}")
         choices = row.mask_choices if name == "mask" else ()
         if not ALLOWED[name].admits(value) or (choices and value not in choices):
             allowed = f"one of {', '.join(choices)}" if choices else ALLOWED[name]

@@ -13,21 +13,21 @@ from transformers.pytorch_utils import Conv1D
 from sparsepo.config.training import AdapterConfig, PreferenceConfig
 from sparsepo.models.architecture import decoder_layers, linears
 from sparsepo.models.loading import load_model, save_model
-from sparsepo.runtime.atomic_folder import whole
-from sparsepo.runtime.errors import UserError, nearest
+from sparsepo.runtime.atomic_folder import atomic_folder
+from sparsepo.runtime.errors import UserError, did_you_mean
 
 NAME = "default"  # of the one adapter, in peft's words
 OTHERS = "name the maps in adapter.targets, those of attention for example"
 
 
-def twin(model: Any) -> Any:
+def clone_sharing_weights(model: Any) -> Any:
     """A second model on the same weights, which take no further memory: the reference of an adapted policy.
 
     Make it before the adapter: what is added to the one is not in the other, so the twin stays the model as it was, as
     if the policy had its adapter off; hooks, mode and attention are its own. It is right only while the shared weights
     are frozen, which `add` sees to.
     """
-    if adapted(model):
+    if has_adapter(model):
         raise UserError("the reference is the model before it is adapted: make the twin first, then add the adapter")
     shared = [*model.parameters(), *(getattr(p, "quant_state", None) for p in model.parameters())]
     return copy.deepcopy(model, {id(value): value for value in shared if value is not None})
@@ -41,7 +41,7 @@ def policy_and_reference(
         return load_model(start, **loading), load_model(folder, **loading) if referred else None
     policy = load_model(start, quantise=config.adapter.quantise, compute=config.precision, **loading)
     apart = load_model(folder, **loading) if referred and start != folder else None
-    return policy, apart or (twin(policy) if referred else None)
+    return policy, apart or (clone_sharing_weights(policy) if referred else None)
 
 
 def are_twins(model: Any, other: Any | None) -> bool:
@@ -49,7 +49,7 @@ def are_twins(model: Any, other: Any | None) -> bool:
     return other is not None and next(model.parameters()) is next(other.parameters())
 
 
-def adapted(model: Any) -> bool:
+def has_adapter(model: Any) -> bool:
     """Whether `add` was here."""
     return hasattr(model, "peft_config")
 
@@ -65,7 +65,7 @@ def add(model: Any, config: AdapterConfig) -> None:
         from peft import LoraConfig
     except ImportError:
         raise UserError("an adapter needs the library peft: pip install 'sparsepo[qlora]'") from None
-    if adapted(model):
+    if has_adapter(model):
         raise UserError("the model has an adapter already; merge it first (sparsepo.models.adapters.merged)")
     if (config.quantise == "nf4") != (getattr(model, "quantization_method", None) is not None):
         raise UserError(
@@ -116,7 +116,7 @@ def _check_target(model: Any, name: str, found: list[str]) -> None:
         raise UserError(f"adapter.targets: '{name}' is an embedding or the output head, which stay as they are")
     known = dict.fromkeys(full.rsplit(".", 1)[-1] for full in found)
     raise UserError(
-        f"adapter.targets: {type(model).__name__} has no linear map '{name}' in its blocks; {nearest(name, known)}"
+        f"adapter.targets: {type(model).__name__} has no linear map '{name}' in its blocks; {did_you_mean(name, known)}"
     )
 
 
@@ -152,8 +152,8 @@ def merged(model: Any) -> Any:
 
 def save(model: Any, tokenizer: Any, folder: str | Path) -> None:
     """A plain model folder; an adapter is merged into it, see `merged`, and lies beside the weights in `adapter`."""
-    with whole(folder) as place:
-        if adapted(model):
+    with atomic_folder(folder) as place:
+        if has_adapter(model):
             model.save_pretrained(place / "adapter")
             model = merged(model)
         save_model(model, tokenizer, place)

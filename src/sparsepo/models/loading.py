@@ -13,8 +13,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAn
 
 from sparsepo.data.readers import package_file
 from sparsepo.models.trust import OPTIONS, announce, content, keywords, refusal
-from sparsepo.runtime.atomic_folder import check_model_folder, whole
-from sparsepo.runtime.errors import UserError, nearest
+from sparsepo.runtime.atomic_folder import atomic_folder, check_model_folder
+from sparsepo.runtime.errors import UserError, did_you_mean
 
 UNLOADABLE = (
     *(OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, ArithmeticError, EOFError),
@@ -181,7 +181,8 @@ def _from_scratch(spec: dict[str, Any], corpus: list[str]) -> tuple[Any, Any]:
         known = AutoConfig.for_model(settings["model_type"])
         unknown = [key for key in settings if key != "model_type" and not _is_setting(known, key)]
         if unknown:
-            raise UserError(f"model.config has an unknown key '{unknown[0]}'; {nearest(unknown[0], known.to_dict())}")
+            nearest = did_you_mean(unknown[0], known.to_dict())
+            raise UserError(f"model.config has an unknown key '{unknown[0]}'; {nearest}")
         config = AutoConfig.for_model(**settings, **ids, pad_token_id=tokenizer.pad_token_id)
         return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, spec["dtype"])), tokenizer
     except UNLOADABLE as error:
@@ -217,7 +218,7 @@ def train_tokenizer(corpus: list[str], kind: str, vocabulary: int) -> PreTrained
 
 def save_model(model: Any, tokenizer: Any, folder: str | Path) -> None:
     """A Hugging Face folder that `from_pretrained` loads anywhere."""
-    with whole(folder) as place:
+    with atomic_folder(folder) as place:
         model.save_pretrained(place, max_shard_size="1000GB")  # one file, which a workflow can name
         tokenizer.save_pretrained(place)
 

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from sparsepo.objective.masks import MaskHead, Views
+from sparsepo.objective.masks import MaskHead, MaskInputs
 from sparsepo.runtime.errors import UserError
 
 
@@ -26,7 +26,7 @@ class ActivationHead(MaskHead):
         self.kinds = tuple(kinds)
         self.normalise = {"minmax": _minmax, "zscore": _zscore}[normalisation]
 
-    def forward(self, views: Views) -> Tensor:
+    def forward(self, views: MaskInputs) -> Tensor:
         activations = views.activations or {}
         per_kind = [
             torch.stack([self.normalise(values, views.valid) for values in activations[kind]]).mean(0)
@@ -40,7 +40,7 @@ class GivenHead(MaskHead):
 
     looks_at = "values"
 
-    def forward(self, views: Views) -> Tensor:
+    def forward(self, views: MaskInputs) -> Tensor:
         return _brought(views).where(views.valid, 0.0)
 
 
@@ -57,7 +57,7 @@ class SelectedHead(MaskHead):
         super().__init__()
         self.k_chosen, self.k_rejected = k_chosen, k_rejected
 
-    def forward(self, views: Views) -> Tensor:
+    def forward(self, views: MaskInputs) -> Tensor:
         chosen, rejected = _brought(views).chunk(2)
         ok_chosen, ok_rejected = views.valid.chunk(2)
         return torch.cat([highest(chosen, ok_chosen, self.k_chosen), highest(-rejected, ok_rejected, self.k_rejected)])
@@ -72,7 +72,7 @@ class ExcessHead(SelectedHead):
 
     looks_at = "policy"
 
-    def forward(self, views: Views) -> Tensor:
+    def forward(self, views: MaskInputs) -> Tensor:
         chosen, rejected = (_brought(views) - views.logratio).chunk(2)
         ok_chosen, ok_rejected = views.valid.chunk(2)
         return torch.cat([highest(chosen, ok_chosen, self.k_chosen), highest(rejected, ok_rejected, self.k_rejected)])
@@ -81,14 +81,14 @@ class ExcessHead(SelectedHead):
 class RandomHead(MaskHead):
     """Uniform in [0, 1), drawn anew for each batch: the control that says whether *where* matters."""
 
-    def forward(self, views: Views) -> Tensor:
+    def forward(self, views: MaskInputs) -> Tensor:
         return torch.rand(views.valid.shape, device=views.valid.device)
 
 
 class UniformHead(MaskHead):
     """Weight 1 everywhere: in the released form this is TDPO v1."""
 
-    def forward(self, views: Views) -> Tensor:
+    def forward(self, views: MaskInputs) -> Tensor:
         return torch.ones(views.valid.shape, device=views.valid.device)
 
 
@@ -100,7 +100,7 @@ def highest(scores: Tensor, valid: Tensor, share: float) -> Tensor:
     return ((rank < count[:, None]) & valid).to(torch.promote_types(scores.dtype, torch.float32))
 
 
-def _brought(views: Views) -> Tensor:
+def _brought(views: MaskInputs) -> Tensor:
     if views.values is None:
         raise UserError(
             "the pairs bring no numbers for their tokens (chosen_values, rejected_values), which this mask reads"

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sparsepo.objective.kernels import OutputMap, Problem, Slopes, Stats, descend, even, measure
+from sparsepo.objective.kernels import HeadInputs, OutputMap, Stats, TermGrads, even, logit_grads, measure
 
 TOKENS = 8192
 """Rows of the weights whose gradient is added at a time in half precision."""
@@ -76,7 +76,7 @@ class Recompute(torch.autograd.Function):
     """(problem, chunk, hidden, weight, bias) -> logps, ref_logps, reverse, forward; None where not wanted."""
 
     @staticmethod
-    def forward(ctx, problem: Problem, chunk: int, *trained: Tensor | None):
+    def forward(ctx, problem: HeadInputs, chunk: int, *trained: Tensor | None):
         ctx.set_materialize_grads(False)
         stats = problem.stats(len(problem.labels))
         for at, raw, ref_raw in problem.raw(even(len(problem.labels), chunk)):
@@ -93,12 +93,12 @@ class Recompute(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, g_logps, _, g_reverse, g_forward):
         ctx.saved_tensors  # noqa: B018 - raises where a weight has changed since the forward pass
-        problem, slopes = ctx.problem, Slopes(g_logps, g_reverse, g_forward)
+        problem, slopes = ctx.problem, TermGrads(g_logps, g_reverse, g_forward)
         stats = Stats(None, None, ctx.reverse, None, ctx.norm, ctx.ref_norm)
         grads = Gradients(problem.policy, ctx.needs_input_grad[2:])
         looks_back = g_reverse is not None or g_forward is not None
         for at, raw, ref_raw in problem.raw(even(len(problem.labels), ctx.chunk), looks_back):
-            grads.add(descend(problem, raw, ref_raw, problem.labels[at], stats.at(at), slopes.at(at)), at)
+            grads.add(logit_grads(problem, raw, ref_raw, problem.labels[at], stats.at(at), slopes.at(at)), at)
         return None, None, *grads.result()
 
 
@@ -114,7 +114,7 @@ class InForward(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, problem: Problem, score: Score, groups: list[slice], *trained: Tensor | None):
+    def forward(ctx, problem: HeadInputs, score: Score, groups: list[slice], *trained: Tensor | None):
         weights = trained[3:]
         stats, total = problem.stats(len(problem.labels)), 0.0
         grads = Gradients(problem.policy, ctx.needs_input_grad[3:6])
@@ -127,7 +127,7 @@ class InForward(torch.autograd.Function):
                 if value is not None:
                     target[at] = value
             needs_q = slopes.reverse is not None or slopes.forward is not None
-            grads.add(descend(problem, raw, ref_raw if needs_q else None, labels, here, slopes), at)
+            grads.add(logit_grads(problem, raw, ref_raw if needs_q else None, labels, here, slopes), at)
             total = total + loss
         ctx.grads = grads
         terms = (stats.logps, stats.ref_logps, stats.reverse, stats.forward)
@@ -141,7 +141,7 @@ class InForward(torch.autograd.Function):
         return None, None, None, *grads.result(g_total), *(grad * g_total for grad in ctx.weights)
 
 
-def _slopes_of(score: Score, at: slice, stats: Stats, weights: list[Tensor]) -> tuple[Tensor, Slopes, list[Tensor]]:
+def _slopes_of(score: Score, at: slice, stats: Stats, weights: list[Tensor]) -> tuple[Tensor, TermGrads, list[Tensor]]:
     """The loss of these rows, and its gradients with respect to their terms and weights: a graph of (k,) vectors."""
     with torch.enable_grad():
         terms = [
@@ -152,5 +152,5 @@ def _slopes_of(score: Score, at: slice, stats: Stats, weights: list[Tensor]) -> 
         loss = score(at, terms[0], stats.ref_logps, terms[1], terms[2], own)
     inputs = [tensor for tensor in (*terms, *own) if tensor is not None]
     found = iter(torch.autograd.grad(loss, inputs, allow_unused=True))
-    slopes = Slopes(*(None if term is None else next(found) for term in terms))
+    slopes = TermGrads(*(None if term is None else next(found) for term in terms))
     return loss.detach(), slopes, list(found)

@@ -91,7 +91,7 @@ class OutputMap:
 
 
 @dataclass(frozen=True)
-class Problem:
+class HeadInputs:
     """What both ways compute on. `reference` None: the policy alone. `kl`: which directions are wanted."""
 
     policy: OutputMap
@@ -133,15 +133,15 @@ class Stats:
 
 
 @dataclass(frozen=True)
-class Slopes:
+class TermGrads:
     """(n,) each: d loss / d term; None where the loss does not depend on it."""
 
     logps: Tensor | None
     reverse: Tensor | None
     forward: Tensor | None
 
-    def at(self, rows: slice) -> "Slopes":
-        return Slopes(*(None if value is None else value[rows] for value in vars(self).values()))
+    def at(self, rows: slice) -> "TermGrads":
+        return TermGrads(*(None if value is None else value[rows] for value in vars(self).values()))
 
 
 def even(size: int, most: int) -> list[slice]:
@@ -157,7 +157,7 @@ def blocks(raw: Tensor) -> list[slice]:
     return even(len(raw), max(most, 1))
 
 
-def measure(problem: Problem, raw: Tensor, ref_raw: Tensor | None, labels: Tensor, out: Stats) -> None:
+def measure(problem: HeadInputs, raw: Tensor, ref_raw: Tensor | None, labels: Tensor, out: Stats) -> None:
     """Fill `out` with the terms of these rows."""
     for at in blocks(raw):
         ref_block = None if ref_raw is None else ref_raw[at]
@@ -200,7 +200,9 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum(-1) if torch.compiler.is_compiling() else torch.linalg.vecdot(a, b)
 
 
-def descend(problem: Problem, raw: Tensor, ref_raw: Tensor | None, labels: Tensor, stats: Stats, g: Slopes) -> Tensor:
+def logit_grads(
+    problem: HeadInputs, raw: Tensor, ref_raw: Tensor | None, labels: Tensor, stats: Stats, g: TermGrads
+) -> Tensor:
     """d loss / d raw (k, V), written over `raw`."""
     for at in blocks(raw):
         ref_block, here = None if ref_raw is None else ref_raw[at], stats.at(at)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sparsepo.objective.masks import MaskHead, Views
+from sparsepo.objective.masks import MaskHead, MaskInputs
 
 
 class State:
@@ -39,7 +39,7 @@ class LearnedHead(MaskHead):
         """(..., p) -> (...): the weight >= 0 that these projections make, before it is made binary."""
         raise NotImplementedError
 
-    def forward(self, views: Views) -> Tensor:
+    def forward(self, views: MaskInputs) -> Tensor:
         return self.weigh(self.projections(views))
 
     def weigh(self, projected: Tensor) -> Tensor:
@@ -47,7 +47,7 @@ class LearnedHead(MaskHead):
         weight = self.merged(projected)
         return _straight_through(weight) if self.binary else weight
 
-    def projections(self, views: Views) -> Tensor:
+    def projections(self, views: MaskInputs) -> Tensor:
         """(s, t, p): every projection, before any ReLU."""
         depth = len(views.states)
         found = [self.project(layer, depth, State(state)) for layer, state in enumerate(views.states)]

@@ -20,7 +20,7 @@ from sparsepo.objective.learned_masks import (
     LearnedHead,
     State,
 )
-from sparsepo.objective.masks import MaskHead, Views
+from sparsepo.objective.masks import MaskHead, MaskInputs
 
 
 class Masks(nn.Module):
@@ -42,7 +42,7 @@ class Masks(nn.Module):
     def learned(self) -> bool:
         return any(True for _ in self.parameters())
 
-    def forward(self, views: Views) -> tuple[Tensor, Tensor]:
+    def forward(self, views: MaskInputs) -> tuple[Tensor, Tensor]:
         """m_u and m_d, each (s, t)."""
         weights = {name: self._weight(name, head, views) for name, head in self.heads.items()}
         if "common" in weights:
@@ -50,7 +50,7 @@ class Masks(nn.Module):
         ones = torch.ones(views.valid.shape, device=views.valid.device)
         return weights.get("u", ones), weights.get("d", ones)
 
-    def _weight(self, name: str, head: MaskHead, views: Views) -> Tensor:
+    def _weight(self, name: str, head: MaskHead, views: MaskInputs) -> Tensor:
         if head.looks_at == "activations" and views.weights is not None:
             return views.weights
         return head.weigh(views.projected[name]) if name in views.projected else head(views)
@@ -65,7 +65,7 @@ class Masks(nn.Module):
         return {name: head for name, head in self.heads.items() if isinstance(head, LearnedHead)}
 
     @torch.no_grad()
-    def calibrate(self, batches: Iterable[Views]) -> None:
+    def calibrate(self, batches: Iterable[MaskInputs]) -> None:
         """Start every learned head alive on these tokens, see LearnedHead.start; one batch of states at a time."""
         heads = self._learned()
         if not heads:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
-class Views:
+class MaskInputs:
     """What a mask head may look at, taken from the reference at the positions that predict response tokens.
 
     states: one (s, t, d) tensor a layer, 1..L, the last after the final norm (the embedding output is not among them).
@@ -37,5 +37,5 @@ class MaskHead(nn.Module):
 
     looks_at: Literal["states", "activations", "values", "policy", "nothing"] = "nothing"
 
-    def forward(self, views: Views) -> Tensor:
+    def forward(self, views: MaskInputs) -> Tensor:
         raise NotImplementedError

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sparsepo.objective.fused_head import InForward, Recompute, rows_together
-from sparsepo.objective.kernels import Bend, OutputMap, Problem
+from sparsepo.objective.kernels import Bend, HeadInputs, OutputMap
 
 KL = ("reverse", "forward")
 CHUNK = 2**23
@@ -69,7 +69,7 @@ class SummedLoss:
 
 
 @dataclass(frozen=True)
-class Rows:
+class ResponseIndex:
     """Where the response tokens of a batch live, whatever its layout: the only place of the label shift.
 
     index:  (n,) row of the flattened hidden states that predicts each response token
@@ -101,16 +101,16 @@ class Rows:
         """(s, r, ...) -> (n, ...): the inverse of `grid`."""
         return grid.flatten(0, 1).index_select(0, self.slot)
 
-    def part(self, rows: slice, responses: Tensor) -> "Rows":
+    def part(self, rows: slice, responses: Tensor) -> "ResponseIndex":
         """Some tokens and the (k,) responses that they make up, as rows of a smaller batch."""
         place = torch.full_like(self.valid[:, 0], -1, dtype=torch.long)
         place[responses] = torch.arange(len(responses), device=place.device)
         longest = self.valid.shape[1]
         slot = place[self.slot[rows] // longest] * longest + self.slot[rows] % longest
-        return Rows(self.index[rows], self.target[rows], slot, self.valid[responses])
+        return ResponseIndex(self.index[rows], self.target[rows], slot, self.valid[responses])
 
 
-def rows_at(first: Sequence[int], start: Sequence[int], length: Sequence[int], place: Sequence[int]) -> Rows:
+def rows_at(first: Sequence[int], start: Sequence[int], length: Sequence[int], place: Sequence[int]) -> ResponseIndex:
     """Rows of responses that stand contiguously in the flattened ids, in the order given.
 
     first: the position whose state predicts a response's first token; start: where that token stands; length: how many
@@ -125,10 +125,10 @@ def rows_at(first: Sequence[int], start: Sequence[int], length: Sequence[int], p
     place = torch.tensor(place)
     valid = torch.empty(len(length), longest, dtype=torch.bool)
     valid[place] = torch.arange(longest) < length[:, None]
-    return Rows(index, target, place[response] * longest + order, valid)
+    return ResponseIndex(index, target, place[response] * longest + order, valid)
 
 
-def response_rows(response_mask: Tensor) -> Rows:
+def response_rows(response_mask: Tensor) -> ResponseIndex:
     """Rows of a (s, T) boolean mask of response tokens. The state at position t - 1 speaks about token t.
 
     Raises ValueError when a sequence has no response token, or begins with one (nothing predicts it).
@@ -143,7 +143,7 @@ def response_rows(response_mask: Tensor) -> Rows:
     order = response_mask.cumsum(1).flatten().index_select(0, target) - 1
     longest = int(lengths.max())
     valid = torch.arange(longest, device=lengths.device) < lengths[:, None]
-    return Rows(target - 1, target, sequence * longest + order, valid)
+    return ResponseIndex(target - 1, target, sequence * longest + order, valid)
 
 
 def token_terms(
@@ -180,7 +180,7 @@ def token_terms(
     policy = _side(hidden, head)
     reference = None if ref_hidden is None else _side(ref_hidden.detach(), ref_head)
     with torch.autocast(hidden.device.type, enabled=False):
-        problem = Problem(policy, reference, labels, tuple(kl))
+        problem = HeadInputs(policy, reference, labels, tuple(kl))
         trained = (policy.hidden, policy.weight, policy.bias)
         if loss is None:
             size = _chunk(policy.weight) if chunk is None else chunk

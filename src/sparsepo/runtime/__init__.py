@@ -1,1 +1,1 @@
-"""."""
+"""Processes and files: errors, atomic writes, caches of results, GPU slots, launching, provenance."""

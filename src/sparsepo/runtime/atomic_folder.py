@@ -35,7 +35,7 @@ def reach_the_disk(folder: Path) -> None:
 
 
 @contextmanager
-def whole(folder: str | Path) -> Iterator[Path]:
+def atomic_folder(folder: str | Path) -> Iterator[Path]:
     """A place to write a model's files to, which are put into `folder` when all are written, `config.json` last.
 
     Without its config a folder is no model to anybody, so a reader meets the former model, none or the new one. Other

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 SECONDS = 1.0  # between two looks
 
 
-def end_with(pid: int, name: str) -> None:
+def exit_with_parent(pid: int, name: str) -> None:
     """End this process, as if it were killed, within a second or two of the process `pid`, which is called `name`."""
     import psutil
 
@@ -52,7 +52,7 @@ class UserError(Exception):
     """
 
 
-def nearest(name: str, allowed: Iterable[str]) -> str:
+def did_you_mean(name: str, allowed: Iterable[str]) -> str:
     """The end of a sentence that refuses `name`: what is allowed, and the nearest of it."""
     allowed = list(allowed)
     close = difflib.get_close_matches(str(name), allowed, n=1, cutoff=0.5)
@@ -67,11 +67,11 @@ def run(main: Callable[[], None]) -> None:
     Of several processes (see `sparsepo.runtime.launch`) the first alone speaks; each ends with the launcher.
     """
     if is_launched():
-        end_with(os.getppid(), "the launcher")
+        exit_with_parent(os.getppid(), "the launcher")
     if not is_first():
         sys.stdout = open(os.devnull, "w")
     if os.environ.get(SNAKEMAKE, "").isdecimal():
-        end_with(int(os.environ[SNAKEMAKE]), "snakemake")
+        exit_with_parent(int(os.environ[SNAKEMAKE]), "snakemake")
     try:
         main()
     except UserError as error:

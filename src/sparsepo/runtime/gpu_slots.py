@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> None:
     if gpus:
         if count > len(gpus):
             sys.exit(f"error: {count} GPUs are asked for, and {len(gpus)} can be used here: {', '.join(gpus)}")
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(take(gpus, count))
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(acquire_gpus(gpus, count))
     os.execvp(command[0], command)
 
 
@@ -55,7 +55,7 @@ def visible_gpus() -> list[str]:
         return []
 
 
-def take(gpus: list[str], count: int) -> list[str]:
+def acquire_gpus(gpus: list[str], count: int) -> list[str]:
     """Wait for free GPUs and hold their locks for the life of this process and of what it becomes.
 
     A lock is a flock on an inherited descriptor, so the kernel gives it back however the command

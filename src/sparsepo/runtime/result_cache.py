@@ -15,7 +15,7 @@ def key_of(request: Any, identity: str = "") -> str:
     return identity + hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
 
 
-class Kept:
+class ResultCache:
     """Answers, as JSON, by the key of their request, appended to a JSONL file one line each; threads may share one.
 
     What is not a whole line of the file, as after a kill, is passed over: that request is made again. `identity` says
@@ -45,7 +45,7 @@ class Kept:
             self._append(json.dumps({"key": key, "answer": answer}) + "\n")
             self._answers[key] = answer
 
-    def once(self, request: Any, make: Callable[[], Any]) -> Any:
+    def get_or_compute(self, request: Any, make: Callable[[], Any]) -> Any:
         """The answer to a request, made only if it is not there yet."""
         key = key_of(request, self.identity)
         if key not in self:
@@ -61,17 +61,17 @@ class Kept:
             file.write(text)
 
 
-def going_on(path: Path, identity: str) -> Kept:
+def open_cache(path: Path, identity: str) -> ResultCache:
     """What is kept in `path` of a stage with this identity; says so where there is something."""
-    kept = Kept(path, identity)
+    kept = ResultCache(path, identity)
     if len(kept):
         print(f"going on with what is kept in {path}: {len(kept):,} parts", flush=True)
     return kept
 
 
-def once(kept: Kept | None, request: Any, make: Callable[[], Any]) -> Any:
+def get_or_compute(kept: ResultCache | None, request: Any, make: Callable[[], Any]) -> Any:
     """`kept.once`, or where nothing is kept what `make` returns."""
-    return make() if kept is None else kept.once(request, make)
+    return make() if kept is None else kept.get_or_compute(request, make)
 
 
 def _entry(line: str) -> tuple[str, Any] | None:

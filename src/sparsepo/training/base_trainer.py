@@ -17,7 +17,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from sparsepo.config.training import OptimisationConfig
 from sparsepo.data.records import write_json, write_text
 from sparsepo.runtime.errors import UserError
-from sparsepo.training.checkpoints import hold, latest, mark_complete, step_of, writing
+from sparsepo.training.checkpoints import latest, lock_folder, mark_complete, step_of, writing
 from sparsepo.training.distributed import Batches, SharedTrainer, Shares
 from sparsepo.training.logging import Every, Progress, append_line, keep_until
 
@@ -29,7 +29,7 @@ OPTIMIZERS = {  # transformers' names
 QUIET = {"total_flos", "train_loss", "train_runtime", "train_samples_per_second", "train_steps_per_second", "epoch"}
 
 
-class Loop(SharedTrainer):
+class ResumableTrainer(SharedTrainer):
     """A Trainer that writes `dynamics.jsonl` and goes on where it was killed.
 
     `folder` holds checkpoints and logs while training. `identity` names everything the result depends on: a checkpoint
@@ -71,7 +71,7 @@ class Loop(SharedTrainer):
             self.add_callback(Every(measure_every, lambda: self._measure(measure)))
 
     @contextmanager
-    def aside(self) -> Iterator[None]:
+    def exclude_from_timing(self) -> Iterator[None]:
         """Work whose time counts neither as training nor in its tokens per second."""
         start = time.perf_counter()
         yield
@@ -81,7 +81,7 @@ class Loop(SharedTrainer):
 
     def _measure(self, measure: Callable[[Any], dict[str, float]]) -> None:
         start = time.perf_counter()
-        with self.aside():
+        with self.exclude_from_timing():
             point = measure(self.model)
         seconds = round(time.perf_counter() - start, 3)
         self.write_line("frontier.jsonl", {"step": self.state.global_step} | point | {"seconds": seconds})
@@ -105,7 +105,7 @@ class Loop(SharedTrainer):
 
     def _clear_up(self) -> Path | None:
         """The checkpoint to go on from, in a folder that is ours alone; what was logged after it is forgotten."""
-        hold(self.folder)
+        lock_folder(self.folder)
         checkpoint = latest(self.folder, self.identity)
         if checkpoint is not None:
             print(f"resuming at step {step_of(checkpoint)} from {checkpoint}", flush=True)

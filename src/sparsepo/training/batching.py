@@ -52,7 +52,7 @@ class MicroBatches:
         return len(places)
 
 
-class EpochByEpoch(Sampler[int]):
+class EpochSampler(Sampler[int]):
     """Places of pairs of which each belongs to one epoch: epoch by epoch, shuffled within, in an order of the seed's.
 
     A batch may hold the last pairs of an epoch and the first of the next.
@@ -71,7 +71,7 @@ class EpochByEpoch(Sampler[int]):
             yield from (places[at] for at in torch.randperm(len(places), generator=generator).tolist())
 
 
-def order_of(epochs: Sequence[int | None], wanted: float, seed: int) -> EpochByEpoch | None:
+def order_of(epochs: Sequence[int | None], wanted: float, seed: int) -> EpochSampler | None:
     """The order of pairs that belong to one epoch each; None where all pairs are for every epoch.
 
     Raises UserError unless there are pairs for each of the `wanted` epochs and for no other.
@@ -87,4 +87,4 @@ def order_of(epochs: Sequence[int | None], wanted: float, seed: int) -> EpochByE
             f"the usable pairs are of the epochs {named}, and training.epochs is {wanted:g}: "
             f"there must be pairs for each of 0 ... {math.ceil(wanted) - 1} and for no other"
         )
-    return EpochByEpoch(epochs, seed)
+    return EpochSampler(epochs, seed)

@@ -110,7 +110,7 @@ PATIENCE = 30.0  # seconds: a process that was killed may take some to go
 _HELD: list[int] = []  # descriptors, open for the life of this process
 
 
-def hold(folder: Path, patience: float = PATIENCE) -> None:
+def lock_folder(folder: Path, patience: float = PATIENCE) -> None:
     """Lock a folder for this process until it ends, however it ends; it may be locked again by the same process.
 
     Raises UserError, naming the other process, if that does not let go within `patience` seconds. A file system that

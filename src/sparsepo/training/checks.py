@@ -12,7 +12,7 @@ from sparsepo.models import adapters
 from sparsepo.models.architecture import check_head
 from sparsepo.models.loading import without_dropout
 from sparsepo.runtime.errors import UserError
-from sparsepo.training.pair_objective import Outcome
+from sparsepo.training.pair_objective import PairOutput
 from sparsepo.training.reference_cache import Cache, check_cache
 
 STEP_0_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
@@ -73,14 +73,14 @@ def check_known(
     """Raises UserError unless all that the method needs of the reference is there, for training and validation."""
     if reference is None or cache:
         check_cache(method, hyper, config, cache, pairs)
-    if reference is None and config.validate_every and METHODS[method].of_the_reference(hyper, config.log_kl):
+    if reference is None and config.validate_every and METHODS[method].required_reference_outputs(hyper, config.log_kl):
         raise UserError(
             "validation runs the reference on pairs that a cache of the training pairs does not hold: "
             "pass the model too, or write validate_every: 0"
         )
 
 
-def check_step_0(outcome: Outcome, dtype: torch.dtype, autocast: bool, start: str = "ref_logps") -> None:
+def check_step_0(outcome: PairOutput, dtype: torch.dtype, autocast: bool, start: str = "ref_logps") -> None:
     """Raises UserError if the policy differs from where it starts before anything was trained.
 
     start: the reference, or `values`, the log-probs of the former policy that came with the pairs.

@@ -12,7 +12,7 @@ from sparsepo.objective.mask_builder import Masks
 from sparsepo.objective.response_terms import Side
 from sparsepo.runtime.errors import UserError
 from sparsepo.training.checks import check_brought
-from sparsepo.training.pair_objective import Outcome, PairObjective, masks_for
+from sparsepo.training.pair_objective import PairObjective, PairOutput, masks_for
 from sparsepo.training.step_statistics import statistic_of
 
 
@@ -76,7 +76,7 @@ def _token_pair(pair: TokenPair | Mapping[str, Sequence[int]]) -> TokenPair:
     return made
 
 
-def describe(outcome: Outcome) -> list[dict[str, Any]]:
+def describe(outcome: PairOutput) -> list[dict[str, Any]]:
     """One plain dict a pair; see `inspect_pairs`."""
     scalars = {
         "loss": outcome.loss,

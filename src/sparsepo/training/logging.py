@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 from sparsepo.data.records import write_text
 from sparsepo.objective.response_terms import Side
 from sparsepo.runtime.errors import naming
-from sparsepo.training.pair_objective import Outcome
+from sparsepo.training.pair_objective import PairOutput
 
 SHOWN = (
     "loss",
@@ -88,7 +88,7 @@ def keep_until(path: Path, step: int) -> None:
     write_text(path, "".join(rows))
 
 
-def metrics(outcome: Outcome) -> dict[str, Tensor]:
+def metrics(outcome: PairOutput) -> dict[str, Tensor]:
     """Each (b,); rewards are those the loss itself used, KL and log-probs sums over the response.
 
     What was not computed is not among them.

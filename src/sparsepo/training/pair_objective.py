@@ -13,13 +13,13 @@ from sparsepo.models.architecture import hidden_states, lm_head, recording
 from sparsepo.objective.fused_head import rows_together
 from sparsepo.objective.losses import LOSSES
 from sparsepo.objective.mask_builder import Masks, build_masks
-from sparsepo.objective.masks import Views
+from sparsepo.objective.masks import MaskInputs
 from sparsepo.objective.response_terms import PairLoss, Side
-from sparsepo.objective.token_terms import KL, Rows, SummedLoss, TokenTerms, token_terms
+from sparsepo.objective.token_terms import KL, ResponseIndex, SummedLoss, TokenTerms, token_terms
 from sparsepo.runtime.errors import UserError
 
 
-def look(reference: Any, masks: Masks | None, batch: dict[str, Any], rows: Rows) -> tuple[Tensor, Views]:
+def look(reference: Any, masks: Masks | None, batch: dict[str, Any], rows: ResponseIndex) -> tuple[Tensor, MaskInputs]:
     """The reference's last hidden states at the response rows (n, d), and what the masks make of it.
 
     The reference runs without gradient. Learned heads project each layer's states as soon as they are there; no layer
@@ -43,15 +43,15 @@ def look(reference: Any, masks: Masks | None, batch: dict[str, Any], rows: Rows)
     if odd is not None:
         raise UserError(f"{type(reference).__name__}: its '{odd}' has not one value a token; use other `kinds`")
     activations = {kind: [rows.grid(rows.take(value.view(shape))) for value in record[kind]] for kind in kinds}
-    return hidden, Views(rows.valid, activations=activations, projected=grids, values=values_of(batch, rows))
+    return hidden, MaskInputs(rows.valid, activations=activations, projected=grids, values=values_of(batch, rows))
 
 
-def values_of(batch: dict[str, Any], rows: Rows) -> Tensor | None:
+def values_of(batch: dict[str, Any], rows: ResponseIndex) -> Tensor | None:
     """(s, t): the numbers that the pairs of a batch bring for their tokens, if they do."""
     return rows.grid(batch["values"]) if "values" in batch else None
 
 
-class Outcome(NamedTuple):
+class PairOutput(NamedTuple):
     """What one batch of b pairs gave: loss and rewards, both sides token by token, and the mask penalty (b,).
 
     total: the sum of `loss`, a scalar that carries the gradient; `loss` itself does so too, unless gradients were
@@ -107,7 +107,7 @@ class PairObjective(nn.Module):
     def reference(self) -> Any | None:
         return self._reference[0]
 
-    def forward(self, batch: dict[str, Any]) -> Outcome | tuple[Side, Side]:
+    def forward(self, batch: dict[str, Any]) -> PairOutput | tuple[Side, Side]:
         """What the step makes of a batch; of one that says `look`, only the two sides that a statistic looks at."""
         if batch.get("look"):
             return self._look(batch)
@@ -132,12 +132,12 @@ class PairObjective(nn.Module):
         tokens = {"logps": terms.logps, "ref_logps": ref_logps, "reverse_kl": None, "forward_kl": None}
         return _split({name: None if value is None else rows.grid(value) for name, value in tokens.items()}, rows.valid)
 
-    def _where(self, hidden: Tensor, known: "Known", labels: Tensor) -> tuple:
+    def _where(self, hidden: Tensor, known: "ReferenceOutputs", labels: Tensor) -> tuple:
         """What `token_terms` takes."""
         head = None if known.hidden is None else self._ref_head or lm_head(self.reference)
         return hidden, known.hidden, lm_head(self.policy), head, labels
 
-    def _weights(self, known: "Known", rows: Rows, where: tuple) -> dict[str, Tensor]:
+    def _weights(self, known: "ReferenceOutputs", rows: ResponseIndex, where: tuple) -> dict[str, Tensor]:
         """m_u and m_d, grids; without masks none."""
         if self.masks is None:
             return {}
@@ -149,7 +149,7 @@ class PairObjective(nn.Module):
             views = replace(views, logratio=rows.grid(terms.logps - ref_logps))
         return dict(zip(("m_u", "m_d"), self.masks(views), strict=True))
 
-    def _judge_in_forward(self, rows, ends, where, kl, weights, known: "Known") -> Outcome:
+    def _judge_in_forward(self, rows, ends, where, kl, weights, known: "ReferenceOutputs") -> PairOutput:
         """Group by group of whole pairs; what is logged is computed again from the finished terms, without gradient."""
         half, names = len(rows.valid) // 2, list(weights)
         groups = groups_of(ends, rows_together(lm_head(self.policy).weight))
@@ -169,7 +169,9 @@ class PairObjective(nn.Module):
             outcome = self._judge(rows, terms, weights, known)
         return outcome._replace(total=terms.total)
 
-    def _judge(self, rows: Rows, terms: TokenTerms, weights: Mapping[str, Tensor], known: "Known") -> Outcome:
+    def _judge(
+        self, rows: ResponseIndex, terms: TokenTerms, weights: Mapping[str, Tensor], known: "ReferenceOutputs"
+    ) -> PairOutput:
         """The loss of these terms; `weights` m_u and m_d are grids."""
         ref_logps = terms.ref_logps if known.logps is None else known.logps
         by_row = {"logps": terms.logps, "ref_logps": ref_logps, "values": known.values}
@@ -186,21 +188,21 @@ class PairObjective(nn.Module):
             result, penalty = replace(result, loss=known.share * result.loss), known.share * penalty
         total = (result.loss + penalty).sum()  # FSDP: a view that carries a gradient must not leave the module
         still = {name: None if value is None else value.detach() for name, value in tokens.items()}
-        return Outcome(result, *_split(still, rows.valid), penalty, total)
+        return PairOutput(result, *_split(still, rows.valid), penalty, total)
 
-    def known(self, batch: dict[str, Any], rows: Rows) -> "Known":
+    def known(self, batch: dict[str, Any], rows: ResponseIndex) -> "ReferenceOutputs":
         """What the batch brings of the reference, or what the reference says of the batch, and what its pairs bring."""
         brought = {"values": batch.get("values"), "scores": batch.get("scores")}
         brought |= {"step": batch.get("step", {}), "share": batch.get("share")}
         if self._blind:
-            return Known(None, None, Views(rows.valid, values=values_of(batch, rows)), **brought)
+            return ReferenceOutputs(None, None, MaskInputs(rows.valid, values=values_of(batch, rows)), **brought)
         if self.reference is None or "ref_states" in batch or "ref_logps" in batch:
             weights = batch.get("ref_weights")
             grid = None if weights is None else rows.grid(weights)
-            views = Views(rows.valid, weights=grid, values=values_of(batch, rows))
-            return Known(batch.get("ref_states"), batch.get("ref_logps"), views, **brought)
+            views = MaskInputs(rows.valid, weights=grid, values=values_of(batch, rows))
+            return ReferenceOutputs(batch.get("ref_states"), batch.get("ref_logps"), views, **brought)
         hidden, views = look(self.reference, self.masks, batch, rows)
-        return Known(hidden, None, views, **brought)
+        return ReferenceOutputs(hidden, None, views, **brought)
 
     def calibrate(self, batches: Iterable[dict[str, Any]]) -> None:
         """Start learned mask heads alive on the tokens of these batches."""
@@ -210,7 +212,7 @@ class PairObjective(nn.Module):
 
 
 @dataclass(frozen=True)
-class Known:
+class ReferenceOutputs:
     """What is known of a batch beside the policy.
 
     hidden: last hidden states of the reference (n, d), or else logps: its log-probs (n,), or neither. views: what masks
@@ -220,13 +222,13 @@ class Known:
 
     hidden: Tensor | None
     logps: Tensor | None
-    views: Views
+    views: MaskInputs
     values: Tensor | None = None
     scores: Tensor | None = None
     step: Mapping[str, Tensor] = field(default_factory=dict)
     share: Tensor | None = None
 
-    def part(self, at: slice, responses: Tensor) -> "Known":
+    def part(self, at: slice, responses: Tensor) -> "ReferenceOutputs":
         """What a loss looks at of some rows and the responses (2k,) that they make up."""
         pairs = responses[: len(responses) // 2]
         where = {"logps": at, "values": at, "scores": responses, "share": pairs}

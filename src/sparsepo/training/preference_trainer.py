@@ -21,9 +21,9 @@ from sparsepo.models.architecture import checkpoint_blocks, compile_blocks
 from sparsepo.models.loading import context_of, without_dropout
 from sparsepo.objective.mask_builder import Masks
 from sparsepo.objective.token_terms import KL
-from sparsepo.runtime.atomic_folder import whole
+from sparsepo.runtime.atomic_folder import atomic_folder
 from sparsepo.runtime.errors import UserError
-from sparsepo.training.base_trainer import Loop
+from sparsepo.training.base_trainer import ResumableTrainer
 from sparsepo.training.batching import MicroBatches, encode, order_of, records_of
 from sparsepo.training.checkpoints import set_weights
 from sparsepo.training.checks import check_brought, check_known, check_models, check_pairs, check_step_0
@@ -40,7 +40,7 @@ BEST = "best.safetensors"
 STATE = "statistic.json"
 
 
-class PreferenceTrainer(Loop):
+class PreferenceTrainer(ResumableTrainer):
     """Train `policy` on preference pairs with a method of `METHODS`.
 
     policy, reference: causal LMs with the same vocabulary; the policy starts as a copy of the reference, or where the
@@ -155,7 +155,7 @@ class PreferenceTrainer(Loop):
         return self.state.global_step if self.best is None else self.best.step
 
     def train(self) -> None:
-        """Train as `Loop.train` does; where the config says so, go back to the weights of lowest validation loss."""
+        """Train; where the config says so, end with the weights of the lowest validation loss."""
         super().train()
         if self.best is not None:
             set_weights(self.model, self.best.weights)
@@ -167,7 +167,7 @@ class PreferenceTrainer(Loop):
         """
         if not self.gather():
             return
-        with whole(folder) as place:
+        with atomic_folder(folder) as place:
             adapters.save(self.policy, self.tokenizer, place)
             if self.masks is not None:
                 write_json(place / "masks.json", {"method": self.method, "hyper": self.hyper})
@@ -223,7 +223,7 @@ class PreferenceTrainer(Loop):
     def _validate(self) -> None:
         """A row of the log; after a step, the weights too if no earlier ones were better and the best are wanted."""
         step = self.state.global_step
-        with self.aside():
+        with self.exclude_from_timing():
             how = (self.compute_loss_context_manager, self.args.seed, self.total)
             row = validate(self.model, self.held_out, *how, self.of_held_out)
             self.rest()

@@ -140,7 +140,7 @@ def check_cache(
     method: str, hyper: Mapping[str, Any], config: PreferenceConfig, cache: Sequence[Cache], pairs: int
 ) -> None:
     """Raises UserError unless these caches, of as many pairs, hold what the method needs of the reference."""
-    needs = METHODS[method].of_the_reference(hyper, config.log_kl)
+    needs = METHODS[method].required_reference_outputs(hyper, config.log_kl)
     if needs is None:
         raise UserError(f"{method} looks at more of the reference than a cache holds (all layers, or other pairs)")
     there = {one.field for one in cache}

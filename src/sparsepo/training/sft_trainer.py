@@ -15,12 +15,12 @@ from sparsepo.models import adapters
 from sparsepo.models.architecture import checkpoint_blocks
 from sparsepo.models.loading import context_of
 from sparsepo.runtime.errors import UserError
-from sparsepo.training.base_trainer import Loop
+from sparsepo.training.base_trainer import ResumableTrainer
 
 IGNORED = -100  # what transformers' loss skips
 
 
-class SFTTrainer(Loop):
+class SFTTrainer(ResumableTrainer):
     """Train `model` on documents; the loss is the mean over all target tokens of a batch (transformers' own).
 
     With `config.adapter` an adapter is added to the model, whose own weights are frozen.

@@ -10,8 +10,8 @@ from typing import Any
 
 from sparsepo.config import TaskConfig
 from sparsepo.config.online import judge_of_rounds, reward_of
-from sparsepo.config.runs import find_run, selecting
-from sparsepo.methods.registry import METHODS, STAND_IN, looking_into_pairs
+from sparsepo.config.runs import find_run, oracle_selected_runs
+from sparsepo.methods.registry import DEFAULT_INSPECTION_METHOD, METHODS, looking_into_pairs
 from sparsepo.workflow.source_index import Import, Module, Part, read_module
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -186,7 +186,7 @@ def _reference(task: TaskConfig, run: str, kind: str) -> Rows:
 
 def _selection(task: TaskConfig, run: str, kind: str) -> Rows:
     """Of the methods whose runs it shows, the shares of tokens that they keep if a run says none."""
-    methods = {path.split("/")[0] for path in selecting(task)}
+    methods = {path.split("/")[0] for path in oracle_selected_runs(task)}
     return _reference(task, run, "") | {"sparsepo.methods.registry.METHODS": tuple(sorted(methods))}
 
 
@@ -221,7 +221,7 @@ def _train_on_policy(task: TaskConfig, run: str, kind: str) -> Rows:
 
 def _evaluate(task: TaskConfig, run: str, kind: str) -> Rows:
     made = None if run == "sft" else find_run(task, run)
-    looks = (looking_into_pairs(made.method), made.hyper) if made else (STAND_IN, {})
+    looks = (looking_into_pairs(made.method), made.hyper) if made else (DEFAULT_INSPECTION_METHOD, {})
     return _of_method(*looks) | _scorers([task.evaluation.scorer, *task.evaluation.also.values()])
 
 

@@ -217,7 +217,7 @@ def _free(nodes: list[ast.AST]) -> set[str]:
         elif isinstance(node, ast.Compare):
             pairs = zip(node.ops, node.comparators, strict=True)
             by_key |= {id(right) for how, right in pairs if isinstance(how, ast.In | ast.NotIn)}
-        elif isinstance(node, ast.Call) and _identifier(node.func) in ("join", "nearest"):
+        elif isinstance(node, ast.Call) and _identifier(node.func) in ("join", "did_you_mean"):
             by_key |= {id(argument) for argument in node.args}
     used = (node for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load))
     renamed = {node.name for node in nodes if isinstance(node, ast.alias) and node.asname not in (None, node.name)}

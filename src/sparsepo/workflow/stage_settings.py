@@ -10,9 +10,9 @@ from sparsepo.config import Config, TaskConfig
 from sparsepo.config.accelerate import read_accelerate
 from sparsepo.config.base import MOST
 from sparsepo.config.online import judge_of_rounds, reward_of, sampling_of_rounds
-from sparsepo.config.runs import find_run, oracle_of, selecting
+from sparsepo.config.runs import find_run, oracle_of, oracle_selected_runs
 from sparsepo.config.training import OptimisationConfig
-from sparsepo.methods.registry import METHODS, STAND_IN, looking_into_pairs
+from sparsepo.methods.registry import DEFAULT_INSPECTION_METHOD, METHODS, looking_into_pairs
 from sparsepo.runtime.result_cache import file_hash
 
 PUBLISHED = Path(__file__).parents[1] / "report" / "tables" / "published.yaml"
@@ -82,14 +82,14 @@ def _score_tokens(config: Config, task: TaskConfig, name: str, run: str) -> dict
 
 
 def _selection(config: Config, task: TaskConfig, name: str, run: str) -> dict[str, Any]:
-    read = {oracle_of(task, path) for path in selecting(task)}
+    read = {oracle_of(task, path) for path in oracle_selected_runs(task)}
     return {oracle: section.share for oracle, section in task.oracles.items() if oracle in read}
 
 
 def _method(task: TaskConfig, run: str) -> dict[str, Any]:
     """The method that looks into a run's pairs, as it is: another default is seen by the runs that take it alone."""
     made = None if run == "sft" else find_run(task, run)
-    method = looking_into_pairs(made.method) if made else STAND_IN
+    method = looking_into_pairs(made.method) if made else DEFAULT_INSPECTION_METHOD
     row, given = METHODS[method], made.hyper if made else {}
     given = {name: value for name, value in given.items() if name in row.parameters}
     return {"method": method, "hyper": row.resolved(given), "definition": row.definition}
@@ -160,10 +160,10 @@ def trusted(task: TaskConfig) -> dict[str, bool]:
 
 def loading(task: TaskConfig) -> dict[str, Any]:
     """How the reference of this task is loaded."""
-    return in_bits(task) | trusted(task)
+    return quantization_kwargs(task) | trusted(task)
 
 
-def in_bits(task: TaskConfig) -> dict[str, str]:
+def quantization_kwargs(task: TaskConfig) -> dict[str, str]:
     """In 4 bits where the policies' frozen weights are."""
     adapter = task.training.adapter
     if adapter is None or adapter.quantise == "none":

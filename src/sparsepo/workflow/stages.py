@@ -10,7 +10,15 @@ from typing import Any
 from sparsepo import __version__
 from sparsepo.config import Config, TaskConfig
 from sparsepo.config.loading import load_owned
-from sparsepo.config.runs import as_task, find_run, oracle_of, patterns_of, patterns_of_rounds, runs_of, selecting
+from sparsepo.config.runs import (
+    as_task,
+    find_run,
+    oracle_of,
+    oracle_selected_runs,
+    patterns_of,
+    patterns_of_rounds,
+    runs_of,
+)
 from sparsepo.methods.registry import METHODS
 from sparsepo.monitor.plan_file import WATCHED, Plan
 from sparsepo.runtime.errors import UserError
@@ -18,7 +26,7 @@ from sparsepo.runtime.launch import python_command
 from sparsepo.runtime.result_cache import file_hash
 from sparsepo.workflow.code_version import ALTERNATIVES, Tree
 from sparsepo.workflow.cost.estimates import asked
-from sparsepo.workflow.stage_settings import SETTINGS, fitted, in_bits
+from sparsepo.workflow.stage_settings import SETTINGS, fitted, quantization_kwargs
 
 PAGE = Path(__file__).parents[1] / "report" / "html"
 """Where the templates, styles and scripts of the page lie, which are code too."""
@@ -68,9 +76,9 @@ class Stages:
         oracle = self.oracle(task, run)
         return f"results/{task}/{f'oracles/{oracle}' if oracle else 'preferences'}/{split}.jsonl"
 
-    def selecting(self, task: str, **_: Any) -> list[str]:
+    def oracle_selected_runs(self, task: str, **_: Any) -> list[str]:
         """The runs that keep the tokens of the highest scores of an oracle of this task."""
-        return selecting(self.config.tasks[task])
+        return oracle_selected_runs(self.config.tasks[task])
 
     def base(self, task: str, oracle: str) -> str:
         """The folder of the model that an oracle starts from, and is compared with."""
@@ -81,8 +89,8 @@ class Stages:
         """What this run reads of the reference instead of running it."""
         section = self.config.tasks[task]
         made = find_run(section, run)
-        needs = METHODS[made.method].of_the_reference(made.hyper, section.training.log_kl)
-        cacheable = section.training.reference == "cached" and not in_bits(section)
+        needs = METHODS[made.method].required_reference_outputs(made.hyper, section.training.log_kl)
+        cacheable = section.training.reference == "cached" and not quantization_kwargs(section)
         return needs or () if cacheable else ()
 
     def parts(self, task: str) -> list[str]:
@@ -105,7 +113,7 @@ class Stages:
         several = evaluation.generation and len(evaluation.generation.temperatures) > 1
         drawn = ["frontier", "diversity"] * bool(evaluation.scorer) + ["temperatures"] * bool(several)
         drawn += ["rounds"] * bool(evaluation.scorer and self.trains("rounds", task))
-        drawn += ["selection"] * bool(self.selecting(task))
+        drawn += ["selection"] * bool(self.oracle_selected_runs(task))
         return [*drawn, "sparsity", "token_kl", "tokens/{method}"]
 
     @property

@@ -14,7 +14,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from sparsepo.evaluation.lm_eval.run import _measurements, run_tasks
 from sparsepo.models.loading import train_tokenizer
-from sparsepo.runtime.result_cache import Kept
+from sparsepo.runtime.result_cache import ResultCache
 
 WORDS = "red green blue one two three four five A B C D A. B. C. D. (A) (B) Answer: Question: " + " ".join(
     f"w{number}" for number in range(10)
@@ -117,15 +117,15 @@ def test_answers_that_were_kept_are_not_asked_for_again_and_give_the_same_result
     """The second model would answer otherwise; of the first one's three blocks the last is lost."""
     monkeypatch.setattr("sparsepo.evaluation.lm_eval.run.BLOCK", 10)
     place, path = task_file(tmp_path), tmp_path / "kept.jsonl"
-    found = run_tasks(model, tokenizer, spec(local=[place]), tmp_path, Kept(path, "mine"))
+    found = run_tasks(model, tokenizer, spec(local=[place]), tmp_path, ResultCache(path, "mine"))
     torch.manual_seed(1)
     other = GPT2LMHeadModel(model.config).eval()
-    assert run_tasks(other, tokenizer, spec(local=[place]), tmp_path, Kept(path, "mine")) == found
+    assert run_tasks(other, tokenizer, spec(local=[place]), tmp_path, ResultCache(path, "mine")) == found
     assert run_tasks(other, tokenizer, spec(local=[place]), tmp_path)["results"] != found["results"]
     blocks = path.read_text().splitlines(keepends=True)
     assert len(blocks) == 3
     path.write_text("".join(blocks[:2]))
-    assert run_tasks(model, tokenizer, spec(local=[place]), tmp_path, Kept(path, "mine")) == found
+    assert run_tasks(model, tokenizer, spec(local=[place]), tmp_path, ResultCache(path, "mine")) == found
 
 
 def test_a_limit_keeps_the_same_questions_for_every_model_and_not_the_first(model, tokenizer, tmp_path):

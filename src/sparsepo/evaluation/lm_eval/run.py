@@ -14,13 +14,15 @@ from typing import Any
 from sparsepo.evaluation.lm_eval import leaderboard
 from sparsepo.evaluation.lm_eval.tasks import SEED, check_room, draw_questions, load_tasks, set_examples
 from sparsepo.runtime.progress import progress
-from sparsepo.runtime.result_cache import Kept, once
+from sparsepo.runtime.result_cache import ResultCache, get_or_compute
 
 BLOCK = 16  # batches handed to lm-eval at once: inside, it sorts by length and computes a shared prompt once
 BOOTSTRAP = 100  # resamples, for the few metrics without a standard error in closed form
 
 
-def run_tasks(model: Any, tokenizer: Any, spec: dict[str, Any], work: Path, kept: Kept | None = None) -> dict[str, Any]:
+def run_tasks(
+    model: Any, tokenizer: Any, spec: dict[str, Any], work: Path, kept: ResultCache | None = None
+) -> dict[str, Any]:
     """What `model` scores on the tasks of a config's `benchmarks` section.
 
     spec: {"tasks": names, "local": [{"path"} or {"package", "kind"}], "limit", "fewshot", "batch_size"}. `work` is a
@@ -66,7 +68,7 @@ def _notes(limit: int | None, warned: list[str], length: int) -> list[str]:
 # --- model
 
 
-def _language_model(model: Any, tokenizer: Any, batch_size: int, kept: Kept | None) -> Any:
+def _language_model(model: Any, tokenizer: Any, batch_size: int, kept: ResultCache | None) -> Any:
     """lm-eval's wrapper of a model in memory, with our progress in place of its own."""
     from lm_eval.models.huggingface import HFLM
 
@@ -83,7 +85,7 @@ def _language_model(model: Any, tokenizer: Any, batch_size: int, kept: Kept | No
 
 
 def _in_blocks(
-    method: Callable[..., list[Any]], requests: list[Any], size: int, what: str, kept: Kept | None
+    method: Callable[..., list[Any]], requests: list[Any], size: int, what: str, kept: ResultCache | None
 ) -> list[Any]:
     """`method` on blocks of requests, long prompts first and equal ones together; the answers in the first order."""
     order = sorted(range(len(requests)), key=lambda index: (-len(requests[index].args[0]), requests[index].args[0]))
@@ -93,7 +95,9 @@ def _in_blocks(
         block.append(index)
         if len(block) == size or done == len(order):
             asked = [requests[at] for at in block]
-            found = once(kept, [what, [each.args for each in asked]], partial(method, asked, disable_tqdm=True))
+            found = get_or_compute(
+                kept, [what, [each.args for each in asked]], partial(method, asked, disable_tqdm=True)
+            )
             answers |= dict(zip(block, found, strict=True))
             block = []
     return [answers[index] for index in range(len(requests))]

@@ -1,1 +1,1 @@
-"""."""
+"""Figures of a task: frontier, dynamics, diversity, token heatmaps."""

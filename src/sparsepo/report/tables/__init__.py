@@ -1,1 +1,1 @@
-"""."""
+"""Tables of a task: the comparison of methods and the grid of settings."""
