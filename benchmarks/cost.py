@@ -41,7 +41,7 @@ def trainer(name: str, folder: Path) -> Any:
 
     words = [f"w{number}" for number in range(VOCABULARY - 3)]
     spec = {"source": "scratch", "config": MODEL, "seed": 0, "dtype": "float32"}
-    spec |= {"tokenizer": {"kind": "word", "vocabulary": VOCABULARY}}
+    spec |= {"tokenizer": {"kind": "word", "vocab_size": VOCABULARY}}
     model, tokenizer = fetch_model(spec, [" ".join(words)])
     draw = random.Random(0)
     text = lambda length: " ".join(draw.choices(words, k=length))  # noqa: E731
@@ -87,7 +87,7 @@ def told(name: str) -> dict[str, float]:
     from sparsepo.workflow.cost import formulas
     from sparsepo.workflow.cost.shapes import shape_of
 
-    words = TokenizerConfig(vocabulary=VOCABULARY)
+    words = TokenizerConfig(vocab_size=VOCABULARY)
     shape = shape_of(ScratchModel(source="scratch", config=MODEL, tokenizer=words))
     settings = (SftConfig if name == "sft" else PreferenceConfig)(**ROWS[name])
     checkpoint = formulas.checkpoint_bytes(shape, settings, keeps_best=False) / formulas.KEPT_CHECKPOINTS

@@ -62,7 +62,7 @@ policy, reference = GPT2LMHeadModel(config), GPT2LMHeadModel(config)
 policy.load_state_dict(reference.state_dict())
 for method in ("dpo", "exponential"):
     hyper = {"beta": 1.0, "mask": "early"}
-    settings = PreferenceConfig(batch_size=10, max_steps=3, learning_rate=1e-2, warmup=0, checkpoint_every=0)
+    settings = PreferenceConfig(batch_size=10, max_steps=3, learning_rate=1e-2, warmup_ratio=0, checkpoint_every=0)
     given = {"method": method, "hyper": hyper, "config": settings, "folder": sys.argv[1]}
     trainer = PreferenceTrainer(policy, reference, tokenizer, pairs, **given)
     if method == "dpo":

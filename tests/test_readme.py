@@ -41,7 +41,7 @@ def test_the_example_runs(tmp_path, monkeypatch):
 
     (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.S)
     config = {"model_type": "gpt2", "n_layer": 1, "n_head": 1, "n_embd": 8, "n_positions": 32}
-    tokenizer = {"kind": "bpe", "vocabulary": 300}
+    tokenizer = {"kind": "bpe", "vocab_size": 300}
     spec = {"source": "scratch", "config": config, "tokenizer": tokenizer, "seed": 0, "dtype": "float32"}
     monkeypatch.chdir(tmp_path)
     model, tokenizer = fetch_model(spec, ["The film was a joy.", "The film was a bore."])

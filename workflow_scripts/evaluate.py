@@ -27,7 +27,7 @@ def tokens_of(settings: dict, policy, reference, tokenizer, masks, pairs: list[P
 
 def scorers(settings: dict) -> dict[str, Scorer]:
     """Name -> scorer: `reward`, and the further ones by their own names."""
-    specs = ({"reward": settings["scorer"]} if settings["scorer"] else {}) | settings["also"]
+    specs = ({"reward": settings["scorer"]} if settings["scorer"] else {}) | settings["extra_scorers"]
     return {name: build_scorer(spec) for name, spec in specs.items()}
 
 

@@ -18,10 +18,10 @@ from sparsepo.training.sft_trainer import SFTTrainer
 def quantization_kwargs(model, tokenizer, settings: dict, folder: Path):
     """The model with its maps in as few bits as the adapter asks for; they are made as a folder is loaded."""
     adapter = settings["sft"]["adapter"]
-    if adapter is None or adapter["quantise"] == "none":
+    if adapter is None or adapter["quantization"] == "none":
         return model
     save_model(model, tokenizer, folder)
-    bits = {"quantise": adapter["quantise"], "compute": settings["sft"]["precision"]} | settings["loading"]
+    bits = {"quantization": adapter["quantization"], "compute": settings["sft"]["precision"]} | settings["loading"]
     return load_model(folder, settings["model"]["dtype"], **bits)
 
 

@@ -31,7 +31,7 @@ def target_of(settings: dict, config: PreferenceConfig, reference, tokenizer, pr
     feature = contains(own["words"]) if own["words"] else build_scorer(settings["scorer"])
     sampling = SamplingConfig(**settings["draws"], samples=own["fit_samples"], seed=settings["seed"])
     kept, _ = usable(tokenizer, prompts, config, sampling, context_of(reference))
-    return fitted_target(reference, tokenizer, kept[: own["fit_prompts"]], feature, hyper["mean"], sampling)
+    return fitted_target(reference, tokenizer, kept[: own["fit_prompts"]], feature, hyper["target_mean"], sampling)
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ DEFAULT = ROOT / "config.yaml"
 SHIPPED = [DEFAULT, *sorted(set((ROOT / "configs").rglob("*.yaml")) - set((ROOT / "configs/accelerate").iterdir()))]
 SCHEMA = ROOT / "schemas/config.schema.json"
 
-MODEL = "{source: scratch, config: {model_type: gpt2, n_embd: 8}, tokenizer: {kind: word, vocabulary: 100}}"
+MODEL = "{source: scratch, config: {model_type: gpt2, n_embd: 8}, tokenizer: {kind: word, vocab_size: 100}}"
 PREFERENCES = "{source: generated, scorer: {kind: vader}, sampling: {samples: 2}}"
 TEXT = f"""\
 name: small
@@ -34,7 +34,7 @@ tasks:
       source: planted
       texts: 60
       prompts: {{train: 40, validation: 8, test: 8}}
-    sft: {{epochs: 1}}
+    sft: {{num_train_epochs: 1}}
     preferences: {PREFERENCES}
     methods:
       dpo: {{beta: ["0.1", "0.5"]}}
@@ -84,10 +84,11 @@ UNKNOWN_KEYS = [
     ("name: small", "name: small\nnmae: x", "nmae", "nmae", "name"),
     ("    seeds:", "    seed:", "seed:", "tasks.reviews.seed", "seeds"),
     ("n_embd: 8},", "n_embd: 8}, sed: 1,", "sed: 1", "tasks.reviews.model.sed", "seed"),
-    ("vocabulary:", "vocabulry:", "vocabulry", "tasks.reviews.model.tokenizer.vocabulry", "vocabulary"),
+    ("vocab_size:", "vocab_sise:", "vocab_sise", "tasks.reviews.model.tokenizer.vocab_sise", "vocab_size"),
     ("texts: 60", "text: 60", "text: 60", "tasks.reviews.data.text", "texts"),
     ("{train: 40,", "{train: 40, trian: 1,", "trian", "tasks.reviews.data.prompts.trian", "train"),
-    ("{epochs: 1}", "{epoch: 1}", "epoch:", "tasks.reviews.sft.epoch", "epochs"),
+    ("{num_train_epochs: 1}", "{num_train_epoch: 1}", "num_train_epoch:", "tasks.reviews.sft.num_train_epoch",
+     "num_train_epochs"),
     ("{kind: vader}, s", "{kind: vader, kid: 1}, s", "kid", "tasks.reviews.preferences.scorer.kid", "kind"),
     ("{samples: 2}", "{samples: 2, top_q: 1}", "top_q", "tasks.reviews.preferences.sampling.top_q", "top_p"),
     ("{batch_size: 10,", "{batch_sise: 10,", "batch_sise", "tasks.reviews.training.batch_sise", "batch_size"),
@@ -145,7 +146,7 @@ MISTAKES = {
     "no grid of betas": (
         (DPO, "dpo: {}"),
         ("dpo", "tasks.reviews.methods.dpo"),
-        r"method 'dpo' needs a grid of betas, for example beta: \[\"0.1\", \"0.5\"\]",
+        r"method 'dpo' needs values of 'beta', for example beta: \[\"0.1\", \"0.5\"\]",
     ),
     "method without a mapping": (
         (DPO, "dpo: [0.1]"),
@@ -214,7 +215,7 @@ MISTAKES = {
         r"a transformers config needs 'model_type', for example gpt2, llama or gpt_neox",
     ),
     "scratch without sft": (
-        ("    sft: {epochs: 1}\n", ""),
+        ("    sft: {num_train_epochs: 1}\n", ""),
         ("reviews:", "tasks.reviews.sft"),
         r"a model from scratch knows nothing: it needs an 'sft' section",
     ),
@@ -254,13 +255,13 @@ MISTAKES = {
         r"must be a valid integer, .*, not \"one\"",
     ),
     "no number": (
-        ("{epochs: 1}", "{epochs: many}"),
-        ("many", "tasks.reviews.sft.epochs"),
+        ("{num_train_epochs: 1}", "{num_train_epochs: many}"),
+        ("many", "tasks.reviews.sft.num_train_epochs"),
         r"must be a valid number, .*, not \"many\"",
     ),
     "choice that is none": (
-        ("{epochs: 1}", "{epochs: 1, schedule: cosin}"),
-        ("cosin", "tasks.reviews.sft.schedule"),
+        ("{num_train_epochs: 1}", "{num_train_epochs: 1, lr_scheduler_type: cosin}"),
+        ("cosin", "tasks.reviews.sft.lr_scheduler_type"),
         r"must be 'cosine', 'linear' or 'constant_with_warmup', not \"cosin\"",
     ),
     "no name": (("name: small\n", ""), (None, "name"), r"is missing; it has no default"),
@@ -298,11 +299,11 @@ def test_a_single_value_needs_no_list_and_is_blamed_without_an_index(tmp_path, c
 
 
 def test_grid_values_stay_text_and_lists_of_choices_are_joined(tmp_path):
-    grid = 'mapo: {beta: ["0.10", 1e-05, 2], kinds: [[mlp, attention], mlp], form: released}'
+    grid = 'mapo: {beta: ["0.10", 1e-05, 2], activation_sites: [[mlp, attention], mlp], form: released}'
     methods = loaded(tmp_path, edited((DPO, grid))).tasks["reviews"].methods
     assert methods["mapo"] == {
         "beta": ["0.10", "1e-05", "2"],
-        "kinds": ["mlp+attention", "mlp"],
+        "activation_sites": ["mlp+attention", "mlp"],
         "form": ["released"],
     }
 
@@ -321,7 +322,7 @@ def test_a_task_name_cannot_leave_its_folder_nor_take_one_of_the_workflow(compla
 
 def test_every_mistake_is_reported_one_a_line(complaints):
     text = edited(
-        ("vocabulary: 100", "vocabulary: -3"),
+        ("vocab_size: 100", "vocab_size: -3"),
         (DPO, 'dop: {beta: ["1"]}\n      mapo: {beta: ["0", "x"], alpha: [], normalisation: [no]}'),
         ("seeds:", "sede:"),
         ("{samples: 1}", "{top_p: 2}"),
@@ -329,7 +330,7 @@ def test_every_mistake_is_reported_one_a_line(complaints):
     found = complaints(text)
     places = [sentence.split(": ")[1] for sentence in found]
     assert places == [
-        "tasks.reviews.model.tokenizer.vocabulary",
+        "tasks.reviews.model.tokenizer.vocab_size",
         "tasks.reviews.methods.dop",
         "tasks.reviews.methods.mapo.beta[0]",
         "tasks.reviews.methods.mapo.beta[1]",
@@ -342,7 +343,9 @@ def test_every_mistake_is_reported_one_a_line(complaints):
 
 def test_sections_that_do_not_fit_together_are_all_reported(complaints):
     text = edited(
-        ("train: 40", "train: 4"), ("    sft: {epochs: 1}\n", ""), ("frontier_prompts: 8", "frontier_prompts: 9")
+        ("train: 40", "train: 4"),
+        ("    sft: {num_train_epochs: 1}\n", ""),
+        ("frontier_prompts: 8", "frontier_prompts: 9"),
     )
     places = [sentence.split(": ")[1] for sentence in complaints(text)]
     assert places == [
@@ -383,8 +386,10 @@ def test_texts_come_from_one_place(complaints):
 
 
 def test_the_length_of_an_opening_is_from_the_smaller_to_the_larger(complaints):
-    (sentence,) = complaints(edited(("source: planted", "source: texts\n      hub: {id: imdb}\n      opening: [8, 5]")))
-    assert sentence.startswith("FILE:9: tasks.reviews.data.opening: the first number must not exceed the second")
+    (sentence,) = complaints(
+        edited(("source: planted", "source: texts\n      hub: {id: imdb}\n      prompt_tokens: [8, 5]"))
+    )
+    assert sentence.startswith("FILE:9: tasks.reviews.data.prompt_tokens: the first number must not exceed the second")
 
 
 def pair_file(tmp_path):
@@ -511,7 +516,7 @@ def test_a_mistake_of_the_command_line_is_blamed_on_it(complaints, overrides, sa
 
 
 def test_a_mistake_of_the_file_is_not_blamed_on_the_command_line(complaints):
-    (sentence,) = complaints(edited(("    sft: {epochs: 1}\n", "")), {"tasks__reviews__seeds": ["1"]})
+    (sentence,) = complaints(edited(("    sft: {num_train_epochs: 1}\n", "")), {"tasks__reviews__seeds": ["1"]})
     assert sentence.startswith("FILE:4: tasks.reviews.sft: ")
 
 

@@ -11,7 +11,7 @@ from sparsepo.workflow.stages import Stages
 TASK = yaml.safe_load("""
 model: {source: scratch, config: {model_type: gpt2}}
 data: {source: planted, texts: 60, prompts: {train: 40, validation: 8, test: 12}}
-sft: {epochs: 2, max_steps: 9}
+sft: {num_train_epochs: 2, max_steps: 9}
 preferences: {source: generated, scorer: {kind: vader}, sampling: {samples: 2, max_new_tokens: 10}}
 methods: {dpo: {beta: ["10"]}}
 training: {batch_size: 10}
@@ -44,8 +44,8 @@ def problems(tmp_path):
 
 def test_what_reads_responses_needs_them_generated(tmp_path):
     judge = {"kind": "scorer", "scorer": {"kind": "vader"}}
-    sentence = "are of generated responses: add a section 'generation'"
-    assert refused(tmp_path, evaluation={"wins": judge}) == f"evaluation.wins: 'wins' {sentence}"
+    sentence = "needs generated responses: add a section 'generation'"
+    assert refused(tmp_path, evaluation={"win_rate": judge}) == f"evaluation.win_rate: 'win_rate' {sentence}"
     assert refused(tmp_path, evaluation={"summaries": {}}) == f"evaluation.summaries: 'summaries' {sentence}"
     said = refused(tmp_path, evaluation={"generation": GENERATION})
     assert said.startswith("evaluation.generation: nothing reads the generated responses")
@@ -73,7 +73,7 @@ def test_a_grid_is_chosen_from_by_what_validation_data_know(tmp_path):
     ("select", "stages"), [("rouge_l", {"generate", "summaries"}), ("vader", {"sample"}), ("accuracy", set())]
 )
 def test_validation_prompts_are_answered_only_for_the_part_that_chooses(select, stages):
-    parts = {"generation": GENERATION, "summaries": {}, "also": {"vader": {"kind": "vader"}}, "select": select}
+    parts = {"generation": GENERATION, "summaries": {}, "extra_scorers": {"vader": {"kind": "vader"}}, "select": select}
     made = Stages(config(evaluation=TASK["evaluation"] | parts))
     for stage in ("sample", "generate", "summaries"):
         splits = yaml.safe_load(made.settings(stage, "t"))["splits"]
@@ -99,7 +99,7 @@ def test_a_baseline_is_among_the_methods(tmp_path):
 
 def test_a_judge_has_an_address(tmp_path):
     judge = {"kind": "endpoint", "url": "localhost:8000", "model": "m", "asks": "summary"}
-    said = refused(tmp_path, evaluation={"generation": GENERATION, "wins": judge})
+    said = refused(tmp_path, evaluation={"generation": GENERATION, "win_rate": judge})
     assert said.endswith("url: an address, http(s)://..., not 'localhost:8000'")
 
 
@@ -153,20 +153,20 @@ def test_a_fitted_scorer_needs_labelled_documents(tmp_path):
 
 def test_size_multiplies_prompts_tokens_and_steps_and_nothing_else():
     given = {"prompts": 0.5, "tokens": 2, "steps": 3}
-    small = config(size=given, training={"batch_size": 10, "epochs": 0.5})
-    made = small.sized().tasks["t"]
+    small = config(scale=given, training={"batch_size": 10, "num_train_epochs": 0.5})
+    made = small.scaled().tasks["t"]
     assert made.data.prompts.model_dump() == {"train": 20, "validation": 4, "test": 6} and made.data.texts == 30
     assert made.evaluation.frontier_prompts == 4 and made.evaluation.token_pairs == 32
     assert made.preferences.sampling.max_new_tokens == 20 and made.preferences.sampling.samples == 2
-    assert made.training.epochs == 1.5 and made.sft.epochs == 6 and made.sft.max_steps == 27
+    assert made.training.num_train_epochs == 1.5 and made.sft.num_train_epochs == 6 and made.sft.max_steps == 27
     assert made.methods == {"dpo": {"beta": ["10"]}} and made.training.batch_size == 10
 
 
 def test_a_task_of_size_one_is_as_it_was():
-    assert config().sized() == config()
+    assert config().scaled() == config()
 
 
 def test_a_size_that_leaves_too_little_is_refused(tmp_path):
-    said = refused(tmp_path, size={"prompts": 0.1})
+    said = refused(tmp_path, scale={"prompts": 0.1})
     assert said.startswith("data.prompts.train: 4 prompts give at most 4 pairs, fewer than one batch of 10")
-    assert refused(tmp_path, size={"prompts": 0}).startswith("size.prompts: must be greater than 0")
+    assert refused(tmp_path, scale={"prompts": 0}).startswith("scale.prompts: must be greater than 0")

@@ -18,7 +18,7 @@ tasks:
   reviews:
     model: {source: scratch, config: {model_type: gpt2, n_layer: 2, n_embd: 8}}
     data: {source: planted, texts: 60, prompts: {train: 40, validation: 8, test: 8}}
-    sft: {epochs: 1}
+    sft: {num_train_epochs: 1}
     preferences: {source: generated, scorer: {kind: vader}, sampling: {samples: 6, max_new_tokens: 9, temperature: 0.7}}
     methods:
       dpo: {beta: ["0.1"]}
@@ -147,8 +147,9 @@ MISTAKES = {
         "training.validate_every: method 'inpo' makes its own pairs and holds none out: write validate_every: 0",
     ),
     "4 bits": (
-        {"training__adapter": {"quantise": "nf4"}},
-        "training.adapter.quantise: 'inpo' goes on from merged weights, which are not in 4 bits: write quantise: none",
+        {"training__adapter": {"quantization": "nf4"}},
+        "training.adapter.quantization: 'inpo' goes on from merged weights, which are not in 4 bits: "
+        "write quantization: none",
     ),
     "one sample": ({"training__rounds__samples": 1}, "training.rounds.samples: a pair needs at least 2 samples"),
     "a fitted scorer without documents": (

@@ -12,11 +12,11 @@ from sparsepo.config.loading import merge, nested
 TASK = yaml.safe_load("""
 model: {source: scratch, config: {model_type: gpt2, n_embd: 8}}
 data: {source: planted, texts: 60, prompts: {train: 6, validation: 8, test: 8}}
-sft: {epochs: 1}
+sft: {num_train_epochs: 1}
 preferences: {source: generated, scorer: {kind: vader}}
 methods:
   fdpg: {beta: ["0.1"], divergence: [kl, tv]}
-  fdpg_feature: {mean: ["0.5"]}
+  fdpg_feature: {target_mean: ["0.5"]}
 training: {batch_size: 24}
 evaluation: {scorer: {kind: vader}, frontier_prompts: 8}
 """)
@@ -56,11 +56,14 @@ def test_a_task_may_have_fewer_prompts_than_responses_a_step_and_defaults_for_al
 MISTAKES = {
     "no beta": (
         {"methods": {"fdpg": {"divergence": ["kl"]}}},
-        ("methods.fdpg", 'method \'fdpg\' needs a grid of betas, for example beta: ["0.1", "0.5"]'),
+        ("methods.fdpg", "method 'fdpg' needs values of 'beta', for example beta: [\"0.1\", \"0.5\"]"),
     ),
     "no mean": (
         {"methods": {"fdpg_feature": {"divergence": ["kl"]}}},
-        ("methods.fdpg_feature", 'method \'fdpg_feature\' needs a grid of means, for example mean: ["0.5", "0.8"]'),
+        (
+            "methods.fdpg_feature",
+            "method 'fdpg_feature' needs values of 'target_mean', for example target_mean: [\"0.5\", \"0.8\"]",
+        ),
     ),
     "divergence": (
         {"methods__fdpg__divergence": ["kl", "chi2"]},
@@ -91,9 +94,9 @@ MISTAKES = {
         {"sampling__top_p": 0.9},
         ("sampling.top_p", "'fdpg' draws at top_p 1, and its divergences are those of such samples: write top_p: 1"),
     ),
-    "processes": (
-        {"training__processes": 2},
-        ("training", "'fdpg' samples its own policy, in one process: leave processes and accelerate out"),
+    "num_processes": (
+        {"training__num_processes": 2},
+        ("training", "'fdpg' samples its own policy, in one process: leave num_processes and accelerate out"),
     ),
     "a word with spaces": (
         {"training__on_policy__words": ["good", " great"]},

@@ -18,7 +18,7 @@ tasks:
   reviews:
     model: {source: scratch, config: {model_type: gpt2, n_layer: 2, n_embd: 8}}
     data: {source: planted, texts: 60, prompts: {train: 40, validation: 8, test: 8}}
-    sft: {epochs: 1}
+    sft: {num_train_epochs: 1}
     preferences: {source: generated, scorer: {kind: vader}}
     oracles:
       main: {share: 0.5, beta: 0.5}
@@ -27,7 +27,8 @@ tasks:
       dpo: {beta: "0.1", mask: [none]}
       sepo: {beta: "1", oracle: main, k_chosen: ["0.1", "0.3"]}
       rho: {oracle: good}
-    training: {batch_size: 10, epochs: 3, max_steps: 7, frontier_every: 4, validate_every: 2, keep: best}
+    training: {batch_size: 10, num_train_epochs: 3, max_steps: 7, frontier_every: 4, validate_every: 2,
+               checkpoint_selection: best}
     evaluation: {scorer: {kind: vader}, token_pairs: 4, frontier_prompts: 8}
 """)
 DPO, RHO = "dpo/beta~0.1-mask~none/seed~0", "rho/oracle~good/seed~0"
@@ -147,21 +148,21 @@ def settings(stage, oracle, **changes):
 def test_an_oracle_is_trained_like_a_policy_but_for_what_it_says_and_is_not_measured():
     main = settings("train", "main", oracles__main__learning_rate=0.5)
     assert (main["method"], main["hyper"], main["seed"]) == ("dpo", {"beta": 0.5}, 0)
-    wanted = {"learning_rate": 0.5, "epochs": 3.0, "max_steps": 7, "batch_size": 10}
-    wanted |= {"frontier_every": 0, "validate_every": 0, "keep": "last"}
+    wanted = {"learning_rate": 0.5, "num_train_epochs": 3.0, "max_steps": 7, "batch_size": 10}
+    wanted |= {"frontier_every": 0, "validate_every": 0, "checkpoint_selection": "last"}
     assert {name: main["training"][name] for name in wanted} == wanted
-    good = settings("train", "good", oracles__good__epochs=2, oracles__good__seed=3)
+    good = settings("train", "good", oracles__good__num_train_epochs=2, oracles__good__seed=3)
     assert (good["method"], good["hyper"], good["seed"]) == ("rho", {"mask": "uniform"}, 3)
-    assert (good["training"]["epochs"], good["training"]["max_steps"]) == (2.0, None)
+    assert (good["training"]["num_train_epochs"], good["training"]["max_steps"]) == (2.0, None)
 
 
-def test_steps_of_an_oracle_grow_with_the_size_of_the_task():
-    made = Stages(load_sized(oracles__main__epochs=2, size__steps=1.5))
-    assert json.loads(made.settings("train", "reviews", oracle="main"))["training"]["epochs"] == 3.0
+def test_steps_of_an_oracle_grow_with_the_scale_of_the_task():
+    made = Stages(load_scaled(oracles__main__num_train_epochs=2, scale__steps=1.5))
+    assert json.loads(made.settings("train", "reviews", oracle="main"))["training"]["num_train_epochs"] == 3.0
 
 
-def load_sized(**changes):
-    return Config.model_validate(raw(**changes)).sized()
+def load_scaled(**changes):
+    return Config.model_validate(raw(**changes)).scaled()
 
 
 def test_a_model_of_its_own_is_fine_tuned_as_the_tasks_is():
@@ -188,7 +189,7 @@ def changed_by(**changes):
         ({"oracles__main__beta": 0.3}, {("train", "main")}),
         ({"oracles__main__seed": 1}, {("oracle_pairs", "main"), ("train", "main")}),
         ({"oracles__main__share": 0.9}, {("oracle_pairs", "main"), ("selection",)}),
-        ({"oracles__good__epochs": 9}, {("train", "good")}),
+        ({"oracles__good__num_train_epochs": 9}, {("train", "good")}),
         ({"evaluation__token_pairs": 5}, {("evaluate", run) for run in (DPO, *SEPO, RHO)}),
         ({"training__frontier_every": 2}, {("train", run) for run in (DPO, *SEPO, RHO)}),
     ],

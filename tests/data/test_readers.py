@@ -40,14 +40,14 @@ def documents(tmp_path, count=40, **more):
     return path, [row["text"] for row in rows]
 
 
-def from_texts(path, train=6, opening=(3, 5), **given):
-    section = TextData(source="texts", path=path, prompts=sizes(train), opening=opening, **given)
+def from_texts(path, train=6, prompt_tokens=(3, 5), **given):
+    section = TextData(source="texts", path=path, prompts=sizes(train), prompt_tokens=prompt_tokens, **given)
     return make_data(section.model_dump(mode="json"), None, SCRATCH)
 
 
 def test_the_keys_are_those_of_a_config(tmp_path):
     path, _ = documents(tmp_path)
-    section = {"source": "texts", "path": str(path), "prompts": sizes(6), "opening": [3, 5]}
+    section = {"source": "texts", "path": str(path), "prompts": sizes(6), "prompt_tokens": [3, 5]}
     task = TaskConfig.model_validate(
         {
             "model": {"source": "scratch", "config": {"model_type": "gpt2"}},
@@ -102,7 +102,7 @@ def test_openings_that_repeat_or_are_empty_cost_no_prompt(tmp_path):
     same = [f"the same three words {n}" for n in range(10)]
     own = [f"document {n} is of its own" for n in range(20)]
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in [*same, *own, *own, "", "  "]))
-    made = from_texts(path, opening=(3, 3))
+    made = from_texts(path, prompt_tokens=(3, 3))
     assert [len(made.prompts[split]) for split in SPLITS] == [6, 3, 2] and disjoint(made)
     corpus = [text.text for text in made.corpus]
     assert len(set(corpus)) == len(corpus)
@@ -144,7 +144,7 @@ def reviews(count=40):
 
 
 def test_labelled_documents_are_in_neither_prompts_nor_corpus_and_keep_their_class(tmp_path):
-    made = from_texts(labelled_file(tmp_path, reviews()), labelled=15, opening=(3, 3))
+    made = from_texts(labelled_file(tmp_path, reviews()), labelled=15, prompt_tokens=(3, 3))
     apart = {document.text for document in made.labelled}
     assert len(made.labelled) == len(apart) == 15 and len(made.corpus) == 40 - 15 - 11
     assert not apart & {text.text for text in made.corpus}
@@ -157,14 +157,14 @@ def test_labelled_documents_are_in_neither_prompts_nor_corpus_and_keep_their_cla
 
 def test_labelled_documents_stay_when_more_prompts_are_asked_for(tmp_path):
     path = labelled_file(tmp_path, reviews())
-    small, large, whole = (from_texts(path, train=train, labelled=10, opening=(3, 3)) for train in (6, 14, None))
+    small, large, whole = (from_texts(path, train=train, labelled=10, prompt_tokens=(3, 3)) for train in (6, 14, None))
     assert small.labelled == large.labelled == whole.labelled
     assert small.prompts["test"] == large.prompts["test"]
 
 
 def test_prompts_stay_when_labelled_documents_are_asked_for(tmp_path):
     path = labelled_file(tmp_path, reviews())
-    with_them, without = (from_texts(path, labelled=labelled, opening=(3, 3)) for labelled in (10, 0))
+    with_them, without = (from_texts(path, labelled=labelled, prompt_tokens=(3, 3)) for labelled in (10, 0))
     assert with_them.prompts == without.prompts
     assert without.labelled == [] and without.corpus[:-10] == with_them.corpus
 
@@ -182,7 +182,7 @@ def test_more_labelled_documents_than_there_are_are_refused(tmp_path):
     with pytest.raises(UserError, match="has 20, but data.labelled asks for 20 of them and leaves none"):
         from_texts(path, labelled=20)
     with pytest.raises(UserError, match="has 5 distinct prompts, but data.prompts asks for 11"):
-        from_texts(path, labelled=15, opening=(3, 3))
+        from_texts(path, labelled=15, prompt_tokens=(3, 3))
 
 
 def test_documents_of_the_hub_have_the_fields_that_the_config_names(tmp_path, monkeypatch):
@@ -191,9 +191,9 @@ def test_documents_of_the_hub_have_the_fields_that_the_config_names(tmp_path, mo
         sources_of_text, "hub_rows", lambda hub: ((f"{hub['id']} row {n}", row) for n, row in enumerate(rows))
     )
     hub = {"id": "some/reviews", "text": "review", "label": "positive"}
-    asked = {"source": "texts", "prompts": sizes(), "opening": (3, 3), "labelled": 10}
+    asked = {"source": "texts", "prompts": sizes(), "prompt_tokens": (3, 3), "labelled": 10}
     made = make_data(TextData(hub=hub, **asked).model_dump(mode="json"), None, SCRATCH)
-    assert made == from_texts(labelled_file(tmp_path, reviews()), labelled=10, opening=(3, 3))
+    assert made == from_texts(labelled_file(tmp_path, reviews()), labelled=10, prompt_tokens=(3, 3))
     hub["label"] = "stars"
     with pytest.raises(UserError, match="some/reviews row 0: field 'label' is missing"):
         make_data(TextData(hub=hub, **asked).model_dump(mode="json"), None, SCRATCH)
@@ -221,6 +221,6 @@ def test_documents_of_an_installed_package_are_those_rows_that_match(tmp_path, m
             writer.writerows([row | {"source": "imdb"}, {"text": f"other {row['text']}", "label": 1, "source": "rt"}])
     monkeypatch.setattr(importlib.metadata, "files", lambda name: [Installed(path)])
     package = PackageTexts(name="some-reviews", where={"source": "imdb"})
-    section = TextData(source="texts", package=package, prompts=sizes(), opening=(3, 3), labelled=10)
+    section = TextData(source="texts", package=package, prompts=sizes(), prompt_tokens=(3, 3), labelled=10)
     made = make_data(section.model_dump(mode="json"), None, SCRATCH)
-    assert made == from_texts(labelled_file(tmp_path, reviews()), labelled=10, opening=(3, 3))
+    assert made == from_texts(labelled_file(tmp_path, reviews()), labelled=10, prompt_tokens=(3, 3))

@@ -90,7 +90,7 @@ def running():
 
 
 def endpoint(server: Server, folder: Path, naps: list[float] | None = None, **changed) -> Endpoint:
-    given = {"url": server.url, "key_variable": "A_KEY", "retries": 3, "timeout": 5.0, "parallel": 1}
+    given = {"url": server.url, "api_key_env": "A_KEY", "retries": 3, "timeout": 5.0, "max_concurrency": 1}
     cache = ResultCache(folder / "answers.jsonl")
     return Endpoint(cache=cache, sleep=([] if naps is None else naps).append, **(given | changed))
 
@@ -101,7 +101,7 @@ def bodies(*questions: str) -> list[dict]:
 
 def test_answers_come_in_the_order_of_the_questions_and_equal_questions_are_asked_once(server, tmp_path):
     asked = [f"q{i % 7}" for i in range(20)]
-    assert endpoint(server, tmp_path, parallel=4).answers(bodies(*asked)) == [f"re: {text}" for text in asked]
+    assert endpoint(server, tmp_path, max_concurrency=4).answers(bodies(*asked)) == [f"re: {text}" for text in asked]
     assert sorted(server.questions) == [f"q{i}" for i in range(7)]
     path, headers, body = server.requests[0]
     assert path == "/v1/chat/completions" and headers["Authorization"] == f"Bearer {KEY}"
@@ -110,7 +110,7 @@ def test_answers_come_in_the_order_of_the_questions_and_equal_questions_are_aske
 
 def test_no_more_than_parallel_requests_are_under_way(server, tmp_path):
     server.script = ["slow"] * 6
-    endpoint(server, tmp_path, parallel=2).answers(bodies(*"abcdef"))
+    endpoint(server, tmp_path, max_concurrency=2).answers(bodies(*"abcdef"))
     assert server.most == 2
 
 
@@ -240,7 +240,7 @@ def test_a_key_that_is_no_text_is_refused_without_showing_it(server, tmp_path, m
 
 
 def test_no_key_variable_sends_no_key(server, tmp_path):
-    endpoint(server, tmp_path, key_variable=None).answers(bodies("a"))
+    endpoint(server, tmp_path, api_key_env=None).answers(bodies("a"))
     assert "Authorization" not in server.requests[0][1]
 
 
@@ -266,7 +266,7 @@ def test_a_server_that_is_not_there_is_told_in_a_sentence(tmp_path, monkeypatch)
     with running() as gone:
         pass
     with pytest.raises(UserError, match=r"127\.0\.0\.1:\d+/v1/chat/completions failed 2 times.*refused"):
-        endpoint(gone, tmp_path, key_variable=None, retries=1).answers(bodies("a"))
+        endpoint(gone, tmp_path, api_key_env=None, retries=1).answers(bodies("a"))
 
 
 def test_a_run_that_is_killed_keeps_its_answers(server, tmp_path):

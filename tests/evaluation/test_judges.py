@@ -73,7 +73,7 @@ class Chat:
 def chat_judge(monkeypatch, folder: Path, says):
     monkeypatch.setattr(judges, "Endpoint", Chat)
     monkeypatch.setattr(Chat, "says", staticmethod(says), raising=False)
-    settings = {"url": "u", "key_variable": None, "retries": 1, "timeout": 1.0, "parallel": 1}
+    settings = {"url": "u", "api_key_env": None, "retries": 1, "timeout": 1.0, "max_concurrency": 1}
     return build_judge({"kind": "endpoint", "model": "m", "asks": "summary", "max_tokens": 9} | settings, folder)
 
 
@@ -139,7 +139,7 @@ def test_what_the_folder_holds_is_not_asked_again(tmp_path):
     for content, answer in zip(asked, ("[[A]]", "[[C]]"), strict=True):
         body = {"model": "m", "messages": [{"role": "user", "content": content}], "temperature": 0, "max_tokens": 9}
         known[key_of(body)] = answer
-    nowhere = {"url": "http://127.0.0.1:9", "key_variable": None, "retries": 0, "timeout": 1.0, "parallel": 1}
+    nowhere = {"url": "http://127.0.0.1:9", "api_key_env": None, "retries": 0, "timeout": 1.0, "max_concurrency": 1}
     judge = build_judge({"kind": "endpoint", "model": "m", "asks": "dialogue", "max_tokens": 9} | nowhere, tmp_path)
     assert judge(["p"], ["x"], ["y"]) == [0.75]
 

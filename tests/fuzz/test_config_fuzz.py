@@ -68,7 +68,7 @@ def holds(config):
     raw, dump = yaml.safe_load(Path("own.yaml").read_text("utf-8-sig")), config.model_dump(mode="json")
     json.dumps(dump, allow_nan=False).encode()
     SCHEMA.validate(dump)
-    if all(task.get("size") in (None, {}) for task in raw["tasks"].values()):
+    if all(task.get("scale") in (None, {}) for task in raw["tasks"].values()):
         assert says(raw, dump)
     Path("again.yaml").write_text(json.dumps(dump))
     assert load_config("again.yaml") == config
@@ -162,8 +162,8 @@ def test_a_value_that_only_python_would_take_is_refused(here, name):
 
 
 def test_a_size_that_overflows_and_a_path_too_long_get_a_sentence(here):
-    task = {"size": {"prompts": 1e300}, "data": {"texts": 10**9}}
-    with pytest.raises(UserError, match=r"size.prompts: must be less than or equal to 1000, not 1e\+300"):
+    task = {"scale": {"prompts": 1e300}, "data": {"texts": 10**9}}
+    with pytest.raises(UserError, match=r"scale.prompts: must be less than or equal to 1000, not 1e\+300"):
         load_config(ROOT / "config.yaml", {"tasks": {"planted": task}})
     text = (ROOT / "configs/paper/imdb.yaml").read_text()
     here.write_text(text.replace("{source: hub, id: gpt2-large}", f"{{source: folder, path: {'a' * 5000}}}"))

@@ -83,10 +83,12 @@ def paths_of(stages, task):
 
 def given_names(rng):
     """A config in which some names, of those that a user chooses, are hostile."""
-    task = TREE["tasks"]["planted"] | {"methods": {"dpo": {"beta": ["0.1"]}, "mapo": {"beta": ["1"], "kinds": ["mlp"]}}}
-    task["evaluation"] = task["evaluation"] | {"also": {"vader": {"kind": "vader"}}}
+    task = TREE["tasks"]["planted"] | {
+        "methods": {"dpo": {"beta": ["0.1"]}, "mapo": {"beta": ["1"], "activation_sites": ["mlp"]}}
+    }
+    task["evaluation"] = task["evaluation"] | {"extra_scorers": {"vader": {"kind": "vader"}}}
     name, second = "planted", "other"
-    for place in rng.sample(["name", "task", "second", "method", "parameter", "value", "kinds", "also"], 2):
+    for place in rng.sample(["name", "task", "second", "method", "parameter", "value", "kinds", "extra_scorers"], 2):
         bad = hostile(rng)
         name = bad if place == "task" else name
         second = bad if place == "second" else second
@@ -99,9 +101,9 @@ def given_names(rng):
         if place == "value":
             task["methods"] = {"simpo": {"beta": ["0.1", bad], "gamma": bad}}
         if place == "kinds":
-            task["methods"] = {"mapo": {"beta": ["0.1"], "kinds": [bad, ["mlp", bad]]}}
-        if place == "also":
-            task["evaluation"] = task["evaluation"] | {"also": {bad: {"kind": "vader"}}}
+            task["methods"] = {"mapo": {"beta": ["0.1"], "activation_sites": [bad, ["mlp", bad]]}}
+        if place == "extra_scorers":
+            task["evaluation"] = task["evaluation"] | {"extra_scorers": {bad: {"kind": "vader"}}}
     return {"name": rng.choice(["x", hostile(rng)]), "tasks": {name: task, second: task}}
 
 
@@ -112,7 +114,7 @@ def test_no_name_leads_out_of_the_results_or_into_those_of_another_task(fuzz):
 
     def attempt(rng):
         try:
-            stages = Stages(Config.model_validate(given_names(rng)).sized())
+            stages = Stages(Config.model_validate(given_names(rng)).scaled())
         except ValidationError:
             return False
         seen = {}

@@ -43,7 +43,7 @@ def own_model(folder):
     scratch = {
         "source": "scratch",
         "config": {"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64},
-        "tokenizer": {"kind": "word", "vocabulary": 600},
+        "tokenizer": {"kind": "word", "vocab_size": 600},
         "seed": 0,
         "dtype": "float32",
     }

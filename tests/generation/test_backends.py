@@ -106,8 +106,8 @@ def test_without_vllm_a_policy_is_a_model_of_transformers(monkeypatch, folder):
 def test_weights_in_4_bits_stay_with_transformers(vllm, monkeypatch, folder):
     asked = {}
     monkeypatch.setattr("sparsepo.generation.generate.load_model", lambda *args, **how: asked.update(how))
-    backend_for(folder, quantise="nf4", compute="bfloat16")
-    assert asked == {"quantise": "nf4", "compute": "bfloat16"}
+    backend_for(folder, quantization="nf4", compute="bfloat16")
+    assert asked == {"quantization": "nf4", "compute": "bfloat16"}
 
 
 # --- what vLLM is asked for

@@ -112,7 +112,7 @@ def test_every_mask_a_config_may_name_can_be_built(mask):
 def test_what_is_given_goes_to_the_loss_or_to_the_masks_and_the_rest_is_default():
     hyper, masks = METHODS["sparsepo_common"].split({"beta": 0.5, "l1_u": 0.01})
     assert hyper == {"beta": 0.5, "form": "paper"}
-    assert masks == {"mask": "layers", "l1_u": 0.01, "l1_d": 0.0, "initial_zeros": 0.25, "share": "common"}
+    assert masks == {"mask": "layers", "l1_u": 0.01, "l1_d": 0.0, "init_sparsity": 0.25, "share": "common"}
 
 
 def test_what_a_mask_does_not_read_is_not_among_its_keywords():
@@ -177,13 +177,13 @@ BAD = [
     ("ipo", "reduction", "max"),
     ("sparsepo_common", "form", "published"),
     ("sparsepo_common", "form", ["paper"]),
-    ("sparsepo_common", "initial_zeros", 1.0),
+    ("sparsepo_common", "init_sparsity", 1.0),
     ("sparsepo_common", "l1_u", -0.001),
-    ("mapo", "kinds", []),
-    ("mapo", "kinds", "mlp"),
-    ("mapo", "kinds", ["mlp", "logits"]),
-    ("mapo", "kinds", [["mlp"]]),
-    ("mapo", "kinds", 3),
+    ("mapo", "activation_sites", []),
+    ("mapo", "activation_sites", "mlp"),
+    ("mapo", "activation_sites", ["mlp", "logits"]),
+    ("mapo", "activation_sites", [["mlp"]]),
+    ("mapo", "activation_sites", 3),
     ("mapo", "normalisation", "softmax"),
     ("sepo", "k_chosen", 0),
     ("sepo", "k_rejected", 1.1),
@@ -192,7 +192,7 @@ BAD = [
     ("beta_dpo", "filtered", 1),
     ("inpo", "iterations", 1.5),
     ("fdpg", "divergence", "chi2"),
-    ("fdpg_feature", "mean", float("nan")),
+    ("fdpg_feature", "target_mean", float("nan")),
 ]
 
 
@@ -214,8 +214,8 @@ GOOD = [
     ("ipo", "mask", "given"),
     ("sepo", "k_chosen", 1),
     ("sepo", "oracle", "half_2"),
-    ("mapo", "kinds", ["residual"]),
-    ("mapo", "kinds", ("attention", "mlp")),
+    ("mapo", "activation_sites", ["residual"]),
+    ("mapo", "activation_sites", ("attention", "mlp")),
 ]
 
 
@@ -225,10 +225,10 @@ def test_a_value_at_the_edge_of_what_is_allowed_is_accepted(method, name, value)
 
 
 def test_what_is_allowed_is_told_in_words():
-    assert str(ALLOWED["beta"]) == "a number > 0" and str(ALLOWED["mean"]) == "a number"
+    assert str(ALLOWED["beta"]) == "a number > 0" and str(ALLOWED["target_mean"]) == "a number"
     assert str(ALLOWED["label_smoothing"]) == "a number >= 0 and < 0.5"
     assert str(ALLOWED["form"]) == "one of paper, released"
-    assert str(ALLOWED["kinds"]) == "some of mlp, attention, residual"
+    assert str(ALLOWED["activation_sites"]) == "some of mlp, attention, residual"
 
 
 def test_a_name_like_none_of_the_allowed_gets_no_suggestion():

@@ -335,7 +335,7 @@ def test_a_kind_that_an_architecture_lacks_is_refused_by_name(architecture, kind
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
     heads = {"num_key_value_heads": 2} if architecture == "qwen2_moe" else {}
     reference = AutoModelForCausalLM.from_config(AutoConfig.for_model(architecture, **sizes, **heads, vocab_size=9))
-    with pytest.raises(UserError, match=f"ForCausalLM: {reason}.*use other `kinds`"):
+    with pytest.raises(UserError, match=f"ForCausalLM: {reason}.*use other `activation_sites`"):
         with recording(reference, {kind}):
             pass
 

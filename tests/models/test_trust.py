@@ -18,7 +18,7 @@ CORPUS = ["the film was good", "a plot of no interest"] * 3
 SCRATCH = {
     "source": "scratch",
     "config": {"model_type": "gpt2", "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 32},
-    "tokenizer": {"kind": "word", "vocabulary": 200},
+    "tokenizer": {"kind": "word", "vocab_size": 200},
     "seed": 0,
     "dtype": "float32",
 }

@@ -216,7 +216,10 @@ def test_the_activations_of_a_kind_are_those_of_the_named_modules(architecture, 
 @pytest.mark.parametrize("architecture", ["deepseek_v3", "llama4_text", "mamba2", "phimoe", "xlstm"])
 def test_an_architecture_without_such_a_module_in_each_block_is_refused(architecture):
     """Experts, convolutions and recurrent layers have no one map to look at."""
-    with pytest.raises(UserError, match="other `kinds`"), recording(model(architecture, 0), {"mlp", "attention"}):
+    with (
+        pytest.raises(UserError, match="other `activation_sites`"),
+        recording(model(architecture, 0), {"mlp", "attention"}),
+    ):
         pass
 
 
@@ -285,9 +288,9 @@ def test_what_an_adapter_learned_is_merged_into_plain_weights(architecture):
     "architecture, reason", [("deepseek_v3", "would adapt the experts"), ("mamba2", "puts no adapter")]
 )
 def test_maps_that_cannot_be_adapted_are_told_and_others_can(architecture, reason):
-    with pytest.raises(UserError, match=f"peft .*{reason}.*adapter.targets"):
+    with pytest.raises(UserError, match=f"peft .*{reason}.*adapter.target_modules"):
         adapters.add(copy.deepcopy(model(architecture, 0)), AdapterConfig())
-    adapters.add(copy.deepcopy(model("deepseek_v3", 0)), AdapterConfig(targets=["o_proj"]))
+    adapters.add(copy.deepcopy(model("deepseek_v3", 0)), AdapterConfig(target_modules=["o_proj"]))
 
 
 def test_a_model_that_cannot_compute_blocks_again_is_told():

@@ -187,7 +187,7 @@ def test_calibration_leaves_no_trace_in_the_graph(head):
 
 def test_both_heads_of_independent_masks_are_calibrated():
     torch.manual_seed(0)
-    masks, views = build_masks(LAYERS, WIDTH, share="independent", initial_zeros=0.5), random_views(3)
+    masks, views = build_masks(LAYERS, WIDTH, share="independent", init_sparsity=0.5), random_views(3)
     masks.calibrate([views])
     m_u, m_d = (weights[views.valid].detach() for weights in masks(views))
     assert not torch.equal(m_u, m_d)

@@ -383,7 +383,7 @@ def test_weights_read_off_one_module_are_the_golden_ones(problem, kind, layer):
 def test_weights_read_off_the_feed_forward_blocks_are_the_golden_ones(problem, side):
     """Golden masks average kinds: three without the feed-forward blocks, four with, so 4 x - 3 y is theirs alone."""
     without, both = flat(MAPO["all"]["mask"][side]), flat(MAPO["all_and_mlp"]["mask"][side])
-    masks = masks_for("mapo", problem.reference, {"kinds": ("mlp",)})
+    masks = masks_for("mapo", problem.reference, {"activation_sites": ("mlp",)})
     records = inspect(problem, "mapo", {}, masks)
     assert_close(column(records, "m_u", side), 4 * both - 3 * without, problem.tolerance)
     assert column(records, "m_d", side) == column(records, "m_u", side)

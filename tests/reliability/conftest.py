@@ -25,13 +25,13 @@ tasks:
     model:
       source: scratch
       config: {model_type: gpt2, n_layer: 2, n_head: 2, n_embd: 32, n_positions: 64, resid_pdrop: 0.0}
-      tokenizer: {kind: word, vocabulary: 600}
+      tokenizer: {kind: word, vocab_size: 600}
     data: {source: planted, texts: 80, prompts: {train: 24, validation: 12, test: 12}}
-    sft: {epochs: 20, batch_size: 10, learning_rate: 3e-3, checkpoint_every: 7}
+    sft: {num_train_epochs: 20, batch_size: 10, learning_rate: 3e-3, checkpoint_every: 7}
     preferences: {source: generated, scorer: {kind: vader}, sampling: {samples: 4, max_new_tokens: 16}}
     methods: {sparsepo_independent: {beta: ["0.5"]}}
     training: {max_steps: 160, batch_size: 6, learning_rate: 1e-4, reference: online, checkpoint_every: 7, \
-validate_every: 40, keep: best, frontier_every: 50}
+validate_every: 40, checkpoint_selection: best, frontier_every: 50}
     sampling: {samples: 8, max_new_tokens: 24, batch_size: 2}
     evaluation: {scorer: {kind: vader}, token_pairs: 4, batch_size: 4, frontier_prompts: 4}
 """

@@ -48,7 +48,7 @@ def test_one_process_is_plain_python():
 
 def test_several_are_launched_for_the_section_that_asks_for_them(tmp_path):
     path = written(tmp_path).rename(tmp_path / "a name.yaml")
-    stages = Stages(config("training", processes=4, accelerate=str(path)))
+    stages = Stages(config("training", num_processes=4, accelerate=str(path)))
     assert stages.python("planted", "train") == f"python -m sparsepo.runtime.launch --processes 4 --accelerate '{path}'"
     assert (stages.processes("planted", "train"), stages.processes("planted", "sft")) == (4, 1)
     assert stages.python("planted", "sft") == "python"
@@ -83,13 +83,13 @@ def test_no_setting_of_the_users_own_accelerate_config_takes_part():
 
 def test_what_an_accelerate_config_says_is_a_setting_and_its_comments_are_not(tmp_path):
     def settings(**changed):
-        stages = Stages(config("training", processes=2, accelerate=str(written(tmp_path, **changed))))
+        stages = Stages(config("training", num_processes=2, accelerate=str(written(tmp_path, **changed))))
         return stages.settings("train", "planted", RUN)
 
     first = settings()
     path = written(tmp_path)
     path.write_text("# a comment\n" + path.read_text())
-    assert Stages(config("training", processes=2, accelerate=str(path))).settings("train", "planted", RUN) == first
+    assert Stages(config("training", num_processes=2, accelerate=str(path))).settings("train", "planted", RUN) == first
     assert settings(fsdp_config=FSDP["fsdp_config"] | {"fsdp_reshard_after_forward": False}) != first
 
 
@@ -99,26 +99,26 @@ def test_what_an_accelerate_config_says_is_a_setting_and_its_comments_are_not(tm
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 @pytest.mark.parametrize("section", ["sft", "training"])
 def test_every_shipped_accelerate_config_is_taken(section, path):
-    config(section, processes=2, accelerate=str(path))
+    config(section, num_processes=2, accelerate=str(path))
 
 
 def test_processes_must_divide_the_batch():
-    assert refused(processes=3).endswith("processes: must divide batch_size (16), not 3")
-    assert "sft.processes: must divide batch_size (32), not 5" in refused("sft", processes=5)
+    assert refused(num_processes=3).endswith("processes: must divide batch_size (16), not 3")
+    assert "sft.num_processes: must divide batch_size (32), not 5" in refused("sft", num_processes=5)
 
 
 def test_an_accelerate_config_that_cannot_be_read_is_told(tmp_path):
-    assert f"{tmp_path}/none.yaml: no such file" in refused(processes=2, accelerate=str(tmp_path / "none.yaml"))
+    assert f"{tmp_path}/none.yaml: no such file" in refused(num_processes=2, accelerate=str(tmp_path / "none.yaml"))
     for text in ("{", "- a", "", "\0"):
         (tmp_path / "bad.yaml").write_text(text)
-        assert "bad.yaml: not a mapping in YAML" in refused(processes=2, accelerate=str(tmp_path / "bad.yaml"))
+        assert "bad.yaml: not a mapping in YAML" in refused(num_processes=2, accelerate=str(tmp_path / "bad.yaml"))
 
 
 @pytest.mark.parametrize(
     "processes, changed, told",
     [
-        (1, {}, "is for several processes: give processes (how many) too"),
-        (2, {"num_processes": 8}, "says num_processes: 8, and processes is 2"),
+        (1, {}, "is for several processes: give num_processes (how many) too"),
+        (2, {"num_processes": 8}, "says num_processes: 8, and num_processes is 2"),
         (2, {"num_machines": 2}, "says num_machines: 2: a run takes the processes of one machine"),
         (2, {"distributed_type": "MEGATRON_LM"}, "distributed_type must be one of MULTI_GPU, FSDP, DEEPSPEED"),
         (2, {"fsdp_config": FSDP["fsdp_config"] | {"fsdp_version": 1}}, "must say fsdp_version: 2"),
@@ -136,19 +136,19 @@ def test_an_accelerate_config_that_cannot_be_read_is_told(tmp_path):
 )
 def test_an_accelerate_config_that_does_not_fit_is_told(tmp_path, processes, changed, told):
     path = written(tmp_path, **changed)
-    message = refused(processes=processes, accelerate=str(path))
+    message = refused(num_processes=processes, accelerate=str(path))
     assert told in message and f"training.accelerate: {path}" in message
 
 
 @pytest.mark.parametrize("name", ["fsdp", "zero3"])
 def test_what_sharded_weights_cannot_do_is_told(name):
     path = str(ROOT / f"configs/accelerate/{name}.yaml")
-    assert "write frontier_every: 0" in refused(processes=2, accelerate=path, frontier_every=5)
-    assert "an adapter shares its frozen weights" in refused(processes=2, accelerate=path, adapter={"rank": 2})
-    assert "compiled blocks do not gather" in refused(processes=2, accelerate=path, compile=True)
+    assert "write frontier_every: 0" in refused(num_processes=2, accelerate=path, frontier_every=5)
+    assert "an adapter shares its frozen weights" in refused(num_processes=2, accelerate=path, adapter={"rank": 2})
+    assert "compiled blocks do not gather" in refused(num_processes=2, accelerate=path, compile=True)
 
 
 def test_only_stage_3_of_deepspeed_shards_weights():
-    best = {"processes": 2, "keep": "best", "validate_every": 5}
+    best = {"num_processes": 2, "checkpoint_selection": "best", "validate_every": 5}
     assert "ZeRO-3 cannot go back" in refused(accelerate=str(ROOT / "configs/accelerate/zero3.yaml"), **best)
     config("training", accelerate=str(ROOT / "configs/accelerate/zero2.yaml"), frontier_every=5, **best)

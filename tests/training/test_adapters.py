@@ -17,7 +17,7 @@ from sparsepo.training.inspection import inspect_pairs
 
 ROOT = Path(__file__).resolve().parents[2]
 METHODS = ["dpo", "tdpo1", "mapo", "sparsepo_independent"]
-RUN = {"adapter": {"rank": 4}, "warmup": 0, "learning_rate": 1e-2}
+RUN = {"adapter": {"rank": 4}, "warmup_ratio": 0, "learning_rate": 1e-2}
 IDS = torch.arange(2, 20).reshape(2, 9)
 
 
@@ -58,7 +58,7 @@ def assert_equal(found, expected):
 def test_a_run_moves_the_adapter_and_leaves_every_weight_of_the_model_as_it_was(toy, tmp_path, method):
     model = toy.model()
     before, said = toy.weights(model), logits(model)
-    trainer = adapted_trainer(toy, tmp_path, method, model=model, epochs=2)
+    trainer = adapted_trainer(toy, tmp_path, method, model=model, num_train_epochs=2)
     trainer.train()
     assert_equal(own_weights(trainer.policy), before)
     assert torch.equal(logits(trainer.model.reference), said)
@@ -88,7 +88,7 @@ def test_policy_and_reference_share_every_weight(toy):
 def test_mask_heads_are_trained_beside_an_adapter_as_fast_as_without(toy, tmp_path):
     moved = []
     for name, adapter in (("with", {"rank": 4}), ("without", None)):
-        trainer = toy.trainer(tmp_path / name, "sparsepo_independent", max_steps=3, warmup=0, adapter=adapter)
+        trainer = toy.trainer(tmp_path / name, "sparsepo_independent", max_steps=3, warmup_ratio=0, adapter=adapter)
         before = toy.weights(trainer.masks)
         trainer.train()
         after = trainer.masks.state_dict()
@@ -100,7 +100,7 @@ def test_mask_heads_are_trained_beside_an_adapter_as_fast_as_without(toy, tmp_pa
 
 def test_only_the_named_targets_get_an_adapter(toy):
     model = toy.model("llama")
-    adapters.add(model, AdapterConfig(targets=["q_proj", "mlp.down_proj"]))
+    adapters.add(model, AdapterConfig(target_modules=["q_proj", "mlp.down_proj"]))
     found = {name.split("/lora_")[0] for name in adapters.trained(model)}
     kinds = ("self_attn/q_proj", "mlp/down_proj")
     assert found == {f"model/layers/{layer}/{kind}" for layer in (0, 1) for kind in kinds}
@@ -157,7 +157,7 @@ def test_activations_are_read_off_the_model_not_off_its_adapter(toy, architectur
 
 # --- dropout
 
-DROPS = {"adapter": {"rank": 4, "dropout": 0.5}, "warmup": 0, "learning_rate": 1e-2}
+DROPS = {"adapter": {"rank": 4, "dropout": 0.5}, "warmup_ratio": 0, "learning_rate": 1e-2}
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "llama"])
@@ -208,7 +208,7 @@ def test_a_killed_run_with_dropout_ends_as_an_uninterrupted_one(toy, tmp_path, s
 
 # --- checkpoints and what is saved
 
-KILLED = {"epochs": 2, "micro_batch_size": 4, "checkpoint_every": 2, "identity": "mine"}
+KILLED = {"num_train_epochs": 2, "micro_batch_size": 4, "checkpoint_every": 2, "identity": "mine"}
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -279,12 +279,15 @@ def test_the_adapter_beside_it_is_one_that_peft_loads_on_the_model_before_traini
 @pytest.mark.parametrize(
     "given, sentence",
     [
-        ({"targets": "all"}, "write all-linear or a list of names, as in .q_proj, v_proj., not 'all'"),
-        ({"targets": ["q_proj", "lm_head"]}, "'lm_head' is an embedding or the output head, which are never adapted"),
-        ({"targets": ["transformer.wte"]}, "'transformer.wte' is an embedding or the output head"),
-        ({"targets": []}, "at least 1 item"),
+        ({"target_modules": "all"}, "write all-linear or a list of names, as in .q_proj, v_proj., not 'all'"),
+        (
+            {"target_modules": ["q_proj", "lm_head"]},
+            "'lm_head' is an embedding or the output head, which are never adapted",
+        ),
+        ({"target_modules": ["transformer.wte"]}, "'transformer.wte' is an embedding or the output head"),
+        ({"target_modules": []}, "at least 1 item"),
         ({"rank": 0}, "greater than 0"),
-        ({"quantise": "int8"}, "'none' or 'nf4'"),
+        ({"quantization": "int8"}, "'none' or 'nf4'"),
         ({"ranks": 4}, "not permitted"),
         ({"dropout": 1.0}, "less than 1"),
     ],
@@ -306,14 +309,16 @@ def test_a_mistake_in_the_config_is_told(given, sentence):
 def test_targets_that_are_no_maps_of_the_blocks_are_refused_by_name(toy, targets, sentence):
     model = toy.model()
     with pytest.raises(UserError, match=sentence):
-        adapters.add(model, AdapterConfig.model_construct(targets=targets, rank=2, alpha=2.0, quantise="none"))
+        adapters.add(
+            model, AdapterConfig.model_construct(target_modules=targets, rank=2, alpha=2.0, quantization="none")
+        )
     assert not adapters.has_adapter(model)
 
 
 def test_what_cannot_be_adapted_is_refused(toy, tmp_path):
     model = toy.model()
-    with pytest.raises(UserError, match=r"was not loaded so: load_model\(folder, quantise='nf4'\)"):
-        adapters.add(model, AdapterConfig(quantise="nf4"))
+    with pytest.raises(UserError, match=r"was not loaded so: load_model\(folder, quantization='nf4'\)"):
+        adapters.add(model, AdapterConfig(quantization="nf4"))
     with pytest.raises(UserError, match="policy and reference must be two models"):
         adapted_trainer(toy, tmp_path, model=model, adapter=None)
     adapters.add(model, AdapterConfig())

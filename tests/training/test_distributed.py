@@ -26,13 +26,13 @@ RUN = {
     "batch_size": 8,
     "micro_batch_size": 4,
     "learning_rate": 1e-3,
-    "epochs": 7,
+    "num_train_epochs": 7,
     "max_steps": 20,
     "checkpoint_every": 5,
 }
 JOBS = {
     "dpo": {},
-    "sparsepo_common": {"gradients": "recompute", "validate_every": 5, "keep": "best"},
+    "sparsepo_common": {"gradients": "recompute", "validate_every": 5, "checkpoint_selection": "best"},
     "sparsepo_independent": {"gradients": "forward", "log_every": 2},
     "sft": {},
 }

@@ -14,8 +14,8 @@ from sparsepo.training.sft_trainer import SFTTrainer
 
 HERE = importlib.util.find_spec("bitsandbytes") is not None
 needs_4_bits = pytest.mark.skipif(not HERE, reason="4-bit weights need bitsandbytes: pip install 'sparsepo[qlora]'")
-RUN = {"adapter": {"rank": 4, "quantise": "nf4"}, "warmup": 0, "learning_rate": 1e-2}
-KILLED = {"epochs": 2, "micro_batch_size": 4, "checkpoint_every": 2, "identity": "mine"}
+RUN = {"adapter": {"rank": 4, "quantization": "nf4"}, "warmup_ratio": 0, "learning_rate": 1e-2}
+KILLED = {"num_train_epochs": 2, "micro_batch_size": 4, "checkpoint_every": 2, "identity": "mine"}
 IDS = torch.arange(2, 20).reshape(2, 9)
 
 
@@ -37,8 +37,8 @@ def assert_equal(found, expected):
 @pytest.mark.skipif(HERE, reason="bitsandbytes is here")
 def test_without_its_library_4_bits_are_refused_in_a_sentence(toy, tmp_path):
     toy.model("llama").save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="quantise 'nf4' cannot be used here .*bitsandbytes"):
-        load_model(tmp_path, quantise="nf4")
+    with pytest.raises(UserError, match="quantization 'nf4' cannot be used here .*bitsandbytes"):
+        load_model(tmp_path, quantization="nf4")
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def four_bits(toy, tmp_path):
         if not (tmp_path / architecture).exists():
             wide = {"n_embd": 64} if architecture == "gpt2" else {"hidden_size": 64, "intermediate_size": 128}
             toy.model(architecture, **wide, initializer_range=0.1).save_pretrained(tmp_path / architecture)
-        return load_model(tmp_path / architecture, quantise="nf4")
+        return load_model(tmp_path / architecture, quantization="nf4")
 
     return make
 
@@ -60,7 +60,7 @@ def test_4_bit_weights_are_4_bits_and_never_touched_by_a_run(toy, tmp_path, four
     before = toy.weights(model)
     packed = model.model.layers[0].mlp.up_proj.weight
     assert packed.numel() * packed.element_size() == 64 * 128 // 2
-    trainer = trainer_of(toy, tmp_path / "work", model, "sparsepo_independent", epochs=2)
+    trainer = trainer_of(toy, tmp_path / "work", model, "sparsepo_independent", num_train_epochs=2)
     said = logits(trainer.model.reference)
     assert torch.equal(logits(trainer.policy), said)
     trainer.train()
@@ -94,7 +94,7 @@ def test_a_4_bit_run_is_a_run_on_the_weights_that_the_4_bits_stand_for(toy, tmp_
     plain = adapters.merged(zero)
     torch.testing.assert_close(logits(plain), logits(model), rtol=0, atol=1e-4)
     for name, start, kind in (("4", model, "nf4"), ("32", plain, "none")):
-        adapter = {"rank": 4, "quantise": kind}
+        adapter = {"rank": 4, "quantization": kind}
         trainer_of(toy, tmp_path / name, start, method, max_steps=4, adapter=adapter).train()
     for mine, theirs in zip(toy.rows(tmp_path / "4"), toy.rows(tmp_path / "32"), strict=True):
         assert mine == pytest.approx(theirs, rel=1e-3, abs=1e-4)
@@ -117,8 +117,10 @@ def test_a_saved_4_bit_policy_is_plain_and_what_was_trained(toy, tmp_path, four_
 @pytest.mark.parametrize("architecture", ["gpt2", "llama"])
 def test_fine_tuning_on_4_bits_is_saved_as_the_plain_model_that_was_trained(toy, tmp_path, four_bits, architecture):
     documents = [Text(pair.chosen, pair.prompt) for pair in toy.pairs(8)]
-    adapter = {"rank": 4, "quantise": "nf4", "dropout": 0.3}
-    config = SftConfig(batch_size=8, epochs=6, learning_rate=1e-2, warmup=0, checkpoint_every=0, adapter=adapter)
+    adapter = {"rank": 4, "quantization": "nf4", "dropout": 0.3}
+    config = SftConfig(
+        batch_size=8, num_train_epochs=6, learning_rate=1e-2, warmup_ratio=0, checkpoint_every=0, adapter=adapter
+    )
     trainer = SFTTrainer(four_bits(architecture), toy.tokenizer, documents, config=config, folder=tmp_path / "work")
     start = logits(trainer.model)
     trainer.train()

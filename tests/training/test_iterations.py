@@ -110,7 +110,7 @@ def test_pairs_without_log_probs_are_refused_before_the_first_step(toy, tmp_path
 def test_a_round_that_is_killed_ends_as_an_uninterrupted_one(toy, tmp_path, step):
     former = toy.model(seed=1).eval()
     how = {"data": pairs_from(toy, former), "hyper": HYPER, "seed": seed_of(0, 2), "identity": "round 2"}
-    how |= {"epochs": 2, "checkpoint_every": 2, "micro_batch_size": 4}
+    how |= {"num_train_epochs": 2, "checkpoint_every": 2, "micro_batch_size": 4}
 
     def start(folder, **more):
         return toy.trainer(folder, "inpo", policy=toy.model(seed=1), **how, **more)
@@ -130,7 +130,7 @@ def test_a_round_is_measured_at_its_end_also_where_no_step_before_is(toy, tmp_pa
     """What the settings of a round without frontier_every say: a step that never comes."""
     former = toy.model(seed=1).eval()
     trainer = toy.trainer(
-        tmp_path, "inpo", policy=toy.model(seed=1), data=pairs_from(toy, former), hyper=HYPER, epochs=2,
+        tmp_path, "inpo", policy=toy.model(seed=1), data=pairs_from(toy, former), hyper=HYPER, num_train_epochs=2,
         frontier_every=2**31 - 1, measure=lambda model: {"reward": 1.0},
     )  # fmt: skip
     trainer.train()

@@ -8,14 +8,14 @@ import torch
 from sparsepo.models import adapters
 
 METHODS = ["dpo", "tdpo1", "mapo", "sparsepo_independent"]
-RUN = {"warmup": 0, "learning_rate": 1e-2, "max_steps": 5}
+RUN = {"warmup_ratio": 0, "learning_rate": 1e-2, "max_steps": 5}
 WIDEST = 64  # inputs of a map of the toy model
 
 
 def lora(toy, folder, method, a, **changed):
     """A trainer of B alone: alpha = rank, and each A is the first columns of the orthonormal `a`."""
     policy = toy.model(dtype=torch.float64)
-    settings = {"rank": WIDEST, "alpha": WIDEST, "targets": "all-linear"}
+    settings = {"rank": WIDEST, "alpha": WIDEST, "target_modules": "all-linear"}
     reference = adapters.clone_sharing_weights(policy)
     trainer = toy.trainer(folder, method, policy=policy, reference=reference, adapter=settings, **RUN | changed)
     for name, value in adapters.trained(policy).items():

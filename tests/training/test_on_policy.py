@@ -15,7 +15,7 @@ from sparsepo.fdpg.trainer import WINDOW, Moving, OnPolicyTrainer
 from sparsepo.objective.f_divergence import DIVERGENCES
 from sparsepo.runtime.errors import UserError
 
-SETTINGS = {"batch_size": 8, "learning_rate": 1e-3, "checkpoint_every": 2, "epochs": 3}
+SETTINGS = {"batch_size": 8, "learning_rate": 1e-3, "checkpoint_every": 2, "num_train_epochs": 3}
 DRAWS = SamplingConfig(samples=4, max_new_tokens=6, batch_size=64)
 
 
@@ -146,7 +146,7 @@ def test_what_is_logged_of_a_first_step_is_computed_from_its_responses(toy, star
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 def test_training_raises_the_reward(toy, start, divergence):
     draws = DRAWS.model_copy(update={"samples": 16})
-    settings = {"batch_size": 64, "epochs": 30, "learning_rate": 3e-3, "checkpoint_every": 0}
+    settings = {"batch_size": 64, "num_train_epochs": 30, "learning_rate": 3e-3, "checkpoint_every": 0}
     trainer = start(divergence=divergence, sampling=draws, target=Target("reward", low_words, 12.0), **settings)
     trainer.train()
     rewards = [row["reward"] for row in toy.rows(trainer.folder)]

@@ -257,7 +257,11 @@ def test_a_pair_that_cannot_be_scored_is_a_users_mistake(pair, message):
     [
         ("dppo", {}, "method 'dppo' is unknown; .*did you mean 'dpo'"),
         ("dpo", {"head": "last"}, "method 'dpo' has no parameter 'head'"),
-        ("dpo", {"kinds": ("mlp",)}, "'kinds' of 'dpo' is not read where mask is 'none', but with activations"),
+        (
+            "dpo",
+            {"activation_sites": ("mlp",)},
+            "'activation_sites' of 'dpo' is not read where mask is 'none', but with activations",
+        ),
         ("dpo", {"beta": 0}, "parameter 'beta' of 'dpo' must be a number > 0, not 0"),
     ],
 )

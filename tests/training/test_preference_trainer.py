@@ -64,7 +64,7 @@ def test_the_first_loss_is_log_2(toy, tmp_path, method):
 
 def test_the_second_line_of_the_log_is_what_a_look_inside_the_pairs_tells(toy, tmp_path):
     """All pairs are one batch, so that the second step starts from the weights after the first."""
-    trainer = toy.trainer(tmp_path, "sparsepo_independent", data=8, max_steps=2, warmup=0, learning_rate=1e-2)
+    trainer = toy.trainer(tmp_path, "sparsepo_independent", data=8, max_steps=2, warmup_ratio=0, learning_rate=1e-2)
     kept = {}
 
     def keep(model, *rest, **named):
@@ -186,7 +186,7 @@ def telling(seed):
 
 
 def test_dpo_learns_which_word_is_preferred(toy, tmp_path):
-    toy.trainer(tmp_path, data=telling(0), epochs=6, learning_rate=1e-2).train()
+    toy.trainer(tmp_path, data=telling(0), num_train_epochs=6, learning_rate=1e-2).train()
     first, *_, last = toy.rows(tmp_path)
     assert first["reward_accuracy"] == 0 and last["reward_accuracy"] == 1
     assert last["loss"] < 0.3 and last["logp_change_chosen"] > last["logp_change_rejected"]
@@ -197,7 +197,7 @@ def test_a_learned_mask_weighs_the_words_that_tell_responses_apart(toy, tmp_path
     """Those words start below the mean weight of the others and end well above it."""
     rates = {"learning_rate": 2e-3, "mask_learning_rate": 3e-2}
     data = telling(0)
-    trainer = toy.trainer(tmp_path, method, data=data, epochs=20, batch_size=16, hyper={"beta": 0.3}, **rates)
+    trainer = toy.trainer(tmp_path, method, data=data, num_train_epochs=20, batch_size=16, hyper={"beta": 0.3}, **rates)
     pairs = encode_pairs(toy.tokenizer, data, 512, 512, 48).pairs
     words = toy.tokenizer.convert_tokens_to_ids(["w58", "w59"])
 

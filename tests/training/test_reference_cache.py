@@ -74,7 +74,7 @@ def test_cached_values_are_those_of_the_reference_itself(toy, tmp_path, kind, se
 def test_a_run_without_its_reference_is_the_run_with_it(toy, tmp_path, method, log_kl):
     """In float64, as Adam blows up the rounding of a gradient that is zero."""
     reference = toy.model(dtype=torch.float64)
-    given = {"epochs": 2, "log_kl": log_kl, "warmup": 0}
+    given = {"num_train_epochs": 2, "log_kl": log_kl, "warmup_ratio": 0}
     online = toy.trainer(tmp_path / "online", method, reference=reference, **given)
     online.train()
     kinds = METHODS[method].required_reference_outputs({}, log_kl)

@@ -14,7 +14,7 @@ from sparsepo.training.checkpoints import is_complete
 from sparsepo.training.sft_trainer import SFTTrainer
 
 # 20 pairs: three steps an epoch, the third of one micro-batch; six in all
-RUN = {"epochs": 2, "micro_batch_size": 4, "checkpoint_every": 2, "frontier_every": 1, "identity": "mine"}
+RUN = {"num_train_epochs": 2, "micro_batch_size": 4, "checkpoint_every": 2, "frontier_every": 1, "identity": "mine"}
 METHODS = {"dpo": {}, "sparsepo_independent": {}, "sparsepo_common": {"mask": "random"}}
 
 
@@ -82,10 +82,10 @@ def test_a_run_may_be_killed_twice(toy, tmp_path, whole):
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "constant_with_warmup"])
-@pytest.mark.parametrize("limit", [{}, {"max_steps": 5}, {"epochs": 1.5}])
+@pytest.mark.parametrize("limit", [{}, {"max_steps": 5}, {"num_train_epochs": 1.5}])
 def test_a_run_that_had_finished_takes_no_further_step(toy, tmp_path, schedule, limit):
     """Killed after its last checkpoint and before its outputs were written, also in the middle of an epoch."""
-    first, second = (go_on(toy, tmp_path, schedule=schedule, **limit) for _ in range(2))
+    first, second = (go_on(toy, tmp_path, lr_scheduler_type=schedule, **limit) for _ in range(2))
     assert_same(first, second)
 
 
@@ -209,7 +209,7 @@ def test_a_full_disk_is_told_in_a_sentence_and_the_checkpoint_before_it_serves(
 def sft(toy, folder, **changed):
     """With dropout, whose random state has to be resumed as well."""
     texts = [Text(pair.chosen, pair.prompt) for pair in toy.pairs(20)]
-    given = {name: RUN[name] for name in ("epochs", "micro_batch_size", "checkpoint_every")} | changed
+    given = {name: RUN[name] for name in ("num_train_epochs", "micro_batch_size", "checkpoint_every")} | changed
     config = SftConfig(batch_size=8, learning_rate=1e-3, **given)
     return SFTTrainer(toy.model(), toy.tokenizer, texts, config=config, folder=folder, identity="mine")
 
@@ -228,7 +228,7 @@ def test_killed_fine_tuning_ends_as_uninterrupted(toy, tmp_path, step):
 def test_fine_tuning_that_had_finished_takes_no_further_step(toy, tmp_path):
     found = []
     for _ in range(2):
-        trainer = sft(toy, tmp_path, max_steps=5, schedule="constant_with_warmup")
+        trainer = sft(toy, tmp_path, max_steps=5, lr_scheduler_type="constant_with_warmup")
         trainer.train()
         found.append(outcome(toy, trainer))
     assert_same(*found)

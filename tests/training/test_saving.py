@@ -16,7 +16,7 @@ from sparsepo.training.preference_trainer import load_masks
 @pytest.mark.parametrize("method", ["sparsepo_common", "mapo"])
 def test_a_saved_policy_and_its_heads_are_those_that_were_trained(toy, tmp_path, architecture, tied, method):
     reference = toy.model(architecture, tie_word_embeddings=tied)
-    trainer = toy.trainer(tmp_path / "work", method, reference=reference, max_steps=2, warmup=0)
+    trainer = toy.trainer(tmp_path / "work", method, reference=reference, max_steps=2, warmup_ratio=0)
     trainer.train()
     trainer.save(tmp_path / "out")
     policy = AutoModelForCausalLM.from_pretrained(tmp_path / "out")

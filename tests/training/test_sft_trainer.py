@@ -105,7 +105,7 @@ def test_activations_computed_twice_give_the_same_losses(toy, tmp_path):
 
 # --- with an adapter
 
-ADAPTED = {"adapter": {"rank": 4, "dropout": 0.3}, "max_steps": 6, "learning_rate": 3e-2, "warmup": 0}
+ADAPTED = {"adapter": {"rank": 4, "dropout": 0.3}, "max_steps": 6, "learning_rate": 3e-2, "warmup_ratio": 0}
 IDS = torch.arange(2, 20).reshape(2, 9)
 
 

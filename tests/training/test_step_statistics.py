@@ -119,7 +119,7 @@ def test_pairs_that_are_only_looked_at_all_count():
 def test_a_log_does_not_depend_on_how_a_step_is_cut(toy, tmp_path, method):
     hyper = {"beta": 2.0}
     for name, size in (("whole", None), ("cut", 2)):
-        toy.trainer(tmp_path / name, method, hyper=hyper, max_steps=4, warmup=0, micro_batch_size=size).train()
+        toy.trainer(tmp_path / name, method, hyper=hyper, max_steps=4, warmup_ratio=0, micro_batch_size=size).train()
     whole, cut = toy.rows(tmp_path / "whole"), toy.rows(tmp_path / "cut")
     assert whole[-1]["logp_change_chosen"] != 0
     for mine, theirs in zip(whole, cut, strict=True):
@@ -127,7 +127,7 @@ def test_a_log_does_not_depend_on_how_a_step_is_cut(toy, tmp_path, method):
 
 
 def test_a_killed_run_goes_on_with_its_running_margin(toy, tmp_path):
-    given = {"hyper": {"beta": 2.0}, "max_steps": 6, "warmup": 0, "checkpoint_every": 2}
+    given = {"hyper": {"beta": 2.0}, "max_steps": 6, "warmup_ratio": 0, "checkpoint_every": 2}
     toy.trainer(tmp_path / "whole", "beta_dpo", **given).train()
     toy.run_killed(toy.trainer(tmp_path / "killed", "beta_dpo", killed_at=5, **given))
     state = json.loads((tmp_path / "killed" / "checkpoint-4" / "statistic.json").read_text())

@@ -62,7 +62,7 @@ def test_the_bad_batch_is_the_micro_batch_at_fault_and_never_reaches_a_checkpoin
         return {}
 
     data = [*toy.pairs(15), Preference("w01 w02", "w03 nowhere w04", "w05")]
-    given = {"reference": reference, "data": data, "epochs": 3, "micro_batch_size": 2, "log_every": 5}
+    given = {"reference": reference, "data": data, "num_train_epochs": 3, "micro_batch_size": 2, "log_every": 5}
     trainer = toy.trainer(tmp_path, measure=poison, frontier_every=1, checkpoint_every=1, **given)
     with pytest.raises(UserError, match="the loss is nan at step [234]"):
         trainer.train()

@@ -27,7 +27,9 @@ def test_a_batch_of_8_is_two_of_4(toy, tmp_path, method, count):
     found = {}
     for micro in (None, 4):
         folder, reference = tmp_path / str(micro), toy.model(dtype=torch.float64)
-        trainer = toy.trainer(folder, method, reference=reference, data=count, epochs=2, micro_batch_size=micro)
+        trainer = toy.trainer(
+            folder, method, reference=reference, data=count, num_train_epochs=2, micro_batch_size=micro
+        )
         trainer.train()
         found[micro] = toy.rows(folder), toy.weights(trainer.policy)
     rows, weights = found[None]
@@ -54,7 +56,7 @@ def test_how_a_step_is_computed_does_not_change_the_trajectory(toy, tmp_path, me
     found = {}
     for name, settings in (("default", {}), (way, WAYS[way])):
         folder, reference = tmp_path / name, toy.model(dtype=torch.float64)
-        trainer = toy.trainer(folder, method, reference=reference, data=24, epochs=2, **settings)
+        trainer = toy.trainer(folder, method, reference=reference, data=24, num_train_epochs=2, **settings)
         trainer.train()
         found[name] = toy.rows(folder), toy.weights(trainer.policy)
     (rows, weights), (others, other_weights) = found["default"], found[way]
@@ -123,7 +125,7 @@ def test_the_loss_of_a_batch_is_the_mean_over_its_pairs_however_many(toy, tmp_pa
 @pytest.mark.parametrize("method", ["dpo", "sparsepo_independent"])
 def test_a_line_of_the_log_is_the_mean_over_the_steps_since_the_last(toy, tmp_path, method):
     for every in (1, 3):
-        toy.trainer(tmp_path / str(every), method, data=24, epochs=2, log_every=every).train()
+        toy.trainer(tmp_path / str(every), method, data=24, num_train_epochs=2, log_every=every).train()
     single, grouped = toy.rows(tmp_path / "1"), toy.rows(tmp_path / "3")
     assert [row["step"] for row in grouped] == [1, 3, 6]
     for name in set(single[0]) - {"step", "grad_norm", "learning_rate"}:

@@ -18,7 +18,14 @@ from sparsepo.training.preference_trainer import load_masks
 from sparsepo.training.reference_cache import Cache, write_cache
 
 # 20 pairs, three steps an epoch, learned by heart: other pairs get worse again after one to three steps
-RUN = {"epochs": 2, "learning_rate": 3e-3, "warmup": 0, "validate_every": 1, "checkpoint_every": 2, "identity": "mine"}
+RUN = {
+    "num_train_epochs": 2,
+    "learning_rate": 3e-3,
+    "warmup_ratio": 0,
+    "validate_every": 1,
+    "checkpoint_every": 2,
+    "identity": "mine",
+}
 
 
 def start(toy, folder, method="dpo", **changed):
@@ -95,7 +102,7 @@ def test_the_validation_loss_is_that_of_dpo_by_hand(toy, tmp_path, size):
 
 def test_the_validation_loss_contains_the_penalty_of_the_masks(toy, tmp_path):
     hyper = {"l1_u": 0.05, "l1_d": 0.02}
-    trainer = start(toy, tmp_path, "sparsepo_independent", hyper=hyper, epochs=1)
+    trainer = start(toy, tmp_path, "sparsepo_independent", hyper=hyper, num_train_epochs=1)
     trainer.train()
     pairs = encode_pairs(toy.tokenizer, toy.pairs(10, seed=12), 512, 512, 48).pairs
     models = trainer.policy.eval(), trainer.model.reference
@@ -132,7 +139,7 @@ def test_random_masks_are_the_same_at_each_validation(toy, tmp_path):
 def test_a_run_on_a_cache_validates_as_one_that_runs_its_reference(toy, tmp_path, method, kinds):
     """In float64, as Adam blows up the rounding of a gradient that is zero."""
     reference = toy.model(dtype=torch.float64)
-    hyper = {} if method == "dpo" else {"kinds": ["mlp", "residual"]}
+    hyper = {} if method == "dpo" else {"activation_sites": ["mlp", "residual"]}
     given = {"reference": reference, "log_kl": False, "hyper": hyper}
     pairs = encode_pairs(toy.tokenizer, toy.pairs(20), 512, 512, 48).pairs
     for kind in kinds:
@@ -149,7 +156,7 @@ def test_a_run_on_a_cache_validates_as_one_that_runs_its_reference(toy, tmp_path
 
 @pytest.mark.parametrize("kind", MAKERS)
 def test_the_best_weights_are_those_after_the_step_of_lowest_validation_loss(toy, tmp_path, kind):
-    trainer, kept = MAKERS[kind](toy, tmp_path / "work", keep="best"), {}
+    trainer, kept = MAKERS[kind](toy, tmp_path / "work", checkpoint_selection="best"), {}
     step = trainer.training_step
 
     def keep(model, *rest, **named):  # what a step starts from is what the one before it left
@@ -166,7 +173,7 @@ def test_the_best_weights_are_those_after_the_step_of_lowest_validation_loss(toy
 
 
 def test_what_is_saved_is_the_best(toy, tmp_path):
-    trainer = MAKERS["masks"](toy, tmp_path / "work", keep="best")
+    trainer = MAKERS["masks"](toy, tmp_path / "work", checkpoint_selection="best")
     trainer.train()
     trainer.save(tmp_path / "out")
     masks = load_masks(tmp_path / "out", trainer.model.reference)
@@ -179,10 +186,10 @@ def test_what_is_saved_is_the_best(toy, tmp_path):
 @pytest.mark.parametrize("kind", MAKERS)
 @pytest.mark.parametrize("step", [1, 3, 4, 6])
 def test_a_killed_run_keeps_the_best_of_the_uninterrupted_one(toy, tmp_path, kind, step):
-    straight = MAKERS[kind](toy, tmp_path / "straight", keep="best")
+    straight = MAKERS[kind](toy, tmp_path / "straight", checkpoint_selection="best")
     straight.train()
-    toy.run_killed(MAKERS[kind](toy, tmp_path / "killed", keep="best", killed_at=step))
-    resumed = MAKERS[kind](toy, tmp_path / "killed", keep="best")
+    toy.run_killed(MAKERS[kind](toy, tmp_path / "killed", checkpoint_selection="best", killed_at=step))
+    resumed = MAKERS[kind](toy, tmp_path / "killed", checkpoint_selection="best")
     resumed.train()
     assert toy.rows(resumed.folder) == toy.rows(straight.folder)
     assert resumed.kept_step == straight.kept_step
@@ -192,7 +199,7 @@ def test_a_killed_run_keeps_the_best_of_the_uninterrupted_one(toy, tmp_path, kin
 def test_a_run_that_had_finished_keeps_its_best_too(toy, tmp_path):
     found = []
     for _ in range(2):
-        trainer = start(toy, tmp_path, keep="best")
+        trainer = start(toy, tmp_path, checkpoint_selection="best")
         trainer.train()
         found.append((trainer.kept_step, toy.weights(trainer.model), toy.rows(tmp_path)))
     assert found[0][0] == found[1][0] and found[0][2] == found[1][2]
@@ -202,19 +209,19 @@ def test_a_run_that_had_finished_keeps_its_best_too(toy, tmp_path):
 @pytest.mark.parametrize("keep", ["last", "best"])
 def test_the_last_step_is_kept_unless_the_best_is_asked_for(toy, tmp_path, keep):
     for _ in range(2):  # also when it had finished
-        trainer = start(toy, tmp_path, keep=keep)
+        trainer = start(toy, tmp_path, checkpoint_selection=keep)
         trainer.train()
         assert (trainer.kept_step == 6) == (keep == "last")
     assert (tmp_path / "checkpoint-6" / "best.safetensors").exists() == (keep == "best")
 
 
 def test_a_checkpoint_whose_best_weights_were_cut_is_dropped(toy, tmp_path, capsys):
-    straight = start(toy, tmp_path / "straight", keep="best")
+    straight = start(toy, tmp_path / "straight", checkpoint_selection="best")
     straight.train()
-    toy.run_killed(start(toy, tmp_path / "killed", keep="best", killed_at=5))
+    toy.run_killed(start(toy, tmp_path / "killed", checkpoint_selection="best", killed_at=5))
     path = tmp_path / "killed" / "checkpoint-4" / "best.safetensors"
     path.write_bytes(path.read_bytes()[:-8])
-    resumed = start(toy, tmp_path / "killed", keep="best")
+    resumed = start(toy, tmp_path / "killed", checkpoint_selection="best")
     resumed.train()
     assert f"{path.parent}: half-written" in capsys.readouterr().out
     assert differing(toy.weights(resumed.model), toy.weights(straight.model)) == []
@@ -225,7 +232,7 @@ def test_a_checkpoint_whose_best_weights_were_cut_is_dropped(toy, tmp_path, caps
 
 def test_the_best_needs_an_interval_to_look_for_it():
     with pytest.raises(ValidationError, match="'best' is by the loss of validation pairs: give validate_every"):
-        PreferenceConfig(keep="best")
+        PreferenceConfig(checkpoint_selection="best")
 
 
 def test_validation_needs_a_usable_pair(toy, tmp_path):

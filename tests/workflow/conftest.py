@@ -20,15 +20,15 @@ tasks:
     model:
       source: scratch
       config: {model_type: gpt2, n_layer: 2, n_head: 2, n_embd: 32, n_positions: 64}
-      tokenizer: {kind: word, vocabulary: 600}
+      tokenizer: {kind: word, vocab_size: 600}
     data: {source: planted, texts: 60, prompts: {train: 20, validation: 8, test: 8}}
-    sft: {epochs: 1, batch_size: 10, learning_rate: 1e-2}
+    sft: {num_train_epochs: 1, batch_size: 10, learning_rate: 1e-2}
     preferences: {source: generated, scorer: {kind: vader}, sampling: {samples: 4, max_new_tokens: 16}}
     methods:
       dpo: {beta: ["0.1"]}
       sparsepo_common: {beta: ["0.5"]}
     seeds: [0]
-    training: {epochs: 2, batch_size: 10, learning_rate: 1e-3, frontier_every: 0}
+    training: {num_train_epochs: 2, batch_size: 10, learning_rate: 1e-3, frontier_every: 0}
     sampling: {max_new_tokens: 16}
     evaluation: {scorer: {kind: vader}, token_pairs: 4}
 """

@@ -22,7 +22,7 @@ tasks:
   task:
     model: {source: scratch, config: {model_type: gpt2}}
     data: {source: planted, texts: 60, prompts: {train: 40, validation: 8, test: 8}}
-    sft: {epochs: 1}
+    sft: {num_train_epochs: 1}
     preferences: {source: generated, scorer: {kind: vader}}
     methods: {}
     evaluation: {scorer: {kind: vader}, frontier_prompts: 8}
@@ -70,7 +70,7 @@ DEFINITIONS = ast.FunctionDef | ast.ClassDef
 
 def task_of(**changed):
     methods = {name: {parameter: [value]} for name, (parameter, value) in POINTS.items()}
-    methods |= {"fdpg": {"beta": ["0.1"]}, "fdpg_feature": {"mean": "1"}}
+    methods |= {"fdpg": {"beta": ["0.1"]}, "fdpg_feature": {"target_mean": "1"}}
     methods["sparsepo_common"]["mask"] = [*HEADS]
     task = BASE["tasks"]["task"] | {"methods": methods} | changed
     return Config.model_validate({"name": "all", "tasks": {"task": task}}).tasks["task"]
@@ -183,7 +183,7 @@ def test_the_evaluation_of_a_run_depends_on_its_method_as_its_training_does(copy
     assert {run for run in RUNS if after[run] != before[run]} == {"simpo", "sepo"}
 
 
-FDPG, FEATURE = "fdpg/beta~0.1/seed~0", "fdpg_feature/mean~1/seed~0"
+FDPG, FEATURE = "fdpg/beta~0.1/seed~0", "fdpg_feature/target_mean~1/seed~0"
 SEEN_ON_POLICY = {  # changed module -> runs that see it
     "objective/targets": {FDPG, FEATURE},
     "sampling/decoding": {FDPG, FEATURE},
@@ -201,7 +201,7 @@ def test_a_training_on_samples_sees_the_code_that_it_uses(copy, module):
     """The reward of one run is a classifier; the feature of the other is of words."""
     words = {"training": {"on_policy": {"words": ["good"]}}}
     scorer = {"kind": "classifier", "model": "m"}
-    methods = {"fdpg": {"beta": ["0.1"]}, "fdpg_feature": {"mean": "1"}}
+    methods = {"fdpg": {"beta": ["0.1"]}, "fdpg_feature": {"target_mean": "1"}}
     task = task_of(preferences={"source": "generated", "scorer": scorer}, methods=methods, **words)
 
     def found():
@@ -257,7 +257,9 @@ def other_stages(copy):
 
 TASKS = {
     "planted": {},
-    "classifier": {"evaluation": {"scorer": {"kind": "vader"}, "also": {"of": {"kind": "classifier", "model": "m"}}}},
+    "classifier": {
+        "evaluation": {"scorer": {"kind": "vader"}, "extra_scorers": {"of": {"kind": "classifier", "model": "m"}}}
+    },
     "pairs": {"data": FILE, "preferences": PAIRS},
     "transcripts": {"data": FILE, "preferences": {"source": "transcripts", "hub": {"id": "x/y"}}},
 }

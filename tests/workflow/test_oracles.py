@@ -13,7 +13,7 @@ ORACLES = {
         "model": {
             "source": "scratch",
             "config": {"model_type": "gpt2", "n_layer": 1, "n_head": 2, "n_embd": 16, "n_positions": 64},
-            "tokenizer": {"kind": "word", "vocabulary": 600},
+            "tokenizer": {"kind": "word", "vocab_size": 600},
         },
     },
     "good": {"objective": "sft"},

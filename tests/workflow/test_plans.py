@@ -115,7 +115,7 @@ def test_a_target_plans_what_it_needs_and_no_more(tiny, from_root, tmp_path, tar
 
 ON_POLICY = """
       fdpg: {beta: ["0.1", "0.2"], divergence: [kl, js]}
-      fdpg_feature: {mean: ["0.5"]}
+      fdpg_feature: {target_mean: ["0.5"]}
 """
 
 

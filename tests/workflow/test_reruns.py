@@ -72,7 +72,7 @@ CODE = {
     "a loss of no method here": (LOSSES, "(h_c - h_r - 1 / (2 * beta))", "(h_c - h_r - 3 / (2 * beta))", set()),
     "a mask head": (MASKS, "self.merge(F.relu(projected))", "self.merge(projected)", OF_SPARSE),
     "a mask head of no method here": (MASKS, "torch.rand(views", "1 - torch.rand(views", set()),
-    "a default that a method takes": (METHODS, '"initial_zeros": 0.25', '"initial_zeros": 0.5', OF_SPARSE),
+    "a default that a method takes": (METHODS, '"init_sparsity": 0.25', '"init_sparsity": 0.5', OF_SPARSE),
     "a default that the config sets": (METHODS, f"0.1, {COMMON}", f"0.9, {COMMON}", set()),
     "a default of DPO, with which SFT is evaluated": (METHODS, '"beta": 0.1}', '"beta": 0.9}', OF_SFT),
     "words about a method": (METHODS, 'source="Rafailov et al. 2023"', 'source="Rafailov and others"', set()),
@@ -100,7 +100,7 @@ SETTINGS = {
     "one more seed": ("seeds: [0]", "seeds: [0, 1]", trained(*SEED_1) | REPORT),
     "one more method": ("methods:\n", 'methods:\n      ipo: {beta: ["0.3"]}\n', trained(IPO) | REPORT),
     "one method less": ('      sparsepo_common: {beta: ["0.5"]}\n', "", REPORT),
-    "longer training": ("{epochs: 2, batch", "{epochs: 3, batch", trained(DPO, SPARSE) | REPORT),
+    "longer training": ("{num_train_epochs: 2, batch", "{num_train_epochs: 3, batch", trained(DPO, SPARSE) | REPORT),
     "other sampling": ("16}\n    evaluation", "15}\n    evaluation", SAMPLED | REPORT | TOKENS),
     "more data": ("texts: 60", "texts: 61", ALL),
     "other resources": ("    evaluation:", "    resources: {mem_mb: 3000, runtime: 7}\n    evaluation:", set()),
@@ -171,7 +171,7 @@ tasks:
     model:
       source: scratch
       config: {model_type: gpt2, n_layer: 2, n_head: 2, n_embd: 32, n_positions: 64}
-      tokenizer: {kind: word, vocabulary: 600}
+      tokenizer: {kind: word, vocab_size: 600}
     data: {source: preferences, prompts: {train: 20, validation: 4, test: 4}}
     sft: {batch_size: 10}
     preferences: {source: pairs, path: pairs.jsonl}

@@ -7,7 +7,7 @@ import zipfile
 import pytest
 
 DPO, SPARSE = "dpo/beta~0.1/seed~0", "sparsepo_common/beta~0.5/seed~0"
-HYPER = {"beta": 0.5, "form": "paper", "mask": "layers", "l1_u": 0.0, "l1_d": 0.0, "initial_zeros": 0.25}
+HYPER = {"beta": 0.5, "form": "paper", "mask": "layers", "l1_u": 0.0, "l1_d": 0.0, "init_sparsity": 0.25}
 
 # The tiny run takes a minute or two, and more on a busy machine; it counts for the first test that needs it.
 pytestmark = pytest.mark.timeout(900)
@@ -96,7 +96,7 @@ def test_a_run_records_settings_inputs_and_environment(original):
 
 def test_the_reference_has_a_record_of_its_own(original):
     record = json.loads((original / "results/small/sft/run.json").read_text())
-    assert record["settings"]["sft"]["epochs"] == 1 and record["seeds"] == {"model": 0, "sft": 0}
+    assert record["settings"]["sft"]["num_train_epochs"] == 1 and record["seeds"] == {"model": 0, "sft": 0}
     assert set(record["inputs"]) == {"results/small/corpus.jsonl"} and record["config"]["task"] == "small"
     assert record["seconds"] > 0 and record["environment"]["packages"]["transformers"]
 

@@ -24,7 +24,7 @@ tasks:
   reviews:
     model: {source: scratch, config: {model_type: gpt2, n_layer: 2, n_embd: 8}}
     data: {source: planted, texts: 60, prompts: {train: 40, validation: 8, test: 8}}
-    sft: {epochs: 1}
+    sft: {num_train_epochs: 1}
     preferences: {source: generated, scorer: {kind: vader}}
     methods:
       dpo: {beta: ["0.1", "0.5"]}
@@ -86,9 +86,9 @@ def test_a_grid_of_several_parameters_is_their_product():
 
 
 def test_a_path_names_the_parameters_sorted_and_as_written():
-    run = Run("mapo", (("kinds", "mlp+residual"), ("beta", "1e-05"), ("form", "released")), 7)
-    assert run.path == "mapo/beta~1e-05-form~released-kinds~mlp+residual/seed~7"
-    assert run.hyper == {"kinds": ("mlp", "residual"), "beta": 1e-05, "form": "released"}
+    run = Run("mapo", (("activation_sites", "mlp+residual"), ("beta", "1e-05"), ("form", "released")), 7)
+    assert run.path == "mapo/activation_sites~mlp+residual-beta~1e-05-form~released/seed~7"
+    assert run.hyper == {"activation_sites": ("mlp", "residual"), "beta": 1e-05, "form": "released"}
 
 
 def test_every_run_is_found_by_its_path():
@@ -145,12 +145,12 @@ def test_a_plan_is_read_as_it_was_written_and_its_end_is_noted(tmp_path):
 def test_each_stage_reads_what_it_needs():
     assert set(parsed("data")) == {"name", "data", "preferences", "model", "execution"}
     assert parsed("data")["preferences"] is None and parsed("data")["model"] is None
-    assert parsed("sft")["sft"]["epochs"] == 1 and parsed("sft")["model"]["config"]["n_layer"] == 2
+    assert parsed("sft")["sft"]["num_train_epochs"] == 1 and parsed("sft")["model"]["config"]["n_layer"] == 2
     assert parsed("preferences")["preferences"]["sampling"]["samples"] == 2
     assert parsed("sample")["sampling"]["max_new_tokens"] == 64
     train = parsed("train", RUNS[5])
     assert (train["method"], train["seed"]) == ("sparsepo_common", 3)
-    made = {"beta": 0.1, "form": "paper", "mask": "layers", "l1_u": 0.001, "l1_d": 0.0, "initial_zeros": 0.25}
+    made = {"beta": 0.1, "form": "paper", "mask": "layers", "l1_u": 0.001, "l1_d": 0.0, "init_sparsity": 0.25}
     assert train["hyper"] == made and train["training"]["batch_size"] == 10
     assert train["definition"]["loss"] == "sparsepo" and train["definition"]["share"] == "common"
     evaluate = parsed("evaluate", RUNS[5])
@@ -166,7 +166,7 @@ def test_each_stage_reads_what_it_needs():
         ({"training__log_kl": False}, ("logps",)),
         ({"training__reference": "online"}, ()),
         ({"training__adapter": {"rank": 4}}, ("states",)),
-        ({"training__adapter": {"quantise": "nf4"}}, ()),
+        ({"training__adapter": {"quantization": "nf4"}}, ()),
     ],
 )
 def test_what_a_run_reads_of_the_reference_instead_of_running_it(changes, cached):
@@ -177,8 +177,8 @@ def test_what_a_run_reads_of_the_reference_instead_of_running_it(changes, cached
 
 
 def test_a_reference_of_4_bits_is_sampled_and_measured_as_it_is_and_policies_as_they_were_merged():
-    nf4 = {"quantise": "nf4", "compute": "bfloat16"}
-    changes = {"training__adapter": {"quantise": "nf4"}, "training__precision": "bfloat16"}
+    nf4 = {"quantization": "nf4", "compute": "bfloat16"}
+    changes = {"training__adapter": {"quantization": "nf4"}, "training__precision": "bfloat16"}
     assert parsed("sample", **changes)["loading"] == parsed("evaluate", **changes)["loading"] == nf4
     assert parsed("sample", RUNS[0], **changes)["loading"] == parsed("evaluate")["loading"] == {}
     assert parsed("evaluate", RUNS[0], **changes)["loading"] == nf4  # of the reference
@@ -270,7 +270,7 @@ def test_evaluation_settings_reach_the_stages_that_use_them():
 
 def test_data_sft_and_preferences_are_each_their_own():
     assert changed_by(data__texts=61) == {"data": [], "table": [], "compare": []}
-    assert changed_by(sft__epochs=2) == {"sft": [], "table": [], "compare": []}
+    assert changed_by(sft__num_train_epochs=2) == {"sft": [], "table": [], "compare": []}
     assert changed_by(model__seed=5) == {"sft": [], "table": [], "compare": []}
     assert changed_by(preferences__sampling__samples=3) == {"preferences": [], "table": [], "compare": []}
 
@@ -410,10 +410,10 @@ def test_reading_a_config_refuses_the_results_of_another(tmp_path, monkeypatch):
 
 WITH_FDPG = {
     "methods__fdpg": {"beta": ["0.1"], "divergence": ["kl", "js"]},
-    "methods__fdpg_feature": {"mean": ["0.6"]},
+    "methods__fdpg_feature": {"target_mean": ["0.6"]},
     "training__batch_size": 12,
 }
-FDPG, FEATURE = "fdpg/beta~0.1-divergence~js/seed~0", "fdpg_feature/mean~0.6/seed~3"
+FDPG, FEATURE = "fdpg/beta~0.1-divergence~js/seed~0", "fdpg_feature/target_mean~0.6/seed~3"
 
 
 def test_each_run_is_trained_by_the_rule_of_its_method():

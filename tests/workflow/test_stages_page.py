@@ -17,7 +17,7 @@ tasks:
   reviews:
     model: {source: scratch, config: {model_type: gpt2, n_layer: 2, n_embd: 8}}
     data: {source: planted, texts: 60, prompts: {train: 40, validation: 8, test: 8}}
-    sft: {epochs: 1}
+    sft: {num_train_epochs: 1}
     preferences: {source: generated, scorer: {kind: vader}}
     methods:
       dpo: {beta: ["0.5", "0.1"]}
@@ -62,7 +62,7 @@ def test_every_task_has_its_own_part():
     assert {name: part["points"] for name, part in found.items()} == {"first": POINTS, "second": ["ipo/beta~1"]}
 
 
-GENERATED = {"generation": {"samples": 2}, "wins": {"kind": "nli", "model": "a/b"}}
+GENERATED = {"generation": {"samples": 2}, "win_rate": {"kind": "nli", "model": "a/b"}}
 PROBLEMS = {"source": "problems", "hub": {"id": "a/b"}, "prompts": {"train": 40, "validation": 8, "test": 8}}
 PROGRAMS = {"data": PROBLEMS, "preferences": {"source": "executed"}, "evaluation": {"code": {}}}
 

@@ -44,7 +44,7 @@ UNSCORED = ("transcripts", "messages", "comparisons", "executed")
 """Sources of preferences whose responses have no scores."""
 
 
-class SizeConfig(Strict):
+class ScaleConfig(Strict):
     """Factors on the numbers of a task: prompts and documents, tokens of a response, and steps (epochs)."""
 
     prompts: Factor = 1.0
@@ -67,7 +67,7 @@ class TaskConfig(Strict):
     evaluation: EvaluationConfig
     execution: ExecutionConfig = ExecutionConfig()
     resources: ResourceConfig = ResourceConfig()
-    size: SizeConfig = SizeConfig()
+    scale: ScaleConfig = ScaleConfig()
 
     @field_validator("methods")
     @classmethod
@@ -102,14 +102,14 @@ class TaskConfig(Strict):
         """How this stage trains; None if it does not."""
         return {"sft": self.sft, "train": self.training, "train_round": self.training}.get(stage)
 
-    def processes(self, stage: str) -> int:
+    def num_processes(self, stage: str) -> int:
         """How many processes share a job of this stage."""
         section = self.training_of(stage)
-        return 1 if section is None else section.processes
+        return 1 if section is None else section.num_processes
 
-    def sized(self) -> dict[str, Any]:
-        """The task as plain values, its numbers multiplied by `size`."""
-        return _scaled(self.model_dump(exclude={"size"}), self.size.model_dump(), ())
+    def scaled(self) -> dict[str, Any]:
+        """The task as plain values, its numbers multiplied by `scale`."""
+        return _scaled(self.model_dump(exclude={"scale"}), self.scale.model_dump(), ())
 
     def _scorers(self) -> Iterator[tuple[tuple[str, ...], Any]]:
         """Every scorer that the task asks for, with its place."""
@@ -163,7 +163,7 @@ class TaskConfig(Strict):
             yield sentence, ("evaluation", "frontier_prompts")
 
 
-_SIZED = {
+_SCALED_BY = {
     "train": "prompts",
     "validation": "prompts",
     "test": "prompts",
@@ -177,16 +177,16 @@ _SIZED = {
     "fit_prompts": "prompts",
     "max_new_tokens": "tokens",
     "max_steps": "steps",
-    "epochs": "steps",
+    "num_train_epochs": "steps",
 }
-"""Which factor of `size` each number of a task is multiplied by."""
+"""Which factor of `scale` each number of a task is multiplied by."""
 
 
-def _scaled(section: Any, size: dict[str, float], place: tuple[str, ...]) -> Any:
-    """A dumped section with the numbers of `_SIZED` multiplied; whole numbers stay whole and at least 1."""
+def _scaled(section: Any, scale: dict[str, float], place: tuple[str, ...]) -> Any:
+    """A dumped section with the numbers of `_SCALED_BY` multiplied; whole numbers stay whole and at least 1."""
     if isinstance(section, dict):
-        return {key: _scaled(value, size, (*place, key)) for key, value in section.items()}
-    factor = size[_SIZED[place[-1]]] if place[-1] in _SIZED and "methods" not in place else 1.0
+        return {key: _scaled(value, scale, (*place, key)) for key, value in section.items()}
+    factor = scale[_SCALED_BY[place[-1]]] if place[-1] in _SCALED_BY and "methods" not in place else 1.0
     if factor == 1.0 or isinstance(section, bool | str | None | list) or section == 0:
         return section
     return max(1, round(section * factor)) if isinstance(section, int) else section * factor
@@ -208,6 +208,6 @@ class Config(Strict):
                 refuse(f"'{other}' is also what a table of the task '{name}' is called; rename one of them", other)
         return tasks
 
-    def sized(self) -> "Config":
-        """The config with the numbers of each task multiplied by its `size`."""
-        return Config(name=self.name, tasks={name: task.sized() for name, task in self.tasks.items()})
+    def scaled(self) -> "Config":
+        """The config with the numbers of each task multiplied by its `scale`."""
+        return Config(name=self.name, tasks={name: task.scaled() for name, task in self.tasks.items()})

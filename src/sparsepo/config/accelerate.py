@@ -31,9 +31,9 @@ def accelerate_mistakes(path: Path, processes: int) -> Iterator[str]:
     if kind not in KINDS:
         yield f"{path}: distributed_type must be one of {', '.join(KINDS)}, not {kind}"
     if processes == 1:
-        yield f"{path} is for several processes: give processes (how many) too, or leave accelerate out"
+        yield f"{path} is for several processes: give num_processes (how many) too, or leave accelerate out"
     elif said != processes:
-        yield f"{path} says num_processes: {said}, and processes is {processes}: leave it out there"
+        yield f"{path} says num_processes: {said}, and num_processes is {processes}: leave it out there"
     if found.get("num_machines", 1) != 1:
         yield f"{path} says num_machines: {found['num_machines']}: a run takes the processes of one machine"
     if kind == "FSDP":

@@ -60,7 +60,7 @@ class TextData(Strict):
     """Documents: the first words of some are prompts, others are the SFT corpus, disjoint.
 
     From `path`, a JSONL file with a field `text` (and `label`), from the `hub`, or from an installed `package`.
-    `opening` is the least and the largest number of tokens of a prompt (words, for a model from scratch).
+    `prompt_tokens` is the least and the largest number of tokens of a prompt (words, for a model from scratch).
     `labelled` documents are kept apart from both, for a reward to be fitted to their classes.
     """
 
@@ -70,15 +70,18 @@ class TextData(Strict):
     package: PackageTexts | None = None
     texts: Count | None = None
     labelled: CountOrZero = 0
-    opening: tuple[Count, Count] = (5, 8)
+    prompt_tokens: tuple[Count, Count] = (5, 8)
     prompts: Splits
     seed: Seed = 0
 
     @model_validator(mode="after")
     def _one_place(self) -> "TextData":
         one_place(self, "path", "hub", "package")
-        if self.opening[0] > self.opening[1]:
-            refuse(f"the first number must not exceed the second, as in [5, 8]; given {list(self.opening)}", "opening")
+        if self.prompt_tokens[0] > self.prompt_tokens[1]:
+            refuse(
+                f"the first number must not exceed the second, as in [5, 8]; given {list(self.prompt_tokens)}",
+                "prompt_tokens",
+            )
         return self
 
 

@@ -102,11 +102,11 @@ class EndpointJudge(Strict):
     url: Line
     model: Line
     asks: Literal["dialogue", "summary"]
-    key_variable: Line | None = "OPENAI_API_KEY"
+    api_key_env: Line | None = "OPENAI_API_KEY"
     max_tokens: Count = 512
     retries: Count = 5
     timeout: Positive = 60.0
-    parallel: Count = 4
+    max_concurrency: Count = 4
 
     @field_validator("url")
     @classmethod
@@ -135,13 +135,13 @@ class LocalTask(Strict):
 class BenchmarkConfig(Strict):
     """Tasks of lm-eval by name (`leaderboard` is the Open LLM Leaderboard 2) and local ones.
 
-    `limit` questions of each, a seeded choice; `fewshot` replaces a task's own number of examples.
+    `limit` questions of each, a seeded choice; `num_fewshot` replaces a task's own number of examples.
     """
 
     tasks: list[Line] = []
     local: list[LocalTask] = []
     limit: Count | None = None
-    fewshot: CountOrZero | None = None
+    num_fewshot: CountOrZero | None = None
     batch_size: Count = 8
 
     @model_validator(mode="after")
@@ -166,7 +166,7 @@ class CodeConfig(Strict):
 
 
 class EvaluationConfig(Strict):
-    """`scorer` rewards sampled responses, `also` names further scorers; `token_pairs` validation pairs are looked into.
+    """`scorer` rewards sampled responses, `extra_scorers` too; `token_pairs` validation pairs are inspected.
 
     The other parts are measured where they are given. In the table of a task each method stands at the point of its
     grid whose metric `select` is best on validation data, or with `rows: settings` at each point; `baseline` is the
@@ -174,13 +174,13 @@ class EvaluationConfig(Strict):
     """
 
     scorer: ScorerConfig | None = None
-    also: dict[Name, ScorerConfig] = {}
+    extra_scorers: dict[Name, ScorerConfig] = {}
     token_pairs: Count = 64
     batch_size: Count = 16
     frontier_prompts: Count = 64
     generation: GenerationConfig | None = None
     summaries: SummaryConfig | None = None
-    wins: JudgeConfig | None = None
+    win_rate: JudgeConfig | None = None
     benchmarks: BenchmarkConfig | None = None
     code: CodeConfig | None = None
     select: str | None = None
@@ -198,17 +198,17 @@ class EvaluationConfig(Strict):
         """Every scorer asked for, with its place."""
         if self.scorer:
             yield ("scorer",), self.scorer
-        yield from ((("also", name), scorer) for name, scorer in self.also.items())
-        if isinstance(self.wins, ScorerJudge):
-            yield ("wins", "scorer"), self.wins.scorer
+        yield from ((("extra_scorers", name), scorer) for name, scorer in self.extra_scorers.items())
+        if isinstance(self.win_rate, ScorerJudge):
+            yield ("win_rate", "scorer"), self.win_rate.scorer
 
     @property
     def validated(self) -> dict[str, str]:
         """Metrics known on validation data -> the part that makes each."""
         found = {"accuracy": "scores"}
         if self.scorer:
-            found |= dict.fromkeys(("reward", *self.also), "scores")
-        if self.wins:
+            found |= dict.fromkeys(("reward", *self.extra_scorers), "scores")
+        if self.win_rate:
             found["win_rate"] = "wins"
         if self.summaries:
             names = ["rouge_1", "rouge_2", "rouge_l"] * self.summaries.rouge
@@ -220,11 +220,13 @@ class EvaluationConfig(Strict):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> "EvaluationConfig":
-        for part in ("summaries", "wins"):
+        for part in ("summaries", "win_rate"):
             if getattr(self, part) and not self.generation:
-                refuse(f"'{part}' are of generated responses: add a section 'generation'", part)
-        if self.generation and not (self.summaries or self.wins):
-            refuse("nothing reads the generated responses: add 'summaries' or 'wins', or leave it out", "generation")
+                refuse(f"'{part}' needs generated responses: add a section 'generation'", part)
+        if self.generation and not (self.summaries or self.win_rate):
+            refuse(
+                "nothing reads the generated responses: add 'summaries' or 'win_rate', or leave it out", "generation"
+            )
         compared = self.summaries and (self.summaries.self_bleu or self.summaries.entailment)
         if self.generation and compared and self.generation.samples < 2:
             refuse("self-BLEU and EDNA compare the samples of a prompt: at least 2", "generation", "samples")

@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 from typing import Any
 
+from sparsepo.config.renamed import renamed_key_error
 from sparsepo.methods.registry import ALLOWED, METHODS, check_read, check_values
 from sparsepo.runtime.errors import UserError, shown
 
 LONGEST = 24  # characters of a number, so that the folder of seven of them has a name that a disk takes
-NEEDED = {"beta": '["0.1", "0.5"]', "mean": '["0.5", "0.8"]'}
+NEEDED = {"beta": '["0.1", "0.5"]', "target_mean": '["0.5", "0.8"]'}
 """What a grid must say for the methods that have it, with an example."""
 Mistake = tuple[str, tuple[str | int, ...]]  # a sentence, and the path below the section being checked
 
@@ -20,7 +21,7 @@ def grid_mistakes(method: str, given: dict[str, Any]) -> Iterator[Mistake]:
         return
     for name, example in NEEDED.items():
         if name in METHODS[method].hyper and name not in given:
-            yield f"method '{method}' needs a grid of {name}s, for example {name}: {example}", (method,)
+            yield f"method '{method}' needs values of '{name}', for example {name}: {example}", (method,)
     if not given and not METHODS[method].hyper:
         yield f"method '{method}' needs at least one parameter, which names the folders of its runs", (method,)
     for name, values in given.items():
@@ -29,7 +30,8 @@ def grid_mistakes(method: str, given: dict[str, Any]) -> Iterator[Mistake]:
                 yield sentence, (method, name, *index)
             yield from ((sentence, (method, name)) for sentence in _unread(method, name, given.get("mask")))
         else:
-            yield _refusal(method, {name: None}), (method, name)
+            message = renamed_key_error(name, METHODS[method].parameters) or _refusal(method, {name: None})
+            yield message, (method, name)
 
 
 def _unread(method: str, name: str, masks: Any) -> Iterator[str]:

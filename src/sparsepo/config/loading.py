@@ -11,6 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from sparsepo.config import Config
+from sparsepo.config.renamed import renamed_key_error
 from sparsepo.runtime.errors import UserError, did_you_mean, one_line, shown
 
 Place = tuple[str | int, ...]
@@ -48,7 +49,7 @@ def load_owned(
     try:
         given = nested(overrides or {})
         merged = merge(merged, given)
-        config = Config.model_validate(merged).sized()
+        config = Config.model_validate(merged).scaled()
         named = {} if "name" in given else owners
         return config, {task: named.get(task, config.name) for task in config.tasks}
     except RecursionError:
@@ -182,7 +183,8 @@ def _wording(detail: Mapping[str, Any], context: Mapping[str, Any]) -> str:
     if kind == "sentence":
         return context["sentence"]
     if kind == "extra_forbidden":
-        return f"unknown key; {did_you_mean(str(detail['loc'][-1]), fields_at(detail['loc'][:-1]))}"
+        key, allowed = str(detail["loc"][-1]), fields_at(detail["loc"][:-1])
+        return renamed_key_error(key, allowed) or f"unknown key; {did_you_mean(key, allowed)}"
     if kind == "missing":
         return "is missing; it has no default"
     if kind == "union_tag_invalid":

@@ -14,7 +14,7 @@ class TokenizerConfig(Strict):
     """A tokenizer trained on the task's corpus: `word` splits at white space, `bpe` is byte-level BPE."""
 
     kind: Literal["word", "bpe"] = "word"
-    vocabulary: Count = 4096
+    vocab_size: Count = 4096
 
 
 class ScratchModel(Strict):

@@ -16,9 +16,9 @@ from sparsepo.methods.registry import METHODS
 class OnPolicyConfig(Strict):
     """Training on samples of the policy itself (f-DPG): `samples` responses to each prompt of a step.
 
-    There `training.batch_size` and `micro_batch_size` count responses, and `epochs` go over the training prompts. A
-    response is drawn at temperature 1 and has at most `sampling.max_new_tokens` tokens. Its reward is that of
-    `preferences.scorer`, or where there is none of `evaluation.scorer`.
+    There `training.batch_size` and `micro_batch_size` count responses, and `num_train_epochs` go over the
+    training prompts. A response is drawn at temperature 1 and has at most `sampling.max_new_tokens` tokens. Its reward
+    is that of `preferences.scorer`, or where there is none of `evaluation.scorer`.
 
     A target with a wanted mean (`fdpg_feature`) asks for the share of responses that have one of `words`, or without
     words for the mean reward. Its one parameter is fitted to `fit_samples` responses of the reference to each of the
@@ -58,8 +58,8 @@ def on_policy_mistakes(task: Any) -> Iterator[Mistake]:
     for method in methods:
         if reward_of(task) is None and ("beta" in METHODS[method].hyper or not training.on_policy.words):
             yield f"'{method}' needs a reward: give preferences.scorer or evaluation.scorer", ("methods", method)
-    if training.processes > 1 or training.accelerate is not None:
-        yield f"'{name}' samples its own policy, in one process: leave processes and accelerate out", ("training",)
+    if training.num_processes > 1 or training.accelerate is not None:
+        yield f"'{name}' samples its own policy, in one process: leave num_processes and accelerate out", ("training",)
     if training.batch_size % each:
         sentence = f"must divide training.batch_size ({training.batch_size}), which counts responses, not {each}"
         yield sentence, ("training", "on_policy", "samples")
@@ -120,9 +120,9 @@ def rounds_mistakes(task: Any) -> Iterator[Mistake]:
         if training.validate_every:
             sentence = f"method '{method}' makes its own pairs and holds none out: write validate_every: 0"
             yield sentence, ("training", "validate_every")
-        if training.adapter is not None and training.adapter.quantise != "none":
-            sentence = f"'{method}' goes on from merged weights, which are not in 4 bits: write quantise: none"
-            yield sentence, ("training", "adapter", "quantise")
+        if training.adapter is not None and training.adapter.quantization != "none":
+            sentence = f"'{method}' goes on from merged weights, which are not in 4 bits: write quantization: none"
+            yield sentence, ("training", "adapter", "quantization")
         if training.accelerate is not None and is_sharded(read_accelerate(training.accelerate)):
             sentence = f"'{method}' is sampled after each round, which sharded weights cannot be: leave accelerate out"
             yield sentence, ("training", "accelerate")

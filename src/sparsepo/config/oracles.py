@@ -29,14 +29,14 @@ class OracleConfig(Strict):
 
     It starts from the task's SFT model, which then is the base; or from another `model` of the same tokenizer, usually
     a smaller one, fine-tuned first as the task's `sft` says. It is trained as the task's `training` says, but for
-    `epochs` and `learning_rate` where they are given.
+    `num_train_epochs` and `learning_rate` where they are given.
     """
 
     objective: Literal["dpo", "sft"] = "dpo"
     share: Probability = 1.0
     beta: Positive | None = None
     model: ModelConfig | None = None
-    epochs: Epochs | None = None
+    num_train_epochs: Epochs | None = None
     learning_rate: Positive | None = None
     seed: Seed = 0
 
@@ -88,8 +88,11 @@ def _of_one(task: "TaskConfig", name: str, oracle: OracleConfig) -> Iterator[Mis
             yield sentence, ("model", "tokenizer")
         if task.sft is None:
             yield "a model from scratch knows nothing: the task needs an 'sft' section", ("model",)
-    if oracle.epochs is not None and task.preferences.source == "executed":
-        yield "executed preferences are pairs of the epochs of training.epochs: leave it out", ("epochs",)
+    if oracle.num_train_epochs is not None and task.preferences.source == "executed":
+        yield (
+            "executed preferences are pairs of the epochs of training.num_train_epochs: leave it out",
+            ("num_train_epochs",),
+        )
     prompts = task.data.prompts.train
     if prompts is not None and prompts >= task.training.batch_size > prompts * oracle.share:
         size = f"one batch of {task.training.batch_size} (training.batch_size)"

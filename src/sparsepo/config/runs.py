@@ -97,7 +97,7 @@ def _pattern(task: TaskConfig, method: str, grid: Mapping[str, list[str]], group
     return f"{method}/{point}/seed~{group}{'|'.join(map(str, task.seeds))})"
 
 
-_AS_IT_IS = {"frontier_every": 0, "validate_every": 0, "keep": "last"}
+_AS_IT_IS = {"frontier_every": 0, "validate_every": 0, "checkpoint_selection": "last"}
 """Of the training section: an oracle is not measured while it trains."""
 
 
@@ -105,8 +105,8 @@ def as_task(task: TaskConfig, name: str) -> TaskConfig:
     """The task whose only run is this oracle, with its model, method, seed and training."""
     oracle = task.oracles[name]
     method, params = oracle.method
-    given = {key: value for key in ("epochs", "learning_rate") if (value := getattr(oracle, key)) is not None}
-    given |= {"max_steps": None} if oracle.epochs is not None else {}
+    given = {key: value for key in ("num_train_epochs", "learning_rate") if (value := getattr(oracle, key)) is not None}
+    given |= {"max_steps": None} if oracle.num_train_epochs is not None else {}
     changed = {
         "model": oracle.model or task.model,
         "methods": {method: {key: [value] for key, value in params.items()}},

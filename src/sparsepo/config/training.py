@@ -30,18 +30,18 @@ NO_TARGETS = {"lm_head", "embed_out", "embed_in", "embed_tokens", "wte", "wpe"}
 class AdapterConfig(Strict):
     """LoRA: W + (alpha / rank) B A in place of W, where W is frozen and B (out, rank), A (rank, in) are trained.
 
-    `targets`: every linear map of every block, or those of these names, as in [q_proj, v_proj] or [attn.c_proj]; the
-    embeddings and the output head never. `quantise`: nf4 keeps the frozen maps of the blocks in 4 bits (QLoRA), policy
-    and reference alike. `dropout`, of what enters A, is on in training steps only.
+    `target_modules`: every linear map of every block, or those of these names, as in [q_proj, v_proj] or [attn.c_proj];
+    the embeddings and the output head never. `quantization`: nf4 keeps the frozen maps of the blocks in 4 bits (QLoRA),
+    policy and reference alike. `dropout`, of what enters A, is on in training steps only.
     """
 
     rank: Count = 16
     alpha: Positive = 32.0
     dropout: Share = 0.0
-    targets: Literal["all-linear"] | Annotated[list[str], Field(min_length=1)] = "all-linear"
-    quantise: Literal["none", "nf4"] = "none"
+    target_modules: Literal["all-linear"] | Annotated[list[str], Field(min_length=1)] = "all-linear"
+    quantization: Literal["none", "nf4"] = "none"
 
-    @field_validator("targets", mode="before")
+    @field_validator("target_modules", mode="before")
     @classmethod
     def _are_maps_of_blocks(cls, targets: Any) -> Any:
         if isinstance(targets, str) and targets != "all-linear":
@@ -58,26 +58,26 @@ class OptimisationConfig(Strict):
     The 8-bit optimisers are those of bitsandbytes, which keep their state in a quarter of the memory.
 
     With an `adapter` only it is trained, and merged into plain weights at the end. The `batch_size` of a step is shared
-    by `processes`, one a GPU, each with a copy of the weights (DDP) or, by `accelerate`, a config file of that library,
-    with a part of them (FSDP, DeepSpeed).
+    by `num_processes`, one a GPU, each with a copy of the weights (DDP) or, by `accelerate`, a config file of that
+    library, with a part of them (FSDP, DeepSpeed).
     """
 
-    epochs: Epochs = 1.0
+    num_train_epochs: Epochs = 1.0
     max_steps: Count | None = None
     batch_size: Count = 32
     micro_batch_size: Count | None = None
     learning_rate: Positive = 1e-6
     weight_decay: NotNegative = 0.0
     max_grad_norm: Positive = 1.0
-    schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
-    warmup: Share = 0.1
+    lr_scheduler_type: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
+    warmup_ratio: Share = 0.1
     optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = "adamw"
     precision: Dtype = "float32"
     gradient_checkpointing: bool = False
     log_every: Count = 1
     checkpoint_every: CountOrZero = 100
     adapter: AdapterConfig | None = None
-    processes: Count = 1
+    num_processes: Count = 1
     accelerate: Path | None = None
 
     @model_validator(mode="after")
@@ -88,10 +88,12 @@ class OptimisationConfig(Strict):
 
     @model_validator(mode="after")
     def _processes_share_the_batch(self) -> "OptimisationConfig":
-        if self.batch_size % self.processes:
-            refuse(f"must divide batch_size ({self.batch_size}), not {self.processes}", "processes")
+        if self.batch_size % self.num_processes:
+            refuse(f"must divide batch_size ({self.batch_size}), not {self.num_processes}", "num_processes")
         if self.accelerate is not None:
-            refuse_all((sentence, ("accelerate",)) for sentence in accelerate_mistakes(self.accelerate, self.processes))
+            refuse_all(
+                (sentence, ("accelerate",)) for sentence in accelerate_mistakes(self.accelerate, self.num_processes)
+            )
             refuse_all(self._unsuited(read_accelerate(self.accelerate)))
         return self
 
@@ -116,7 +118,7 @@ class PreferenceConfig(OptimisationConfig):
     Responses are cut at `max_response_tokens`; a pair whose prompt is longer than `max_prompt_tokens` is dropped.
     Every `frontier_every` steps, and at the end, test prompts are sampled for a point of the frontier; 0 is never.
     Every `validate_every` steps, before the first and after the last one the loss of the validation pairs is computed;
-    0 is never. `keep`: the weights of the last step, or the best, those of lowest validation loss after a step.
+    0 is never. `checkpoint_selection`: the weights of the last step, or those of lowest validation loss.
 
     How it is computed changes time and memory, not the result. `layout`: each prompt once, shared by its two responses,
     without padding (`shared`), or what comes next for the architecture. `gradients` of the output head: in the forward
@@ -128,14 +130,14 @@ class PreferenceConfig(OptimisationConfig):
 
     With an `adapter` the mask heads are trained too, and policy and reference share the frozen weights.
 
-    Of methods that train in `rounds`, `epochs` and `max_steps` are those of one round. Methods that train on samples
-    of their own policy look at `on_policy`, and not at what is about pairs: validation, `keep`, `compile`, the layout
-    and gradients of batches, `log_kl`, `reference` and the limits of responses.
+    Of methods that train in `rounds`, `num_train_epochs` and `max_steps` are those of one round. Methods that train on
+    samples of their own policy look at `on_policy`, and not at what is about pairs: validation, `compile`,
+    `checkpoint_selection`, the layout and gradients of batches, `log_kl`, `reference` and the limits of responses.
     """
 
     frontier_every: CountOrZero = 0
     validate_every: CountOrZero = 0
-    keep: Literal["last", "best"] = "last"
+    checkpoint_selection: Literal["last", "best"] = "last"
     micro_batch_tokens: Count | None = None
     layout: Literal["auto", "shared", "packed", "pairs", "padded"] = "auto"
     gradients: Literal["auto", "forward", "recompute"] = "auto"
@@ -162,8 +164,8 @@ class PreferenceConfig(OptimisationConfig):
 
     @model_validator(mode="after")
     def _the_best_is_looked_for(self) -> "PreferenceConfig":
-        if self.keep == "best" and not self.validate_every:
-            refuse("'best' is by the loss of validation pairs: give validate_every (steps) too", "keep")
+        if self.checkpoint_selection == "best" and not self.validate_every:
+            refuse("'best' is by the loss of validation pairs: give validate_every (steps) too", "checkpoint_selection")
         return self
 
     def _unsuited(self, spread: dict[str, Any]) -> Iterator[Mistake]:
@@ -172,5 +174,8 @@ class PreferenceConfig(OptimisationConfig):
             yield "sharded weights cannot be sampled while they train: write frontier_every: 0", ("frontier_every",)
         if is_sharded(spread) and self.compile:
             yield "compiled blocks do not gather weights that are spread over processes: write false", ("compile",)
-        if is_sharded(spread) and spread["distributed_type"] == "DEEPSPEED" and self.keep == "best":
-            yield "ZeRO-3 cannot go back to earlier weights: write keep: last", ("keep",)
+        if is_sharded(spread) and spread["distributed_type"] == "DEEPSPEED" and self.checkpoint_selection == "best":
+            yield (
+                "ZeRO-3 cannot go back to earlier weights: write checkpoint_selection: last",
+                ("checkpoint_selection",),
+            )

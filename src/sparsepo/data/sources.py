@@ -130,7 +130,7 @@ def _openings(texts: list[str], data: dict[str, Any], model: dict[str, Any]) -> 
     openings: dict[str, None] = {}
     used = 0
     while used < most and len(openings) < wanted:
-        opening = cut(texts[used], lengths.randint(*data["opening"]))
+        opening = cut(texts[used], lengths.randint(*data["prompt_tokens"]))
         openings |= {opening: None} if opening else {}
         used += 1
     return list(openings), used

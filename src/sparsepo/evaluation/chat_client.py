@@ -35,19 +35,19 @@ HINTS = dict.fromkeys((301, 302, 303, 307, 308), "the address has moved; 'url' m
 
 @dataclass(frozen=True)
 class Endpoint:
-    """POST {url}/chat/completions, by `parallel` threads; what was answered stays in `cache`.
+    """POST {url}/chat/completions, by `max_concurrency` threads; what was answered stays in `cache`.
 
-    `key_variable` names the environment variable of the key (None: no key is sent), read when something is asked and
+    `api_key_env` names the environment variable of the key (None: no key is sent), read when something is asked and
     kept nowhere. `timeout` is in seconds of silence. A busy or broken server (408, 409, 425, 429, 5xx, timeouts, broken
     connections, garbage) is asked again up to `retries` times, after 2^n seconds less a random part or what Retry-After
     says. `sleep` takes seconds.
     """
 
     url: str
-    key_variable: str | None
+    api_key_env: str | None
     retries: int
     timeout: float
-    parallel: int
+    max_concurrency: int
     cache: ResultCache
     sleep: Callable[[float], Any] | None = None
 
@@ -64,7 +64,7 @@ class Endpoint:
         return [self.cache[key] for key in keys]
 
     def _ask(self, missing: dict[str, dict[str, Any]]) -> None:
-        address, secret, stop = chat_address(self.url), read_key(self.key_variable), Event()
+        address, secret, stop = chat_address(self.url), read_key(self.api_key_env), Event()
 
         def ask(key: str, body: dict[str, Any]) -> None:
             if stop.is_set():
@@ -75,7 +75,7 @@ class Endpoint:
                 stop.set()
                 raise
 
-        with ThreadPoolExecutor(self.parallel) as pool:
+        with ThreadPoolExecutor(self.max_concurrency) as pool:
             waiting = [pool.submit(ask, key, body) for key, body in missing.items()]
             try:
                 for future in progress(as_completed(waiting), len(waiting), "judge"):

@@ -21,8 +21,9 @@ def build_judge(spec: dict[str, Any], folder: Path) -> Judge:
     """The judge that `spec` describes: its `kind`, and the arguments of that kind's builder.
 
     {"kind": "scorer", "scorer"}: a spec of `build_scorer`. {"kind": "nli", "model", "batch_size"}: of `Entailment`.
-    {"kind": "endpoint", "model", "asks", "max_tokens", "url", "key_variable", "retries", "timeout", "parallel"}: see
-    `Endpoint`; its answers are kept in `folder`. Raises UserError for an unknown kind and for what the builder refuses.
+    {"kind": "endpoint", "model", "asks", "max_tokens", "url", "api_key_env", "retries", "timeout",
+    "max_concurrency"}: see `Endpoint`; its answers are kept in `folder`.
+    Raises UserError for an unknown kind and for what the builder refuses.
     """
     arguments = {name: value for name, value in spec.items() if name != "kind"}
     if spec["kind"] not in JUDGES:

@@ -8,7 +8,7 @@ LEARNED = ("layers", "last", "feed_forward_layers", "feed_forward_last", "binary
 """Masks that are trained."""
 BROUGHT = ("given", "selected", "excess")
 """Masks that are made of numbers that came with the pairs, one a token."""
-_OF_LEARNED = ("l1_u", "l1_d", "initial_zeros", "mask_weight_decay")
+_OF_LEARNED = ("l1_u", "l1_d", "init_sparsity", "mask_weight_decay")
 _SELECTING = ("k_chosen", "k_rejected", "oracle")
 MASKS: dict[str, tuple[str, ...]] = {
     "layers": _OF_LEARNED,
@@ -17,7 +17,7 @@ MASKS: dict[str, tuple[str, ...]] = {
     "feed_forward_last": _OF_LEARNED,
     "binary_layers": _OF_LEARNED,
     "binary_last": _OF_LEARNED,
-    "activations": ("kinds", "normalisation"),
+    "activations": ("activation_sites", "normalisation"),
     "given": ("oracle",),
     "selected": _SELECTING,
     "excess": _SELECTING,
@@ -87,7 +87,7 @@ class Method:
         """What a run needs of the frozen reference and can be computed once, before any run.
 
         `states`: its last hidden states, for a KL; `logps`: its log-probs of the response tokens;
-        `weights~NORMALISATION~KINDS`: MaPO's mask. None: it has to be run, as learned masks look at all layers, which
+        `weights~NORMALISATION~SITES`: MaPO's mask. None: it has to be run, as learned masks look at all layers, which
         are too large to store, KTO at responses to other prompts, and pairs of later rounds are not known before.
         """
         hyper, masks = self.split(given)
@@ -97,7 +97,7 @@ class Method:
         compares = self.needs_reference or mask == "excess"
         needs = ("states",) if log_kl or self.kl_directions(hyper) else ("logps",) if compares else ()
         if mask == "activations":
-            needs += (f"weights~{masks['normalisation']}~{'+'.join(masks['kinds'])}",)
+            needs += (f"weights~{masks['normalisation']}~{'+'.join(masks['activation_sites'])}",)
         return needs
 
     def mask(self, given: Mapping[str, Any]) -> str:

@@ -12,9 +12,9 @@ DEFAULT_INSPECTION_METHOD = "dpo"
 
 _KL_BY_FORM = {"paper": "reverse", "released": "forward"}
 _HEADS = tuple(name for name in MASKS if name != "activations")
-_ACTIVATIONS = {"kinds": ("mlp", "attention", "residual"), "normalisation": "minmax"}
+_ACTIVATIONS = {"activation_sites": ("mlp", "attention", "residual"), "normalisation": "minmax"}
 _SELECTION = {"k_chosen": 0.3, "k_rejected": 0.3, "oracle": "data"}
-_LEARNED = {"l1_u": 0.0, "initial_zeros": 0.25}
+_LEARNED = {"l1_u": 0.0, "init_sparsity": 0.25}
 _TOKEN_MASKS = {"mask": "none", **_LEARNED, **_ACTIVATIONS, **_SELECTION}
 _WEIGHS_REWARD = {
     "masks": _TOKEN_MASKS,
@@ -236,16 +236,16 @@ METHODS: dict[str, Method] = {
         hyper={"beta": 0.1, "divergence": "kl"},
         equation="D(π, p) on samples of π, p = ref · exp(reward/β) / Z",
         source="Go et al. 2023",
-        training=("learning_rate", "batch_size", "epochs"),
+        training=("learning_rate", "batch_size", "num_train_epochs"),
         trainer="on_policy",
     ),
     "fdpg_feature": Method(
         label="f-DPG (feature)",
         loss=None,
-        hyper={"mean": 0.5, "divergence": "kl"},
-        equation="D(π, p) on samples of π, p = ref · exp(λ feature) / Z, λ such that E_p[feature] = mean",
+        hyper={"target_mean": 0.5, "divergence": "kl"},
+        equation="D(π, p) on samples of π, p = ref · exp(λ feature) / Z, λ such that E_p[feature] = target_mean",
         source="Go et al. 2023; Khalifa et al. 2021",
-        training=("learning_rate", "batch_size", "epochs"),
+        training=("learning_rate", "batch_size", "num_train_epochs"),
         trainer="on_policy",
     ),
 }

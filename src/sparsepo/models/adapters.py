@@ -17,7 +17,7 @@ from sparsepo.runtime.atomic_folder import atomic_folder
 from sparsepo.runtime.errors import UserError, did_you_mean
 
 NAME = "default"  # of the one adapter, in peft's words
-OTHERS = "name the maps in adapter.targets, those of attention for example"
+OTHERS = "name the maps in adapter.target_modules, those of attention for example"
 
 
 def clone_sharing_weights(model: Any) -> Any:
@@ -39,7 +39,7 @@ def policy_and_reference(
     """The policy as it starts, and the reference if it is referred to; with an adapter they share what is the same."""
     if config.adapter is None:
         return load_model(start, **loading), load_model(folder, **loading) if referred else None
-    policy = load_model(start, quantise=config.adapter.quantise, compute=config.precision, **loading)
+    policy = load_model(start, quantization=config.adapter.quantization, compute=config.precision, **loading)
     apart = load_model(folder, **loading) if referred and start != folder else None
     return policy, apart or (clone_sharing_weights(policy) if referred else None)
 
@@ -59,7 +59,7 @@ def add(model: Any, config: AdapterConfig) -> None:
 
     A is drawn from torch's global random state. The adapter is float32, or float64 like its model; its dropout is on in
     training mode only, and B is 0 whatever is dropped before it. Raises UserError for targets that the model lacks, and
-    for a model whose weights are not what `quantise` says.
+    for a model whose weights are not what `quantization` says.
     """
     try:
         from peft import LoraConfig
@@ -67,12 +67,12 @@ def add(model: Any, config: AdapterConfig) -> None:
         raise UserError("an adapter needs the library peft: pip install 'sparsepo[qlora]'") from None
     if has_adapter(model):
         raise UserError("the model has an adapter already; merge it first (sparsepo.models.adapters.merged)")
-    if (config.quantise == "nf4") != (getattr(model, "quantization_method", None) is not None):
+    if (config.quantization == "nf4") != (getattr(model, "quantization_method", None) is not None):
         raise UserError(
-            f"adapter.quantise is '{config.quantise}', but the model was not loaded so: "
-            f"load_model(folder, quantise='{config.quantise}')"
+            f"adapter.quantization is '{config.quantization}', but the model was not loaded so: "
+            f"load_model(folder, quantization='{config.quantization}')"
         )
-    names = targets_of(model, config.targets)
+    names = targets_of(model, config.target_modules)
     flips = _is_transposed(model, names[0])
     lora = LoraConfig(
         r=config.rank,
@@ -113,10 +113,11 @@ def _check_target(model: Any, name: str, found: list[str]) -> None:
         return
     outside = (model.get_input_embeddings(), model.get_output_embeddings())
     if any(module in outside for full, module in model.named_modules() if f".{full}".endswith(f".{name}")):
-        raise UserError(f"adapter.targets: '{name}' is an embedding or the output head, which stay as they are")
+        raise UserError(f"adapter.target_modules: '{name}' is an embedding or the output head, which stay as they are")
     known = dict.fromkeys(full.rsplit(".", 1)[-1] for full in found)
     raise UserError(
-        f"adapter.targets: {type(model).__name__} has no linear map '{name}' in its blocks; {did_you_mean(name, known)}"
+        f"adapter.target_modules: {type(model).__name__} has no linear map '{name}' in its blocks; "
+        + did_you_mean(name, known)
     )
 
 

@@ -224,10 +224,14 @@ def _last_linear(block: nn.Module, kind: str, architecture: str) -> nn.Module:
         if maps:
             found = [(inner, linear) for inner, linear in maps if not any(part in inner for part in CHOOSES)]
             if not found or any("expert" in inner for inner, _ in module.named_modules()):
-                raise UserError(f"{architecture}: a block's {kind} has experts, not one last map; use other `kinds`")
+                raise UserError(
+                    f"{architecture}: a block's {kind} has experts, not one last map; use other `activation_sites`"
+                )
             known = [linear for inner, linear in found if inner.rpartition(".")[2] in LAST_MAPS]
             return (known or [linear for _, linear in found])[-1]
     own = [module for name, module in linears(block) if "." not in name]
     if kind == "mlp" and own:  # OPT: the feed-forward maps are the block's own
         return own[-1]
-    raise UserError(f"{architecture}: no {kind} module in a block (looked for {', '.join(names)}); use other `kinds`")
+    raise UserError(
+        f"{architecture}: no {kind} module in a block (looked for {', '.join(names)}); use other `activation_sites`"
+    )

@@ -29,14 +29,14 @@ def load_model(
     folder: str | Path,
     dtype: str = "float32",
     *,
-    quantise: str = "none",
+    quantization: str = "none",
     compute: str = "float32",
     trust_remote_code: bool = False,
     pickled_weights: bool = False,
 ) -> Any:
     """A causal LM from a Hugging Face folder: on the accelerator if there is one, in eval mode, dropout off.
 
-    quantise: `nf4` keeps the linear maps of the blocks in 4 bits, multiplied in the dtype `compute`. Code of the
+    quantization: `nf4` keeps the linear maps of the blocks in 4 bits, multiplied in the dtype `compute`. Code of the
     folder's own runs only with `trust_remote_code`, and is named in the log. Raises UserError when the folder holds no
     such model, or not all of its weights, or what is not allowed, or the library for 4 bits is not there.
     """
@@ -47,11 +47,11 @@ def load_model(
     try:
         if trust_remote_code:
             announce(folder, content(folder))
-        if quantise != "none":
-            settings["quantization_config"] = _four_bits(quantise, compute)
+        if quantization != "none":
+            settings["quantization_config"] = _four_bits(quantization, compute)
         model, info = AutoModelForCausalLM.from_pretrained(folder, **settings)
     except ImportError as error:
-        raise UserError(f"quantise '{quantise}' cannot be used here ({_first_line(error)})") from None
+        raise UserError(f"quantization '{quantization}' cannot be used here ({_first_line(error)})") from None
     except UNLOADABLE as error:
         refused = refusal(folder, error, trust_remote_code)
         raise UserError(refused or f"{folder}: cannot be loaded as a causal LM ({_first_line(error)})") from None
@@ -173,7 +173,7 @@ def fetch_tokenizer(spec: dict[str, Any]) -> Any:
 
 
 def _from_scratch(spec: dict[str, Any], corpus: list[str]) -> tuple[Any, Any]:
-    tokenizer = train_tokenizer(corpus, spec["tokenizer"]["kind"], spec["tokenizer"]["vocabulary"])
+    tokenizer = train_tokenizer(corpus, spec["tokenizer"]["kind"], spec["tokenizer"]["vocab_size"])
     settings = {**spec["config"], "vocab_size": len(tokenizer)}
     ids = {f"{name}_token_id": tokenizer.eos_token_id for name in ("bos", "eos")}
     torch.manual_seed(spec["seed"])

@@ -19,7 +19,7 @@ NAME = "plan.json"
 class Stage:
     """A rule that is watched: its last output under results/ and its log under logs/, by task and item.
 
-    `also`: other rules that make the same for other items.
+    `extra_scorers`: other rules that make the same for other items.
     """
 
     rule: str

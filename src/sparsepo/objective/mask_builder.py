@@ -100,7 +100,7 @@ HEADS: dict[str, Callable[..., MaskHead]] = {
     "feed_forward_last": lambda width, **_: LastHead(width, inner=200),
     "binary_layers": lambda layers, width, **_: LayerHead(layers, width, binary=True),
     "binary_last": lambda width, **_: LastHead(width, binary=True),
-    "activations": lambda kinds, normalisation, **_: ActivationHead(kinds, normalisation),
+    "activations": lambda activation_sites, normalisation, **_: ActivationHead(activation_sites, normalisation),
     "given": lambda **_: GivenHead(),
     "selected": lambda k_chosen, k_rejected, **_: SelectedHead(k_chosen, k_rejected),
     "excess": lambda k_chosen, k_rejected, **_: ExcessHead(k_chosen, k_rejected),
@@ -116,11 +116,11 @@ def build_masks(
     *,
     mask: str = "layers",
     share: str = "common",
-    kinds: Sequence[str] = ("mlp", "attention", "residual"),
+    activation_sites: Sequence[str] = ("mlp", "attention", "residual"),
     normalisation: Literal["minmax", "zscore"] = "minmax",
     l1_u: float = 0.0,
     l1_d: float = 0.0,
-    initial_zeros: float = 0.25,
+    init_sparsity: float = 0.25,
     k_chosen: float = 0.3,
     k_rejected: float = 0.3,
 ) -> Masks:
@@ -130,7 +130,7 @@ def build_masks(
     sides = {"common": ("common",), "independent": ("u", "d"), "reward_only": ("u",), "kl_only": ("d",)}
     if share not in sides:
         raise ValueError(f"mask share '{share}' is unknown; allowed: {', '.join(sides)}")
-    given = {"layers": layers, "width": width, "kinds": kinds, "normalisation": normalisation}
+    given = {"layers": layers, "width": width, "activation_sites": activation_sites, "normalisation": normalisation}
     given |= {"k_chosen": k_chosen, "k_rejected": k_rejected}
     made = {side: HEADS[mask](**given) for side in sides[share]}
-    return Masks(made, l1_u=l1_u, l1_d=l1_d, zeros=initial_zeros)
+    return Masks(made, l1_u=l1_u, l1_d=l1_d, zeros=init_sparsity)

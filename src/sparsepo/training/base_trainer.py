@@ -190,15 +190,15 @@ def arguments_of(config: OptimisationConfig, folder: Path, seed: int) -> Trainin
     cuda = torch.cuda.is_available()
     arguments = TrainingArguments(
         output_dir=str(folder),
-        num_train_epochs=config.epochs,
+        num_train_epochs=config.num_train_epochs,
         max_steps=config.max_steps or -1,
         per_device_train_batch_size=config.batch_size,  # which its collator cuts
         average_tokens_across_devices=False,  # a step's data are counted there
         learning_rate=config.learning_rate,
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
-        lr_scheduler_type=config.schedule,
-        warmup_steps=config.warmup,  # a value below 1 is a share of all steps
+        lr_scheduler_type=config.lr_scheduler_type,
+        warmup_steps=config.warmup_ratio,  # a value below 1 is a share of all steps
         optim=OPTIMIZERS[config.optimizer],
         use_cpu=not torch.accelerator.is_available(),  # bfloat16 is refused on a CPU that is not asked for
         bf16=config.precision == "bfloat16",

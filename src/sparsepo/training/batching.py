@@ -84,7 +84,7 @@ def order_of(epochs: Sequence[int | None], wanted: float, seed: int) -> EpochSam
     if given != set(range(math.ceil(wanted))):
         named = ", ".join(map(str, sorted(given)))
         raise UserError(
-            f"the usable pairs are of the epochs {named}, and training.epochs is {wanted:g}: "
+            f"the usable pairs are of the epochs {named}, and training.num_train_epochs is {wanted:g}: "
             f"there must be pairs for each of 0 ... {math.ceil(wanted) - 1} and for no other"
         )
     return EpochSampler(epochs, seed)

@@ -41,7 +41,9 @@ def look(reference: Any, masks: Masks | None, batch: dict[str, Any], rows: Respo
     grids = {name: rows.grid(torch.cat(made, -1)) for name, made in projected.items()}
     odd = next((kind for kind in kinds for value in record[kind] if value.numel() != shape.numel()), None)
     if odd is not None:
-        raise UserError(f"{type(reference).__name__}: its '{odd}' has not one value a token; use other `kinds`")
+        raise UserError(
+            f"{type(reference).__name__}: its '{odd}' has not one value a token; use other `activation_sites`"
+        )
     activations = {kind: [rows.grid(rows.take(value.view(shape))) for value in record[kind]] for kind in kinds}
     return hidden, MaskInputs(rows.valid, activations=activations, projected=grids, values=values_of(batch, rows))
 

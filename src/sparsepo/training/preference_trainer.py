@@ -87,9 +87,11 @@ class PreferenceTrainer(ResumableTrainer):
         check_brought(method, self.hyper, [*encoded.pairs, *held_out.pairs])
         self.dropped = encoded.dropped
         check_known(method, self.hyper, config, reference, cache, len(encoded.pairs))
-        self._order = order_of([records[place].epoch for place in encoded.kept], config.epochs, seed)
+        self._order = order_of([records[place].epoch for place in encoded.kept], config.num_train_epochs, seed)
         if self._order is not None:  # all epochs are one pass over all pairs
-            config = config.model_copy(update={"epochs": config.epochs / len(set(self._order.epochs))})
+            config = config.model_copy(
+                update={"num_train_epochs": config.num_train_epochs / len(set(self._order.epochs))}
+            )
         objective = self._objective(policy, reference, config, seed, encoded.pairs)
         models = [model for model in (policy, reference) if model is not None]
         layout = choose_layout(models, config.layout, [*encoded.pairs, *held_out.pairs])
@@ -229,7 +231,7 @@ class PreferenceTrainer(ResumableTrainer):
             self.rest()
         self.write_line("dynamics.jsonl", {"step": step} | row)
         loss = row["validation_loss"]
-        if self.settings.keep == "best" and step > 0 and (self.best is None or loss < self.best.loss):
+        if self.settings.checkpoint_selection == "best" and step > 0 and (self.best is None or loss < self.best.loss):
             self.best = Best.of(self.model, step, loss)
 
     def save_model(self, output_dir=None, _internal_call=False):

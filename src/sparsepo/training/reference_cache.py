@@ -93,7 +93,7 @@ def compute(reference: Any, batch: dict[str, Any], kind: str) -> Tensor:
     name, *details = kind.split("~")
     if name == "weights":
         normalisation, kinds = details
-        masks = build_masks(0, 0, mask="activations", kinds=kinds.split("+"), normalisation=normalisation)
+        masks = build_masks(0, 0, mask="activations", activation_sites=kinds.split("+"), normalisation=normalisation)
         return rows.tokens(masks(look(reference, masks, batch, rows)[1])[0])
     states = rows.take(hidden_states(reference, batch))
     if name == "states":

@@ -222,11 +222,11 @@ def _train_on_policy(task: TaskConfig, run: str, kind: str) -> Rows:
 def _evaluate(task: TaskConfig, run: str, kind: str) -> Rows:
     made = None if run == "sft" else find_run(task, run)
     looks = (looking_into_pairs(made.method), made.hyper) if made else (DEFAULT_INSPECTION_METHOD, {})
-    return _of_method(*looks) | _scorers([task.evaluation.scorer, *task.evaluation.also.values()])
+    return _of_method(*looks) | _scorers([task.evaluation.scorer, *task.evaluation.extra_scorers.values()])
 
 
 def _wins(task: TaskConfig, run: str, kind: str) -> Rows:
-    return _judges(task.evaluation.wins)
+    return _judges(task.evaluation.win_rate)
 
 
 def _judges(judge: Any) -> Rows:

@@ -62,7 +62,7 @@ def _sft(config: Config, task: TaskConfig, name: str, run: str) -> dict[str, Any
 def _preferences(config: Config, task: TaskConfig, name: str, run: str) -> dict[str, Any]:
     made = {"preferences": _with_folder(_dump(task.preferences), name), "loading": trusted(task)}
     if task.preferences.source == "executed":
-        made |= {"data": _dump(task.data), "execution": _dump(task.execution), "epochs": task.training.epochs}
+        made |= {"data": _dump(task.data), "execution": _dump(task.execution), "epochs": task.training.num_train_epochs}
     return made
 
 
@@ -132,8 +132,17 @@ def _sample_round(config: Config, task: TaskConfig, name: str, run: str) -> dict
 
 
 _OF_PAIRS = (
-    *("validate_every", "keep", "micro_batch_tokens", "layout", "gradients", "log_kl", "reference", "rounds"),
-    *("mask_learning_rate", "mask_weight_decay", "max_response_tokens", "processes", "accelerate", "on_policy"),
+    *(
+        "validate_every",
+        "checkpoint_selection",
+        "micro_batch_tokens",
+        "layout",
+        "gradients",
+        "log_kl",
+        "reference",
+        "rounds",
+    ),
+    *("mask_learning_rate", "mask_weight_decay", "max_response_tokens", "num_processes", "accelerate", "on_policy"),
     "compile",
 )
 """Of the training section, what a run on samples of its policy does not look at."""
@@ -143,7 +152,7 @@ def _train_on_policy(config: Config, task: TaskConfig, name: str, run: str) -> d
     """The number of responses of the final sampling, and its seed, are no matter to this training."""
     made, own = find_run(task, run), task.training.on_policy
     row = METHODS[made.method]
-    fits = "mean" in row.hyper
+    fits = "target_mean" in row.hyper
     words = own.words if fits else []
     settings = {"method": made.method, "seed": made.seed, "training": _dump(task.training, without=_OF_PAIRS)}
     settings |= {"hyper": row.resolved(made.hyper), "definition": row.definition, "loading": trusted(task)}
@@ -166,9 +175,9 @@ def loading(task: TaskConfig) -> dict[str, Any]:
 def quantization_kwargs(task: TaskConfig) -> dict[str, str]:
     """In 4 bits where the policies' frozen weights are."""
     adapter = task.training.adapter
-    if adapter is None or adapter.quantise == "none":
+    if adapter is None or adapter.quantization == "none":
         return {}
-    return {"quantise": adapter.quantise, "compute": task.training.precision}
+    return {"quantization": adapter.quantization, "compute": task.training.precision}
 
 
 def _splits(task: TaskConfig, part: str) -> list[str]:
@@ -225,7 +234,7 @@ def _evaluate(config: Config, task: TaskConfig, name: str, run: str) -> dict[str
         "training": {key: getattr(task.training, key) for key in keys},
         "evaluation": {key: getattr(evaluation, key) for key in ("token_pairs", "batch_size")},
         "scorer": _with_folder(_dump(evaluation.scorer), name),
-        "also": {key: _with_folder(_dump(scorer), name) for key, scorer in evaluation.also.items()},
+        "extra_scorers": {key: _with_folder(_dump(scorer), name) for key, scorer in evaluation.extra_scorers.items()},
     }
 
 
@@ -235,7 +244,7 @@ def _summaries(config: Config, task: TaskConfig, name: str, run: str) -> dict[st
 
 
 def _wins(config: Config, task: TaskConfig, name: str, run: str) -> dict[str, Any]:
-    judge = _with_folder(_dump(task.evaluation.wins), name)
+    judge = _with_folder(_dump(task.evaluation.win_rate), name)
     return {"head": _head(task, name, run), "judge": judge, "splits": _splits(task, "wins")}
 
 

@@ -96,7 +96,13 @@ class Stages:
     def parts(self, task: str) -> list[str]:
         """What is measured of the runs of a task, beside what every run is scored for."""
         evaluation = self.config.tasks[task].evaluation
-        return [part for part in ("summaries", "wins", "benchmarks", "code") if getattr(evaluation, part)]
+        sections = {
+            "summaries": evaluation.summaries,
+            "wins": evaluation.win_rate,
+            "benchmarks": evaluation.benchmarks,
+            "code": evaluation.code,
+        }
+        return [part for part, section in sections.items() if section]
 
     def sampled(self, task: str) -> list[str]:
         """What is sampled of the runs of a task."""
@@ -152,7 +158,7 @@ class Stages:
 
     def processes(self, task: str, stage: str) -> int:
         """How many processes, and GPUs, a job of this stage takes."""
-        return self.config.tasks[task].processes(stage)
+        return self.config.tasks[task].num_processes(stage)
 
     def python(self, task: str, stage: str) -> str:
         """What runs the script of this stage, as text for a shell."""

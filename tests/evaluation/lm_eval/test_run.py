@@ -42,7 +42,7 @@ def model(tokenizer):
 
 
 def spec(**changed) -> dict:
-    return {"tasks": [], "local": [], "limit": None, "fewshot": None, "batch_size": 2} | changed
+    return {"tasks": [], "local": [], "limit": None, "num_fewshot": None, "batch_size": 2} | changed
 
 
 def question(number: int) -> dict:
@@ -178,7 +178,9 @@ def test_fewshot_examples_come_before_the_question(model, tokenizer, tmp_path):
     config = json.loads(Path(place["path"]).read_text())
     config["dataset_kwargs"]["data_files"]["shots"] = str(tmp_path / "shots.jsonl")
     Path(place["path"]).write_text(json.dumps(config))
-    found = run_tasks(model, tokenizer, spec(local=[place], fewshot=1), tmp_path)["measurements"]["colours"]["values"]
+    found = run_tasks(model, tokenizer, spec(local=[place], num_fewshot=1), tmp_path)["measurements"]["colours"][
+        "values"
+    ]
     shot = question(33)
     rows = [question(number) for number in range(14)]
     for row in rows:

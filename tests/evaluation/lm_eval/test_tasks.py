@@ -22,7 +22,7 @@ WORDS = "red blue one two three four A B C D (A) (B) Answer: w0 w1 w2 w3 w4 w5"
 
 
 def spec(**changed) -> dict:
-    return {"tasks": [], "local": [], "limit": None, "fewshot": None, "batch_size": 2} | changed
+    return {"tasks": [], "local": [], "limit": None, "num_fewshot": None, "batch_size": 2} | changed
 
 
 @pytest.fixture

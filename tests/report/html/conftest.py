@@ -52,7 +52,7 @@ class Made:
             "data": {"source": "planted"},
             "evaluation": {"scorer": {"kind": "vader"}},
             "seeds": list(seeds),
-            "training": {"epochs": 3},
+            "training": {"num_train_epochs": 3},
         }
         runs = [score["run"] for score in scores[1:]]
         return TaskResults(name, folder / "results", folder / "logs", runs, [], config, compare)

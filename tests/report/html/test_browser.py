@@ -253,7 +253,7 @@ def test_a_run_tells_its_record_and_the_end_of_its_log(opened):
         assert not dialog.is_visible()
         runs.locator("[data-config]").click()
         dialog.locator("pre").first.wait_for()
-        assert '"epochs": 3' in dialog.inner_text()
+        assert '"num_train_epochs": 3' in dialog.inner_text()
 
 
 def test_the_link_of_a_run_leads_to_its_folder(opened, page):

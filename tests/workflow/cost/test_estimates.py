@@ -19,9 +19,9 @@ TASK = yaml.safe_load("""
 model:
   source: scratch
   config: {model_type: gpt2, n_layer: 12, n_embd: 768, n_head: 12, n_positions: 512}
-  tokenizer: {vocabulary: 30000}
+  tokenizer: {vocab_size: 30000}
 data: {source: planted, texts: 600, prompts: {train: 400, validation: 80, test: 80}}
-sft: {epochs: 1, batch_size: 16}
+sft: {num_train_epochs: 1, batch_size: 16}
 preferences: {source: generated, scorer: {kind: vader}}
 methods:
   dpo: {beta: ["0.1", "0.5"]}
@@ -50,7 +50,7 @@ LARGER = {
         "model__config__n_layer": 24,
         "training__micro_batch_size": 8,
         "training__max_prompt_tokens": 400,
-        "model__tokenizer__vocabulary": 60000,
+        "model__tokenizer__vocab_size": 60000,
     },
     "train_on_policy": {
         "model__config__n_layer": 24,
@@ -76,7 +76,7 @@ SMALLER = {
     "8 bits": {"training__optimizer": "adamw_8bit"},
     "checkpointing": {"training__gradient_checkpointing": True},
     "adapter": {"training__adapter": {"rank": 8}},
-    "4 bits": {"training__adapter": {"rank": 8, "quantise": "nf4"}, "training__precision": "bfloat16"},
+    "4 bits": {"training__adapter": {"rank": 8, "quantization": "nf4"}, "training__precision": "bfloat16"},
     "tokens": {"training__micro_batch_size": None, "training__micro_batch_tokens": 700},
 }
 
@@ -89,24 +89,24 @@ def test_what_saves_memory_is_seen_to(changes):
 def test_frozen_weights_in_4_bits_are_counted_once_for_policy_and_reference():
     shape = Sizes.of(task()).shape
     plain = estimate("train", training__adapter={"rank": 8}).memory
-    four = estimate("train", training__adapter={"rank": 8, "quantise": "nf4"}).memory
+    four = estimate("train", training__adapter={"rank": 8, "quantization": "nf4"}).memory
     assert plain - four == pytest.approx((4 - NF4) * shape.blocks)
 
 
 LONGER = {
     "train": {
-        "training__epochs": 3,
+        "training__num_train_epochs": 3,
         "training__max_steps": 500,
         "model__config__n_layer": 24,
         "training__frontier_every": 2,
     },
     "train_on_policy": {
-        "training__epochs": 3,
+        "training__num_train_epochs": 3,
         "training__on_policy": {"samples": 8},
         "sampling__max_new_tokens": 128,
         "training__frontier_every": 2,
     },
-    "sft": {"sft__epochs": 3, "data__texts": 6000},
+    "sft": {"sft__num_train_epochs": 3, "data__texts": 6000},
     "sample": {"sampling__samples": 4, "data__prompts__test": 800, "sampling__max_new_tokens": 128},
     "preferences": {"preferences__sampling": {"samples": 8}},
     "evaluate": {"sampling__samples": 4, "evaluation__token_pairs": 64},
@@ -127,7 +127,7 @@ def test_a_number_of_the_config_is_asked_for_as_it_is():
 
 
 def test_no_first_attempt_asks_for_more_than_a_day():
-    assert asked(task(training__epochs=1e6), "train")["runtime"] == DAY
+    assert asked(task(training__num_train_epochs=1e6), "train")["runtime"] == DAY
     assert START < asked(task(training__max_steps=1), "train")["runtime"] < DAY
 
 
@@ -139,7 +139,7 @@ def test_on_a_cpu_memory_holds_all_and_beside_a_gpu_what_loads_and_saves():
 
 
 def test_a_run_on_several_processes_asks_for_the_memory_of_each_and_a_share_of_the_time():
-    one, four = (task(training__epochs=3, training__processes=count) for count in (1, 4))
+    one, four = (task(training__num_train_epochs=3, training__num_processes=count) for count in (1, 4))
     alone, shared = asked(one, "train"), asked(four, "train")
     assert shared["mem_mb"] == pytest.approx(4 * alone["mem_mb"], abs=400)
     assert shared["runtime"] - START == pytest.approx((alone["runtime"] - START) / 4, abs=1)

@@ -16,7 +16,7 @@ from sparsepo.workflow.cost.shapes import shape_of
 
 GIVEN = {"model_type": "gpt2", "n_layer": 3, "n_embd": 128, "n_head": 4, "n_positions": 64}
 VOCABULARY, PROMPT, RESPONSE, PAIRS = 600, 12, 8, 6
-SHAPE = shape_of(ScratchModel(source="scratch", config=GIVEN, tokenizer=TokenizerConfig(vocabulary=VOCABULARY)))
+SHAPE = shape_of(ScratchModel(source="scratch", config=GIVEN, tokenizer=TokenizerConfig(vocab_size=VOCABULARY)))
 
 
 @pytest.fixture(scope="module", autouse=True)

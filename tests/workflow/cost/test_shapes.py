@@ -40,7 +40,7 @@ def made(name):
 
 
 def scratch(given):
-    return ScratchModel(source="scratch", config=given, tokenizer=TokenizerConfig(vocabulary=VOCABULARY))
+    return ScratchModel(source="scratch", config=given, tokenizer=TokenizerConfig(vocab_size=VOCABULARY))
 
 
 @pytest.mark.parametrize("name", TYPES)

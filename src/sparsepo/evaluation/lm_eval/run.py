@@ -25,10 +25,10 @@ def run_tasks(
 ) -> dict[str, Any]:
     """What `model` scores on the tasks of a config's `benchmarks` section.
 
-    spec: {"tasks": names, "local": [{"path"} or {"package", "kind"}], "limit", "fewshot", "batch_size"}. `work` is a
-    folder for the files of packaged questions. Returns {"results": lm-eval's numbers by task, "measurements": the
+    spec: {"tasks": names, "local": [{"path"} or {"package", "kind"}], "limit", "num_fewshot", "batch_size"}. `work` is
+    a folder for the files of packaged questions. Returns {"results": lm-eval's numbers by task, "measurements": the
     columns of the leaderboard and their "avg", and one for each other task asked for, "notes": sentences}.
-    `limit` keeps so many questions of each task, the same for every model. `fewshot` leaves the leaderboard's tasks
+    `limit` keeps so many questions of each task, the same for every model. `num_fewshot` leaves the leaderboard's tasks
     alone. Answers are `kept` block by block. Raises UserError for an unknown task and for what a task cannot be run
     without: packages, data, access.
     """
@@ -36,7 +36,7 @@ def run_tasks(
         loaded = load_tasks(spec, work)
         tasks = {name: task for each in loaded.values() for name, task in each["tasks"].items()}
         groups = {name: group for each in loaded.values() for name, group in each["groups"].items()}
-        set_examples(tasks, spec["fewshot"])
+        set_examples(tasks, spec["num_fewshot"])
         lm = _language_model(model, tokenizer, spec["batch_size"], kept)
         check_room(tasks, lm.max_length)
         found = _evaluate(lm, tasks, groups, draw_questions(tasks, spec["limit"]))

@@ -94,14 +94,14 @@ def _check_software(names: list[str]) -> None:
             ) from None
 
 
-def set_examples(tasks: dict[str, Any], fewshot: int | None) -> None:
-    """Set the number of examples in a prompt: the task's own, or `fewshot`, or none."""
+def set_examples(tasks: dict[str, Any], num_fewshot: int | None) -> None:
+    """Set the number of examples in a prompt: the task's own, or `num_fewshot`, or none."""
     from lm_eval.defaults import DEFAULT_OTHER_SEED
 
     for name, task in tasks.items():
         own = task.get_config("num_fewshot")
-        fixed = fewshot is None or own == 0 or name.startswith("leaderboard")
-        task.set_config("num_fewshot", own or 0 if fixed else fewshot)
+        fixed = num_fewshot is None or own == 0 or name.startswith("leaderboard")
+        task.set_config("num_fewshot", own or 0 if fixed else num_fewshot)
         task.set_fewshot_seed(DEFAULT_OTHER_SEED)
 
 

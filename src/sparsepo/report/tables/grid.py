@@ -123,7 +123,7 @@ def _seeds(trained: pd.DataFrame) -> list[str]:
 
 
 def _finding(opening: str, trained: pd.DataFrame, where: pd.Series) -> list[str]:
-    """`opening` and the settings it holds for; nothing when it holds for none."""
+    """`prompt_tokens` and the settings it holds for; nothing when it holds for none."""
     if not where.any():
         return []
     if where.all() and len(trained) > 1:

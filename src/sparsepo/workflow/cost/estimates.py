@@ -39,7 +39,7 @@ class Estimate:
 
 
 def steps_of(settings: OptimisationConfig, examples: int) -> int:
-    return settings.max_steps or ceil(examples * settings.epochs / settings.batch_size)
+    return settings.max_steps or ceil(examples * settings.num_train_epochs / settings.batch_size)
 
 
 def _sft(sizes: Sizes) -> Estimate:
@@ -262,7 +262,7 @@ def host_bytes(sizes: Sizes, stage: str, memory: float) -> float:
     if not sizes.on_gpu:
         return sizes.device.base + memory
     saved = stage in ("sft", "train", "train_round", "train_on_policy")
-    copies = 1 + saved + (stage == "train" and sizes.task.training.keep == "best")
+    copies = 1 + saved + (stage == "train" and sizes.task.training.checkpoint_selection == "best")
     return sizes.device.base + copies * cost.weights_bytes(sizes.shape)
 
 
@@ -276,7 +276,7 @@ def asked(task: TaskConfig, stage: str) -> dict[str, int]:
         return given
     sizes = Sizes.of(task)
     found = ESTIMATES[stage](sizes)
-    share = task.processes(stage)
+    share = task.num_processes(stage)
     memory = ceil(MARGIN * share * host_bytes(sizes, stage, found.memory) / 1e8) * 100
     minutes = min(DAY, START + ceil(MARGIN * found.seconds / share / 60))
     return {"mem_mb": memory, "runtime": minutes} | given

@@ -118,9 +118,9 @@ def trained_parameters(shape: Shape, adapter: AdapterConfig | None) -> float:
     return shape.parameters if adapter is None else 18 * adapter.rank * shape.width * shape.layers
 
 
-def frozen_bytes(shape: Shape, quantise: str = "none", stored: float = SINGLE) -> float:
+def frozen_bytes(shape: Shape, quantization: str = "none", stored: float = SINGLE) -> float:
     """One copy of the weights; 4 bits are for the blocks only."""
-    if quantise == "none":
+    if quantization == "none":
         return shape.parameters * stored
     return shape.blocks * NF4 + shape.embeddings * stored
 
@@ -135,13 +135,15 @@ def training_bytes(
     is the same weights.
     """
     adapter, half = adapter_of(settings), settings.precision in HALF
-    quantise = adapter.quantise if adapter else "none"
+    quantization = adapter.quantization if adapter else "none"
     copies = 2 if reference and adapter is None else 1
-    cast = 2 * shape.parameters if half and quantise == "none" else 0
+    cast = 2 * shape.parameters if half and quantization == "none" else 0
     state = trained_parameters(shape, adapter) * (SINGLE + STATE[settings.optimizer] * stored / SINGLE)
     unit = ACTIVATIONS * (1 if half else 2)
     layers = shape.layers * SINGLE + unit if settings.gradient_checkpointing else shape.layers * unit
-    return copies * frozen_bytes(shape, quantise, stored) + cast + state + tokens * shape.width * layers + 12 * logits
+    return (
+        copies * frozen_bytes(shape, quantization, stored) + cast + state + tokens * shape.width * layers + 12 * logits
+    )
 
 
 def cache_bytes(shape: Shape, rows: float, length: float, stored: float) -> float:

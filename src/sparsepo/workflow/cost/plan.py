@@ -94,7 +94,9 @@ def disk(stages: Stages, task: str) -> Disk:
         caches=sizes.pairs * 2 * sizes.response * values * formulas.SINGLE,
         weights=(len(trained) + rounds_of(stages, task)) * weights
         + sum(_weights_of(section, name) for name in section.oracles),
-        training=formulas.checkpoint_bytes(sizes.shape, section.training, section.training.keep == "best"),
+        training=formulas.checkpoint_bytes(
+            sizes.shape, section.training, section.training.checkpoint_selection == "best"
+        ),
     )
 
 

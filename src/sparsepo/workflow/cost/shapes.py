@@ -44,7 +44,7 @@ def shape_of(model: ModelConfig, parameters: float | None = None) -> Shape:
     Nothing is downloaded or loaded. Raises UserError where neither a file nor a name says how many weights there are.
     """
     if isinstance(model, ScratchModel):
-        found = _from_config(model.config, model.tokenizer.vocabulary)
+        found = _from_config(model.config, model.tokenizer.vocab_size)
         if found is not None:
             return found
     elif isinstance(model, FolderModel):

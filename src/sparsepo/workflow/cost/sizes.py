@@ -36,7 +36,7 @@ class Sizes:
         shape = shape_of(task.model, task.resources.parameters)
         device = DEVICES[task.resources.device or ("gpu" if shape.parameters > LARGE else "cpu")]
         made = getattr(task.preferences, "sampling", None)
-        prompt = min(getattr(task.data, "opening", (0, task.training.max_prompt_tokens))[1], shape.context)
+        prompt = min(getattr(task.data, "prompt_tokens", (0, task.training.max_prompt_tokens))[1], shape.context)
         response = min(made.max_new_tokens if made else task.training.max_response_tokens, shape.context)
         pairs = pairs_of(task)
         texts = getattr(task.data, "texts", None)
