@@ -42,14 +42,20 @@ import sys
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from sparsepo.config.grids import grid_mistakes
+from pydantic import TypeAdapter, ValidationError
+
+from sparsepo.config.grids import Methods
 from sparsepo import METHODS, PreferenceTrainer, inspect_pairs
 from sparsepo.config.training import PreferenceConfig
 from sparsepo.models.loading import train_tokenizer
 
-assert not list(grid_mistakes("dpo", {"beta": ["0.1"], "mask": ["none", "early"]}))
-assert not list(grid_mistakes("exponential", {"beta": ["0.1"], "mask": "early"}))
-print(next(grid_mistakes("dpo", {"beta": ["0.1"], "mask": ["early"], "l1_u": ["1"]}))[0])
+grids = TypeAdapter(Methods)
+grids.validate_python({"dpo": {"beta": ["0.1"], "mask": ["none", "early"]}})
+grids.validate_python({"exponential": {"beta": ["0.1"], "mask": "early"}})
+try:
+    grids.validate_python({"dpo": {"beta": ["0.1"], "mask": ["early"], "l1_u": ["1"]}})
+except ValidationError as error:
+    print(error.errors()[0]["msg"])
 torch.set_num_threads(1)
 words = [f"w{number}" for number in range(40)]
 tokenizer = train_tokenizer([" ".join(words)], "word", 60)
@@ -105,7 +111,7 @@ def test_the_code_of_the_page_trains_and_weighs_as_it_says(followed, tmp_path):
 def test_what_the_page_adds_plans_no_other_run(followed):
     tables = {
         "sparsepo.methods.registry.METHODS": (),
-        "sparsepo.methods.parameters.ALLOWED": (),
+        "sparsepo.methods.parameters.PARAMETERS": (),
         "sparsepo.methods.method.MASKS": ("layers",),
         "sparsepo.objective.losses.LOSSES": ("sparsepo",),
         "sparsepo.objective.mask_builder.HEADS": ("layers",),

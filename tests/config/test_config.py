@@ -13,8 +13,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparsepo.config import Config
-from sparsepo.config.loading import load_config
+from sparsepo.config.loading import config_schema, load_config
 from sparsepo.runtime.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -111,12 +110,12 @@ MISTAKES = {
     "unknown method": (
         (DPO, "dp0: {beta: [1]}"),
         ("dp0", "tasks.reviews.methods.dp0"),
-        r"method 'dp0' is unknown; allowed: dpo, .*; did you mean 'dpo'\?",
+        r"unknown key; allowed: dpo, .*; did you mean 'dpo'\?",
     ),
     "parameter of other methods": (
         (DPO, "dpo: {beta: [1], alpha: [0.5]}"),
         ("alpha", "tasks.reviews.methods.dpo.alpha"),
-        r"method 'dpo' has no parameter 'alpha'; allowed: beta, mask, .*",
+        r"unknown key; allowed: beta, mask, .*",
     ),
     "parameter that no mask of the grid reads": (
         (DPO, "dpo: {beta: [1], mask: [layers, given], l1_u: [0.1]}"),
@@ -126,22 +125,22 @@ MISTAKES = {
     "mask of another method": (
         ("simpo: {", "mapo: {mask: layers, beta: [1]}\n      simpo: {"),
         ("mapo", "tasks.reviews.methods.mapo.mask"),
-        r"parameter 'mask' of 'mapo' must be one of activations, given, not 'layers'",
+        r"must be 'activations' or 'given', not \"layers\"",
     ),
     "parameter of no method": (
         ("gamma:", "gama:"),
         ("gama", "tasks.reviews.methods.simpo.gama"),
-        r"method 'simpo' has no parameter 'gama'; allowed: beta, gamma, mask, .*; did you mean 'gamma'\?",
+        r"unknown key; allowed: beta, gamma, mask, .*; did you mean 'gamma'\?",
     ),
     "unknown parameter without values": (
         ("gamma: [\"0.3\"]", "gama: []"),
         ("gama", "tasks.reviews.methods.simpo.gama"),
-        r"method 'simpo' has no parameter 'gama'; allowed: beta, gamma, mask, .*; did you mean 'gamma'\?",
+        r"unknown key; allowed: beta, gamma, mask, .*; did you mean 'gamma'\?",
     ),
     "empty grid": (
         (DPO, "dpo: {beta: []}"),
         ("dpo", "tasks.reviews.methods.dpo.beta"),
-        r"the grid of 'beta' is empty; give at least one value",
+        r"is empty; give at least one value",
     ),
     "no grid of betas": (
         (DPO, "dpo: {}"),
@@ -161,7 +160,7 @@ MISTAKES = {
     "value given twice": (
         (DPO, 'dpo: {beta: ["0.1", 0.10]}'),
         ("dpo", "tasks.reviews.methods.dpo.beta"),
-        r"the grid of 'beta' has a value twice: 0.1, 0.1",
+        r"has a value twice: 0.1, 0.1",
     ),
     "split smaller than a batch": (
         ("train: 40", "train: 9"),
@@ -176,7 +175,7 @@ MISTAKES = {
     "generator without an end": (
         ("train: 40, ", ""),
         ("prompts:", "tasks.reviews.data.prompts.train"),
-        r"a generator has no end, so 'train' needs a number here",
+        r"the grammar gives any number of prompts, so 'train' needs a number",
     ),
     "unknown scorer": (
         ("kind: vader}, token", "kind: vadr}, token"),
@@ -268,7 +267,7 @@ MISTAKES = {
     "name that escapes": (
         ("name: small", "name: ../small"),
         ("../small", "name"),
-        r"\"../small\" is not a name: letters, digits, '.', '-' and single '_'",
+        r"must be a name of .* letters, digits, '.', '-' and single '_', not \"../small\"",
     ),
     "no task": ((TEXT[TEXT.index("tasks:") :], "tasks: {}\n"), ("tasks", "tasks"), r"is empty; give at least one"),
 }  # fmt: skip
@@ -288,14 +287,14 @@ def test_a_beta_must_be_a_finite_number_above_0(complaints, beta):
     text = edited((DPO, f"dpo: {{beta: [0.1,\n        {beta}]}}"))
     (sentence,) = complaints(text)
     start = f"FILE:{line_of(text, DPO[:3]) + 1}: tasks.reviews.methods.dpo.beta[1]: "
-    assert sentence.startswith(start + "parameter 'beta' of 'dpo' must be a number > 0, not ")
+    assert re.match(re.escape(start) + "must be (greater than 0|a finite number|a plain number .*), not ", sentence)
 
 
 def test_a_single_value_needs_no_list_and_is_blamed_without_an_index(tmp_path, complaints):
     config = loaded(tmp_path, edited((DPO, "dpo: {beta: 0.1}")))
     assert config.tasks["reviews"].methods["dpo"] == {"beta": ["0.1"]}
     (sentence,) = complaints(edited((DPO, "dpo: {beta: -1}")))
-    assert ": tasks.reviews.methods.dpo.beta: parameter 'beta'" in sentence
+    assert sentence.endswith(": tasks.reviews.methods.dpo.beta: must be greater than 0, not -1")
 
 
 def test_grid_values_stay_text_and_lists_of_choices_are_joined(tmp_path):
@@ -317,7 +316,7 @@ def test_a_task_name_cannot_leave_its_folder_nor_take_one_of_the_workflow(compla
     bare = {"''": '""', "~": "~"}.get(name, name)
     sentences = complaints(text if name != "~" else edited(("  reviews:", '  "~":')))
     assert len(sentences) == 1 and sentences[0].startswith(f"FILE:4: tasks.{bare}: ")
-    assert re.search("is not a name|which results/ has for all tasks", sentences[0])
+    assert re.search("must be a name of|which results/ has for all tasks", sentences[0])
 
 
 def test_every_mistake_is_reported_one_a_line(complaints):
@@ -331,11 +330,11 @@ def test_every_mistake_is_reported_one_a_line(complaints):
     places = [sentence.split(": ")[1] for sentence in found]
     assert places == [
         "tasks.reviews.model.tokenizer.vocab_size",
-        "tasks.reviews.methods.dop",
         "tasks.reviews.methods.mapo.beta[0]",
         "tasks.reviews.methods.mapo.beta[1]",
-        "tasks.reviews.methods.mapo.alpha",
         "tasks.reviews.methods.mapo.normalisation[0]",
+        "tasks.reviews.methods.mapo.alpha",
+        "tasks.reviews.methods.dop",
         "tasks.reviews.sampling.top_p",
         "tasks.reviews.sede",
     ]
@@ -501,9 +500,9 @@ OVERRIDES = {
     "unknown key": ({"tasks__reviews__sede": ["0"]}, "tasks.reviews.sede: unknown key; .*; did you mean 'seeds'\\?"),
     "unknown key on top": ({"seed": "0"}, "seed: unknown key; allowed: name, tasks"),
     "wrong item": ({"tasks__reviews__seeds": ["0", "-1"]}, r"tasks\.reviews\.seeds\[1\]: must be greater .*-1.*"),
-    "wrong value": ({"tasks__reviews__methods__dpo__beta": ["0"]}, r"tasks.reviews.methods.dpo.beta\[0\]: .* > 0, .*"),
+    "wrong value": ({"tasks__reviews__methods__dpo__beta": ["0"]}, r"tasks.reviews.methods.dpo.beta\[0\]: must be .*"),
     "section replaced by a word": ({"tasks__reviews": "x"}, 'tasks.reviews: must be a mapping, not "x"'),
-    "unknown method": ({"tasks__reviews__methods__dop__beta": ["1"]}, "tasks.reviews.methods.dop: method 'dop' is .*"),
+    "unknown method": ({"tasks__reviews__methods__dop__beta": ["1"]}, "tasks.reviews.methods.dop: unknown key; .*"),
     "task without sections": ({"tasks__more__model": {"source": "hub"}}, r"tasks\.more\.\w+(\.id)?: is missing; .*"),
     "too small": ({"tasks__reviews__data__prompts__train": "4"}, r"tasks\.reviews\.data\.prompts\.train: 4 prompts .*"),
 }  # fmt: skip
@@ -559,7 +558,7 @@ def test_a_config_does_not_depend_on_the_order_of_its_keys(tmp_path):
 
 
 def test_the_schema_is_the_one_of_the_models():
-    wanted = json.dumps(Config.model_json_schema(), indent=2) + "\n"
+    wanted = json.dumps(config_schema(), indent=2) + "\n"
     command = "python -m sparsepo.config.loading --schema > schemas/config.schema.json"
     assert SCHEMA.is_file() and SCHEMA.read_text() == wanted, f"the schema has drifted; run: {command}"
 

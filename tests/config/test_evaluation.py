@@ -48,7 +48,7 @@ def test_what_reads_responses_needs_them_generated(tmp_path):
     assert refused(tmp_path, evaluation={"win_rate": judge}) == f"evaluation.win_rate: 'win_rate' {sentence}"
     assert refused(tmp_path, evaluation={"summaries": {}}) == f"evaluation.summaries: 'summaries' {sentence}"
     said = refused(tmp_path, evaluation={"generation": GENERATION})
-    assert said.startswith("evaluation.generation: nothing reads the generated responses")
+    assert said.startswith("evaluation.generation: nothing reads the responses")
 
 
 def test_diversity_among_samples_needs_two_of_them(tmp_path):
@@ -100,7 +100,7 @@ def test_a_baseline_is_among_the_methods(tmp_path):
 def test_a_judge_has_an_address(tmp_path):
     judge = {"kind": "endpoint", "url": "localhost:8000", "model": "m", "asks": "summary"}
     said = refused(tmp_path, evaluation={"generation": GENERATION, "win_rate": judge})
-    assert said.endswith("url: an address, http(s)://..., not 'localhost:8000'")
+    assert said.endswith("url: must be an address, http(s)://..., not 'localhost:8000'")
 
 
 def test_benchmarks_name_a_task(tmp_path):

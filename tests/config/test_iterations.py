@@ -148,7 +148,7 @@ MISTAKES = {
     ),
     "4 bits": (
         {"training__adapter": {"quantization": "nf4"}},
-        "training.adapter.quantization: 'inpo' goes on from merged weights, which are not in 4 bits: "
+        "training.adapter.quantization: 'inpo' continues from merged weights, which are not in 4 bits: "
         "write quantization: none",
     ),
     "one sample": ({"training__rounds__samples": 1}, "training.rounds.samples: a pair needs at least 2 samples"),
@@ -158,12 +158,15 @@ MISTAKES = {
     ),
     "half a round": (
         {"methods__inpo__iterations": ["2.5"]},
-        "methods.inpo.iterations[0]: parameter 'iterations' of 'inpo' must be a whole number >= 1 and <= 100, not 2.5",
+        'methods.inpo.iterations[0]: must be a valid integer, not "2.5"',
     ),
-    "no round": ({"methods__inpo__iterations": "0"}, "must be a whole number >= 1 and <= 100, not 0"),
+    "no round": (
+        {"methods__inpo__iterations": "0"},
+        'methods.inpo.iterations: must be greater than or equal to 1, not "0"',
+    ),
     "a mask of the pairs' own numbers": (
         {"methods__inpo__mask": "given"},
-        "parameter 'mask' of 'inpo' must be one of none, layers,",
+        "methods.inpo.mask: must be 'none', 'layers',",
     ),
     "too few test prompts": (
         {"evaluation__frontier_prompts": 9},

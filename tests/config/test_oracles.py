@@ -84,7 +84,7 @@ HUB = {"source": "hub", "id": "owner/model-1b"}
         ({"oracles__good__model": SCRATCH}, "methods.rho.oracle", EXCESS.format("good")),
         ({"oracles__idle": {}}, "oracles.idle", "no method of this task reads it: name it in a grid, or leave it out"),
         ({"oracles__data": {}}, "oracles.data", "'data' means the numbers that the pairs of the data bring: give"),
-        ({"oracles__Main": {}}, "oracles.Main", "the name of an oracle must be a name of small letters, digits and _"),
+        ({"oracles__Main": {}}, "oracles.Main", "must be a name of at most 64 small letters, digits and '_', not"),
         ({"oracles__good__beta": 0.1}, "oracles.good.beta", "is read by an oracle of objective dpo only: leave it out"),
         ({"oracles__main__share": 0.2}, "oracles.main.share", "0.2 of 40 prompts gives fewer pairs than one batch"),
         ({"oracles__main__share": 1.5}, "oracles.main.share", "must be less than or equal to 1, not 1.5"),

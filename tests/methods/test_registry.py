@@ -6,14 +6,12 @@ import pytest
 
 from sparsepo.methods.method import MASKS, MISMATCHED_KL
 from sparsepo.methods.registry import (
-    ALLOWED,
     DEFAULT_INSPECTION_METHOD,
     METHODS,
     check_pair_method,
     check_parameters,
     looking_into_pairs,
 )
-from sparsepo.objective.f_divergence import DIVERGENCES
 from sparsepo.objective.losses import LOSSES
 from sparsepo.objective.mask_builder import HEADS, Masks, build_masks
 from sparsepo.runtime.errors import UserError, did_you_mean
@@ -35,7 +33,7 @@ def test_a_row_names_a_loss_and_exactly_its_keywords(method):
 
 def test_every_loss_is_one_of_a_method_and_every_head_one_that_a_config_may_name():
     assert set(LOSSES) == {METHODS[name].loss for name in WITH_LOSS}
-    assert set(HEADS) == set(MASKS) == set(ALLOWED["mask"].choices) - {"none"}
+    assert set(HEADS) == set(MASKS)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -60,13 +58,6 @@ def test_every_loss_that_is_a_sum_over_tokens_may_have_a_mask():
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_default_is_one_that_a_config_may_set(method):
-    for name, default in METHODS[method].parameters.items():
-        if name not in METHODS[method].of_training:  # those stand in the training section
-            assert ALLOWED[name].admits(default), f"{name} = {default!r} is not {ALLOWED[name]}"
-
-
-@pytest.mark.parametrize("method", METHODS)
 def test_a_row_tells_a_reader_its_equation_and_source(method):
     row = METHODS[method]
     assert row.label and row.equation and row.source
@@ -78,7 +69,6 @@ def test_a_row_tells_a_reader_its_equation_and_source(method):
 def test_a_method_on_samples_of_its_policy_has_no_loss_of_pairs_and_nothing_that_can_be_cached():
     others = [row for name, row in METHODS.items() if name not in WITH_LOSS]
     assert all(row.loss is None and row.required_reference_outputs({}, log_kl=True) is None for row in others)
-    assert ALLOWED["divergence"].choices == tuple(DIVERGENCES)
 
 
 def test_a_method_without_pairs_is_refused_where_pairs_are_trained_on():
@@ -98,10 +88,6 @@ def test_who_looks_into_pairs_has_a_loss_of_pairs():
 def test_labels_are_distinct():
     labels = [row.label for row in METHODS.values()]
     assert len(set(labels)) == len(labels)
-
-
-def test_every_allowed_parameter_belongs_to_some_method():
-    assert set(ALLOWED) == {name for row in METHODS.values() for name in row.parameters}
 
 
 @pytest.mark.parametrize("mask", MASKS)
@@ -139,9 +125,9 @@ def test_a_parameter_that_the_mask_does_not_read_is_refused():
 
 
 def test_a_mask_that_would_make_another_method_is_refused_with_those_it_may_have():
-    with pytest.raises(UserError, match="'mask' of 'mapo' must be one of activations, given, not 'layers'"):
+    with pytest.raises(UserError, match="'mask' of 'mapo' must be 'activations' or 'given', not .layers."):
         check_parameters("mapo", {"mask": "layers"})
-    with pytest.raises(UserError, match="'mask' of 'sparsepo_common' must be one of layers, .*, not 'activations'"):
+    with pytest.raises(UserError, match="'mask' of 'sparsepo_common' must be 'layers', .*, not .activations."):
         check_parameters("sparsepo_common", {"mask": "activations"})
 
 
@@ -160,75 +146,6 @@ def test_a_parameter_that_a_method_lacks_is_refused_with_the_nearest_name():
 def test_what_makes_a_method_what_it_is_cannot_be_set():
     with pytest.raises(UserError, match="'sparsepo_common' has no parameter 'share'"):
         check_parameters("sparsepo_common", {"share": "independent"})
-
-
-BAD = [
-    ("dpo", "beta", 0),
-    ("dpo", "beta", -0.1),
-    ("dpo", "beta", float("nan")),
-    ("dpo", "beta", float("inf")),
-    ("dpo", "beta", True),
-    ("dpo", "beta", "0.1"),
-    ("dpo", "beta", None),
-    ("dpo", "beta", [0.1]),
-    ("cdpo", "label_smoothing", 0.5),
-    ("cdpo", "label_smoothing", -0.1),
-    ("simpo", "gamma", -1),
-    ("ipo", "reduction", "max"),
-    ("sparsepo_common", "form", "published"),
-    ("sparsepo_common", "form", ["paper"]),
-    ("sparsepo_common", "init_sparsity", 1.0),
-    ("sparsepo_common", "l1_u", -0.001),
-    ("mapo", "activation_sites", []),
-    ("mapo", "activation_sites", "mlp"),
-    ("mapo", "activation_sites", ["mlp", "logits"]),
-    ("mapo", "activation_sites", [["mlp"]]),
-    ("mapo", "activation_sites", 3),
-    ("mapo", "normalisation", "softmax"),
-    ("sepo", "k_chosen", 0),
-    ("sepo", "k_rejected", 1.1),
-    ("sepo", "oracle", "../main"),
-    ("sepo", "oracle", 1),
-    ("beta_dpo", "filtered", 1),
-    ("inpo", "iterations", 1.5),
-    ("fdpg", "divergence", "chi2"),
-    ("fdpg_feature", "target_mean", float("nan")),
-]
-
-
-@pytest.mark.parametrize("method, name, value", BAD)
-def test_a_value_that_makes_no_sense_is_refused_with_what_is_allowed(method, name, value):
-    with pytest.raises(UserError) as refusal:
-        check_parameters(method, {name: value})
-    assert f"parameter '{name}' of '{method}' must be {ALLOWED[name]}, not" in str(refusal.value)
-
-
-GOOD = [
-    ("dpo", "beta", 1),
-    ("dpo", "beta", 1e-6),
-    ("cdpo", "label_smoothing", 0),
-    ("simpo", "gamma", 0.0),
-    ("sparsepo_common", "form", "released"),
-    ("sparsepo_common", "mask", "random"),
-    ("dpo", "mask", "none"),
-    ("ipo", "mask", "given"),
-    ("sepo", "k_chosen", 1),
-    ("sepo", "oracle", "half_2"),
-    ("mapo", "activation_sites", ["residual"]),
-    ("mapo", "activation_sites", ("attention", "mlp")),
-]
-
-
-@pytest.mark.parametrize("method, name, value", GOOD)
-def test_a_value_at_the_edge_of_what_is_allowed_is_accepted(method, name, value):
-    assert check_parameters(method, {name: value}) is METHODS[method]
-
-
-def test_what_is_allowed_is_told_in_words():
-    assert str(ALLOWED["beta"]) == "a number > 0" and str(ALLOWED["target_mean"]) == "a number"
-    assert str(ALLOWED["label_smoothing"]) == "a number >= 0 and < 0.5"
-    assert str(ALLOWED["form"]) == "one of paper, released"
-    assert str(ALLOWED["activation_sites"]) == "some of mlp, attention, residual"
 
 
 def test_a_name_like_none_of_the_allowed_gets_no_suggestion():

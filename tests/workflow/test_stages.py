@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from sparsepo.config import Config
-from sparsepo.config.loading import load_owned, merge, nested
+from sparsepo.config.loading import load_with_owners, merge, nested
 from sparsepo.config.runs import Run, find_run, runs_of
 from sparsepo.methods.registry import METHODS
 from sparsepo.monitor.plan_file import note_end, read_plan, write_plan
@@ -321,9 +321,9 @@ def test_a_task_belongs_to_the_last_file_with_a_name_that_speaks_of_it(tmp_path)
     seeds = {"tasks": {"reviews": {"seeds": [1, 2]}}}
     for path, raw in zip(paths, (BASE, seeds, {"name": "other", **seeds}), strict=True):
         path.write_text(yaml.safe_dump(raw))
-    assert load_owned(paths[:2])[1] == {"reviews": "small"}
-    assert load_owned(paths)[1] == {"reviews": "other"}
-    assert load_owned(paths, {"name": "mine"})[1] == {"reviews": "mine"}
+    assert load_with_owners(paths[:2])[1] == {"reviews": "small"}
+    assert load_with_owners(paths)[1] == {"reviews": "other"}
+    assert load_with_owners(paths, {"name": "mine"})[1] == {"reviews": "mine"}
 
 
 # --- files of the user

@@ -1,118 +1,141 @@
-"""Sections of a config: where prompts and texts come from."""
+"""The section `data`: where prompts and the SFT corpus come from."""
 
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from sparsepo.config.base import Count, CountOrZero, Line, Seed, Strict, one_place, refuse
+from sparsepo.config.base import Count, CountOrZero, Section, Seed, Text, raise_error, require_one_origin
 
 
-class Splits(Strict):
-    """How many prompts each split gets; `train: null` takes all that the others leave."""
+class Splits(Section):
+    """How many prompts each split gets; the splits share no prompt."""
 
     train: Count | None = None
+    """Prompts to train on; null takes all that validation and test leave."""
     validation: Count
+    """Prompts that choose among the points of a grid, and the pairs of the validation loss."""
     test: Count
+    """Prompts that the tables report on."""
 
 
-class PlantedData(Strict):
-    """Reviews from a grammar with known polar words; `texts` of them are the SFT corpus."""
+class PlantedData(Section):
+    """Made-up film reviews from a grammar in which it is known which words carry the sentiment; needs no files."""
 
     source: Literal["planted"]
+    """`planted`: reviews from a grammar."""
     texts: Count = 4000
+    """Number of reviews in the SFT corpus."""
     prompts: Splits
+    """Number of prompts in each split; `train` needs a number here."""
     seed: Seed = 0
+    """Seed of the grammar: another one gives other reviews and prompts."""
 
     @model_validator(mode="after")
-    def _train_is_given(self) -> "PlantedData":
+    def _check_train(self) -> "PlantedData":
         if self.prompts.train is None:
-            refuse("a generator has no end, so 'train' needs a number here", "prompts", "train")
+            raise_error("the grammar gives any number of prompts, so 'train' needs a number", "prompts", "train")
         return self
 
 
-class HubRows(Strict):
-    """A data set of the hub: its id, its configuration if it has several, and the split."""
+class HubRows(Section):
+    """A data set of the Hugging Face hub."""
 
-    id: Line
+    id: Text
+    """The id of the data set, for example Anthropic/hh-rlhf."""
     config: str | None = None
-    split: Line = "train"
+    """The configuration, for a data set that has several."""
+    split: Text = "train"
+    """The split, as `datasets` takes it: train, or train+test."""
 
 
 class HubTexts(HubRows):
-    """A data set of the hub, and its fields that hold the text and, for a reward to be fitted, its class (1 or 0)."""
+    """A data set of the Hugging Face hub with a text in each row."""
 
-    text: Line = "text"
-    label: Line = "label"
+    text: Text = "text"
+    """The column of the text."""
+    label: Text = "label"
+    """The column of the class, 1 or 0, which is read if `labelled` asks for documents."""
 
 
-class PackageTexts(Strict):
-    """A CSV file of an installed Python package, which is never imported; `where` keeps rows with these values."""
+class PackageTexts(Section):
+    """A CSV file of an installed Python package, which is read and never imported."""
 
-    name: Line
-    file: Line = "*.csv"
-    text: Line = "text"
-    label: Line = "label"
+    name: Text
+    """The name of the package as pip knows it."""
+    file: Text = "*.csv"
+    """A pattern that one file of the package matches."""
+    text: Text = "text"
+    """The column of the text."""
+    label: Text = "label"
+    """The column of the class, 1 or 0, which is read if `labelled` asks for documents."""
     where: dict[str, str] = {}
+    """Column -> value: only rows that have all of these values are used."""
 
 
-class TextData(Strict):
-    """Documents: the first words of some are prompts, others are the SFT corpus, disjoint.
-
-    From `path`, a JSONL file with a field `text` (and `label`), from the `hub`, or from an installed `package`.
-    `prompt_tokens` is the least and the largest number of tokens of a prompt (words, for a model from scratch).
-    `labelled` documents are kept apart from both, for a reward to be fitted to their classes.
-    """
+class TextData(Section):
+    """Documents: the first words of some are prompts, others are the SFT corpus. No document is used for both."""
 
     source: Literal["texts"]
+    """`texts`: your own documents, from one of `path`, `hub` and `package`."""
     path: Path | None = None
+    """A JSONL file with a field `text` in each line, and `label` (1 or 0) if `labelled` asks for documents."""
     hub: HubTexts | None = None
+    """A data set of the Hugging Face hub."""
     package: PackageTexts | None = None
+    """A CSV file of an installed Python package."""
     texts: Count | None = None
+    """Number of documents in the SFT corpus; null takes all that the prompts leave."""
     labelled: CountOrZero = 0
+    """Number of documents set apart for a `tfidf` scorer, which is fitted to their classes."""
     prompt_tokens: tuple[Count, Count] = (5, 8)
+    """The least and the largest number of tokens of a prompt (of words, if the model is from scratch)."""
     prompts: Splits
+    """Number of prompts in each split."""
     seed: Seed = 0
+    """Seed of the order of the documents and of the lengths of prompts."""
 
     @model_validator(mode="after")
-    def _one_place(self) -> "TextData":
-        one_place(self, "path", "hub", "package")
+    def _check_origin_and_lengths(self) -> "TextData":
+        require_one_origin(self, "path", "hub", "package")
         if self.prompt_tokens[0] > self.prompt_tokens[1]:
-            refuse(
-                f"the first number must not exceed the second, as in [5, 8]; given {list(self.prompt_tokens)}",
-                "prompt_tokens",
-            )
+            given = list(self.prompt_tokens)
+            raise_error(f"the first number must not exceed the second, as in [5, 8]; given {given}", "prompt_tokens")
         return self
 
 
-class PreferenceData(Strict):
-    """Prompts are those of the preference file; the SFT corpus, if SFT is asked for, are its chosen responses.
-
-    The pairs of `labelled` further prompts are kept apart, for a reward to be fitted to them: chosen 1, rejected 0.
-    """
+class PreferenceData(Section):
+    """The prompts of the preference data that `preferences` names; the SFT corpus is their chosen responses."""
 
     source: Literal["preferences"]
+    """`preferences`: prompts come with the preference pairs."""
     prompts: Splits
+    """Number of prompts in each split."""
     labelled: CountOrZero = 0
+    """Number of further prompts whose pairs are set apart for a `tfidf` scorer: chosen is class 1, rejected 0."""
     seed: Seed = 0
+    """Seed of the order of the prompts, which decides their splits."""
 
 
-class ProblemData(Strict):
-    """Programming problems of MBPP, from `path` (mbpp.jsonl) or the `hub`, a seeded choice of each of its own splits.
-
-    The SFT corpus are the solutions of the splits that `corpus` names; a split in it says nothing of new problems.
-    """
+class ProblemData(Section):
+    """Programming problems of MBPP: of each of its own splits a seeded choice."""
 
     source: Literal["problems"]
+    """`problems`: MBPP, from one of `path` and `hub`."""
     path: Path | None = None
+    """The file mbpp.jsonl of google-research."""
     hub: HubRows | None = None
+    """MBPP on the hub, for example {id: google-research-datasets/mbpp, config: full, split: train+test}."""
     corpus: Annotated[list[Literal["train", "validation"]], Field(min_length=1)] = ["train"]
+    """The splits whose solutions are the SFT corpus; results on a split named here say nothing about new problems."""
     prompts: Splits
+    """Number of problems in each split."""
     seed: Seed = 0
+    """Seed of the choice of problems."""
 
     @model_validator(mode="after")
-    def _one_place(self) -> "ProblemData":
-        one_place(self, "path", "hub")
+    def _check_origin(self) -> "ProblemData":
+        require_one_origin(self, "path", "hub")
         return self
 
 

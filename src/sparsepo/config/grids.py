@@ -1,99 +1,152 @@
-"""Grids of a method's parameters: values as text, as they stand in paths, and what is wrong with them."""
+"""The section `methods`: a grid of parameter values for each method, kept as the text that stands in paths."""
 
-from collections.abc import Iterator
-from typing import Any
+import re
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from math import prod
+from typing import Annotated, Any, get_args
 
-from sparsepo.config.renamed import renamed_key_error
-from sparsepo.methods.registry import ALLOWED, METHODS, check_read, check_values
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, WrapValidator
+from typing_extensions import TypeAliasType, TypedDict
+
+from sparsepo.config.base import LocatedError, raise_error, raise_errors
+from sparsepo.methods.parameters import PARAMETERS, Site
+from sparsepo.methods.registry import METHODS, check_read, parameter_type
 from sparsepo.runtime.errors import UserError, shown
+from sparsepo.runtime.validation import error_message
 
-LONGEST = 24  # characters of a number, so that the folder of seven of them has a name that a disk takes
+MAX_RUNS = 10_000
+MAX_DIGITS = 24  # of a number, so that the folder of seven of them has a name that a disk takes
+NUMBER = r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?"
+"""A number as people write it; Python reads more as one."""
 NEEDED = {"beta": '["0.1", "0.5"]', "target_mean": '["0.5", "0.8"]'}
-"""What a grid must say for the methods that have it, with an example."""
-Mistake = tuple[str, tuple[str | int, ...]]  # a sentence, and the path below the section being checked
+"""Parameters that have to be given, for the methods that have them, with an example."""
 
 
-def grid_mistakes(method: str, given: dict[str, Any]) -> Iterator[Mistake]:
-    """What is wrong with the grid of a method; what a path begins with, beta for most, must be there."""
-    unknown = _refusal(method, {})
-    if unknown is not None:
-        yield unknown, (method,)
-        return
-    for name, example in NEEDED.items():
-        if name in METHODS[method].hyper and name not in given:
-            yield f"method '{method}' needs values of '{name}', for example {name}: {example}", (method,)
-    if not given and not METHODS[method].hyper:
-        yield f"method '{method}' needs at least one parameter, which names the folders of its runs", (method,)
-    for name, values in given.items():
-        if name in METHODS[method].parameters:
-            for sentence, index in _value_mistakes(method, name, values):
-                yield sentence, (method, name, *index)
-            yield from ((sentence, (method, name)) for sentence in _unread(method, name, given.get("mask")))
-        else:
-            message = renamed_key_error(name, METHODS[method].parameters) or _refusal(method, {name: None})
-            yield message, (method, name)
-
-
-def _unread(method: str, name: str, masks: Any) -> Iterator[str]:
-    """Why a parameter says nothing for one of the masks of a grid; where there are none, for the method's own."""
-    known = [mask for mask in as_texts(masks or []) if mask in METHODS[method].mask_choices]
-    for given in [{"mask": mask} for mask in known] if masks else [{}]:
-        try:
-            check_read(method, {name: None} | given)
-        except UserError as error:
-            yield str(error)
-            return
-
-
-def _value_mistakes(method: str, name: str, values: Any) -> Iterator[tuple[str, tuple[int, ...]]]:
-    texts = as_texts(values)
-    if not texts:
-        yield f"the grid of '{name}' is empty; give at least one value", ()
-    if len({parse_value(name, text) for text in texts}) < len(texts):
-        yield f"the grid of '{name}' has a value twice: {', '.join(texts)}", ()
-    for index, text in enumerate(texts):
-        refused = _refusal(method, {name: parse_value(name, text)}) or _unfit_for_a_path(name, text, values)
-        if refused is not None:
-            yield refused, (index,) if isinstance(values, list) else ()
-
-
-def _unfit_for_a_path(name: str, text: str, values: Any) -> str | None:
-    """Why a value that the method takes cannot stand in a path: Python reads more as a number than people write."""
-    if not ALLOWED[name].is_number:
-        return None
-    plain = text.isascii() and "_" not in text and len(text) <= LONGEST
-    listed = isinstance(values, list) and any(isinstance(value, list) for value in values)
-    wanted = f"a plain number of at most {LONGEST} characters"
-    return None if plain and not listed else f"parameter '{name}' must be {wanted}, not {shown(text)}"
-
-
-def _refusal(method: str, given: dict[str, Any]) -> str | None:
-    """Why the table of methods does not take these parameters."""
-    try:
-        check_values(method, given)
-    except UserError as error:
-        return str(error)
-    return None
-
-
-def as_texts(values: Any) -> list[str]:
-    """The values of one parameter as they stand in paths; a single value may be given without a list."""
-    return [as_text(value) for value in (values if isinstance(values, list) else [values])]
+# --- values as text
 
 
 def as_text(value: Any) -> str:
-    """A grid value as it stands in paths; a list (of module kinds) is joined by '+'."""
+    """A value as it stands in paths; several activation sites are joined by '+'."""
     return "+".join(map(str, value)) if isinstance(value, list) else str(value).strip()
 
 
 def parse_value(name: str, text: str) -> Any:
-    """The inverse of `as_text` for a parameter: a number, a choice, or a tuple of choices."""
-    allowed = ALLOWED.get(name)
-    if allowed is None or allowed.name or (allowed.choices and not allowed.subset):
-        return text
-    if allowed.subset:
+    """The inverse of `as_text`: a number, a word or a tuple of words; a text that is not a number stays as it is."""
+    if name == "activation_sites":
         return tuple(text.split("+"))
-    try:
-        return float(text)
-    except ValueError:
+    if not _is_number(name) or len(text) > MAX_DIGITS or re.fullmatch(NUMBER, text) is None:
         return text
+    value = float(text)
+    return int(value) if get_args(PARAMETERS[name].type)[0] is int and value.is_integer() else value
+
+
+def _is_number(name: str) -> bool:
+    return get_args(PARAMETERS[name].type)[:1] in ((int,), (float,))
+
+
+# --- the values of one parameter
+
+
+def _values_type(method: str, name: str) -> Any:
+    """The type of a parameter in a config: one value or a list of values, kept as text."""
+    default = METHODS[method].parameters[name]
+
+    def texts(values: Any) -> list[str]:
+        items = values if isinstance(values, list) else [values]
+        locations = [(index,) for index in range(len(items))] if isinstance(values, list) else [()]
+        raise_errors(_values_errors(name, parameter_type(method, name), items, locations))
+        return [as_text(item) for item in items]
+
+    described = Field(
+        description=PARAMETERS[name].description, json_schema_extra=None if default is None else {"default": default}
+    )
+    return Annotated[list[str], BeforeValidator(texts, json_schema_input_type=_schema_type(method, name)), described]
+
+
+def _values_errors(name: str, kind: Any, items: list[Any], locations: list[tuple[int, ...]]) -> Iterator[LocatedError]:
+    if not items:
+        yield "is empty; give at least one value", ()
+    parsed = [parse_value(name, as_text(item)) for item in items]
+    if len(set(parsed)) < len(parsed):
+        yield f"has a value twice: {', '.join(map(as_text, items))}", ()
+    for item, value, location in zip(items, parsed, locations, strict=True):
+        if _is_number(name) and (isinstance(value, str) or isinstance(item, list)):
+            yield f"must be a plain number of at most {MAX_DIGITS} characters, not {shown(item)}", location
+            continue
+        try:
+            TypeAdapter(kind).validate_python(value, strict=True)
+        except ValidationError as error:
+            yield error_message({**error.errors()[0], "input": item}), location
+
+
+def _schema_type(method: str, name: str) -> Any:
+    """What the JSON schema says of a parameter: a definition for all methods that have the same."""
+    if name == "mask":
+        choices = METHODS[method].mask_choices
+        method = next(other for other, row in METHODS.items() if row.mask_choices == choices)
+        return _definition(f"mask_of_{method}", parameter_type(method, name))
+    kind = PARAMETERS[name].type
+    if _is_number(name):
+        kind |= Annotated[str, Field(pattern=f"^{NUMBER}$", max_length=MAX_DIGITS)]
+    if name == "activation_sites":
+        one = "|".join(get_args(Site))
+        kind = Site | list[Site] | Annotated[str, Field(pattern=rf"^({one})(\+({one}))*$")]
+    return _definition(name, kind)
+
+
+@cache
+def _definition(name: str, kind: Any) -> Any:
+    """One value or a list of values."""
+    return TypeAliasType(name, kind | Annotated[list[kind], Field(min_length=1)])
+
+
+# --- the grid of one method, and of all
+
+
+def _grid_type(method: str) -> Any:
+    """The type of a method's grid: parameter -> values."""
+    row = METHODS[method]
+    grid = TypedDict(method, {name: _values_type(method, name) for name in row.parameters}, total=False)
+    needed = [name for name in NEEDED if name in row.hyper]
+    grid.__pydantic_config__ = ConfigDict(extra="forbid", json_schema_extra={"required": needed} if needed else None)
+    description = f"{row.label}: {row.equation} ({row.source})"
+
+    def check(values: dict[str, list[str]]) -> dict[str, list[str]]:
+        raise_errors((message, keys) for message, *keys in _grid_errors(method, values))
+        return values
+
+    return Annotated[grid, AfterValidator(check), Field(description=description)]
+
+
+def _grid_errors(method: str, grid: Mapping[str, list[str]]) -> Iterator[tuple[str, ...]]:
+    """What is wrong with a grid whose values are right one by one: a message, and the parameter that it is about."""
+    for name, example in NEEDED.items():
+        if name in METHODS[method].hyper and name not in grid:
+            yield (f"method '{method}' needs values of '{name}', for example {name}: {example}",)
+    if not grid and not METHODS[method].hyper:
+        yield (f"method '{method}' needs at least one parameter, which names the folders of its runs",)
+    points = prod(map(len, grid.values()))
+    if points > MAX_RUNS:
+        yield (f"the grid has {points} points, more than {MAX_RUNS}",)
+    for name in grid:
+        for given in [{"mask": mask} for mask in grid.get("mask", [])] or [{}]:
+            try:
+                check_read(method, {name: None} | given)
+            except UserError as error:
+                yield str(error), name
+                break
+
+
+def _in_given_order(grids: Any, check: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+    """Runs are made in the order of the config, where pydantic gives keys in the order of their definition."""
+    checked = check(grids)
+    if not checked:
+        raise_error("at least one method is needed")
+    return {method: {name: checked[method][name] for name in grid} for method, grid in grids.items()}
+
+
+_Methods = TypedDict("Methods", {method: _grid_type(method) for method in METHODS}, total=False)
+_Methods.__pydantic_config__ = ConfigDict(extra="forbid")
+Methods = Annotated[_Methods, WrapValidator(_in_given_order)]
+"""Method -> parameter -> values as text, in the order of the config."""

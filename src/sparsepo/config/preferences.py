@@ -1,130 +1,109 @@
-"""Sections of a config: scorers, sampling, and where preference pairs come from."""
+"""The sections `preferences`, `sampling` and `execution`: where preference pairs come from."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from sparsepo.config.base import Count, Line, Positive, Probability, Seed, Strict, StrictBool, one_place, refuse
+from sparsepo.config.base import (
+    Bool,
+    Count,
+    Positive,
+    Probability,
+    Section,
+    Seed,
+    raise_error,
+    require_one_origin,
+)
 from sparsepo.config.data import HubRows
+from sparsepo.config.scorers import ScorerConfig
 
 
-class VaderScorer(Strict):
-    """VADER's compound score of prompt + response, mapped to [0, 1]."""
-
-    kind: Literal["vader"]
-
-
-class TfidfScorer(Strict):
-    """Probability of class 1 by logistic regression on TF-IDF of words and pairs of words, fitted in the pipeline.
-
-    It is fitted to the `data.labelled` documents; its accuracy on a fifth of them, held out, is reported.
-    """
-
-    kind: Literal["tfidf"]
-
-
-class ClassifierScorer(Strict):
-    """Probability that a text classifier (hub id or folder) gives to `label`.
-
-    `pickled_weights: true`, here and wherever a classifier is named, also takes weights that are no safetensors.
-    """
-
-    kind: Literal["classifier"]
-    model: Line
-    label: Line = "POSITIVE"
-    batch_size: Count = 32
-    pickled_weights: StrictBool = False
-
-
-class RewardModelScorer(Strict):
-    """The scalar of a reward model (hub id or folder)."""
-
-    kind: Literal["reward_model"]
-    model: Line
-    batch_size: Count = 32
-    pickled_weights: StrictBool = False
-
-
-ScorerConfig = Annotated[VaderScorer | TfidfScorer | ClassifierScorer | RewardModelScorer, Field(discriminator="kind")]
-
-
-class SamplingConfig(Strict):
-    """Ancestral sampling by default: the KL estimate over samples is unbiased at temperature 1 and top_p 1 only.
-
-    `batch_size` responses are sampled together: more are faster and take more memory. Texts change by rounding only.
-    """
+class SamplingConfig(Section):
+    """How responses are sampled. The KL estimate over samples is unbiased at temperature 1 and top_p 1 only."""
 
     samples: Count = 1
+    """Responses to each prompt."""
     temperature: Positive = 1.0
+    """Sampling temperature; below 1 the likely tokens get more likely."""
     top_p: Probability = 1.0
+    """Nucleus sampling: only the most likely tokens of this total probability are drawn; 1 keeps all."""
     max_new_tokens: Count = 64
+    """Tokens of a response at most."""
     batch_size: Count = 64
+    """Responses sampled together: more are faster and take more memory; the texts change by rounding only."""
     seed: Seed = 0
+    """Seed of the sampling."""
 
 
-class GeneratedPreferences(Strict):
-    """`samples` responses a prompt from the SFT model, scored; best against worst. Ties are dropped and counted."""
+class GeneratedPreferences(Section):
+    """Responses of the SFT model, scored: the best against the worst of a prompt. Ties are dropped and counted."""
 
     source: Literal["generated"]
+    """`generated`: pairs of the SFT model's own responses."""
     scorer: ScorerConfig
+    """What scores the responses."""
     sampling: SamplingConfig = SamplingConfig(samples=2)
+    """How the responses are sampled; at least 2 `samples`."""
 
     @model_validator(mode="after")
-    def _two_samples(self) -> "GeneratedPreferences":
+    def _check_samples(self) -> "GeneratedPreferences":
         if self.sampling.samples < 2:
-            refuse("a pair needs at least 2 samples of each prompt", "sampling", "samples")
+            raise_error("a pair needs at least 2 samples of each prompt", "sampling", "samples")
         return self
 
 
-class FilePreferences(Strict):
-    """Preferences that exist, from `path` (JSON lines, but for `rated_posts`) or the `hub`.
-
-    `pairs`: prompt, chosen, rejected. `scored`: prompt, text, reward; best against worst. `transcripts`: chosen and
-    rejected as Anthropic HH has them. `messages`: the same as lists of role and content. `rated_posts`: one JSON object
-    {post: {responses, rewards}}. `comparisons`, `axis`: openai/summarize_from_feedback.
-
-    A pair with a response of more than `max_words` words is dropped; `sample` is a seeded choice of so many pairs of
-    each subset of the data.
-    """
+class FilePreferences(Section):
+    """Preference pairs that exist, from a file or from the hub."""
 
     source: Literal["pairs", "scored", "transcripts", "messages", "rated_posts", "comparisons", "axis"]
+    """The format. `pairs`: prompt, chosen, rejected. `scored`: prompt, text, reward; best against worst.
+    `transcripts`: chosen and rejected dialogues as in Anthropic HH. `messages`: the same as lists of role and content.
+    `rated_posts`: one JSON object {post: {responses, rewards}}. `comparisons`, `axis`: the two parts of
+    openai/summarize_from_feedback."""
     path: Path | None = None
+    """A JSONL file (one JSON object for `rated_posts`)."""
     hub: HubRows | None = None
+    """A data set of the Hugging Face hub."""
     max_words: Count | None = None
+    """Pairs with a longer response than this are dropped; null keeps all."""
     sample: Count | None = None
+    """A seeded choice of so many pairs of each subset of the data; null takes all."""
     seed: Seed = 0
+    """Seed of `sample`."""
 
     @model_validator(mode="after")
-    def _one_place(self) -> "FilePreferences":
-        one_place(self, *("path",) if self.source == "rated_posts" else ("path", "hub"))
+    def _check_origin(self) -> "FilePreferences":
+        require_one_origin(self, *("path",) if self.source == "rated_posts" else ("path", "hub"))
         return self
 
 
-class ExecutedPreferences(Strict):
-    """`samples` programs a problem from the SFT model, run against its tests: one that passes against one that fails.
+class ExecutedPreferences(Section):
+    """Programs of the SFT model, run against the tests of their problem: one that passes against one that fails.
 
-    Problems with at least two passing programs and one failing are kept, with a fresh pair for each epoch.
+    Problems with at least two passing programs and one failing are used, with a fresh pair in each epoch.
     """
 
     source: Literal["executed"]
+    """`executed`: pairs of programs; needs data.source problems."""
     sampling: SamplingConfig = SamplingConfig(samples=10, max_new_tokens=256)
+    """How the programs are sampled; at least 3 `samples` of each problem."""
 
     @model_validator(mode="after")
-    def _three_samples(self) -> "ExecutedPreferences":
+    def _check_samples(self) -> "ExecutedPreferences":
         if self.sampling.samples < 3:
-            refuse("two passing programs and a failing one need at least 3 samples", "sampling", "samples")
+            raise_error("two passing programs and a failing one need at least 3 samples", "sampling", "samples")
         return self
 
 
-class ExecutionConfig(Strict):
-    """How generated programs are run: in a sandbox by bubblewrap, `timeout` seconds and `memory_mb` each.
-
-    `unsafe_execution` runs them where bubblewrap cannot be used, with the rights of the user: nothing else protects
-    the machine then.
-    """
+class ExecutionConfig(Section):
+    """How generated programs are run: each in a sandbox made by bubblewrap."""
 
     timeout: Positive = 3.0
+    """Seconds that a program may take."""
     memory_mb: Count = 1024
+    """Megabytes of memory that a program may take."""
     workers: Count = 2
-    unsafe_execution: bool = False
+    """Programs that run at the same time."""
+    unsafe_execution: Bool = False
+    """true runs programs with your rights where bubblewrap cannot be used; nothing else protects the machine then."""

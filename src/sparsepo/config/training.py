@@ -1,4 +1,4 @@
-"""Sections of a config: SFT, adapters and preference training."""
+"""The sections `sft`, `training` and `adapter`: how a model is fine-tuned and trained on preferences."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -6,176 +6,201 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from sparsepo.config.accelerate import accelerate_mistakes, is_sharded, read_accelerate
+from sparsepo.config.accelerate import accelerate_errors, is_sharded, read_accelerate
 from sparsepo.config.base import (
+    Bool,
     Count,
     CountOrZero,
     Dtype,
     Epochs,
-    NotNegative,
+    Fraction,
+    LocatedError,
+    NonNegative,
     Positive,
+    Section,
     Seed,
-    Share,
-    Strict,
-    refuse,
-    refuse_all,
+    raise_error,
+    raise_errors,
 )
-from sparsepo.config.grids import Mistake
 from sparsepo.config.online import OnPolicyConfig, RoundsConfig
 
-NO_TARGETS = {"lm_head", "embed_out", "embed_in", "embed_tokens", "wte", "wpe"}
+NOT_ADAPTED = {"lm_head", "embed_out", "embed_in", "embed_tokens", "wte", "wpe"}
 """Common names of output heads and embeddings; `adapters.add` refuses them by what they are, whatever their name."""
 
 
-class AdapterConfig(Strict):
-    """LoRA: W + (alpha / rank) B A in place of W, where W is frozen and B (out, rank), A (rank, in) are trained.
-
-    `target_modules`: every linear map of every block, or those of these names, as in [q_proj, v_proj] or [attn.c_proj];
-    the embeddings and the output head never. `quantization`: nf4 keeps the frozen maps of the blocks in 4 bits (QLoRA),
-    policy and reference alike. `dropout`, of what enters A, is on in training steps only.
-    """
+class AdapterConfig(Section):
+    """LoRA: W + (alpha / rank) B A in place of W; W is frozen, B (out, rank) and A (rank, in) are trained."""
 
     rank: Count = 16
+    """Rank of B A (`r` of peft): more train more weights."""
     alpha: Positive = 32.0
-    dropout: Share = 0.0
+    """B A is multiplied by alpha / rank (`lora_alpha` of peft)."""
+    dropout: Fraction = 0.0
+    """Dropout on the input of A, in training steps only (`lora_dropout` of peft)."""
     target_modules: Literal["all-linear"] | Annotated[list[str], Field(min_length=1)] = "all-linear"
+    """Every linear map of every block, or those of these names, as in [q_proj, v_proj]; embeddings and output head
+    are never adapted."""
     quantization: Literal["none", "nf4"] = "none"
+    """`nf4` keeps the frozen weights of policy and reference in 4 bits (QLoRA); needs bitsandbytes."""
 
     @field_validator("target_modules", mode="before")
     @classmethod
-    def _are_maps_of_blocks(cls, targets: Any) -> Any:
-        if isinstance(targets, str) and targets != "all-linear":
-            refuse(f"write all-linear or a list of names, as in [q_proj, v_proj], not '{targets}'")
-        for name in targets if isinstance(targets, list) else ():
-            if str(name).rsplit(".", 1)[-1] in NO_TARGETS:
-                refuse(f"'{name}' is an embedding or the output head, which are never adapted; leave it out")
-        return targets
+    def _check_target_modules(cls, names: Any) -> Any:
+        if isinstance(names, str) and names != "all-linear":
+            raise_error(f"write all-linear or a list of names, as in [q_proj, v_proj], not '{names}'")
+        for name in names if isinstance(names, list) else ():
+            if str(name).rsplit(".", 1)[-1] in NOT_ADAPTED:
+                raise_error(f"'{name}' is an embedding or the output head, which are never adapted; leave it out")
+        return names
 
 
-class OptimisationConfig(Strict):
-    """AdamW with linear warm-up, shared by SFT and preference training.
-
-    The 8-bit optimisers are those of bitsandbytes, which keep their state in a quarter of the memory.
-
-    With an `adapter` only it is trained, and merged into plain weights at the end. The `batch_size` of a step is shared
-    by `num_processes`, one a GPU, each with a copy of the weights (DDP) or, by `accelerate`, a config file of that
-    library, with a part of them (FSDP, DeepSpeed).
-    """
+class OptimisationConfig(Section):
+    """AdamW with linear warm-up, in SFT and preference training."""
 
     num_train_epochs: Epochs = 1.0
+    """How often the training data are gone through; a fraction is allowed."""
     max_steps: Count | None = None
+    """Optimizer steps, in place of `num_train_epochs`; null follows the epochs."""
     batch_size: Count = 32
+    """Pairs (of SFT: documents) of an optimizer step, over all processes and micro-batches together. transformers'
+    `per_device_train_batch_size` is `micro_batch_size` here."""
     micro_batch_size: Count | None = None
+    """Pairs (documents) that a process computes at once; must divide `batch_size`. Lower it when memory runs out: the
+    result stays the same. null computes the whole batch at once."""
     learning_rate: Positive = 1e-6
-    weight_decay: NotNegative = 0.0
+    """The highest learning rate, reached after the warm-up."""
+    weight_decay: NonNegative = 0.0
+    """Weight decay of AdamW."""
     max_grad_norm: Positive = 1.0
+    """Gradients of a larger norm are scaled down to it."""
     lr_scheduler_type: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
-    warmup_ratio: Share = 0.1
+    """How the learning rate falls after the warm-up."""
+    warmup_ratio: Fraction = 0.1
+    """The part of all steps in which the learning rate rises from 0."""
     optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = "adamw"
+    """The 8-bit optimizers are those of bitsandbytes, which keep their state in a quarter of the memory."""
     precision: Dtype = "float32"
-    gradient_checkpointing: bool = False
+    """Type of the computation; the trained weights stay in float32."""
+    gradient_checkpointing: Bool = False
+    """true computes activations again in the backward pass: less memory and more time."""
     log_every: Count = 1
+    """Steps between two lines of the training log."""
     checkpoint_every: CountOrZero = 100
+    """Steps between two checkpoints, from which a run resumes that was stopped; 0 writes none."""
     adapter: AdapterConfig | None = None
+    """Train a LoRA adapter only, which is merged into plain weights at the end; null trains all weights."""
     num_processes: Count = 1
+    """Processes that share the batch of a step, one a GPU; must divide `batch_size`."""
     accelerate: Path | None = None
+    """A config file of accelerate for several processes, as in configs/accelerate/; null gives each process a copy of
+    all weights (DDP)."""
 
     @model_validator(mode="after")
-    def _micro_batches_fill_the_batch(self) -> "OptimisationConfig":
+    def _check_micro_batch_size(self) -> "OptimisationConfig":
         if self.micro_batch_size is not None and self.batch_size % self.micro_batch_size:
-            refuse(f"must divide batch_size ({self.batch_size}), not {self.micro_batch_size}", "micro_batch_size")
+            raise_error(f"must divide batch_size ({self.batch_size}), not {self.micro_batch_size}", "micro_batch_size")
         return self
 
     @model_validator(mode="after")
-    def _processes_share_the_batch(self) -> "OptimisationConfig":
+    def _check_processes(self) -> "OptimisationConfig":
         if self.batch_size % self.num_processes:
-            refuse(f"must divide batch_size ({self.batch_size}), not {self.num_processes}", "num_processes")
+            raise_error(f"must divide batch_size ({self.batch_size}), not {self.num_processes}", "num_processes")
         if self.accelerate is not None:
-            refuse_all(
-                (sentence, ("accelerate",)) for sentence in accelerate_mistakes(self.accelerate, self.num_processes)
-            )
-            refuse_all(self._unsuited(read_accelerate(self.accelerate)))
+            messages = accelerate_errors(self.accelerate, self.num_processes)
+            raise_errors((message, ("accelerate",)) for message in messages)
+            raise_errors(self._errors_with(read_accelerate(self.accelerate)))
         return self
 
-    def _unsuited(self, spread: dict[str, Any]) -> Iterator[Mistake]:
-        """What cannot be had with this accelerate config."""
-        if self.adapter is not None and spread["distributed_type"] != "MULTI_GPU":
-            kind = spread["distributed_type"]
-            yield f"an adapter shares its frozen weights, which {kind} takes apart: leave accelerate out", ("adapter",)
+    def _errors_with(self, accelerate: dict[str, Any]) -> Iterator[LocatedError]:
+        """Which keys of this section cannot be used with this accelerate config."""
+        kind = accelerate["distributed_type"]
+        if self.adapter is not None and kind != "MULTI_GPU":
+            yield (
+                f"an adapter cannot be trained with {kind}, which shards its frozen weights: leave accelerate out",
+                ("adapter",),
+            )
 
 
 class SftConfig(OptimisationConfig):
-    """Supervised fine-tuning on the task's corpus; `max_tokens` cuts a document."""
+    """Supervised fine-tuning on the SFT corpus of the task."""
 
     learning_rate: Positive = 1e-5
+    """The highest learning rate, reached after the warm-up."""
     max_tokens: Count = 512
+    """Documents are cut after so many tokens."""
     seed: Seed = 0
+    """Seed of the order of the documents."""
 
 
 class PreferenceConfig(OptimisationConfig):
-    """Preference training. The mask heads have a learning rate and a weight decay of their own.
+    """Preference training of every run of the task.
 
-    Responses are cut at `max_response_tokens`; a pair whose prompt is longer than `max_prompt_tokens` is dropped.
-    Every `frontier_every` steps, and at the end, test prompts are sampled for a point of the frontier; 0 is never.
-    Every `validate_every` steps, before the first and after the last one the loss of the validation pairs is computed;
-    0 is never. `checkpoint_selection`: the weights of the last step, or those of lowest validation loss.
-
-    How it is computed changes time and memory, not the result. `layout`: each prompt once, shared by its two responses,
-    without padding (`shared`), or what comes next for the architecture. `gradients` of the output head: in the forward
-    pass where the logits of a pair fit into memory, else recomputed. A step's batch is cut into micro-batches of
-    `micro_batch_size` pairs, or of `micro_batch_tokens` positions at most. `log_kl`: log the KL to the reference also
-    for methods whose loss does not look at it. `reference`: what a method needs of it is computed once for all runs
-    where that can be stored, or by each run anew (`online`), which takes no disk space. `compile`: the blocks of policy
-    and reference, by torch.compile, which takes a minute or two at the start of a run and pays on a GPU only.
-
-    With an `adapter` the mask heads are trained too, and policy and reference share the frozen weights.
-
-    Of methods that train in `rounds`, `num_train_epochs` and `max_steps` are those of one round. Methods that train on
-    samples of their own policy look at `on_policy`, and not at what is about pairs: validation, `compile`,
-    `checkpoint_selection`, the layout and gradients of batches, `log_kl`, `reference` and the limits of responses.
+    Methods that train on samples of their own policy (`on_policy`) do not read what is about pairs: validation,
+    `checkpoint_selection`, `compile`, `layout`, `gradients`, `log_kl`, `reference`, `max_response_tokens`.
     """
 
     frontier_every: CountOrZero = 0
+    """Steps between two points of the reward-KL frontier, for which test prompts are sampled; the last step gives one
+    too. 0 measures none during training."""
     validate_every: CountOrZero = 0
+    """Steps between two computations of the loss on the validation pairs; before the first and after the last step
+    there is one too. 0 computes none."""
     checkpoint_selection: Literal["last", "best"] = "last"
+    """The weights that a run ends with: of the last step, or of the lowest validation loss."""
     micro_batch_tokens: Count | None = None
+    """In place of `micro_batch_size`: positions, padding included, that a process computes at once."""
     layout: Literal["auto", "shared", "packed", "pairs", "padded"] = "auto"
+    """How pairs lie in a batch, which changes time and memory only. `shared`: each prompt once, for both of its
+    responses, without padding. `auto` takes it, or what else the architecture computes correctly."""
     gradients: Literal["auto", "forward", "recompute"] = "auto"
-    log_kl: bool = True
+    """Gradients of the output head, which changes time and memory only: in the forward pass, or with the logits
+    computed again in the backward pass. `auto` decides by the memory."""
+    log_kl: Bool = True
+    """Log the KL to the reference also for methods whose loss does not read it; false saves time and disk space."""
     reference: Literal["cached", "online"] = "cached"
-    compile: bool = False
+    """`cached` computes once for all runs what can be stored of the reference; `online` lets each run compute it,
+    which takes no disk space."""
+    compile: Bool = False
+    """torch.compile of the blocks of policy and reference: a minute or two at the start, faster steps on a GPU only."""
 
     mask_learning_rate: Positive = 1e-3
-    mask_weight_decay: NotNegative = 0.01
+    """Learning rate of learned masks."""
+    mask_weight_decay: NonNegative = 0.01
+    """Weight decay of learned masks."""
     max_prompt_tokens: Count = 512
+    """Pairs with a longer prompt are dropped (TRL's `max_prompt_length` cuts the prompt instead)."""
     max_response_tokens: Count = 512
+    """Responses are cut after so many tokens."""
     rounds: RoundsConfig = RoundsConfig()
+    """Sampling and judging of methods that train in rounds (inpo)."""
     on_policy: OnPolicyConfig = OnPolicyConfig()
+    """Sampling of methods that train on samples of their own policy (fdpg, fdpg_feature)."""
 
-    def changed(self, given: Mapping[str, Any]) -> "PreferenceConfig":
-        """With other values, as a grid gives them: numbers are floats there."""
-        return PreferenceConfig(**self.model_dump() | given)
+    def changed(self, values: Mapping[str, Any]) -> "PreferenceConfig":
+        """This section with other values of some keys."""
+        return PreferenceConfig(**self.model_dump() | values)
 
     @model_validator(mode="after")
-    def _one_way_to_cut_a_batch(self) -> "PreferenceConfig":
+    def _check_micro_batch(self) -> "PreferenceConfig":
         if self.micro_batch_size is not None and self.micro_batch_tokens is not None:
-            refuse("give either micro_batch_size (pairs) or micro_batch_tokens, not both", "micro_batch_tokens")
+            raise_error("give either micro_batch_size (pairs) or micro_batch_tokens, not both", "micro_batch_tokens")
         return self
 
     @model_validator(mode="after")
-    def _the_best_is_looked_for(self) -> "PreferenceConfig":
+    def _check_selection(self) -> "PreferenceConfig":
         if self.checkpoint_selection == "best" and not self.validate_every:
-            refuse("'best' is by the loss of validation pairs: give validate_every (steps) too", "checkpoint_selection")
+            message = "'best' is by the loss of validation pairs: give validate_every (steps) too"
+            raise_error(message, "checkpoint_selection")
         return self
 
-    def _unsuited(self, spread: dict[str, Any]) -> Iterator[Mistake]:
-        yield from super()._unsuited(spread)
-        if is_sharded(spread) and self.frontier_every:
-            yield "sharded weights cannot be sampled while they train: write frontier_every: 0", ("frontier_every",)
-        if is_sharded(spread) and self.compile:
-            yield "compiled blocks do not gather weights that are spread over processes: write false", ("compile",)
-        if is_sharded(spread) and spread["distributed_type"] == "DEEPSPEED" and self.checkpoint_selection == "best":
-            yield (
-                "ZeRO-3 cannot go back to earlier weights: write checkpoint_selection: last",
-                ("checkpoint_selection",),
-            )
+    def _errors_with(self, accelerate: dict[str, Any]) -> Iterator[LocatedError]:
+        yield from super()._errors_with(accelerate)
+        if not is_sharded(accelerate):
+            return
+        if self.frontier_every:
+            yield "sharded weights cannot be sampled during training: write frontier_every: 0", ("frontier_every",)
+        if self.compile:
+            yield "compiled blocks cannot be sharded over processes: write compile: false", ("compile",)
+        if accelerate["distributed_type"] == "DEEPSPEED" and self.checkpoint_selection == "best":
+            message = "ZeRO-3 cannot restore earlier weights: write checkpoint_selection: last"
+            yield message, ("checkpoint_selection",)

@@ -41,7 +41,7 @@ class Method:
 
     `masks` are parameters of the token weights with defaults, `share` says which of the two weights they make (see
     `masks.build_masks`); a `mask` of `none` is no weights. `mask_choices`: the masks that this method may have, all but
-    `none` where empty. A config may set the keys of `hyper`, `masks` and `adaptive` (to what `ALLOWED` says).
+    `none` where empty. A config may set the keys of `hyper`, `masks` and `adaptive` (to what `PARAMETERS` says).
     `training` are settings of the training section that a grid may set instead, for this method; those of mask heads
     are added where it may have learned masks. `statistic` is what a step computes over all its pairs before their
     losses, see `training.statistics`, and `adaptive` its keywords. `needs_scores`, `needs_values`: the loss itself

@@ -1,88 +1,71 @@
-"""What a parameter of a method may be. Plain data, without torch."""
+"""The parameters of methods: type, range and meaning of each. Plain data, without torch."""
 
-import math
-import re
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import BeforeValidator, Field
 
 from sparsepo.methods.method import MASKS
+from sparsepo.runtime.validation import name_type
+
+Site = Literal["mlp", "attention", "residual"]
+OracleName = name_type(r"[a-z0-9_]{1,64}", "at most 64 small letters, digits and '_'")
 
 
-@dataclass(frozen=True)
-class Allowed:
-    """What a parameter may be: one of `choices`, or a number between `low` and `high` (low excluded if `above`, high
-    included if `most`).
+class Parameter(NamedTuple):
+    """What a parameter may be, as pydantic checks it, and what it means."""
 
-    `whole`: without a fraction. `subset`: a list of choices. `name`: a name that a section of the config gives to
-    something.
-    """
-
-    choices: tuple[str, ...] = ()
-    low: float = float("-inf")
-    high: float = float("inf")
-    above: bool = False
-    subset: bool = False
-    name: bool = False
-    most: bool = False
-    whole: bool = False
-
-    @property
-    def is_number(self) -> bool:
-        return not self.choices and not self.name
-
-    def admits(self, value: Any) -> bool:
-        """Whether `value` is one that this parameter may take."""
-        if self.subset:
-            return isinstance(value, list | tuple) and bool(value) and all(item in self.choices for item in value)
-        if self.choices:
-            return value in self.choices
-        if self.name:
-            return isinstance(value, str) and re.fullmatch("[a-z0-9_]+", value) is not None
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            return False
-        if self.whole and value != int(value):
-            return False
-        high_enough = value > self.low if self.above else value >= self.low
-        return high_enough and (value <= self.high if self.most else value < self.high)
-
-    def __str__(self) -> str:
-        if self.choices:
-            return ("some of " if self.subset else "one of ") + ", ".join(self.choices)
-        if self.name:
-            return "a name of small letters, digits and _"
-        lower = "" if self.low == float("-inf") else f" {'>' if self.above else '>='} {self.low:g}"
-        upper = "" if self.high == float("inf") else f" and {'<=' if self.most else '<'} {self.high:g}"
-        return f"a {'whole ' * self.whole}number{lower}{upper}"
+    type: Any
+    description: str
 
 
-ALLOWED = {
-    "beta": Allowed(low=0, above=True),
-    "gamma": Allowed(low=0),
-    "alpha": Allowed(low=0),
-    "penalty": Allowed(low=0),
-    "label_smoothing": Allowed(low=0, high=0.5),
-    "reduction": Allowed(choices=("sum", "mean")),
-    "form": Allowed(choices=("paper", "released")),
-    "mask": Allowed(choices=("none", *MASKS)),
-    "l1_u": Allowed(low=0),
-    "l1_d": Allowed(low=0),
-    "init_sparsity": Allowed(low=0, high=1),
-    "activation_sites": Allowed(choices=("mlp", "attention", "residual"), subset=True),
-    "normalisation": Allowed(choices=("minmax", "zscore")),
-    "mask_weight_decay": Allowed(low=0),
-    "learning_rate": Allowed(low=0, above=True),
-    "batch_size": Allowed(low=1, whole=True),
-    "num_train_epochs": Allowed(low=0, above=True),
-    "k_chosen": Allowed(low=0, above=True, high=1, most=True),
-    "k_rejected": Allowed(low=0, above=True, high=1, most=True),
-    "oracle": Allowed(name=True),
-    "desirable": Allowed(low=0),
-    "undesirable": Allowed(low=0),
-    "scale": Allowed(low=0),
-    "momentum": Allowed(low=0, high=1),
-    "filtered": Allowed(low=0, high=1),
-    "ratio": Allowed(low=0, high=1, most=True),
-    "iterations": Allowed(low=1, high=100, most=True, whole=True),
-    "divergence": Allowed(choices=("kl", "reverse_kl", "js", "tv")),
-    "target_mean": Allowed(),
+def number(**limits: float) -> Any:
+    """The type of a finite number; limits are those of pydantic: gt, ge, lt, le."""
+    return Annotated[float, Field(allow_inf_nan=False, **limits)]
+
+
+def whole_number(**limits: int) -> Any:
+    """The type of a number without a fraction."""
+    return Annotated[int, Field(**limits)]
+
+
+def _as_list(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+PARAMETERS = {
+    "beta": Parameter(
+        number(gt=0), "How close the policy stays to the reference: larger is closer. Without one: scale of the loss."
+    ),
+    "gamma": Parameter(number(ge=0), "The margin by which the chosen response is to be better."),
+    "alpha": Parameter(number(ge=0), "TDPO v2: weight of the KL term. ODPO: weight of the difference of scores."),
+    "penalty": Parameter(number(ge=0), "Weight of what the chosen response has lost against the reference."),
+    "label_smoothing": Parameter(number(ge=0, lt=0.5), "The probability that a pair is labelled the wrong way round."),
+    "reduction": Parameter(Literal["sum", "mean"], "Sum over the tokens of a response (the paper), or mean (TRL)."),
+    "form": Parameter(Literal["paper", "released"], "The loss of the SparsePO paper, or of the authors' code."),
+    "mask": Parameter(Literal["none", *MASKS], "Where the weight of a token comes from; none: the published method."),
+    "l1_u": Parameter(number(ge=0), "L1 penalty on the mask of the reward; larger is sparser."),
+    "l1_d": Parameter(number(ge=0), "L1 penalty on the mask of the KL; larger is sparser."),
+    "init_sparsity": Parameter(number(ge=0, lt=1), "The part of the tokens that a learned mask starts with at 0."),
+    "activation_sites": Parameter(
+        Annotated[list[Site], BeforeValidator(_as_list), Field(min_length=1)],
+        "Activations of the reference that are read, one or several.",
+    ),
+    "normalisation": Parameter(Literal["minmax", "zscore"], "How activations are scaled over a response."),
+    "mask_weight_decay": Parameter(number(ge=0), "In place of training.mask_weight_decay, for this method."),
+    "learning_rate": Parameter(number(gt=0), "In place of training.learning_rate, for this method."),
+    "batch_size": Parameter(whole_number(ge=1), "In place of training.batch_size, for this method: responses a step."),
+    "num_train_epochs": Parameter(number(gt=0), "In place of training.num_train_epochs, for this method."),
+    "k_chosen": Parameter(number(gt=0, le=1), "The part of the tokens of a chosen response that are trained on."),
+    "k_rejected": Parameter(number(gt=0, le=1), "The part of the tokens of a rejected response that are trained on."),
+    "oracle": Parameter(OracleName, "The oracle of the task that scores tokens; data: numbers that the pairs bring."),
+    "desirable": Parameter(number(ge=0), "Weight of chosen responses."),
+    "undesirable": Parameter(number(ge=0), "Weight of rejected responses."),
+    "scale": Parameter(number(ge=0), "How strongly beta follows the mean margin of a step."),
+    "momentum": Parameter(number(ge=0, lt=1), "Weight of the former value in the running mean of margins."),
+    "filtered": Parameter(number(ge=0, lt=1), "The part of the pairs of a step that is left out."),
+    "ratio": Parameter(number(ge=0, le=1), "Weight of the reference against the policy of the former round."),
+    "iterations": Parameter(whole_number(ge=1, le=100), "Number of rounds."),
+    "divergence": Parameter(Literal["kl", "reverse_kl", "js", "tv"], "The divergence from the target."),
+    "target_mean": Parameter(number(), "The mean of the feature that the policy is to have."),
 }
+"""Every parameter of a method that a config may set."""

@@ -1,11 +1,14 @@
 """THE table: method -> loss, masks, what it needs, defaults, equation, source. Plain data, without torch."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
 
 from sparsepo.methods.method import BROUGHT, MASKS, MISMATCHED_KL, RUNNING_MARGIN, Method
-from sparsepo.methods.parameters import ALLOWED
+from sparsepo.methods.parameters import PARAMETERS
 from sparsepo.runtime.errors import UserError, did_you_mean
+from sparsepo.runtime.validation import error_message
 
 DEFAULT_INSPECTION_METHOD = "dpo"
 """The method that looks into pairs for the SFT model, where all log-ratios are 0, and for methods of other trainers."""
@@ -275,11 +278,16 @@ def check_values(method: str, given: Mapping[str, Any]) -> Method:
     for name, value in given.items():
         if name not in row.parameters:
             raise UserError(f"method '{method}' has no parameter '{name}'; {did_you_mean(name, row.parameters)}")
-        choices = row.mask_choices if name == "mask" else ()
-        if not ALLOWED[name].admits(value) or (choices and value not in choices):
-            allowed = f"one of {', '.join(choices)}" if choices else ALLOWED[name]
-            raise UserError(f"parameter '{name}' of '{method}' must be {allowed}, not {value!r}")
+        try:
+            TypeAdapter(parameter_type(method, name)).validate_python(value, strict=True)
+        except ValidationError as error:
+            raise UserError(f"parameter '{name}' of '{method}' {error_message(error.errors()[0])}") from None
     return row
+
+
+def parameter_type(method: str, name: str) -> Any:
+    """The type of a parameter of this method, as pydantic checks it; a method may have only some of the masks."""
+    return Literal[METHODS[method].mask_choices] if name == "mask" else PARAMETERS[name].type
 
 
 def check_read(method: str, given: Mapping[str, Any]) -> None:

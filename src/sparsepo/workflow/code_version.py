@@ -143,7 +143,7 @@ def _of_method(method: str, given: Mapping[str, Any]) -> Rows:
     mask = row.mask(given)
     return {
         "sparsepo.methods.registry.METHODS": (),
-        "sparsepo.methods.parameters.ALLOWED": (),
+        "sparsepo.methods.parameters.PARAMETERS": (),
         "sparsepo.methods.method.MASKS": () if mask == "none" else (mask,),
         "sparsepo.objective.losses.LOSSES": (row.loss,),
         "sparsepo.objective.mask_builder.HEADS": () if mask == "none" else (mask,),
@@ -176,7 +176,7 @@ def _preferences(task: TaskConfig, run: str, kind: str) -> Rows:
 def _reference(task: TaskConfig, run: str, kind: str) -> Rows:
     return {
         "sparsepo.methods.registry.METHODS": (),
-        "sparsepo.methods.parameters.ALLOWED": (),
+        "sparsepo.methods.parameters.PARAMETERS": (),
         "sparsepo.objective.losses.LOSSES": (),
         "sparsepo.training.step_statistics.STATISTICS": (),
         "sparsepo.methods.method.MASKS": (),
@@ -211,7 +211,7 @@ def _train_on_policy(task: TaskConfig, run: str, kind: str) -> Rows:
     return {
         "METERS": ("frontier",) if measured else (),
         "sparsepo.methods.registry.METHODS": (),
-        "sparsepo.methods.parameters.ALLOWED": (),
+        "sparsepo.methods.parameters.PARAMETERS": (),
         "sparsepo.methods.method.MASKS": (),
         "sparsepo.objective.losses.LOSSES": (),
         "sparsepo.objective.mask_builder.HEADS": (),

@@ -8,7 +8,7 @@ from typing import Any
 from sparsepo import __version__
 from sparsepo.config import Config, TaskConfig
 from sparsepo.config.accelerate import read_accelerate
-from sparsepo.config.base import MOST
+from sparsepo.config.base import MAX_INT
 from sparsepo.config.online import judge_of_rounds, reward_of, sampling_of_rounds
 from sparsepo.config.runs import find_run, oracle_of, oracle_selected_runs
 from sparsepo.config.training import OptimisationConfig
@@ -116,7 +116,7 @@ def _train_round(config: Config, task: TaskConfig, name: str, run: str) -> dict[
     made = find_run(task, run)
     row, scored = METHODS[made.method], task.evaluation.scorer is not None
     training = _dump(task.training, without=("rounds", "on_policy"))
-    training |= {"frontier_every": task.training.frontier_every or MOST} if scored else {}
+    training |= {"frontier_every": task.training.frontier_every or MAX_INT} if scored else {}
     settings = {"method": made.method, "seed": made.seed, "training": training}
     settings |= {"hyper": row.resolved(made.hyper), "definition": row.definition}
     settings |= {"loading": trusted(task)} | _spread(task.training)

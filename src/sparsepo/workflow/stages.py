@@ -9,7 +9,7 @@ from typing import Any
 
 from sparsepo import __version__
 from sparsepo.config import Config, TaskConfig
-from sparsepo.config.loading import load_owned
+from sparsepo.config.loading import load_with_owners
 from sparsepo.config.runs import (
     as_task,
     find_run,
@@ -43,7 +43,7 @@ class Stages:
     @classmethod
     def read(cls, paths: Sequence[str | Path], overrides: Mapping[str, Any]) -> "Stages":
         """Load and check; also refuse results of another config, and a model whose size nobody knows."""
-        made = cls(*load_owned(paths, overrides))
+        made = cls(*load_with_owners(paths, overrides))
         for task, owner in made.owners.items():
             check_owner(Path("results") / task / "data.json", owner)
             for oracle in ("", *made.config.tasks[task].oracles):
