@@ -2,7 +2,6 @@
 
 import copy
 import datetime
-import json
 import re
 import subprocess
 import sys
@@ -13,7 +12,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparsepo.config.loading import config_schema, load_config
+from sparsepo.config.loading import load_config
 from sparsepo.runtime.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -555,12 +554,6 @@ def test_a_config_does_not_depend_on_the_order_of_its_keys(tmp_path):
 
     text = yaml.safe_dump(backwards(yaml.safe_load(TEXT)), sort_keys=False)
     assert loaded(tmp_path, text) == loaded(tmp_path, TEXT)
-
-
-def test_the_schema_is_the_one_of_the_models():
-    wanted = json.dumps(config_schema(), indent=2) + "\n"
-    command = "python -m sparsepo.config.loading --schema > schemas/config.schema.json"
-    assert SCHEMA.is_file() and SCHEMA.read_text() == wanted, f"the schema has drifted; run: {command}"
 
 
 def run_cli(*arguments):
