@@ -1,4 +1,4 @@
-"""Every mistake in a config gets one sentence: file and line, the place, what was given, what is allowed."""
+"""Every mistake in a config gets one message: file and line, the place, what was given, what is allowed."""
 
 import copy
 import datetime
@@ -47,8 +47,8 @@ DPO = 'dpo: {beta: ["0.1", "0.5"]}'
 
 
 @pytest.fixture
-def complaints(tmp_path):
-    """(text, overrides) -> the sentences that it gets, one a line."""
+def errors(tmp_path):
+    """(text, overrides) -> the messages that it gets, one a line."""
     path = tmp_path / "config.yaml"
 
     def load(text, overrides=None):
@@ -97,12 +97,12 @@ UNKNOWN_KEYS = [
 
 
 @pytest.mark.parametrize(("old", "new", "mark", "place", "meant"), UNKNOWN_KEYS, ids=[row[3] for row in UNKNOWN_KEYS])
-def test_an_unknown_key_is_told_with_its_line_and_the_nearest_of_the_allowed(complaints, old, new, mark, place, meant):
+def test_an_unknown_key_is_told_with_its_line_and_the_nearest_of_the_allowed(errors, old, new, mark, place, meant):
     text = edited((old, new))
-    (sentence,) = complaints(text)
-    assert sentence.startswith(f"FILE:{line_of(text, mark)}: {place}: unknown key; allowed: ")
-    allowed = sentence.split("allowed: ")[1].split(";")[0].split(", ")
-    assert meant in allowed and sentence.endswith(f"; did you mean '{meant}'?")
+    (message,) = errors(text)
+    assert message.startswith(f"FILE:{line_of(text, mark)}: {place}: unknown key; allowed: ")
+    allowed = message.split("allowed: ")[1].split(";")[0].split(", ")
+    assert meant in allowed and message.endswith(f"; did you mean '{meant}'?")
 
 
 MISTAKES = {
@@ -273,27 +273,27 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize(("edit", "where", "saying"), MISTAKES.values(), ids=MISTAKES)
-def test_a_mistake_gets_one_sentence_with_its_line_and_place(complaints, edit, where, saying):
+def test_a_mistake_gets_one_message_with_its_line_and_place(errors, edit, where, saying):
     text = edited(edit)
     mark, place = where
-    (sentence,) = complaints(text)
+    (message,) = errors(text)
     line = "" if mark is None else f":{line_of(text, mark)}"
-    assert re.fullmatch(re.escape(f"FILE{line}: {place}: ") + saying, sentence), sentence
+    assert re.fullmatch(re.escape(f"FILE{line}: {place}: ") + saying, message), message
 
 
 @pytest.mark.parametrize("beta", ["0", "-0.1", ".nan", "nan", ".inf", "inf", "1e999", "small", "null", "true", "''"])
-def test_a_beta_must_be_a_finite_number_above_0(complaints, beta):
+def test_a_beta_must_be_a_finite_number_above_0(errors, beta):
     text = edited((DPO, f"dpo: {{beta: [0.1,\n        {beta}]}}"))
-    (sentence,) = complaints(text)
+    (message,) = errors(text)
     start = f"FILE:{line_of(text, DPO[:3]) + 1}: tasks.reviews.methods.dpo.beta[1]: "
-    assert re.match(re.escape(start) + "must be (greater than 0|a finite number|a plain number .*), not ", sentence)
+    assert re.match(re.escape(start) + "must be (greater than 0|a finite number|a plain number .*), not ", message)
 
 
-def test_a_single_value_needs_no_list_and_is_blamed_without_an_index(tmp_path, complaints):
+def test_a_single_value_needs_no_list_and_is_blamed_without_an_index(tmp_path, errors):
     config = loaded(tmp_path, edited((DPO, "dpo: {beta: 0.1}")))
     assert config.tasks["reviews"].methods["dpo"] == {"beta": ["0.1"]}
-    (sentence,) = complaints(edited((DPO, "dpo: {beta: -1}")))
-    assert sentence.endswith(": tasks.reviews.methods.dpo.beta: must be greater than 0, not -1")
+    (message,) = errors(edited((DPO, "dpo: {beta: -1}")))
+    assert message.endswith(": tasks.reviews.methods.dpo.beta: must be greater than 0, not -1")
 
 
 def test_grid_values_stay_text_and_lists_of_choices_are_joined(tmp_path):
@@ -310,23 +310,23 @@ TAKEN = ["tables", "figures", "report", "plan.json"]
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "..", "x y", "a__b", "-x", "~", "''", *TAKEN])
-def test_a_task_name_cannot_leave_its_folder_nor_take_one_of_the_workflow(complaints, name):
+def test_a_task_name_cannot_leave_its_folder_nor_take_one_of_the_workflow(errors, name):
     text = edited(("  reviews:", f"  {name}:"))
     bare = {"''": '""', "~": "~"}.get(name, name)
-    sentences = complaints(text if name != "~" else edited(("  reviews:", '  "~":')))
-    assert len(sentences) == 1 and sentences[0].startswith(f"FILE:4: tasks.{bare}: ")
-    assert re.search("must be a name of|which results/ has for all tasks", sentences[0])
+    messages = errors(text if name != "~" else edited(("  reviews:", '  "~":')))
+    assert len(messages) == 1 and messages[0].startswith(f"FILE:4: tasks.{bare}: ")
+    assert re.search("must be a name of|which results/ has for all tasks", messages[0])
 
 
-def test_every_mistake_is_reported_one_a_line(complaints):
+def test_every_mistake_is_reported_one_a_line(errors):
     text = edited(
         ("vocab_size: 100", "vocab_size: -3"),
         (DPO, 'dop: {beta: ["1"]}\n      mapo: {beta: ["0", "x"], alpha: [], normalisation: [no]}'),
         ("seeds:", "sede:"),
         ("{samples: 1}", "{top_p: 2}"),
     )
-    found = complaints(text)
-    places = [sentence.split(": ")[1] for sentence in found]
+    messages = errors(text)
+    places = [message.split(": ")[1] for message in messages]
     assert places == [
         "tasks.reviews.model.tokenizer.vocab_size",
         "tasks.reviews.methods.mapo.beta[0]",
@@ -339,13 +339,13 @@ def test_every_mistake_is_reported_one_a_line(complaints):
     ]
 
 
-def test_sections_that_do_not_fit_together_are_all_reported(complaints):
+def test_sections_that_do_not_fit_together_are_all_reported(errors):
     text = edited(
         ("train: 40", "train: 4"),
         ("    sft: {num_train_epochs: 1}\n", ""),
         ("frontier_prompts: 8", "frontier_prompts: 9"),
     )
-    places = [sentence.split(": ")[1] for sentence in complaints(text)]
+    places = [message.split(": ")[1] for message in errors(text)]
     assert places == [
         "tasks.reviews.sft",
         "tasks.reviews.data.prompts.train",
@@ -353,41 +353,41 @@ def test_sections_that_do_not_fit_together_are_all_reported(complaints):
     ]
 
 
-def test_mistakes_of_several_tasks_are_all_reported(complaints):
+def test_mistakes_of_several_tasks_are_all_reported(errors):
     second = TEXT[TEXT.index("  reviews:") :].replace("reviews", "second").replace("texts: 60", "texts: 0")
-    found = complaints(edited(("texts: 60", "texts: many")) + second)
-    assert [sentence.split(": ")[1] for sentence in found] == ["tasks.reviews.data.texts", "tasks.second.data.texts"]
+    messages = errors(edited(("texts: 60", "texts: many")) + second)
+    assert [message.split(": ")[1] for message in messages] == ["tasks.reviews.data.texts", "tasks.second.data.texts"]
 
 
 # --- files that a config names
 
 
-def test_a_missing_preference_file_is_told_by_name(complaints):
+def test_a_missing_preference_file_is_told_by_name(errors):
     text = edited((PREFERENCES, "{source: pairs, path: no/pairs.jsonl}"))
-    (sentence,) = complaints(text)
-    assert sentence == (
+    (message,) = errors(text)
+    assert message == (
         f"FILE:{line_of(text, 'no/pairs')}: tasks.reviews.preferences.path: no such file: no/pairs.jsonl "
         "(paths are relative to the working directory)"
     )
 
 
-def test_a_missing_text_file_is_told_by_name_also_where_a_key_is_called_like_the_source(complaints):
+def test_a_missing_text_file_is_told_by_name_also_where_a_key_is_called_like_the_source(errors):
     text = edited(("source: planted", "source: texts\n      path: no/texts.jsonl"))
-    (sentence,) = complaints(text)
-    assert sentence.startswith(f"FILE:{line_of(text, 'path:')}: tasks.reviews.data.path: no such file: no/texts.jsonl")
+    (message,) = errors(text)
+    assert message.startswith(f"FILE:{line_of(text, 'path:')}: tasks.reviews.data.path: no such file: no/texts.jsonl")
 
 
-def test_texts_come_from_one_place(complaints):
-    (sentence,) = complaints(edited(("source: planted", "source: texts")))
+def test_texts_come_from_one_place(errors):
+    (message,) = errors(edited(("source: planted", "source: texts")))
     choice = "'path' (a JSONL file) or 'hub' (a data set of the hub) or 'package' (an installed Python package)"
-    assert sentence == f"FILE:6: tasks.reviews.data: give one of {choice}, not none"
+    assert message == f"FILE:6: tasks.reviews.data: give one of {choice}, not none"
 
 
-def test_the_length_of_an_opening_is_from_the_smaller_to_the_larger(complaints):
-    (sentence,) = complaints(
+def test_the_length_of_an_opening_is_from_the_smaller_to_the_larger(errors):
+    (message,) = errors(
         edited(("source: planted", "source: texts\n      hub: {id: imdb}\n      prompt_tokens: [8, 5]"))
     )
-    assert sentence.startswith("FILE:9: tasks.reviews.data.prompt_tokens: the first number must not exceed the second")
+    assert message.startswith("FILE:9: tasks.reviews.data.prompt_tokens: the first number must not exceed the second")
 
 
 def pair_file(tmp_path):
@@ -396,14 +396,14 @@ def pair_file(tmp_path):
     return path
 
 
-def test_prompts_come_from_the_preference_file_if_and_only_if_there_is_one(tmp_path, complaints):
+def test_prompts_come_from_the_preference_file_if_and_only_if_there_is_one(tmp_path, errors):
     path = pair_file(tmp_path)
-    (sentence,) = complaints(edited((PREFERENCES, f"{{source: scored, path: {path}}}")))
-    assert sentence == (
+    (message,) = errors(edited((PREFERENCES, f"{{source: scored, path: {path}}}")))
+    assert message == (
         "FILE:7: tasks.reviews.data.source: preferences.source 'scored' needs data.source preferences, not 'planted'"
     )
-    (sentence,) = complaints(edited(("source: planted\n      texts: 60", "source: preferences")))
-    assert sentence.endswith("preferences.source 'generated' needs data.source planted or texts, not 'preferences'")
+    (message,) = errors(edited(("source: planted\n      texts: 60", "source: preferences")))
+    assert message.endswith("preferences.source 'generated' needs data.source planted or texts, not 'preferences'")
 
 
 def model_folder(tmp_path, *files):
@@ -414,11 +414,11 @@ def model_folder(tmp_path, *files):
     return folder
 
 
-def test_a_model_folder_must_be_one(tmp_path, complaints):
+def test_a_model_folder_must_be_one(tmp_path, errors):
     def refused(folder):
-        (sentence,) = complaints(edited((MODEL, f"{{source: folder, path: {folder}}}")))
-        assert sentence.startswith(f"FILE:5: tasks.reviews.model.path: {folder}: ")
-        return sentence
+        (message,) = errors(edited((MODEL, f"{{source: folder, path: {folder}}}")))
+        assert message.startswith(f"FILE:5: tasks.reviews.model.path: {folder}: ")
+        return message
 
     assert "no such folder" in refused(tmp_path / "nowhere")
     assert "it has no config.json" in refused(model_folder(tmp_path))
@@ -431,22 +431,22 @@ def test_a_model_folder_must_be_one(tmp_path, complaints):
 # --- YAML
 
 
-def test_a_key_given_twice_is_refused_with_both_lines(complaints):
+def test_a_key_given_twice_is_refused_with_both_lines(errors):
     text = edited(("    seeds: [0]", "    seeds: [0]\n    resources: {}\n    seeds: [1]"))
     first = line_of(text, "seeds: [0]")
-    assert complaints(text) == [f"FILE:{first + 2}: tasks.reviews.seeds is given twice, also in line {first}"]
+    assert errors(text) == [f"FILE:{first + 2}: tasks.reviews.seeds is given twice, also in line {first}"]
 
 
-def test_yaml_that_cannot_be_read_is_told_with_its_line(complaints):
-    (sentence,) = complaints(edited(("    seeds: [0]", "\tseeds: [0]")))
-    assert re.fullmatch(r"FILE:15: not valid YAML \(found character .*\)", sentence)
-    (sentence,) = complaints("name: [1\n\ntasks: {}\n")
-    assert re.fullmatch(r"FILE:\d+: not valid YAML \(.+\)", sentence)
+def test_yaml_that_cannot_be_read_is_told_with_its_line(errors):
+    (message,) = errors(edited(("    seeds: [0]", "\tseeds: [0]")))
+    assert re.fullmatch(r"FILE:15: not valid YAML \(messages character .*\)", message)
+    (message,) = errors("name: [1\n\ntasks: {}\n")
+    assert re.fullmatch(r"FILE:\d+: not valid YAML \(.+\)", message)
 
 
 @pytest.mark.parametrize("text", ["", "# nothing\n", "- name\n- tasks\n", "planted\n", "12\n", "null\n"])
-def test_a_file_that_is_no_mapping_is_refused(complaints, text):
-    assert complaints(text) == ["FILE: a mapping with 'name' and 'tasks' is expected"]
+def test_a_file_that_is_no_mapping_is_refused(errors, text):
+    assert errors(text) == ["FILE: a mapping with 'name' and 'tasks' is expected"]
 
 
 @pytest.mark.parametrize(
@@ -454,9 +454,9 @@ def test_a_file_that_is_no_mapping_is_refused(complaints, text):
     ["name: &a [*a]\n", "name: *a\n", "name: a\x01\n", "name: !!python/object:os.system x\n", "a: 1\n---\nb: 2\n"],
     ids=["endless", "alias of nothing", "control character", "tag", "two documents"],
 )
-def test_yaml_that_makes_no_sense_here_gets_one_line(complaints, text):
-    (sentence,) = complaints(text)
-    assert re.match(r"FILE(:\d+)?: not valid YAML \(", sentence)
+def test_yaml_that_makes_no_sense_here_gets_one_line(errors, text):
+    (message,) = errors(text)
+    assert re.match(r"FILE(:\d+)?: not valid YAML \(", message)
 
 
 def test_a_config_that_cannot_be_read_is_told(tmp_path):
@@ -508,14 +508,14 @@ OVERRIDES = {
 
 
 @pytest.mark.parametrize(("overrides", "saying"), OVERRIDES.values(), ids=OVERRIDES)
-def test_a_mistake_of_the_command_line_is_blamed_on_it(complaints, overrides, saying):
-    for sentence in complaints(TEXT, overrides):
-        assert re.fullmatch(f"--config: {saying}", sentence), sentence
+def test_a_mistake_of_the_command_line_is_blamed_on_it(errors, overrides, saying):
+    for message in errors(TEXT, overrides):
+        assert re.fullmatch(f"--config: {saying}", message), message
 
 
-def test_a_mistake_of_the_file_is_not_blamed_on_the_command_line(complaints):
-    (sentence,) = complaints(edited(("    sft: {num_train_epochs: 1}\n", "")), {"tasks__reviews__seeds": ["1"]})
-    assert sentence.startswith("FILE:4: tasks.reviews.sft: ")
+def test_a_mistake_of_the_file_is_not_blamed_on_the_command_line(errors):
+    (message,) = errors(edited(("    sft: {num_train_epochs: 1}\n", "")), {"tasks__reviews__seeds": ["1"]})
+    assert message.startswith("FILE:4: tasks.reviews.sft: ")
 
 
 def test_a_later_file_lies_on_top_and_is_blamed_for_what_it_says(tmp_path):
@@ -590,7 +590,7 @@ VALUES = st.recursive(
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(KEYS, inner, max_size=3)),
     max_leaves=6,
 )
-SENTENCE = re.compile(r"FILE(:\d+)?: .+")
+MESSAGE = re.compile(r"FILE(:\d+)?: .+")
 
 
 def containers(value):
@@ -621,14 +621,14 @@ def mutated(draw):
     return yaml.safe_dump(config, allow_unicode=True)
 
 
-def only_sentences(folder, text):
+def only_messages(folder, text):
     path = folder / "config.yaml"
     path.write_text(text, encoding="utf-8")
     try:
         load_config(path)
     except UserError as error:
-        for sentence in str(error).replace(str(path), "FILE").split("\n"):
-            assert SENTENCE.fullmatch(sentence), sentence
+        for message in str(error).replace(str(path), "FILE").split("\n"):
+            assert MESSAGE.fullmatch(message), message
 
 
 @pytest.fixture(scope="module")
@@ -638,11 +638,11 @@ def folder(tmp_path_factory):
 
 @settings(max_examples=200, deadline=None)
 @given(mutated())
-def test_a_config_with_anything_in_it_loads_or_gets_sentences(folder, text):
-    only_sentences(folder, text)
+def test_a_config_with_anything_in_it_loads_or_gets_messages(folder, text):
+    only_messages(folder, text)
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.integers(0, len(TEXT)), st.integers(0, 12), st.text(max_size=4))
-def test_a_config_with_any_text_cut_out_or_put_in_loads_or_gets_sentences(folder, at, length, more):
-    only_sentences(folder, TEXT[:at] + more + TEXT[at + length :])
+def test_a_config_with_any_text_cut_out_or_put_in_loads_or_gets_messages(folder, at, length, more):
+    only_messages(folder, TEXT[:at] + more + TEXT[at + length :])

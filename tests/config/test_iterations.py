@@ -177,12 +177,12 @@ MISTAKES = {
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_what_rounds_cannot_do_is_told_before_any_job(tmp_path, mistake):
-    changes, sentence = MISTAKES[mistake]
+    changes, message = MISTAKES[mistake]
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(BASE))
     load_config(tmp_path / "config.yaml")
     with pytest.raises(UserError) as told:
         load_config(tmp_path / "config.yaml", {f"tasks__reviews__{key}": value for key, value in changes.items()})
-    assert sentence in str(told.value)
+    assert message in str(told.value)
 
 
 def test_a_section_that_no_method_reads_is_refused():

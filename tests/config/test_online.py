@@ -1,4 +1,4 @@
-"""What a config may ask of methods that train on samples of their own policy, and the sentence of each mistake."""
+"""What a config may ask of methods that train on samples of their own policy, and the message of each mistake."""
 
 import pytest
 import yaml
@@ -112,7 +112,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("change, expected", MISTAKES.values(), ids=MISTAKES)
-def test_a_mistake_gets_its_sentence_and_place(errors, change, expected):
+def test_a_mistake_gets_its_message_and_place(errors, change, expected):
     assert errors(**change) == [": ".join(expected)]
 
 

@@ -51,8 +51,8 @@ def stages(**changes):
 
 
 @pytest.fixture
-def complaints(tmp_path):
-    """(**changes of BASE) -> the sentences that it gets, without their file."""
+def errors(tmp_path):
+    """(**changes of BASE) -> the messages that it gets, without their file."""
 
     def load(**changes):
         path = tmp_path / "own.yaml"
@@ -75,7 +75,7 @@ HUB = {"source": "hub", "id": "owner/model-1b"}
 
 
 @pytest.mark.parametrize(
-    "changes, place, sentence",
+    "changes, place, message",
     [
         ({"methods__sepo__oracle": "mian"}, "methods.sepo.oracle", "'mian' is not an oracle of this task; allowed:"),
         ({"methods__sepo__oracle": "data"}, "methods.sepo.oracle", READS.format("sepo")),
@@ -94,9 +94,9 @@ HUB = {"source": "hub", "id": "owner/model-1b"}
         (MORE | {"sft": None}, "oracles.small.model", "a model from scratch knows nothing: the task needs an"),
     ],
 )  # fmt: skip
-def test_a_mistake_gets_its_sentence(complaints, changes, place, sentence):
-    found = complaints(**changes)
-    assert any(line.startswith(f"{place}: {sentence}") for line in found), found
+def test_a_mistake_gets_its_message(errors, changes, place, message):
+    messages = errors(**changes)
+    assert any(line.startswith(f"{place}: {message}") for line in messages), messages
 
 
 def test_numbers_of_the_users_own_pairs_need_no_oracle(tmp_path):

@@ -15,7 +15,7 @@ from sparsepo.workflow.stages import Stages
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = [ROOT / "config.yaml", *sorted((ROOT / "configs").rglob("*.yaml"))]
 SCHEMA = jsonschema.Draft202012Validator(json.loads((ROOT / "schemas/config.schema.json").read_text()))
-SENTENCE = re.compile(r"own\.yaml(:\d+)?: \S.*")
+MESSAGE = re.compile(r"own\.yaml(:\d+)?: \S.*")
 YES, NO = {"true", "on", "yes", "t", "y", "1"}, {"false", "off", "no", "f", "n", "0"}
 
 
@@ -57,11 +57,11 @@ def as_yaml(tree):
     )
 
 
-def told(sentences):
-    lines = sentences.split("\n")
+def told(messages):
+    lines = messages.split("\n")
     assert len(lines) <= 21, len(lines)
     for line in lines:
-        assert SENTENCE.fullmatch(line) and line.isprintable() and len(line) < 900, line
+        assert MESSAGE.fullmatch(line) and line.isprintable() and len(line) < 900, line
 
 
 def holds(config):

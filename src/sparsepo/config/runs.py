@@ -1,4 +1,4 @@
-"""The runs of a task: one per method x point of its grid x seed, and the path that names each."""
+"""The runs of a task: one for each method, point of its grid and seed; and the path that names each."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -13,7 +13,7 @@ from sparsepo.methods.registry import METHODS
 
 @dataclass(frozen=True)
 class Run:
-    """A training run; `params` are grid values as text, as they stand in the path."""
+    """A training run; `params` are the values of its parameters as text, as they stand in its path."""
 
     method: str
     params: tuple[tuple[str, str], ...]
@@ -21,7 +21,7 @@ class Run:
 
     @property
     def point(self) -> str:
-        """`alpha~0.5-beta~0.1`: the parameters sorted by name."""
+        """The point of the grid: parameters sorted by name, as in `alpha~0.5-beta~0.1`."""
         return "-".join(f"{name}~{value}" for name, value in sorted(self.params))
 
     @property
@@ -35,98 +35,102 @@ class Run:
 
     @property
     def iterations(self) -> int:
-        """How many rounds a run of rounds has."""
+        """Number of rounds, of a method that trains in rounds."""
         return int({**METHODS[self.method].rounds, **self.hyper}["iterations"])
 
     @property
     def shared(self) -> "Run":
-        """The same without the number of rounds: what a longer run has in common with a shorter one."""
+        """This run without its number of rounds, which names what a longer run shares with a shorter one."""
         return Run(self.method, _without_rounds(self.method, self.params), self.seed)
 
 
 def runs_of(task: TaskConfig) -> list[Run]:
     """Every run, in the order of the config."""
-    found = []
-    for method, grid in task.methods.items():
-        for values in product(*grid.values()):
-            params = tuple(zip(grid, values, strict=True))
-            found += [Run(method, params, seed) for seed in task.seeds]
-    return found
+    return [
+        Run(method, tuple(zip(grid, values, strict=True)), seed)
+        for method, grid in task.methods.items()
+        for values in product(*grid.values())
+        for seed in task.seeds
+    ]
 
 
 def find_run(task: TaskConfig, path: str) -> Run:
-    """The run with this path, or what several have `shared`, read off it.
+    """The run with this path, or with the path of what runs of rounds have `shared`.
 
-    A large sweep asks for each of its runs many times.
+    It is read off the path, without a list of all runs, as a large sweep looks for each of its runs many times.
     """
     method = path.split("/")[0]
     grid = task.methods[method]
-    found = re.fullmatch(_pattern(task, method, grid, "("), path)
-    if found is None:
+    match = re.fullmatch(_pattern(task, method, grid, "("), path)
+    if match is None:
         grid = dict(_without_rounds(method, grid.items()))
-        found = re.fullmatch(_pattern(task, method, grid, "("), path)
-    *values, seed = found.groups()
+        match = re.fullmatch(_pattern(task, method, grid, "("), path)
+    *values, seed = match.groups()
     texts = dict(zip(sorted(grid), values, strict=True))
     return Run(method, tuple((name, texts[name]) for name in grid), int(seed))
 
 
 def patterns_of(task: TaskConfig) -> list[str]:
-    """A regular expression a method, which together match the paths of the runs and no others.
+    """One regular expression for each method; together they match the paths of the runs and no others.
 
-    As a grid is a product, they are as long as the grids are wide, where a list of all paths is as long as the sweep.
+    They are as long as the grids are wide, where a list of all paths would be as long as the sweep.
     """
     return [_pattern(task, method, grid, "(?:") for method, grid in task.methods.items()]
 
 
 def patterns_of_rounds(task: TaskConfig) -> list[str]:
-    """The same of the runs that are `shared`."""
-    grids = {method: grid for method, grid in task.methods.items() if METHODS[method].trainer == "rounds"}
-    shared = {method: dict(_without_rounds(method, grid.items())) for method, grid in grids.items()}
-    return [_pattern(task, method, grid, "(?:") for method, grid in shared.items()]
+    """One regular expression for each method that trains in rounds, for the paths of what its runs have `shared`."""
+    return [
+        _pattern(task, method, dict(_without_rounds(method, grid.items())), "(?:")
+        for method, grid in task.methods.items()
+        if METHODS[method].trainer == "rounds"
+    ]
 
 
 def _without_rounds(method: str, params: Iterable[tuple[str, Any]]) -> tuple[tuple[str, Any], ...]:
-    """Without what says how many rounds there are, which no round depends on."""
+    """The parameters without the number of rounds, on which no round depends."""
     return tuple((name, value) for name, value in params if name not in METHODS[method].rounds)
 
 
 def _pattern(task: TaskConfig, method: str, grid: Mapping[str, list[str]], group: str) -> str:
-    """Of the paths of a method's runs with this grid; `group` opens the group of each value."""
+    """A regular expression for the paths of a method's runs; `group` opens the group of each value."""
     any_of = {name: f"{group}{'|'.join(map(re.escape, values))})" for name, values in grid.items()}
     point = "-".join(f"{name}~{any_of[name]}" for name in sorted(grid))
     return f"{method}/{point}/seed~{group}{'|'.join(map(str, task.seeds))})"
 
 
-_AS_IT_IS = {"frontier_every": 0, "validate_every": 0, "checkpoint_selection": "last"}
-"""Of the training section: an oracle is not measured while it trains."""
+_UNMEASURED = {"frontier_every": 0, "validate_every": 0, "checkpoint_selection": "last"}
+"""Keys of the training section of an oracle, which is not measured while it trains."""
 
 
 def as_task(task: TaskConfig, name: str) -> TaskConfig:
     """The task whose only run is this oracle, with its model, method, seed and training."""
     oracle = task.oracles[name]
     method, params = oracle.method
-    given = {key: value for key in ("num_train_epochs", "learning_rate") if (value := getattr(oracle, key)) is not None}
-    given |= {"max_steps": None} if oracle.num_train_epochs is not None else {}
-    changed = {
+    keys = ("num_train_epochs", "learning_rate")
+    changes = _UNMEASURED | {key: value for key in keys if (value := getattr(oracle, key)) is not None}
+    if oracle.num_train_epochs is not None:
+        changes["max_steps"] = None
+    sections = {
         "model": oracle.model or task.model,
         "methods": {method: {key: [value] for key, value in params.items()}},
         "seeds": [oracle.seed],
-        "training": task.training.model_copy(update=_AS_IT_IS | given),
+        "training": task.training.model_copy(update=changes),
         "oracles": {name: oracle},
     }
-    return task.model_copy(update=changed)
+    return task.model_copy(update=sections)
 
 
 def oracle_of(task: TaskConfig, run: str) -> str | None:
-    """The oracle of the task whose scores a run reads."""
-    made = find_run(task, run)
-    named = METHODS[made.method].oracle(made.hyper)
-    return named if named in task.oracles else None
+    """The name of the oracle whose scores a run reads; None if it reads none of the task's."""
+    found = find_run(task, run)
+    name = METHODS[found.method].oracle(found.hyper)
+    return name if name in task.oracles else None
 
 
 def oracle_selected_runs(task: TaskConfig) -> list[str]:
-    """The runs that keep the tokens of the highest scores of an oracle of the task."""
+    """Paths of the runs with mask `selected`, which trains on the tokens that an oracle of the task scores highest."""
     if not task.oracles:
         return []
-    by_score = [run.path for run in runs_of(task) if METHODS[run.method].mask(run.hyper) == "selected"]
-    return [run for run in by_score if oracle_of(task, run) is not None]
+    selecting = [run.path for run in runs_of(task) if METHODS[run.method].mask(run.hyper) == "selected"]
+    return [path for path in selecting if oracle_of(task, path) is not None]
