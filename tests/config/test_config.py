@@ -119,7 +119,7 @@ MISTAKES = {
     "parameter that no mask of the grid reads": (
         (DPO, "dpo: {beta: [1], mask: [layers, given], l1_u: [0.1]}"),
         ("l1_u", "tasks.reviews.methods.dpo.l1_u"),
-        r"parameter 'l1_u' of 'dpo' is not read where mask is 'given', but with layers, .* or binary_last",
+        r"parameter 'l1_u' of 'dpo' is not read where mask is 'given', but with layers, .*, binary_last",
     ),
     "mask of another method": (
         ("simpo: {", "mapo: {mask: layers, beta: [1]}\n      simpo: {"),
@@ -439,7 +439,7 @@ def test_a_key_given_twice_is_refused_with_both_lines(errors):
 
 def test_yaml_that_cannot_be_read_is_told_with_its_line(errors):
     (message,) = errors(edited(("    seeds: [0]", "\tseeds: [0]")))
-    assert re.fullmatch(r"FILE:15: not valid YAML \(messages character .*\)", message)
+    assert re.fullmatch(r"FILE:15: not valid YAML \(found character .*\)", message)
     (message,) = errors("name: [1\n\ntasks: {}\n")
     assert re.fullmatch(r"FILE:\d+: not valid YAML \(.+\)", message)
 

@@ -264,14 +264,10 @@ def looking_into_pairs(method: str) -> str:
 
 
 def check_parameters(method: str, given: Mapping[str, Any]) -> Method:
-    """The method's row. Raises UserError for an unknown method or parameter, a value it may not take, or no reader."""
-    row = check_values(method, given)
-    check_read(method, given)
-    return row
+    """The row of a method. Raises UserError for an unknown method or parameter, and a value that it may not take.
 
-
-def check_values(method: str, given: Mapping[str, Any]) -> Method:
-    """The method's row. Raises UserError for an unknown method or parameter, or a value that it may never take."""
+    Also for a parameter that is not read with this mask.
+    """
     if method not in METHODS:
         raise UserError(f"method '{method}' is unknown; {did_you_mean(method, METHODS)}")
     row = METHODS[method]
@@ -282,6 +278,7 @@ def check_values(method: str, given: Mapping[str, Any]) -> Method:
             TypeAdapter(parameter_type(method, name)).validate_python(value, strict=True)
         except ValidationError as error:
             raise UserError(f"parameter '{name}' of '{method}' {error_message(error.errors()[0])}") from None
+    check_read(method, given)
     return row
 
 
@@ -291,23 +288,17 @@ def parameter_type(method: str, name: str) -> Any:
 
 
 def check_read(method: str, given: Mapping[str, Any]) -> None:
-    """Raises UserError for a parameter that the mask in question does not look at."""
+    """Raises UserError for a parameter that the mask in `given`, or else the method's own, does not read."""
     row = METHODS[method]
     mask = row.mask(given)
     for name in given:
         if name not in row.reads(mask):
-            readers = [choice for choice in row.mask_choices if name in row.reads(choice)]
-            raise UserError(
-                f"parameter '{name}' of '{method}' is not read where mask is '{mask}', but with {_or(readers)}"
-            )
-
-
-def _or(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
+            masks = ", ".join(choice for choice in row.mask_choices if name in row.reads(choice))
+            raise UserError(f"parameter '{name}' of '{method}' is not read where mask is '{mask}', but with {masks}")
 
 
 def check_pair_method(method: str, given: Mapping[str, Any]) -> Method:
-    """The same, and raises UserError for a method that does not train on pairs."""
+    """As `check_parameters`; also raises UserError for a method that does not train on pairs."""
     row = check_parameters(method, given)
     if row.loss is None:
         raise UserError(f"method '{method}' trains on samples of its policy, not on pairs: use OnPolicyTrainer")
