@@ -119,7 +119,7 @@ MISTAKES = {
     "parameter that no mask of the grid reads": (
         (DPO, "dpo: {beta: [1], mask: [layers, given], l1_u: [0.1]}"),
         ("l1_u", "tasks.reviews.methods.dpo.l1_u"),
-        r"parameter 'l1_u' of 'dpo' is not read where mask is 'given', but with layers, .*, binary_last",
+        r"parameter 'l1_u' of 'dpo' is not read where mask is 'given', but with layers, .* or binary_last",
     ),
     "mask of another method": (
         ("simpo: {", "mapo: {mask: layers, beta: [1]}\n      simpo: {"),

@@ -262,7 +262,7 @@ def test_a_pair_that_cannot_be_scored_is_a_users_mistake(pair, message):
             {"activation_sites": ("mlp",)},
             "'activation_sites' of 'dpo' is not read where mask is 'none', but with activations",
         ),
-        ("dpo", {"beta": 0}, "parameter 'beta' of 'dpo' must be a number > 0, not 0"),
+        ("dpo", {"beta": 0}, "parameter 'beta' of 'dpo' must be greater than 0, not 0"),
     ],
 )
 def test_what_no_method_can_take_is_a_users_mistake(method, hyper, message):

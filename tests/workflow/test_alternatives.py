@@ -233,7 +233,7 @@ def test_a_new_method_with_a_loss_a_mask_and_a_parameter_of_its_own_changes_no_o
     added = {
         "losses": ("LOSSES: dict", "def new(chosen, rejected):\n    return 1\n\n\nLOSSES: dict"),
         "masks": ("HEADS: dict", "class NewHead(MaskHead):\n    pass\n\n\nHEADS: dict"),
-        "parameters": ("ALLOWED = {", 'ALLOWED = {\n    "theta": Allowed(low=3),'),
+        "parameters": ("PARAMETERS = {", 'PARAMETERS = {\n    "theta": Parameter(number(ge=3), ""),'),
         "methods": ('= {\n    "dpo"', '= {\n    "new": Method("New", "new", {"theta": 4}, "", ""),\n    "dpo"'),
     }
     for module, (old, new) in added.items():

@@ -14,7 +14,7 @@ class Splits(Section):
     train: Count | None = None
     """Prompts to train on; null takes all that validation and test leave."""
     validation: Count
-    """Prompts that choose among the points of a grid, and the pairs of the validation loss."""
+    """Prompts for choosing among the points of a grid, and for the validation loss."""
     test: Count
     """Prompts that the tables report on."""
 

@@ -118,7 +118,7 @@ class BenchmarkConfig(Section):
     limit: Count | None = None
     """So many questions of each task, a seeded choice that is the same for every model; null takes all."""
     num_fewshot: CountOrZero | None = None
-    """Number of examples in a prompt; null keeps the number of each task, as do tasks of the leaderboard."""
+    """Number of examples in a prompt; null keeps that of each task. Tasks of the leaderboard always keep theirs."""
     batch_size: Count = 8
     """Questions answered together."""
 

@@ -11,7 +11,7 @@ from typing_extensions import TypeAliasType, TypedDict
 
 from sparsepo.config.base import LocatedError, raise_error, raise_errors
 from sparsepo.methods.parameters import PARAMETERS, Site
-from sparsepo.methods.registry import METHODS, check_read, parameter_type
+from sparsepo.methods.registry import METHODS, check_used, parameter_type
 from sparsepo.runtime.errors import UserError, shown
 from sparsepo.runtime.validation import error_message
 
@@ -132,7 +132,7 @@ def _grid_errors(method: str, grid: Mapping[str, list[str]]) -> Iterator[tuple[s
     for name in grid:
         for given in [{"mask": mask} for mask in grid.get("mask", [])] or [{}]:
             try:
-                check_read(method, {name: None} | given)
+                check_used(method, {name: None} | given)
             except UserError as error:
                 yield str(error), name
                 break

@@ -278,7 +278,7 @@ def check_parameters(method: str, given: Mapping[str, Any]) -> Method:
             TypeAdapter(parameter_type(method, name)).validate_python(value, strict=True)
         except ValidationError as error:
             raise UserError(f"parameter '{name}' of '{method}' {error_message(error.errors()[0])}") from None
-    check_read(method, given)
+    check_used(method, given)
     return row
 
 
@@ -287,14 +287,15 @@ def parameter_type(method: str, name: str) -> Any:
     return Literal[METHODS[method].mask_choices] if name == "mask" else PARAMETERS[name].type
 
 
-def check_read(method: str, given: Mapping[str, Any]) -> None:
-    """Raises UserError for a parameter that the mask in `given`, or else the method's own, does not read."""
+def check_used(method: str, given: Mapping[str, Any]) -> None:
+    """Raises UserError for a parameter that is not read with this mask."""
     row = METHODS[method]
     mask = row.mask(given)
     for name in given:
         if name not in row.reads(mask):
-            masks = ", ".join(choice for choice in row.mask_choices if name in row.reads(choice))
-            raise UserError(f"parameter '{name}' of '{method}' is not read where mask is '{mask}', but with {masks}")
+            readers = [choice for choice in row.mask_choices if name in row.reads(choice)]
+            listed = readers[0] if len(readers) == 1 else f"{', '.join(readers[:-1])} or {readers[-1]}"
+            raise UserError(f"parameter '{name}' of '{method}' is not read where mask is '{mask}', but with {listed}")
 
 
 def check_pair_method(method: str, given: Mapping[str, Any]) -> Method:
