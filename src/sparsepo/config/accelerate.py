@@ -33,7 +33,7 @@ def accelerate_errors(path: Path, num_processes: int) -> Iterator[str]:
     if num_processes == 1:
         yield f"{path} is for several processes: give num_processes (how many) too, or leave accelerate out"
     elif given != num_processes:
-        yield f"{path} says num_processes: {given}, and num_processes here is {num_processes}: leave it out there"
+        yield f"{path} says num_processes: {given}, and num_processes is {num_processes}: leave it out there"
     if content.get("num_machines", 1) != 1:
         yield f"{path} says num_machines: {content['num_machines']}: a run takes the processes of one machine"
     if kind == "FSDP":
