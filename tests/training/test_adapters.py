@@ -279,13 +279,13 @@ def test_the_adapter_beside_it_is_one_that_peft_loads_on_the_model_before_traini
 @pytest.mark.parametrize(
     "given, sentence",
     [
-        ({"target_modules": "all"}, "write all-linear or a list of names, as in .q_proj, v_proj., not 'all'"),
+        ({"target_modules": "all"}, "write all-linear or a list of names, as in .q_proj, v_proj., not .all."),
         (
             {"target_modules": ["q_proj", "lm_head"]},
             "'lm_head' is an embedding or the output head, which are never adapted",
         ),
         ({"target_modules": ["transformer.wte"]}, "'transformer.wte' is an embedding or the output head"),
-        ({"target_modules": []}, "at least 1 item"),
+        ({"target_modules": []}, "write all-linear or a list of names"),
         ({"rank": 0}, "greater than 0"),
         ({"quantization": "int8"}, "'none' or 'nf4'"),
         ({"ranks": 4}, "not permitted"),

@@ -23,6 +23,7 @@ from sparsepo.config.base import (
     raise_errors,
 )
 from sparsepo.config.online import OnPolicyConfig, RoundsConfig
+from sparsepo.runtime.errors import shown
 
 NOT_ADAPTED = {"lm_head", "embed_out", "embed_in", "embed_tokens", "wte", "wpe"}
 """Common names of output heads and embeddings; `adapters.add` refuses them by what they are, whatever their name."""
@@ -46,10 +47,12 @@ class AdapterConfig(Section):
     @field_validator("target_modules", mode="before")
     @classmethod
     def _check_target_modules(cls, names: Any) -> Any:
-        if isinstance(names, str) and names != "all-linear":
-            raise_error(f"write all-linear or a list of names, as in [q_proj, v_proj], not '{names}'")
-        for name in names if isinstance(names, list) else ():
-            if str(name).rsplit(".", 1)[-1] in NOT_ADAPTED:
+        if names == "all-linear":
+            return names
+        if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+            raise_error(f"write all-linear or a list of names, as in [q_proj, v_proj], not {shown(names)}")
+        for name in names:
+            if name.rsplit(".", 1)[-1] in NOT_ADAPTED:
                 raise_error(f"'{name}' is an embedding or the output head, which are never adapted; leave it out")
         return names
 
