@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from sparsepo.monitor.plan_file import WATCHED, Plan
 from sparsepo.runtime.errors import UserError
 from sparsepo.runtime.launch import python_command
 from sparsepo.runtime.result_cache import file_hash
-from sparsepo.workflow.code_version import ALTERNATIVES, Tree
+from sparsepo.workflow.code_version import code_version
 from sparsepo.workflow.cost.estimates import asked
 from sparsepo.workflow.stage_settings import SETTINGS, fitted, quantization_kwargs
 
@@ -218,13 +217,12 @@ class Stages:
         looks = [file_hash(path) for part in ("static", "templates") for path in sorted((PAGE / part).iterdir())]
         return json.dumps({"name": self.config.name, "version": __version__, "tasks": tasks, "looks": looks})
 
-    def code(self, script: str, task: str = "", run: str = "sft", kind: str = "", oracle: str = "", **_: Any) -> str:
-        """Hash of the code behind a script that this job uses, of losses, masks and sources only its own."""
-        rows = {}
-        if script in ALTERNATIVES:
-            section, run = self._made(task, run, oracle)
-            rows = ALTERNATIVES[script](section, run, kind)
-        return _code(script, frozenset((table, frozenset(used)) for table, used in rows.items()))
+    def code(self, stage: str, script: str = "", kind: str = "", **wildcards: Any) -> str:
+        """Hash of the code that a job of this stage uses, see code_version; `script` where it has not the stage's name."""
+        settings = self.settings(stage, **wildcards) if stage in SETTINGS else "{}"
+        if kind.startswith("weights~"):
+            settings = f'[{settings}, {{"mask": "activations"}}]'
+        return code_version(f"workflow_scripts/{script or stage}.py", settings)
 
     def settings(self, stage: str, task: str, run: str = "sft", oracle: str = "", **_: Any) -> str:
         """JSON of everything in the config that can change what `stage` makes, and nothing else."""
@@ -244,16 +242,6 @@ class Stages:
 
     def _owner(self, task: str) -> str:
         return self.owners.get(task, self.config.name)
-
-
-@cache
-def _tree() -> Tree:
-    return Tree()
-
-
-@cache
-def _code(script: str, rows: frozenset[tuple[str, frozenset[str]]]) -> str:
-    return _tree().version(f"workflow_scripts/{script}.py", dict(rows))
 
 
 def check_owner(stamp: Path, name: str) -> None:
