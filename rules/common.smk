@@ -150,8 +150,8 @@ def config_of(wildcards, input):
 
 
 def code(stage, script=""):
-    """A function of wildcards: the version of the code that a job of this stage uses, whose script has its name or this one."""
-    return signed(lambda wildcards: STAGES.code(stage, script, **wildcards))
+    """A function of wildcards: the version of the code that a job of this stage, with a script of its name or this one, uses."""
+    return signed(lambda wildcards: STAGES.code(stage, script=script, **wildcards))
 
 
 def asks(stage, what):

@@ -58,7 +58,7 @@ class SourceTree:
     def _hash(self, script: str, chosen: Choices = frozenset()) -> str:
         digest = hashlib.sha256()
         for (module, name), parts in sorted(self.counted(script, chosen).items()):
-            digest.update("".join(f"{module}.{name}\n{part.text}\n" for part in parts).encode())
+            digest.update("".join(f"{module}.{name}\n{part.text}\n" for part in parts if part.text).encode())
         return digest.hexdigest()[:12]
 
     def counted(self, script: str, chosen: Choices) -> dict[Place, list[Code]]:
@@ -89,8 +89,9 @@ class SourceTree:
         line = f"{self._path(module).relative_to(self.root)}, line {one.line}"
         if one.module.startswith("."):
             raise ImportError(f"{line}: a relative import is not tracked: write the full name of the module")
-        submodule = f"{one.module}.{one.name}"
-        target, name = (submodule, EVERYTHING) if self._path(submodule) else (one.module, one.name or EVERYTHING)
+        target, name = one.module, one.name or EVERYTHING
+        if one.name and self._path(f"{target}.{name}"):
+            target, name = f"{target}.{name}", EVERYTHING
         if not self._path(target):
             return
         if "__getattr__" in self._module(target).names:

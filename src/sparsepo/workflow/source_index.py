@@ -63,7 +63,7 @@ def _by_name(node: ast.stmt) -> Iterator[tuple[str, ast.stmt]]:
             for alias in names:
                 single = copy(node)
                 single.names = [alias]
-                yield alias.asname or alias.name.split(".")[0], single
+                yield ON_IMPORT if alias.name == "*" else alias.asname or alias.name.split(".")[0], single
         case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
             yield name, node
         case ast.Assign() | ast.AnnAssign() | ast.AugAssign():

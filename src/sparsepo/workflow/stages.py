@@ -217,12 +217,12 @@ class Stages:
         looks = [file_hash(path) for part in ("static", "templates") for path in sorted((PAGE / part).iterdir())]
         return json.dumps({"name": self.config.name, "version": __version__, "tasks": tasks, "looks": looks})
 
-    def code(self, stage: str, script: str = "", kind: str = "", **wildcards: Any) -> str:
-        """Hash of the code that a job of this stage uses, see code_version; `script` where it has not the stage's name."""
-        settings = self.settings(stage, **wildcards) if stage in SETTINGS else "{}"
+    def code(self, stage: str, task: str = "", run: str = "sft", kind: str = "", oracle: str = "", **given: str) -> str:
+        """Hash of the code that a job of this stage uses; `script` is given where it has not the stage's name."""
+        settings = self.settings(stage, task, run, oracle) if stage in SETTINGS else "{}"
         if kind.startswith("weights~"):
             settings = f'[{settings}, {{"mask": "activations"}}]'
-        return code_version(f"workflow_scripts/{script or stage}.py", settings)
+        return code_version(f"workflow_scripts/{given.get('script') or stage}.py", settings)
 
     def settings(self, stage: str, task: str, run: str = "sft", oracle: str = "", **_: Any) -> str:
         """JSON of everything in the config that can change what `stage` makes, and nothing else."""
