@@ -41,7 +41,7 @@ SCRIPTS = sorted(path.stem for path in (ROOT / "workflow_scripts").glob("*.py"))
 BASE = yaml.safe_load("""
 model: {source: scratch, config: {model_type: gpt2}}
 data: {source: planted, texts: 60, prompts: {train: 40, validation: 8, test: 8}}
-sft: {epochs: 1}
+sft: {num_train_epochs: 1}
 preferences: {source: generated, scorer: {kind: vader}}
 methods: {dpo: {beta: "0.1"}}
 evaluation: {scorer: {kind: vader}, frontier_prompts: 8}
@@ -169,8 +169,10 @@ PROGRAMS = {
 }
 TASKS = {
     "planted": {"training": {"frontier_every": 5}},
-    "classifier": {"evaluation": BASE["evaluation"] | {"also": {"kind": {"kind": "classifier", "model": "m"}}}},
-    "pairs": FILE | {"evaluation": {"generation": {}, "wins": {"kind": "nli", "model": "m"}}},
+    "classifier": {
+        "evaluation": BASE["evaluation"] | {"extra_scorers": {"kind": {"kind": "classifier", "model": "m"}}}
+    },
+    "pairs": FILE | {"evaluation": {"generation": {}, "win_rate": {"kind": "nli", "model": "m"}}},
     "transcripts": FILE | {"preferences": {"source": "transcripts", "hub": {"id": "x/y"}}},
     "programs": PROGRAMS,
     "words": {
@@ -187,7 +189,7 @@ def jobs_of_tasks():
     for task, section in stages.config.tasks.items():
         run = stages.runs(task, sft=False)[0]
         missing = {"train" if METHODS[run.split("/")[0]].trainer == "on_policy" else "train_on_policy"}
-        missing |= set() if section.evaluation.wins else {"wins"}
+        missing |= set() if section.evaluation.win_rate else {"wins"}
         for stage in set(STAGES) - missing:
             jobs[stage, task] = stage, stages.settings(stage, task, run)
     return jobs
@@ -355,7 +357,7 @@ def sources():
 
 
 def test_what_settings_choose_exists():
-    names = {f"{module}.{name}" for module, tree in sources() for name in Module(ast.unparse(tree), module).names}
+    names = {f"{module}.{name}" for module, tree in sources() for name in Module(ast.unparse(tree), module).statements}
     assert not set(CHOSEN_BY) - names
 
 

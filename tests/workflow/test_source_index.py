@@ -2,7 +2,7 @@
 
 import pytest
 
-from sparsepo.workflow.source_index import MAIN, ON_IMPORT, Import, Module
+from sparsepo.workflow.source_index import ON_IMPORT, Import, Module
 
 FUNCTION = '''\
 def train(steps: int) -> float:
@@ -78,11 +78,11 @@ def test_the_fields_of_a_class_and_their_types_are_code():
         ('"""A module."""\n', {ON_IMPORT}),
         ("register(1)\n", {ON_IMPORT}),
         ("torch.size = 3\nif A:\n    B = 1\n", {ON_IMPORT}),
-        ("if __name__ == '__main__':\n    main()\n", {MAIN}),
+        ("if __name__ == '__main__':\n    main()\n", {"__main__"}),
     ],
 )
 def test_a_statement_stands_under_the_names_that_it_binds(source, names):
-    assert set(Module(source, "module.py").names) == names
+    assert set(Module(source, "module.py").statements) == names
 
 
 def test_a_docstring_of_a_module_does_nothing_when_it_is_imported():
@@ -118,7 +118,7 @@ def test_neither_the_order_of_rows_nor_another_row_changes_the_code_of_a_row():
     assert rows(TABLE) != rows(TABLE.replace("'b': B", "'b': C"))
 
 
-@pytest.mark.parametrize("table", ["ROWS = {key: B for key in 'ab'}\n", "ROWS = dict(b=B)\n"])
+@pytest.mark.parametrize("table", ["ROWS = {key: B for key in 'ab'}\n", "ROWS = {'b': B, **A}\n", "ROWS = dict(b=B)\n"])
 def test_a_table_that_is_not_literal_counts_whole_where_a_row_of_it_is_chosen(table):
     module = Module(table, "module.py")
     assert module.code("ROWS", frozenset("b")) == module.code("ROWS")

@@ -1,8 +1,4 @@
-"""The code that a job runs, as a short hash that Snakemake compares.
-
-Snakemake tracks the text of a shell command, not the code behind it. As a parameter of a rule this hash makes it rerun
-a job when the code that computes its results changed, and only then.
-"""
+"""The code that a job runs, as a short hash that Snakemake compares."""
 
 import hashlib
 import json
@@ -12,14 +8,13 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from sparsepo.workflow.source_index import MAIN, ON_IMPORT, Code, Import, Module
+from sparsepo.workflow.source_index import ON_IMPORT, Code, Import, Module
 
 ROOT = Path(__file__).resolve().parents[3]
 EVERYTHING = "*"
 
 LEFT_OUT = ("sparsepo.config.", "sparsepo.runtime.", "sparsepo.methods.parameters.")
-"""Packages and modules that do not count: settings reach a job by value, and Snakemake compares them too; runtime/
-starts, watches and records jobs, which changes no result."""
+"""What does not count: settings reach a job by value, and runtime/ starts, watches and records jobs."""
 
 CHOSEN_BY = {
     "sparsepo.methods.registry.METHODS": "",  # no row: what it says stands in the settings
@@ -36,7 +31,7 @@ CHOSEN_BY = {
     "sparsepo.evaluation.sandbox.check_sandbox": "execution",
 }
 """Table -> the setting that names its row: other rows do not count, nor does what only they lead to. Function -> the
-setting without which no job calls it: it counts where that is given and not null or 0."""
+setting without which no job calls it: it counts where that is given, and neither null nor 0."""
 SETTINGS = frozenset(CHOSEN_BY.values())
 
 Choices = frozenset[tuple[str, str]]
@@ -64,11 +59,12 @@ class SourceTree:
     def counted(self, script: str, chosen: Choices) -> dict[Place, list[Code]]:
         """The code of every definition that the script leads to, and of what modules do when they are imported."""
         counted: dict[Place, list[Code]] = {}
-        todo = [(script.removesuffix(".py").replace("/", "."), name) for name in (ON_IMPORT, MAIN)]
+        rows = {place: frozenset(value for key, value in chosen if key == name) for place, name in CHOSEN_BY.items()}
+        todo = [(script.removesuffix(".py").replace("/", "."), name) for name in (ON_IMPORT, "__main__")]
         while todo:
             place = todo.pop()
             if place not in counted and self._path(place[0]):
-                counted[place], places = self._uses(*place, _rows(".".join(place), chosen))
+                counted[place], places = self._uses(*place, rows.get(".".join(place)))
                 todo += places
         return counted
 
@@ -76,12 +72,12 @@ class SourceTree:
         """The code that binds a name, and the places that it leads to."""
         source = self._module(module)
         parts = source.code(name, rows)
-        places = {(module, other) for part in parts for other in part.names & source.names}
+        places = {(module, other) for part in parts for other in part.names & source.statements.keys()}
         places |= {place for part in parts for one in part.imports for place in self._targets(module, one)}
         if name == ON_IMPORT:
             places |= {(target, ON_IMPORT) for one in source.imports for target, _ in self._targets(module, one)}
         elif name == EVERYTHING:
-            places |= {(module, other) for other in source.names}
+            places |= {(module, other) for other in source.statements}
         return parts, places
 
     def _targets(self, module: str, one: Import) -> Iterator[Place]:
@@ -94,7 +90,7 @@ class SourceTree:
             target, name = f"{target}.{name}", EVERYTHING
         if not self._path(target):
             return
-        if "__getattr__" in self._module(target).names:
+        if "__getattr__" in self._module(target).statements:
             raise ImportError(f"{line}: lazy attributes of `{target}` are not tracked: import from where they are")
         yield target, name
         yield from ((package, ON_IMPORT) for package in accumulate(target.split("."), "{}.{}".format))
@@ -128,19 +124,13 @@ def choices(settings: str) -> Choices:
     return frozenset(chosen)
 
 
-def _rows(place: str, chosen: Choices) -> frozenset[str] | None:
-    """The rows that count of what stands in CHOSEN_BY; None for anything else."""
-    if place not in CHOSEN_BY:
-        return None
-    return frozenset(value for setting, value in chosen if setting == CHOSEN_BY[place])
-
-
 def code_version(script: str, settings: str = "{}") -> str:
     """The hash of the code that `script`, a path below ROOT, runs with these settings, given as JSON.
 
-    It counts each definition that the script leads to by the names in it, in any module of the package but those of
-    LEFT_OUT, and of the tables in CHOSEN_BY the rows that the settings choose. What only a person reads does not count
-    (see `source_index.Code`), so that another wording never trains a model again.
+    Snakemake tracks the text of a shell command, not the code behind it. As a parameter of a rule this hash makes it
+    rerun a job when the code that computes its results changed. It counts each definition that the script leads to by
+    the names in it, in any module but those of LEFT_OUT, and of the tables in CHOSEN_BY the rows that the settings
+    choose. What only a person reads does not count (see Code), so that another wording never trains a model again.
 
     Raises ImportError, naming file and line, for an import that cannot be followed by reading: a relative one, or one
     of a lazy attribute.

@@ -2,15 +2,13 @@
 
 import ast
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from copy import copy
 from functools import cache
 from typing import NamedTuple
 
 ON_IMPORT = ""
 """In place of a name: the statements that bind none, which act when the module is imported."""
-MAIN = "__main__"
-"""In place of a name: what a module does when it is run."""
 REPORTS = {"print", "warn", "debug", "info", "warning", "error", "exception", "critical"}
 """Functions and methods that only tell a person something."""
 
@@ -36,28 +34,24 @@ class Code(NamedTuple):
 
 
 class Module:
-    """The top-level statements of a module, by the names that they bind. Raises SyntaxError, which names `path`."""
+    """The top-level statements of a module by the names that they bind, see _by_name; `path` is for a SyntaxError."""
 
     def __init__(self, text: str, path: str) -> None:
-        self._statements: dict[str, list[ast.stmt]] = defaultdict(list)
+        self.statements: dict[str, list[ast.stmt]] = defaultdict(list)
         self.imports: list[Import] = []
         for node in ast.parse(text, path).body:
             self.imports += _imports(node)
             for name, statement in _by_name(node):
-                self._statements[name].append(statement)
+                self.statements[name].append(statement)
         self.code = cache(self._code)
-
-    @property
-    def names(self) -> Collection[str]:
-        return self._statements.keys()
 
     def _code(self, name: str, rows: frozenset[str] | None = None) -> list[Code]:
         """What binds a name. With `rows`: of a literal dict these rows and its frame, of anything else all if any."""
-        return [_read(part) for node in self._statements.get(name, ()) for part in _parts(node, rows)]
+        return [_read(part) for node in self.statements.get(name, ()) for part in _parts(node, rows)]
 
 
 def _by_name(node: ast.stmt) -> Iterator[tuple[str, ast.stmt]]:
-    """Each name that a statement binds, an import of several names taken apart; ON_IMPORT where it binds none."""
+    """Each name that a statement binds, imports taken apart; ON_IMPORT for none, __main__ for what a script does."""
     match node:
         case ast.Import(names=names) | ast.ImportFrom(names=names):
             for alias in names:
@@ -72,14 +66,14 @@ def _by_name(node: ast.stmt) -> Iterator[tuple[str, ast.stmt]]:
             for name in {getattr(target, "id", ON_IMPORT) for target in targets}:
                 yield name, node
         case ast.If(test=ast.Compare(left=ast.Name("__name__"))):
-            yield MAIN, node
+            yield "__main__", node
         case _:
             yield ON_IMPORT, node
 
 
 def _parts(node: ast.stmt, rows: frozenset[str] | None) -> list[ast.AST]:
     table = getattr(node, "value", None)
-    if rows is None or not isinstance(table, ast.Dict):
+    if rows is None or not isinstance(table, ast.Dict) or None in table.keys:
         return [node] if rows is None or rows else []
     values = {getattr(key, "value", None): value for key, value in zip(table.keys, table.values, strict=True)}
     frame = copy(node)
@@ -88,12 +82,10 @@ def _parts(node: ast.stmt, rows: frozenset[str] | None) -> list[ast.AST]:
 
 
 def _imports(node: ast.AST) -> list[Import]:
-    match node:
-        case ast.Import(names=names):
-            return [Import(alias.name, "", node.lineno) for alias in names]
-        case ast.ImportFrom(module=module, names=names, level=level):
-            return [Import("." * level + (module or ""), alias.name, node.lineno) for alias in names]
-    return []
+    if isinstance(node, ast.Import):
+        return [Import(alias.name, "", node.lineno) for alias in node.names]
+    names = node.names if isinstance(node, ast.ImportFrom) else []
+    return [Import("." * node.level + (node.module or ""), alias.name, node.lineno) for alias in names]
 
 
 def _read(part: ast.AST) -> Code:
@@ -126,8 +118,6 @@ def _leave_out(node: ast.AST) -> None:
 def _is_text(node: ast.stmt) -> bool:
     """Whether a statement is a docstring, or tells a person something and does nothing else."""
     match node:
-        case ast.Expr(ast.Constant()):
-            return True
         case ast.Expr(ast.Call(func=ast.Name(name) | ast.Attribute(attr=name))):
             return name in REPORTS
-    return False
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
