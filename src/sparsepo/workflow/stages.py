@@ -38,6 +38,7 @@ class Stages:
     config: Config
     owners: Mapping[str, str] = field(default_factory=dict)
     _asked: dict[tuple[str, str, str], dict[str, int]] = field(default_factory=dict, init=False, repr=False)
+    _settings: dict[tuple[str, ...], str] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def read(cls, paths: Sequence[str | Path], overrides: Mapping[str, Any]) -> "Stages":
@@ -226,9 +227,12 @@ class Stages:
 
     def settings(self, stage: str, task: str, run: str = "sft", oracle: str = "", **_: Any) -> str:
         """JSON of everything in the config that can change what `stage` makes, and nothing else."""
-        section, run = self._made(task, run, oracle)
-        config = self.config.model_copy(update={"name": self._owner(task)})
-        return json.dumps(SETTINGS[stage](config, section, task, run), sort_keys=True)
+        key = stage, task, run, oracle
+        if key not in self._settings:
+            section, run = self._made(task, run, oracle)
+            config = self.config.model_copy(update={"name": self._owner(task)})
+            self._settings[key] = json.dumps(SETTINGS[stage](config, section, task, run), sort_keys=True)
+        return self._settings[key]
 
     def _section(self, task: str, oracle: str = "") -> TaskConfig:
         """The section of a task; of an oracle, the task whose only run it is."""
