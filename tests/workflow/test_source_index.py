@@ -10,6 +10,7 @@ def train(steps: int) -> float:
     if steps < 1:
         raise ValueError(f"{steps} steps are too few")
     print("training", steps, flush=True)
+    print(f"{steps} steps")
     for step in progress(range(steps), steps, "steps"):
         parser.add_argument("--step", type=int, help="a step")
         logger.warning("step %d", step)
@@ -22,11 +23,11 @@ SAME = [
     ("    return steps / 2", "    return (\n        steps / 2\n    )"),
     ("steps are too few", "is not enough: write 1 or more"),
     ('ValueError(f"{steps} steps are too few")', "ValueError(nearest(steps, ALLOWED))"),
-    ('print("training", steps, flush=True)', 'print(f"{steps} steps")'),
-    ('    print("training", steps, flush=True)\n', ""),
+    ('print("training", steps, flush=True)', 'print("training for", steps, flush=True)'),
+    ('    print(f"{steps} steps")\n', ""),
     ('"steps"):', 'f"steps of {steps}"):'),
     ("a step", "the step"),
-    ('logger.warning("step %d", step)', 'warnings.warn("step", stacklevel=2)'),
+    ('logger.warning("step %d", step)', 'logger.warning("at step %d", step)'),
 ]
 OTHER = [
     ("steps < 1", "steps < 2"),
@@ -35,6 +36,7 @@ OTHER = [
     ("progress(range(steps)", "progress(range(1, steps)"),
     ('"--step"', '"--steps"'),
     ('print("training", steps, flush=True)', 'write("training", steps, flush=True)'),
+    ('print("training", steps, flush=True)', 'print("training", fit(steps), flush=True)'),
     ("return steps / 2", "return print(steps)"),
     ("    return steps / 2", "    log({'loss': steps})\n    return steps / 2"),
 ]
@@ -60,7 +62,7 @@ def test_words_for_a_person_lead_nowhere():
     source = FUNCTION.replace('f"{steps} steps are too few"', "nearest(steps, ALLOWED)")
     (code,) = Module(source, "module.py").code("train")
     assert {"steps", "ValueError", "progress", "range", "parser"} <= code.names
-    assert not {"nearest", "ALLOWED", "print", "logger"} & code.names
+    assert not {"nearest", "ALLOWED"} & code.names
 
 
 def test_the_fields_of_a_class_and_their_types_are_code():

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 ON_IMPORT = ""
 """In place of a name: the statements that bind none, which act when the module is imported."""
-REPORTS = {"print", "warn", "debug", "info", "warning", "error", "exception", "critical"}
-"""Functions and methods that only tell a person something."""
+REPORTS = {"print", "progress", "warn", "debug", "info", "warning", "error", "exception", "critical"}
+"""Functions and methods whose texts are for a person."""
 
 
 class Import(NamedTuple):
@@ -24,8 +24,8 @@ class Import(NamedTuple):
 class Code(NamedTuple):
     """A statement, or a row of a table: its text, every name in it, and its imports.
 
-    Left out of the text are comments, docstrings, layout, annotations of functions, and what only a person reads:
-    printed lines, warnings, logs, arguments of errors, labels of progress bars and the help of options.
+    Left out are comments, docstrings, layout, annotations of functions, and what only a person reads: arguments of
+    errors, the help of options, and texts that are printed, logged, or stand at a progress bar.
     """
 
     text: str
@@ -101,7 +101,7 @@ def _leave_out(node: ast.AST) -> None:
     """Take out of a node what does not count, see Code."""
     for block in ("body", "orelse", "finalbody"):
         if isinstance(statements := getattr(node, block, None), list):
-            setattr(node, block, [one for one in statements if not _is_text(one)])
+            setattr(node, block, [one for one in statements if not _only_says(one)])
     match node:
         case ast.Raise(exc=ast.Call(func=error)):
             node.exc = error
@@ -109,15 +109,18 @@ def _leave_out(node: ast.AST) -> None:
             node.annotation = None
         case ast.FunctionDef():
             node.returns = None
-        case ast.Call(func=ast.Name("progress")):
-            node.args = [argument for argument in node.args if not isinstance(argument, ast.Constant | ast.JoinedStr)]
-        case ast.Call():
+        case ast.Call(func=ast.Name(name) | ast.Attribute(attr=name)):
+            node.args = [one for one in node.args if name not in REPORTS or not _is_text(one)]
             node.keywords = [keyword for keyword in node.keywords if keyword.arg != "help"]
 
 
-def _is_text(node: ast.stmt) -> bool:
-    """Whether a statement is a docstring, or tells a person something and does nothing else."""
+def _only_says(node: ast.stmt) -> bool:
+    """Whether a statement is a docstring, or a report of nothing but texts."""
     match node:
-        case ast.Expr(ast.Call(func=ast.Name(name) | ast.Attribute(attr=name))):
-            return name in REPORTS
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        case ast.Expr(ast.Call(func=ast.Name(name) | ast.Attribute(attr=name), args=arguments)):
+            return name in REPORTS and all(map(_is_text, arguments))
+    return isinstance(node, ast.Expr) and _is_text(node.value)
+
+
+def _is_text(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant | ast.JoinedStr)
