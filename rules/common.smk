@@ -149,9 +149,9 @@ def config_of(wildcards, input):
     return RESOLVED(wildcards.task)
 
 
-def code(script):
-    """A function of wildcards: the version of the code that a job with this script uses."""
-    return signed(lambda wildcards: STAGES.code(script, **wildcards))
+def code(stage, script=""):
+    """A function of wildcards: the version of the code that a job of this stage, with a script of its name or this one, uses."""
+    return signed(lambda wildcards: STAGES.code(stage, script=script, **wildcards))
 
 
 def asks(stage, what):

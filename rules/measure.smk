@@ -22,7 +22,7 @@ rule generate:
         kept=f"{GENERATIONS}.partial",
         policy=subpath(input.policy, parent=True),
         settings=settings("generate"),
-        code=code("sample"),
+        code=code("generate", "sample"),
     shell:
         "python -m sparsepo.runtime.gpu_slots -- python $SCRIPTS/sample.py --settings {params.settings:q}"
         " --policy {params.policy} --validation {input.validation} --test {input.test}"
@@ -160,7 +160,7 @@ rule measure_code:
         kept=f"{MEASURES}.partial".replace("{part}", "code"),
         settings=settings("code"),
         inputs=lambda wildcards: STAGES.input_hashes(wildcards.task),
-        code=code("execute"),
+        code=code("code", "execute"),
     shell:
         "python $SCRIPTS/execute.py --settings {params.settings:q} --programs {input.programs}"
         " --kept {params.kept} --code {params.code} --out {output} > {log} 2>&1"

@@ -88,7 +88,7 @@ rule train_round:
         settings=settings("train_round"),
         python=python("train_round"),
         config=config_of,
-        code=code("train"),
+        code=code("train_round", "train"),
     shell:
         "python -m sparsepo.runtime.gpu_slots --count {resources.gpu} -- {params.python} $SCRIPTS/train.py"
         " --settings {params.settings:q} --config {params.config:q}"

@@ -16,10 +16,10 @@ from sparsepo.data.records import Preference, as_record
 from sparsepo.methods.registry import check_parameters
 from sparsepo.models.loading import train_tokenizer
 from sparsepo.runtime.errors import UserError
-from sparsepo.workflow.code_version import ROOT, Tree
+from sparsepo.workflow.code_version import ROOT, SourceTree, choices
 
 PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
-OBJECTIVE = Path("src/sparsepo/objective")
+PACKAGE = Path("src/sparsepo")
 
 
 def blocks(language):
@@ -28,12 +28,12 @@ def blocks(language):
 
 # code of the page, in its order -> file, and the line that it is put before or after
 PLACES = [
-    ("masks.py", "before", "HEADS: dict"),
-    ("masks.py", "after", "HEADS: dict[str, Callable[..., MaskHead]] = {\n"),
-    ("mask_table.py", "after", "MASKS: dict[str, tuple[str, ...]] = {\n"),
-    ("losses.py", "before", "LOSSES: dict"),
-    ("losses.py", "after", "LOSSES: dict[str, Callable[..., PairLoss]] = {\n"),
-    ("methods.py", "after", "METHODS: dict[str, Method] = {\n"),
+    ("objective/mask_builder.py", "before", "HEADS: dict"),
+    ("objective/mask_builder.py", "after", "HEADS: dict[str, Callable[..., MaskHead]] = {\n"),
+    ("methods/method.py", "after", "MASKS: dict[str, tuple[str, ...]] = {\n"),
+    ("objective/losses.py", "before", "LOSSES: dict"),
+    ("objective/losses.py", "after", "LOSSES: dict[str, Callable[..., PairLoss]] = {\n"),
+    ("methods/registry.py", "after", "METHODS: dict[str, Method] = {\n"),
 ]
 
 TRIED = """
@@ -87,7 +87,7 @@ def followed(tmp_path_factory):
     for name in ("src", "workflow_scripts"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     for code, (name, where, mark) in zip(blocks("python"), PLACES, strict=True):
-        path = copy / OBJECTIVE / name
+        path = copy / PACKAGE / name
         text = path.read_text()
         assert text.count(mark) == 1
         path.write_text(text.replace(mark, f"{code}\n\n{mark}" if where == "before" else f"{mark}{code}"))
@@ -109,16 +109,10 @@ def test_the_code_of_the_page_trains_and_weighs_as_it_says(followed, tmp_path):
 
 
 def test_what_the_page_adds_plans_no_other_run(followed):
-    tables = {
-        "sparsepo.methods.registry.METHODS": (),
-        "sparsepo.methods.parameters.PARAMETERS": (),
-        "sparsepo.methods.method.MASKS": ("layers",),
-        "sparsepo.objective.losses.LOSSES": ("sparsepo",),
-        "sparsepo.objective.mask_builder.HEADS": ("layers",),
-    }
-    assert Tree(followed).version("workflow_scripts/train.py", tables) == Tree(ROOT).version(
-        "workflow_scripts/train.py", tables
-    )
+    for settings in ({"loss": "dpo"}, {"loss": "sparsepo", "mask": "layers"}):
+        chosen = choices(json.dumps(settings))
+        before, after = (SourceTree(root).version("workflow_scripts/train.py", chosen) for root in (ROOT, followed))
+        assert after == before
 
 
 def test_the_weights_of_the_page_are_those_of_a_pair():

@@ -10,24 +10,14 @@ from sparsepo.evaluation.sandbox import check_sandbox
 from sparsepo.runtime.errors import run
 
 
-def try_sandbox(execution: dict) -> None:
-    """Hours of sampling should not end in a refusal."""
-    check_sandbox(execution["unsafe_execution"])
-
-
-FIRST = {"problems": try_sandbox}
-"""Source -> what is tried before anything is made."""
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--settings", type=json.loads, required=True)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     settings = options.settings
-    source = settings["data"]["source"]
-    if source in FIRST:
-        FIRST[source](settings["execution"])
+    if settings["data"]["source"] == "problems":  # before hours of sampling
+        check_sandbox(settings["execution"]["unsafe_execution"])
     made = make_data(settings["data"], settings["preferences"], settings["model"])
     for split, prompts in made.prompts.items():
         write_records(options.out / "prompts" / f"{split}.jsonl", prompts)

@@ -17,9 +17,6 @@ from sparsepo.training.iterations import seed_of
 from sparsepo.training.preference_trainer import PreferenceTrainer
 from sparsepo.training.reference_cache import Cache, content
 
-METERS = {"frontier": frontier_evaluator}
-"""What is measured during training, of runs that ask for it."""
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -61,7 +58,7 @@ def main() -> None:
         identity=identity_of(settings, options.code, inputs),
         cache=[Cache.open(folder, of) for folder in options.cache],
         validation=read_records(options.validation, Preference) if config.validate_every else [],
-        measure=METERS["frontier"](settings, reference, tokenizer, options.prompts) if config.frontier_every else None,
+        measure=frontier_evaluator(settings, reference, tokenizer, options.prompts) if config.frontier_every else None,
     )
     trainer.train()
     trainer.save(options.out)

@@ -19,9 +19,6 @@ from sparsepo.runtime.errors import run
 from sparsepo.runtime.provenance import run_record
 from sparsepo.runtime.result_cache import identity_of
 
-METERS = {"frontier": frontier_evaluator}
-"""What is measured during training, of runs that ask for it."""
-
 
 def target_of(settings: dict, config: PreferenceConfig, reference, tokenizer, prompts: list[Prompt]) -> Target:
     """The target of a reward at a temperature beta, or of a feature with a wanted mean."""
@@ -65,7 +62,7 @@ def main() -> None:
         folder=options.checkpoint,
         seed=settings["seed"],
         identity=identity_of(settings, options.code, inputs),
-        measure=METERS["frontier"](settings, reference, tokenizer, options.prompts) if config.frontier_every else None,
+        measure=frontier_evaluator(settings, reference, tokenizer, options.prompts) if config.frontier_every else None,
     )
     trainer.train()
     trainer.save(options.out)

@@ -95,8 +95,8 @@ def test_another_number_of_rounds_changes_no_round():
         assert stages().settings(stage, "reviews", SHARED) == stages(methods__inpo__iterations="7").settings(
             stage, "reviews", SHARED
         )
-        assert stages().code(script, "reviews", SHARED) == stages(methods__inpo__iterations="7").code(
-            script, "reviews", SHARED
+        assert stages().code(stage, "reviews", SHARED, script=script) == stages(methods__inpo__iterations="7").code(
+            stage, "reviews", SHARED, script=script
         )
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from sparsepo.config.preferences import FilePreferences
-from sparsepo.data import preference_formats
+from sparsepo.data import readers
 from sparsepo.data.preference_formats import FORMATS, preference_source
 from sparsepo.data.records import Preference
 from sparsepo.runtime.errors import UserError
@@ -168,7 +168,7 @@ def test_rows_of_the_hub_give_the_same_pairs_as_those_of_a_file(tmp_path, monkey
     rows = [pair("p"), pair("q", chosen=""), pair("r")]
     from_file = read(write(tmp_path, *rows))
     places = [(f"row {n}", row) for n, row in enumerate(rows)]
-    monkeypatch.setattr(preference_formats, "rows_of", lambda section: iter(places))
+    monkeypatch.setattr(readers, "hub_rows", lambda hub: iter(places))
     assert preference_source(settings(hub={"id": "some/set"})).pairs == from_file.pairs
 
 

@@ -1,26 +1,95 @@
-"""Claims about the code hash of a stage, on a small tree of the tests' own."""
+"""Claims about the code version of a job, on a small tree of the tests' own."""
 
+import json
 import os
 
 import pytest
 
-from sparsepo.workflow.code_version import ROOT, code_version
+from sparsepo.workflow.code_version import ROOT, SourceTree, choices, code_version
 
 SCRIPT = "workflow_scripts/train.py"
+TRAINER, LOSSES = "src/sparsepo/training/base_trainer.py", "src/sparsepo/objective/losses.py"
+SMOOTH, OTHER, ACTS = (f"src/sparsepo/objective/{name}.py" for name in ("smooth", "other", "acts"))
 TREE = {
-    SCRIPT: "from sparsepo.training.base_trainer import run\n\nrun()\n",
-    "src/sparsepo/__init__.py": 'WHERE = {"dpo": 1}\n\n\ndef __getattr__(name): ...\n',
-    "src/sparsepo/config/__init__.py": "import sparsepo.only_config\nSTEPS = 3\n",
-    "src/sparsepo/only_config.py": "X = 1\n",
-    "src/sparsepo/objective/__init__.py": "",
-    "src/sparsepo/objective/losses.py": "def dpo(x):\n    return x + 1\n",
-    "src/sparsepo/report.py": "Y = 1\n",
-    "src/sparsepo/training/__init__.py": '"""Training."""\n',
-    "src/sparsepo/training/base_trainer.py": (
-        '"""Loop."""\n\nfrom sparsepo.config import STEPS\n\n\ndef run():\n    """Run."""\n'
-        "    from sparsepo.objective import losses\n\n    return losses.dpo(STEPS)\n"
+    SCRIPT: "from sparsepo.training.base_trainer import run\n\nif __name__ == '__main__':\n    run()\n",
+    TRAINER: (
+        '"""The trainer."""\n\nimport math\n\nfrom sparsepo.config import STEPS\n'
+        "from sparsepo.objective.losses import LOSSES, base\nfrom sparsepo.runtime.errors import check\n\n\n"
+        "def run(name):\n    check(STEPS)\n"
+        "    return math.exp(LOSSES[name](base(1)))\n\n\ndef unused():\n    return 1\n"
     ),
+    LOSSES: """\
+import sparsepo.objective.acts
+from sparsepo.objective.smooth import softplus
+
+LOW, HIGH = 0, 1
+
+
+def base(x):
+    return x
+
+
+def dpo(x):
+    return base(x) + LOW
+
+
+def ipo(x, of=softplus):
+    return of(x)
+
+
+class Kept:
+    value = HIGH
+
+
+def hinge(x):
+    from sparsepo.objective import other
+
+    return other.hinge(x)
+
+
+LOSSES = {"dpo": dpo, "ipo": ipo, "hinge": lambda x: Kept(hinge(x))}
+""",
+    SMOOTH: "def softplus(x):\n    return x\n\n\ndef softmin(x):\n    return x\n",
+    OTHER: "def hinge(x):\n    return x\n",
+    ACTS: "import registry\n\nregistry.add(1)\n",
+    "src/sparsepo/__init__.py": 'WHERE = {"dpo": 1}\n\n\ndef __getattr__(name): ...\n',
+    "src/sparsepo/config/__init__.py": "from sparsepo.objective.other import hinge\n\nSTEPS = 3\n",
+    "src/sparsepo/runtime/errors.py": "def check(x):\n    return x\n",
+    "src/sparsepo/objective/__init__.py": "",
+    "src/sparsepo/training/__init__.py": '"""Training."""\n',
+    "src/sparsepo/report.py": "Y = 1\n",
 }
+ROWS = ("dpo", "ipo", "hinge")
+ALL = set(ROWS)
+CHANGES = [
+    # file, old code, new code, the losses whose version it changes
+    (SCRIPT, "    run()", "    run('dpo')", ALL),
+    (TRAINER, "math.exp", "math.log", ALL),
+    (TRAINER, "import math", "import cmath as math", ALL),
+    (TRAINER, "def unused():\n    return 1", "def unused():\n    return 2", set()),
+    (TRAINER, "import math\n", "import math\n\nimport sparsepo.report\n", set()),
+    (LOSSES, "    return x\n", "    return +x\n", ALL),
+    (LOSSES, "return base(x) + LOW", "return base(x) - LOW", {"dpo"}),
+    (LOSSES, "return of(x)", "return -of(x)", {"ipo"}),
+    (LOSSES, "return other.hinge(x)", "return -other.hinge(x)", {"hinge"}),
+    (LOSSES, "value = HIGH", "value = -HIGH", {"hinge"}),
+    (LOSSES, "LOW, HIGH = 0, 1", "LOW, HIGH = 0, 2", {"dpo", "hinge"}),
+    (LOSSES, '"ipo": ipo', '"ipo": dpo', {"ipo"}),
+    (LOSSES, "lambda x: Kept", "lambda x: -Kept", {"hinge"}),
+    (LOSSES, "class Kept:", "def robust(x):\n    return x\n\n\nclass Kept:", set()),
+    (LOSSES, '{"dpo": dpo, ', '{"dpo": dpo, "robust": base, ', set()),
+    (LOSSES, "def hinge(x):", 'def hinge(x: int) -> int:\n    """Again."""\n    # A remark.\n', set()),
+    (LOSSES, "class Kept:", "TABLE = {}\n\n\nclass Kept:", set()),
+    (LOSSES, "class Kept:", "register(dpo)\n\n\nclass Kept:", ALL),  # it acts when the module is imported
+    (SMOOTH, "def softplus(x):\n    return x", "def softplus(x):\n    return -x", {"ipo"}),
+    (SMOOTH, "def softmin(x):\n    return x", "def softmin(x):\n    return -x", set()),
+    (OTHER, "return x", "return -x", {"hinge"}),
+    (ACTS, "registry.add(1)", "registry.add(2)", ALL),
+    ("src/sparsepo/objective/__init__.py", "", "register(1)\n", ALL),
+    ("src/sparsepo/config/__init__.py", "STEPS = 3", "STEPS = 4", set()),
+    ("src/sparsepo/runtime/errors.py", "return x", "return -x", set()),
+    ("src/sparsepo/report.py", "Y = 1", "Y = 2", set()),
+]
 
 
 @pytest.fixture
@@ -36,65 +105,74 @@ def write(tree, name, text):
     path.write_text(text)
 
 
-def version(tree):
-    return code_version(SCRIPT, root=tree)
+def version(tree, loss="dpo", **settings):
+    return SourceTree(tree).version(SCRIPT, choices(json.dumps({"method": {"loss": loss}} | settings)))
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        SCRIPT,
-        "src/sparsepo/training/base_trainer.py",
-        "src/sparsepo/training/__init__.py",
-        "src/sparsepo/objective/__init__.py",
-        "src/sparsepo/objective/losses.py",
-    ],
-)
-def test_code_of_the_script_or_of_what_it_imports_changes_the_hash(tree, name):
-    before = version(tree)
-    write(tree, name, TREE[name] + "Z = 2\n")
-    assert version(tree) != before
-    write(tree, name, TREE[name])
-    assert version(tree) == before
+def changed_losses(tree, name, old, new):
+    """The losses whose version changes with a file."""
+    before = {loss: version(tree, loss) for loss in ROWS}
+    text = (tree / name).read_text()
+    assert old in text
+    write(tree, name, text.replace(old, new, 1) if old else new)
+    return {loss for loss in ROWS if version(tree, loss) != before[loss]}
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "src/sparsepo/report.py",
-        "src/sparsepo/config/__init__.py",
-        "src/sparsepo/only_config.py",
-        "src/sparsepo/__init__.py",
-        "src/sparsepo/new.py",
-    ],
-)
-def test_code_that_the_script_does_not_import_leaves_the_hash(tree, name):
-    before = version(tree)
-    write(tree, name, TREE.get(name, "") + "Z = 2\n")
-    assert version(tree) == before
+@pytest.mark.parametrize(("name", "old", "new", "losses"), CHANGES, ids=[f"{c[0]}: {c[2][:30]}" for c in CHANGES])
+def test_a_change_is_seen_by_the_jobs_that_it_leads_to_and_by_no_other(tree, name, old, new, losses):
+    assert changed_losses(tree, name, old, new) == losses
+
+
+def test_the_losses_have_different_versions(tree):
+    assert len({version(tree, loss) for loss in ROWS}) == 3
+
+
+def test_a_job_whose_settings_name_no_loss_depends_on_none(tree):
+    before = version(tree, None)
+    write(tree, LOSSES, TREE[LOSSES].replace("base(x) + LOW", "3").replace("of(x)", "4"))
+    assert version(tree, None) == before
+    write(tree, LOSSES, TREE[LOSSES].replace("    return x\n", "    return -x\n"))
+    assert version(tree, None) != before
+
+
+def test_a_function_behind_a_setting_counts_where_the_setting_is_given(tree):
+    name = "src/sparsepo/evaluation/frontier.py"
+    write(tree, name, "def frontier_evaluator():\n    return 1\n")
+    text = "from sparsepo.evaluation.frontier import frontier_evaluator\n\nfrontier_evaluator()\n"
+    write(tree, SCRIPT, TREE[SCRIPT] + text)
+    every = (0, None, 5)
+    before = [version(tree, training={"frontier_every": steps}) for steps in every]
+    write(tree, name, "def frontier_evaluator():\n    return 2\n")
+    after = [version(tree, training={"frontier_every": steps}) for steps in every]
+    assert [new != old for new, old in zip(after, before, strict=True)] == [False, False, True]
+
+
+def test_choices_are_found_wherever_they_stand_in_the_settings():
+    settings = [
+        {"scorers": {"reward": {"kind": "vader"}, "also": [{"kind": "tfidf"}]}},
+        {"mask": None, "execution": {}},
+    ]
+    assert choices(json.dumps(settings)) == {("kind", "vader"), ("kind", "tfidf")}
+    assert choices('{"execution": {"workers": 2}, "frontier_every": 0}') == {("execution", "")}
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        "def dpo(x):\n    # the margin\n    return x + 1\n",
-        'def dpo(x):\n    """A loss."""\n    return x + 1\n',
-        '"""Losses."""\n\n\ndef dpo(\n    x,\n):\n    return (x +\n            1)\n',
+        "import sparsepo.objective.losses\n\nuse(sparsepo)\n",
+        "import sparsepo.objective.losses as losses\n\nuse(losses)\n",
+        "from sparsepo.objective import losses\n\nuse(losses)\n",
+        "from sparsepo.objective.losses import *\n",
+        "def f():\n    from sparsepo.objective import losses\n\n    return losses\n\n\nf()\n",
     ],
 )
-def test_comments_docstrings_and_layout_leave_the_hash(tree, text):
-    before = version(tree)
-    write(tree, "src/sparsepo/objective/losses.py", text)
-    assert version(tree) == before
+def test_a_module_that_is_taken_whole_counts_whole_but_for_rows_that_are_not_chosen(tree, text):
+    write(tree, SCRIPT, text)
+    assert changed_losses(tree, LOSSES, "LOW, HIGH = 0, 1", "LOW, HIGH = 0, 2") == ALL
+    assert changed_losses(tree, LOSSES, '"ipo": ipo', '"ipo": lambda x: x') == {"ipo"}
 
 
-def test_a_constant_in_a_loss_changes_the_hash(tree):
-    before = version(tree)
-    write(tree, "src/sparsepo/objective/losses.py", "def dpo(x):\n    return x + 2\n")
-    assert version(tree) != before
-
-
-def test_file_times_and_the_place_of_the_tree_leave_the_hash(tree, tmp_path_factory):
+def test_file_times_and_the_place_of_the_tree_leave_the_version(tree, tmp_path_factory):
     before = version(tree)
     for name in TREE:
         os.utime(tree / name, (1, 1))
@@ -104,28 +182,17 @@ def test_file_times_and_the_place_of_the_tree_leave_the_hash(tree, tmp_path_fact
     assert version(moved) == before
 
 
-def test_an_import_for_type_checkers_only_is_not_followed(tree):
-    head = "from typing import TYPE_CHECKING\n\nif {}TYPE_CHECKING:\n    import sparsepo.report\n"
-    for test, is_followed in (("", False), ("not ", True)):
-        write(tree, SCRIPT, head.format(test))
-        write(tree, "src/sparsepo/report.py", "Y = 1\n")
-        before = version(tree)
-        write(tree, "src/sparsepo/report.py", "Y = 2\n")
-        assert (version(tree) != before) == is_followed
-
-
-@pytest.mark.parametrize("text", ["from . import losses\n", "def f():\n    from .losses import dpo\n"])
+@pytest.mark.parametrize("text", ["from . import losses\n", "def f():\n    from .losses import dpo\n\n\nf()\n"])
 def test_a_relative_import_is_refused_with_its_place(tree, text):
-    write(tree, "src/sparsepo/training/base_trainer.py", text)
-    line = text.count("\n")
-    place = rf"^src/sparsepo/training/loop\.py, line {line}: a relative import"
-    with pytest.raises(ImportError, match=place):
+    write(tree, TRAINER, f"{text}\nrun = 1\n")
+    write(tree, SCRIPT, "from sparsepo.training.base_trainer import *\n")
+    line = 1 + text.startswith("def")
+    with pytest.raises(ImportError, match=rf"^{TRAINER}, line {line}: a relative import"):
         version(tree)
 
 
 @pytest.mark.parametrize(
-    "text",
-    ["from sparsepo import dpo\n", "from sparsepo import *\n", "import sparsepo\n"],
+    "text", ["from sparsepo import dpo\n\nuse(dpo)\n", "from sparsepo import *\n", "import sparsepo\n\nuse(sparsepo)\n"]
 )
 def test_an_import_through_the_lazy_face_of_the_package_is_refused(tree, text):
     write(tree, SCRIPT, text)
@@ -134,19 +201,12 @@ def test_an_import_through_the_lazy_face_of_the_package_is_refused(tree, text):
 
 
 def test_a_module_taken_from_the_lazy_package_is_followed(tree):
-    write(tree, SCRIPT, "from sparsepo import report\n")
+    write(tree, SCRIPT, "from sparsepo import report\n\nuse(report)\n")
     before = version(tree)
     write(tree, "src/sparsepo/report.py", "Y = 2\n")
     assert version(tree) != before
 
 
-def test_a_syntax_error_names_its_file(tree):
-    write(tree, "src/sparsepo/training/base_trainer.py", "def run(:\n")
-    with pytest.raises(SyntaxError) as error:
-        version(tree)
-    assert error.value.filename.endswith("src/sparsepo/training/base_trainer.py")
-
-
-def test_every_workflow_script_of_the_project_can_be_hashed():
-    scripts = sorted((ROOT / "workflow_scripts").glob("*.py"))
-    assert len({code_version(f"workflow_scripts/{script.name}") for script in scripts}) > 1
+def test_every_workflow_script_of_the_project_has_a_version_of_its_own():
+    scripts = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "workflow_scripts").glob("*.py"))
+    assert len({code_version(script) for script in scripts}) == len(scripts) > 1

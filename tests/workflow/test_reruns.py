@@ -53,8 +53,9 @@ def replace(path, old, new):
     path.write_text(text.replace(old, new, 1))
 
 
-LOSSES, MASKS, METHODS = (f"src/sparsepo/objective/{name}.py" for name in ("losses", "masks", "methods"))
-ADDED = ("\n\n\n", "\n\n\nADDED = 1\n\n\n")  # a statement after the imports
+LOSSES, LEARNED, FIXED = (f"src/sparsepo/objective/{name}.py" for name in ("losses", "learned_masks", "fixed_masks"))
+METHODS = "src/sparsepo/methods/registry.py"
+IN_A_FUNCTION = ("\n    return ", "\n    changed = True\n    return ")
 OF_DPO, OF_SPARSE = trained(DPO) | REPORT, trained(SPARSE) | REPORT
 OF_SFT = {("evaluate_run", "sft")} | REPORT - {("plot_dynamics", "")}
 COMMON = '"form": "paper"},\n        equation="-log σ(u - δ), u'
@@ -70,17 +71,19 @@ CODE = {
         OF_SPARSE,
     ),
     "a loss of no method here": (LOSSES, "(h_c - h_r - 1 / (2 * beta))", "(h_c - h_r - 3 / (2 * beta))", set()),
-    "a mask head": (MASKS, "self.merge(F.relu(projected))", "self.merge(projected)", OF_SPARSE),
-    "a mask head of no method here": (MASKS, "torch.rand(views", "1 - torch.rand(views", set()),
+    "a mask head": (LEARNED, "self.merge(F.relu(projected))", "self.merge(projected)", OF_SPARSE),
+    "a mask head of no method here": (FIXED, "torch.rand(views", "1 - torch.rand(views", set()),
     "a default that a method takes": (METHODS, '"init_sparsity": 0.25', '"init_sparsity": 0.5', OF_SPARSE),
     "a default that the config sets": (METHODS, f"0.1, {COMMON}", f"0.9, {COMMON}", set()),
     "a default of DPO, with which SFT is evaluated": (METHODS, '"beta": 0.1}', '"beta": 0.9}', OF_SFT),
     "words about a method": (METHODS, 'source="Rafailov et al. 2023"', 'source="Rafailov and others"', set()),
+    "an error": (LOSSES, "raise ValueError(", "raise ValueError('other words', ", set()),
+    "what starts and watches jobs": ("src/sparsepo/runtime/errors.py", *IN_A_FUNCTION, set()),
     "a new method": (METHODS, '    "ipo": ', '    "new": Method("", "dpo", {}, "", ""),\n    "ipo": ', set()),
     "the source of the data": ("src/sparsepo/data/planted.py", "LEAN, ", "LEANS, ", ALL),
-    "a source of other data": ("src/sparsepo/data/summarize_from_feedback.py", *ADDED, set()),
-    "sampling": ("src/sparsepo/generation/decoding.py", *ADDED, AFTER_SFT),
-    "fine-tuning": ("src/sparsepo/training/sft_trainer.py", *ADDED, {("make_sft", "")} | AFTER_SFT),
+    "a source of other data": ("src/sparsepo/data/summarize_from_feedback.py", *IN_A_FUNCTION, set()),
+    "sampling": ("src/sparsepo/generation/decoding.py", *IN_A_FUNCTION, AFTER_SFT),
+    "fine-tuning": ("src/sparsepo/training/sft_trainer.py", *IN_A_FUNCTION, {("make_sft", "")} | AFTER_SFT),
 }
 
 
@@ -128,14 +131,13 @@ def test_touching_every_file_plans_nothing(finished, planned):
 @pytest.mark.parametrize(
     ("module", "wanted"),
     [
-        ("tables", {("make_table", ""), ("make_page", "")}),
-        ("comparison", {("compare_methods", ""), ("make_page", "")}),
-        ("style", {("plot_frontier", ""), ("plot_dynamics", ""), ("make_page", "")} | TOKENS),
+        ("tables/grid", {("make_table", ""), ("make_page", "")}),
+        ("tables/comparison", {("compare_methods", ""), ("make_page", "")}),
+        ("figures/style", {("plot_frontier", ""), ("make_page", "")}),
     ],
 )
 def test_a_module_of_the_report_plans_tables_or_figures_only(finished, planned, module, wanted):
-    with open(finished / f"src/sparsepo/report/{module}.py", "a") as file:
-        file.write("\n\nADDED = 1\n")
+    replace(finished / f"src/sparsepo/report/{module}.py", *IN_A_FUNCTION)
     assert wanted <= planned(finished) <= REPORT | TOKENS
 
 
@@ -200,7 +202,7 @@ def test_what_a_file_of_the_user_says_plans_all_that_reads_it_and_its_time_nothi
     assert planned(with_files, *OWN) == set()
     os.utime(with_files / "pairs.jsonl", (1, 1))
     replace(with_files / "src/sparsepo/data/planted.py", "LEAN, ", "LEANS, ")
-    replace(with_files / "src/sparsepo/generation/decoding.py", *ADDED)
+    replace(with_files / "src/sparsepo/generation/decoding.py", *IN_A_FUNCTION)
     assert planned(with_files, *OWN) == set()
     replace(with_files / "pairs.jsonl", "good", "fine")
     assert planned(with_files, *OWN) == TRAINING

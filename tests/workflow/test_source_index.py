@@ -1,150 +1,133 @@
-"""Claims about tables of alternatives, of which a code version counts the rows that a job uses."""
+"""Claims about how a Python file is read: what of it is code, which names a statement uses, and what it imports."""
 
 import pytest
 
-from sparsepo.workflow.code_version import code_version
+from sparsepo.workflow.source_index import ON_IMPORT, Import, Module
 
-SCRIPT = "workflow_scripts/train.py"
-LOSSES = """\
-from sparsepo.objective.smooth import softplus
-from sparsepo.objective import other
-
-LOW, HIGH = 0, 1
-
-
-def base(x):
-    return x
-
-
-def dpo(x):
-    return base(x) + LOW
-
-
-def ipo(x, of=softplus):
-    return of(x)
-
-
-class Kept:
-    loss: "hinge"
-
-
-def hinge(x):
-    return other.hinge(x)
-
-
-LOSSES = {"dpo": dpo, "ipo": ipo, "hinge": lambda x: Kept()}
-"""
-LOOP = "from sparsepo.objective.losses import LOSSES, base\n\n\ndef run():\n    return LOSSES['dpo'](base(1))\n"
-ROWS = ("dpo", "ipo", "hinge")
-CHANGES = [
-    ("return base(x) + LOW", "return base(x) - LOW", {"dpo"}),
-    ("return of(x)", "return -of(x)", {"ipo"}),
-    ("return other.hinge(x)", "return -other.hinge(x)", {"hinge"}),  # named in an annotation given as text
-    ("    return x\n", "    return +x\n", set(ROWS)),  # asked for by name
-    ("LOW, HIGH = 0, 1", "LOW, HIGH = 0, 2", {"dpo"}),
-    ('"ipo": ipo', '"ipo": dpo', {"ipo"}),
-    ("lambda x: Kept()", "lambda x: -Kept()", {"hinge"}),
-    ("class Kept:", "def robust(x):\n    return x\n\n\nclass Kept:", set()),
-    ('{"dpo": dpo, ', '{"dpo": dpo, "robust": base, ', set()),
-    ("class Kept:", "@register\ndef robust(x):\n    return x\n\n\nclass Kept:", set(ROWS)),
-    ("class Kept:", "LOSSES_MADE = print(1)\n\n\nclass Kept:", set()),
-    ("class Kept:", "print(1)\n\n\nclass Kept:", set(ROWS)),
-    ("def hinge(x):", 'def hinge(x):\n    """Again."""', set()),
+FUNCTION = '''\
+def train(steps: int) -> float:
+    """Train."""
+    if steps < 1:
+        raise ValueError(f"{steps} steps are too few")
+    print("training", steps, flush=True)
+    print(f"{steps} steps")
+    for step in progress(range(steps), steps, "steps"):
+        parser.add_argument("--step", type=int, help="a step")
+        logger.warning("step %d", step)
+    return steps / 2
+'''
+SAME = [
+    ("def train(", "# A remark.\n\ndef train("),
+    ('    """Train."""\n', '    """Train a model.\n\n    Again.\n    """\n'),
+    ("steps: int) -> float", "steps: float) -> int"),
+    ("    return steps / 2", "    return (\n        steps / 2\n    )"),
+    ("steps are too few", "is not enough: write 1 or more"),
+    ('ValueError(f"{steps} steps are too few")', "ValueError(nearest(steps, ALLOWED))"),
+    ('print("training", steps, flush=True)', 'print("training for", steps, flush=True)'),
+    ('    print(f"{steps} steps")\n', ""),
+    ('"steps"):', 'f"steps of {steps}"):'),
+    ("a step", "the step"),
+    ('logger.warning("step %d", step)', 'logger.warning("at step %d", step)'),
+]
+OTHER = [
+    ("steps < 1", "steps < 2"),
+    ("ValueError(", "KeyError("),
+    ("steps: int", "steps: int = 1"),
+    ("progress(range(steps)", "progress(range(1, steps)"),
+    ('"--step"', '"--steps"'),
+    ('print("training", steps, flush=True)', 'write("training", steps, flush=True)'),
+    ('print("training", steps, flush=True)', 'print("training", fit(steps), flush=True)'),
+    ("return steps / 2", "return print(steps)"),
+    ("    return steps / 2", "    log({'loss': steps})\n    return steps / 2"),
 ]
 
 
-@pytest.fixture
-def alternatives(tmp_path):
-    write(tmp_path, SCRIPT, "from sparsepo.training.base_trainer import run\n\nrun()\n")
-    write(tmp_path, "src/sparsepo/objective/losses.py", LOSSES)
-    write(tmp_path, "src/sparsepo/training/base_trainer.py", LOOP)
-    for name in ("smooth", "other"):
-        write(tmp_path, f"src/sparsepo/objective/{name}.py", "X = 1\n")
-    return tmp_path
+def texts(source, name="train"):
+    return [code.text for code in Module(source, "module.py").code(name)]
 
 
-def write(tree, name, text):
-    path = tree / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+@pytest.mark.parametrize(("old", "new"), SAME)
+def test_layout_annotations_of_functions_and_words_for_a_person_are_not_code(old, new):
+    assert old in FUNCTION
+    assert texts(FUNCTION.replace(old, new)) == texts(FUNCTION)
 
 
-def changed_rows(tree, change):
-    """The rows whose version `change` changes."""
-    before = row_versions(tree)
-    change()
-    return {row for row, version in row_versions(tree).items() if version != before[row]}
+@pytest.mark.parametrize(("old", "new"), OTHER)
+def test_what_is_computed_and_what_decides_about_it_is_code(old, new):
+    assert old in FUNCTION
+    assert texts(FUNCTION.replace(old, new)) != texts(FUNCTION)
 
 
-def row_versions(tree):
-    return {row: code_version(SCRIPT, {"sparsepo.objective.losses.LOSSES": [row]}, tree) for row in ROWS}
+def test_words_for_a_person_lead_nowhere():
+    source = FUNCTION.replace('f"{steps} steps are too few"', "nearest(steps, ALLOWED)")
+    (code,) = Module(source, "module.py").code("train")
+    assert {"steps", "ValueError", "progress", "range", "parser"} <= code.names
+    assert not {"nearest", "ALLOWED"} & code.names
 
 
-def rewritten(tree, name, old, new):
-    text = (tree / name).read_text()
-    assert old in text
-    return lambda: write(tree, name, text.replace(old, new))
-
-
-@pytest.mark.parametrize(("old", "new", "rows"), CHANGES, ids=[new.split("\n")[0] for _, new, _ in CHANGES])
-def test_a_change_in_a_table_of_alternatives_is_seen_by_the_rows_that_use_it(alternatives, old, new, rows):
-    change = rewritten(alternatives, "src/sparsepo/objective/losses.py", old, new)
-    assert changed_rows(alternatives, change) == rows
-
-
-@pytest.mark.parametrize(("module", "row"), [("smooth", "ipo"), ("other", "hinge")])
-def test_a_module_that_one_row_alone_imports_is_seen_by_that_row(alternatives, module, row):
-    change = rewritten(alternatives, f"src/sparsepo/objective/{module}.py", "1", "2")
-    assert changed_rows(alternatives, change) == {row}
+def test_the_fields_of_a_class_and_their_types_are_code():
+    assert texts("class Row:\n    size: int\n", "Row") != texts("class Row:\n    size: float\n", "Row")
 
 
 @pytest.mark.parametrize(
-    ("name", "text"),
+    ("source", "names"),
     [
-        ("losses", LOSSES + "\n\ndef of(name):\n    return globals()[name]\n"),
-        ("losses", LOSSES + "\n\ndef of(name):\n    return vars()[name]\n"),
-        ("losses", LOSSES + "\n\nEVERY = list(LOSSES.values())\n"),
-        ("losses", LOSSES.replace("return base(x)", "return eval('base')(x)")),
-        ("loop", LOOP.replace("LOSSES['dpo'](base(1))", "[loss(1) for loss in LOSSES.values()]")),
-        ("loop", LOOP.replace("LOSSES['dpo'](base(1))", "{**LOSSES}")),
-        ("loop", LOOP.replace("LOSSES['dpo'](base(1))", "base(LOSSES)")),
-        ("loop", LOOP.replace("LOSSES, base", "LOSSES as L, base")),
-        ("loop", LOOP.replace("import LOSSES, base", "import *")),
-        ("loop", "from sparsepo.objective import losses\n\n\ndef run():\n    return losses.LOSSES\n"),
-        ("loop", "import sparsepo.objective.losses\n"),
+        ("import torch.nn, math as m\n", {"torch", "m"}),
+        ("from a.b import c, d as e\n", {"c", "e"}),
+        ("from a import *\n", {ON_IMPORT}),
+        ("def f(): ...\n@dataclass\nclass G: ...\n", {"f", "G"}),
+        ("A, B = 1, 2\nC: int = 3\nD = E = 4\nA |= F\n", {"A", "B", "C", "D", "E"}),
+        ('"""A module."""\n', {ON_IMPORT}),
+        ("register(1)\n", {ON_IMPORT}),
+        ("torch.size = 3\nif A:\n    B = 1\n", {ON_IMPORT}),
+        ("if __name__ == '__main__':\n    main()\n", {"__main__"}),
     ],
 )
-def test_a_table_that_is_not_read_row_by_row_counts_whole(alternatives, name, text):
-    folder = {"losses": "objective", "loop": "training"}[name]
-    write(alternatives, f"src/sparsepo/{folder}/{name}.py", text)
-    change = rewritten(alternatives, "src/sparsepo/objective/losses.py", "return of(x)", "return -of(x)")
-    assert changed_rows(alternatives, change) == set(ROWS)
+def test_a_statement_stands_under_the_names_that_it_binds(source, names):
+    assert set(Module(source, "module.py").statements) == names
 
 
-def test_without_rows_only_what_is_asked_for_by_name_counts(alternatives):
-    def none():
-        return code_version(SCRIPT, {"sparsepo.objective.losses.LOSSES": []}, alternatives)
-
-    before = none()
-    rewritten(alternatives, "src/sparsepo/objective/losses.py", "return base(x) + LOW", "return 3")()
-    assert none() == before
-    rewritten(alternatives, "src/sparsepo/objective/losses.py", "    return x\n", "    return -x\n")()
-    assert none() != before
+def test_a_docstring_of_a_module_does_nothing_when_it_is_imported():
+    assert texts('"""A module."""\n', ON_IMPORT) == [""]
 
 
-def test_a_table_of_the_script_itself_is_read_row_by_row(alternatives):
-    text = "from sparsepo import report\n\n\ndef drawn():\n    return report.Y\n\n\nEXTRAS = {'figure': drawn}\n"
-    write(alternatives, "src/sparsepo/report.py", "Y = 1\n")
-    write(alternatives, SCRIPT, f"{text}\nif __name__ == '__main__':\n    print('figure' in EXTRAS)\n")
-    made = {rows: code_version(SCRIPT, {"EXTRAS": rows}, alternatives) for rows in ((), ("figure",))}
-    write(alternatives, "src/sparsepo/report.py", "Y = 2\n")
-    assert code_version(SCRIPT, {"EXTRAS": ()}, alternatives) == made[()]
-    assert code_version(SCRIPT, {"EXTRAS": ("figure",)}, alternatives) != made[("figure",)]
+def test_all_that_binds_a_name_is_its_code():
+    assert len(texts("A = 1\nA |= 2\nA, B = 3, 4\n", "A")) == 3
 
 
-@pytest.mark.parametrize("table", ["{name: dpo for name in 'ab'}", "{'ipo': ipo}", "{'dpo': dpo, **{}}"])
-def test_a_table_without_the_row_or_not_literal_is_refused_with_its_place(alternatives, table):
-    text = LOSSES[: LOSSES.index("LOSSES = {")] + f"LOSSES = {table}\n"
-    write(alternatives, "src/sparsepo/objective/losses.py", text)
-    with pytest.raises(ImportError, match=r"^src/sparsepo/objective/losses.py: `LOSSES` is no literal table with"):
-        code_version(SCRIPT, {"sparsepo.objective.losses.LOSSES": ["dpo"]}, alternatives)
+def test_imports_are_found_at_any_depth_with_their_lines():
+    source = "import a.b\n\n\ndef f():\n    from c import d, e as g\n\n    from . import h\n"
+    module = Module(source, "module.py")
+    assert module.imports == [Import("a.b", "", 1)]
+    (code,) = module.code("f")
+    assert code.imports == [Import("c", "d", 5), Import("c", "e", 5), Import(".", "h", 7)]
+
+
+TABLE = "ROWS: dict[str, Row] = {'b': B, 'a': lambda: A}\n"
+
+
+@pytest.mark.parametrize(("rows", "names"), [("", set()), ("b", {"B"}), ("a", {"A"}), ("ab", {"A", "B"}), ("c", set())])
+def test_of_a_table_the_chosen_rows_and_its_frame_are_code(rows, names):
+    codes = Module(TABLE, "module.py").code("ROWS", frozenset(rows))
+    assert set().union(*(code.names for code in codes)) == names | {"ROWS", "dict", "str", "Row"}
+
+
+def test_neither_the_order_of_rows_nor_another_row_changes_the_code_of_a_row():
+    def rows(table):
+        return [code.text for code in Module(table, "module.py").code("ROWS", frozenset("ab"))]
+
+    assert rows(TABLE) == rows("ROWS: dict[str, Row] = {'a': lambda: A, 'c': C, 'b': B}\n")
+    assert rows(TABLE) != rows(TABLE.replace("'b': B", "'b': C"))
+
+
+@pytest.mark.parametrize("table", ["ROWS = {key: B for key in 'ab'}\n", "ROWS = {'b': B, **A}\n", "ROWS = dict(b=B)\n"])
+def test_a_table_that_is_not_literal_counts_whole_where_a_row_of_it_is_chosen(table):
+    module = Module(table, "module.py")
+    assert module.code("ROWS", frozenset("b")) == module.code("ROWS")
+    assert module.code("ROWS", frozenset()) == []
+
+
+def test_a_syntax_error_names_its_file():
+    with pytest.raises(SyntaxError) as error:
+        Module("def run(:\n", "src/module.py")
+    assert error.value.filename == "src/module.py"

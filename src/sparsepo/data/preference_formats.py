@@ -19,7 +19,8 @@ def preference_source(settings: dict[str, Any]) -> PairBuilder:
     choice of so many pairs of each subset. Raises UserError for data that cannot be read or give no pair.
     """
     made, origin = PairBuilder(), origin_of(settings)
-    found = FORMATS[settings["source"]](_rows(settings), made)
+    read, parse = FORMATS[settings["source"]]
+    found = parse(read(settings), made)
     usable = (each for each in found if made.usable(each[2], each[0]))
     short = list(short_enough(usable, settings["max_words"], made))
     made.pairs += [pair for _, _, pair in sampled(short, settings["sample"], settings["seed"], made)]
@@ -65,28 +66,22 @@ def scored_responses(rows: Rows, made: PairBuilder) -> Iterator[Found]:
     return ((place, "", pair) for place, pair in extremes(scored, made))
 
 
-FORMATS: dict[str, Callable[[Rows, PairBuilder], Iterator[Found]]] = {
-    "pairs": plain_pairs,
-    "scored": scored_responses,
-    "transcripts": transcript_pairs,
-    "messages": message_pairs,
-    "rated_posts": rated_posts,
-    "comparisons": compared,
-    "axis": rated_on_axes,
-}
-"""By the name a config gives them; each takes rows with their places; a PairBuilder counts what gives no pair."""
-
-
-def _rows(settings: dict[str, Any]) -> Rows:
-    source = settings["source"]
-    return ONE_OBJECT[source](settings) if source in ONE_OBJECT else rows_of(settings)
-
-
-def _of_one_object(settings: dict[str, Any]) -> Rows:
+def _rows_of_one_object(settings: dict[str, Any]) -> Rows:
     if settings["path"] is None:
         raise UserError("rated_posts is one JSON object in a file: give preferences.path, not preferences.hub")
     return rated_post_rows(settings["path"])
 
 
-ONE_OBJECT: dict[str, Callable[[dict[str, Any]], Rows]] = {"rated_posts": _of_one_object}
-"""Formats that are no lines or rows -> what reads them."""
+Read = Callable[[dict[str, Any]], Rows]
+Parse = Callable[[Rows, PairBuilder], Iterator[Found]]
+FORMATS: dict[str, tuple[Read, Parse]] = {
+    "pairs": (rows_of, plain_pairs),
+    "scored": (rows_of, scored_responses),
+    "transcripts": (rows_of, transcript_pairs),
+    "messages": (rows_of, message_pairs),
+    "rated_posts": (_rows_of_one_object, rated_posts),
+    "comparisons": (rows_of, compared),
+    "axis": (rows_of, rated_on_axes),
+}
+"""By the name a config gives them: what reads the rows with their places, and what makes pairs of them, where a
+PairBuilder counts the rows that give no pair."""

@@ -1,224 +1,126 @@
-"""Python files read without running them, statement by statement: what each binds, looks at and imports."""
+"""Python modules read without running them: the code of each top-level statement, and the names and imports in it."""
 
 import ast
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Iterator
+from copy import copy
 from functools import cache
+from typing import NamedTuple
 
-TYPING_ONLY = ("TYPE_CHECKING", "typing.TYPE_CHECKING")
-HARMLESS = {"dataclass", "cache", "lru_cache", "contextmanager", "no_grad", "Compiled"}
-"""Decorators that only change what they decorate; any other may register it somewhere."""
-HIDING_ANYWHERE = {"import_module", "__subclasses__", "__init_subclass__"}
-"""Functions that reach a definition without its name, called on anything; so do those of `HIDING` by themselves."""
-HIDING = {"globals", "locals", "eval", "exec", "__import__"} | HIDING_ANYWHERE
+ON_IMPORT = ""
+"""In place of a name: the statements that bind none, which act when the module is imported."""
+REPORTS = {"print", "progress", "warn", "debug", "info", "warning", "error", "exception", "critical"}
+"""Functions and methods whose texts are for a person."""
 
 
-@dataclass(frozen=True)
-class Import:
-    line: int
+class Import(NamedTuple):
+    """`from module import name`, or `import module` where `name` is empty; a relative module begins with a dot."""
+
     module: str
-    names: tuple[str, ...] = ()  # none: `import module`
+    name: str
+    line: int
 
 
-@dataclass(frozen=True)
-class Part:
-    """Code without comments, docstrings and layout, every name in it, and its imports."""
+class Code(NamedTuple):
+    """A statement, or a row of a table: its text, every name in it, and its imports.
 
-    code: str
-    names: frozenset[str]
-    imports: tuple[Import, ...]
-
-
-@dataclass(frozen=True)
-class Statement:
-    """A statement of a module. `binds` no name: it acts when the module is imported, so it always counts.
-
-    `rows` of a table, a literal dict with texts as keys, are its values; `frame` is the rest of it.
+    Left out are comments, docstrings, layout, annotations of functions, and what only a person reads: arguments of
+    errors, the help of options, and texts that are printed, logged, or stand at a progress bar.
     """
 
-    whole: Part
-    binds: frozenset[str] = frozenset()
-    frame: Part | None = None
-    rows: Mapping[str, Part] = field(default_factory=dict)
-
-    def parts(self, tables: Mapping[str, Collection[str]]) -> list[Part]:
-        """The whole, or of a table in `tables` the rows it names. Raises ImportError for a row that is not there."""
-        name = next(iter(self.binds & set(tables)), None)
-        if name is None:
-            return [self.whole]
-        if self.frame is None or not set(tables[name]) <= set(self.rows):
-            raise ImportError(f"`{name}` is no literal table with the rows {', '.join(tables[name])}")
-        return [self.frame, *(self.rows[key] for key in sorted(tables[name]))]
+    text: str
+    names: set[str]
+    imports: list[Import]
 
 
-@dataclass(frozen=True)
 class Module:
-    """`free`: names used in another way than `name[key]`, `key in name` and `", ".join(name)`."""
+    """The top-level statements of a module by the names that they bind, see _by_name; `path` is for a SyntaxError."""
 
-    statements: tuple[Statement, ...]
-    readable: bool
-    lazy: bool  # has a module-level __getattr__
-    free: frozenset[str]
+    def __init__(self, text: str, path: str) -> None:
+        self.statements: dict[str, list[ast.stmt]] = defaultdict(list)
+        self.imports: list[Import] = []
+        for node in ast.parse(text, path).body:
+            self.imports += _imports(node)
+            for name, statement in _by_name(node):
+                self.statements[name].append(statement)
+        self.code = cache(self._code)
 
-    def parts(self, wanted: Collection[str] | None, tables: Mapping[str, Collection[str]]) -> list[Part]:
-        """What counts for whoever imports the names `wanted`: what acts on import, and what these names lead to.
-
-        All of it where `wanted` is None, or the file reaches its definitions in ways that cannot be followed.
-        """
-        if wanted is None or not self.readable or self.free & set(tables):
-            return [statement.whole for statement in self.statements]
-        names, found = set(wanted), dict[int, list[Part]]()
-        while more := [at for at, one in enumerate(self.statements) if at not in found and _counts(one, names)]:
-            for at in more:
-                found[at] = self.statements[at].parts(tables)
-                names |= {name for part in found[at] for name in part.names}
-        return [part for at in sorted(found) for part in found[at]]
+    def _code(self, name: str, rows: frozenset[str] | None = None) -> list[Code]:
+        """What binds a name. With `rows`: of a literal dict these rows and its frame, of anything else all if any."""
+        return [_read(part) for node in self.statements.get(name, ()) for part in _parts(node, rows)]
 
 
-def _counts(statement: Statement, names: set[str]) -> bool:
-    return not statement.binds or bool(statement.binds & names)
+def _by_name(node: ast.stmt) -> Iterator[tuple[str, ast.stmt]]:
+    """Each name that a statement binds, imports taken apart; ON_IMPORT for none, __main__ for what a script does."""
+    match node:
+        case ast.Import(names=names) | ast.ImportFrom(names=names):
+            for alias in names:
+                single = copy(node)
+                single.names = [alias]
+                yield ON_IMPORT if alias.name == "*" else alias.asname or alias.name.split(".")[0], single
+        case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
+            yield name, node
+        case ast.Assign() | ast.AnnAssign() | ast.AugAssign():
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            targets = [part for target in targets for part in getattr(target, "elts", [target])]
+            for name in {getattr(target, "id", ON_IMPORT) for target in targets}:
+                yield name, node
+        case ast.If(test=ast.Compare(left=ast.Name("__name__"))):
+            yield "__main__", node
+        case _:
+            yield ON_IMPORT, node
 
 
-@cache
-def read_module(text: str, name: str) -> Module:
-    """The module with this source; `name` stands in a SyntaxError."""
-    tree = ast.parse(text, name)
-    tree.body = _bare(tree.body)
-    functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
-    nodes = _nodes(tree)
-    return Module(
-        statements=tuple(one for node in tree.body for one in _statements(node)),
-        readable="__getattr__" not in functions and not any(map(_hides, nodes)),
-        lazy="__getattr__" in functions,
-        free=frozenset(_free(nodes)),
-    )
+def _parts(node: ast.stmt, rows: frozenset[str] | None) -> list[ast.AST]:
+    table = getattr(node, "value", None)
+    if rows is None or not isinstance(table, ast.Dict) or None in table.keys:
+        return [node] if rows is None or rows else []
+    values = {getattr(key, "value", None): value for key, value in zip(table.keys, table.values, strict=True)}
+    frame = copy(node)
+    frame.value = ast.Dict([], [])
+    return [frame, *(values[key] for key in sorted(rows) if key in values)]
 
 
-def _bare(body: list[ast.stmt]) -> list[ast.stmt]:
-    """Without texts that stand for themselves (docstrings) and without what only a type checker sees."""
-    found: list[ast.stmt] = []
-    for node in body:
-        if isinstance(node, ast.Expr) and _text(node.value) is not None:
-            continue
-        for block in (node, *getattr(node, "handlers", ()), *getattr(node, "cases", ())):
-            for name in {"body", "orelse", "finalbody"} & set(block._fields):
-                setattr(block, name, _bare(getattr(block, name)))
-        found += node.orelse if isinstance(node, ast.If) and ast.unparse(node.test) in TYPING_ONLY else [node]
-    return found
-
-
-def _nodes(node: ast.AST) -> list[ast.AST]:
-    """The node and all below it, as `ast.walk` has them but without load and store, in two thirds of the time."""
-    found = [node]
-    for each in found:
-        for name in each._fields:
-            value = getattr(each, name, None)
-            if isinstance(value, list):
-                found += [one for one in value if isinstance(one, ast.AST)]
-            elif isinstance(value, ast.AST) and not isinstance(value, ast.expr_context):
-                found.append(value)
-    return found
-
-
-def _statements(node: ast.stmt) -> Iterator[Statement]:
-    if isinstance(node, ast.Import | ast.ImportFrom):
-        yield from _imported(node)
-        return
-    binds, value = _bound(node), getattr(node, "value", None)
-    if not (binds and isinstance(value, ast.Dict) and all(_text(key) is not None for key in value.keys)):
-        yield Statement(_part(node), binds)
-        return
-    rows = {_text(key): _part(row) for key, row in zip(value.keys, value.values, strict=True)}
-    whole = _part(node)
-    value.keys, value.values = [], []
-    yield Statement(whole, binds, _part(node), rows)
-
-
-def _imported(node: ast.Import | ast.ImportFrom) -> Iterator[Statement]:
-    """One statement a name."""
-    for alias in node.names:
-        bound = alias.asname or alias.name.split(".")[0]
-        one = ast.Import([alias]) if isinstance(node, ast.Import) else ast.ImportFrom(node.module, [alias], node.level)
-        part = _part(ast.copy_location(one, node))
-        yield Statement(part, frozenset() if bound == "*" else frozenset({bound}))
-
-
-def _bound(node: ast.stmt) -> frozenset[str]:
-    """The names that a definition binds; none for a statement that does, or may do, anything else."""
-    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-        harmless = all(_decorator(each) in HARMLESS for each in node.decorator_list)
-        return frozenset({node.name}) if harmless else frozenset()
-    targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-    targets = [each for target in targets for each in (target.elts if isinstance(target, ast.Tuple) else [target])]
-    if isinstance(node, ast.Assign | ast.AnnAssign) and all(isinstance(target, ast.Name) for target in targets):
-        return frozenset(target.id for target in targets)
-    return frozenset()
-
-
-def _decorator(node: ast.expr) -> str | None:
-    return _identifier(node.func if isinstance(node, ast.Call) else node)
-
-
-def _identifier(node: ast.AST) -> str | None:
-    """The name that a node uses or defines, the last one of a dotted path."""
-    for attribute in ("id", "attr", "name"):
-        if isinstance(found := getattr(node, attribute, None), str):
-            return found
-    return None
-
-
-def _hides(node: ast.AST) -> bool:
-    """Whether definitions may be reached here in a way that their names do not show."""
-    if isinstance(node, ast.Call) and _identifier(node.func) == "vars":
-        return not node.args
-    if isinstance(node, ast.Attribute) and node.attr == "modules":
-        return _identifier(node.value) == "sys"
-    return _identifier(node) in (HIDING if isinstance(node, ast.Name) else HIDING_ANYWHERE)
-
-
-def _text(node: ast.expr | None) -> str | None:
-    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else None
-
-
-def _part(node: ast.AST) -> Part:
-    nodes = _nodes(node)
-    names = {name for each in nodes if isinstance(each, ast.Name | ast.Constant) for name in _names(each)}
-    imports = [one for each in nodes if isinstance(each, ast.Import | ast.ImportFrom) for one in _imports(each)]
-    return Part(ast.unparse(node), frozenset(names), tuple(imports))
-
-
-def _names(node: ast.AST) -> Iterable[str]:
-    """Also those in a text that can be read as an expression, as an annotation may be."""
-    if isinstance(node, ast.Name):
-        return [node.id]
-    text = _text(node)
-    if not text or text.isidentifier():
-        return [text] if text else []
-    try:
-        return [each.id for each in _nodes(ast.parse(text, mode="eval")) if isinstance(each, ast.Name)]
-    except (SyntaxError, ValueError):
-        return []
-
-
-def _imports(node: ast.AST) -> Iterator[Import]:
+def _imports(node: ast.AST) -> list[Import]:
     if isinstance(node, ast.Import):
-        yield from (Import(node.lineno, alias.name) for alias in node.names)
-    elif isinstance(node, ast.ImportFrom):
-        module = "." * node.level + (node.module or "")
-        yield Import(node.lineno, module, tuple(alias.name for alias in node.names))
+        return [Import(alias.name, "", node.lineno) for alias in node.names]
+    names = node.names if isinstance(node, ast.ImportFrom) else []
+    return [Import("." * node.level + (node.module or ""), alias.name, node.lineno) for alias in names]
 
 
-def _free(nodes: list[ast.AST]) -> set[str]:
-    """See Module. A name imported under another one is free too."""
-    by_key: set[int] = set()
-    for node in nodes:
-        if isinstance(node, ast.Subscript):
-            by_key.add(id(node.value))
-        elif isinstance(node, ast.Compare):
-            pairs = zip(node.ops, node.comparators, strict=True)
-            by_key |= {id(right) for how, right in pairs if isinstance(how, ast.In | ast.NotIn)}
-        elif isinstance(node, ast.Call) and _identifier(node.func) in ("join", "did_you_mean"):
-            by_key |= {id(argument) for argument in node.args}
-    used = (node for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load))
-    renamed = {node.name for node in nodes if isinstance(node, ast.alias) and node.asname not in (None, node.name)}
-    return {node.id for node in used if id(node) not in by_key} | renamed
+def _read(part: ast.AST) -> Code:
+    nodes: list[ast.AST] = [ast.Expression(part) if isinstance(part, ast.expr) else ast.Module([part], [])]
+    for node in nodes:  # grows
+        _leave_out(node)
+        nodes += ast.iter_child_nodes(node)
+    names = {node.id for node in nodes if isinstance(node, ast.Name)}
+    return Code(ast.unparse(nodes[0]), names, [one for node in nodes for one in _imports(node)])
+
+
+def _leave_out(node: ast.AST) -> None:
+    """Take out of a node what does not count, see Code."""
+    for block in ("body", "orelse", "finalbody"):
+        if isinstance(statements := getattr(node, block, None), list):
+            setattr(node, block, [one for one in statements if not _only_says(one)])
+    match node:
+        case ast.Raise(exc=ast.Call(func=error)):
+            node.exc = error
+        case ast.arg():
+            node.annotation = None
+        case ast.FunctionDef():
+            node.returns = None
+        case ast.Call(func=ast.Name(name) | ast.Attribute(attr=name)):
+            node.args = [one for one in node.args if name not in REPORTS or not _is_text(one)]
+            node.keywords = [keyword for keyword in node.keywords if keyword.arg != "help"]
+
+
+def _only_says(node: ast.stmt) -> bool:
+    """Whether a statement is a docstring, or a report of nothing but texts."""
+    match node:
+        case ast.Expr(ast.Call(func=ast.Name(name) | ast.Attribute(attr=name), args=arguments)):
+            return name in REPORTS and all(map(_is_text, arguments))
+    return isinstance(node, ast.Expr) and _is_text(node.value)
+
+
+def _is_text(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant | ast.JoinedStr)

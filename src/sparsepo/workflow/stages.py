@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from sparsepo.monitor.plan_file import WATCHED, Plan
 from sparsepo.runtime.errors import UserError
 from sparsepo.runtime.launch import python_command
 from sparsepo.runtime.result_cache import file_hash
-from sparsepo.workflow.code_version import ALTERNATIVES, Tree
+from sparsepo.workflow.code_version import code_version
 from sparsepo.workflow.cost.estimates import asked
 from sparsepo.workflow.stage_settings import SETTINGS, fitted, quantization_kwargs
 
@@ -39,6 +38,7 @@ class Stages:
     config: Config
     owners: Mapping[str, str] = field(default_factory=dict)
     _asked: dict[tuple[str, str, str], dict[str, int]] = field(default_factory=dict, init=False, repr=False)
+    _settings: dict[tuple[str, ...], str] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def read(cls, paths: Sequence[str | Path], overrides: Mapping[str, Any]) -> "Stages":
@@ -218,19 +218,21 @@ class Stages:
         looks = [file_hash(path) for part in ("static", "templates") for path in sorted((PAGE / part).iterdir())]
         return json.dumps({"name": self.config.name, "version": __version__, "tasks": tasks, "looks": looks})
 
-    def code(self, script: str, task: str = "", run: str = "sft", kind: str = "", oracle: str = "", **_: Any) -> str:
-        """Hash of the code behind a script that this job uses, of losses, masks and sources only its own."""
-        rows = {}
-        if script in ALTERNATIVES:
-            section, run = self._made(task, run, oracle)
-            rows = ALTERNATIVES[script](section, run, kind)
-        return _code(script, frozenset((table, frozenset(used)) for table, used in rows.items()))
+    def code(self, stage: str, task: str = "", run: str = "sft", kind: str = "", oracle: str = "", **given: str) -> str:
+        """Hash of the code that a job of this stage uses; `script` is given where it has not the stage's name."""
+        settings = self.settings(stage, task, run, oracle) if stage in SETTINGS else "{}"
+        if kind.startswith("weights~"):
+            settings = f'[{settings}, {{"mask": "activations"}}]'
+        return code_version(f"workflow_scripts/{given.get('script') or stage}.py", settings)
 
     def settings(self, stage: str, task: str, run: str = "sft", oracle: str = "", **_: Any) -> str:
         """JSON of everything in the config that can change what `stage` makes, and nothing else."""
-        section, run = self._made(task, run, oracle)
-        config = self.config.model_copy(update={"name": self._owner(task)})
-        return json.dumps(SETTINGS[stage](config, section, task, run), sort_keys=True)
+        key = stage, task, run, oracle
+        if key not in self._settings:
+            section, run = self._made(task, run, oracle)
+            config = self.config.model_copy(update={"name": self._owner(task)})
+            self._settings[key] = json.dumps(SETTINGS[stage](config, section, task, run), sort_keys=True)
+        return self._settings[key]
 
     def _section(self, task: str, oracle: str = "") -> TaskConfig:
         """The section of a task; of an oracle, the task whose only run it is."""
@@ -244,16 +246,6 @@ class Stages:
 
     def _owner(self, task: str) -> str:
         return self.owners.get(task, self.config.name)
-
-
-@cache
-def _tree() -> Tree:
-    return Tree()
-
-
-@cache
-def _code(script: str, rows: frozenset[tuple[str, frozenset[str]]]) -> str:
-    return _tree().version(f"workflow_scripts/{script}.py", dict(rows))
 
 
 def check_owner(stamp: Path, name: str) -> None:
