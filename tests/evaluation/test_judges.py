@@ -58,20 +58,20 @@ def test_an_nli_model_prefers_what_the_prompt_entails_more(tmp_path, monkeypatch
 
 
 class Chat:
-    """In place of the endpoint: says what `says` makes of each question, and remembers the bodies."""
+    """In place of the chat client: says what `says` makes of each question, and remembers the questions."""
 
-    bodies: list[dict] = []
+    questions: list[str] = []
 
     def __init__(self, **settings):
         self.settings = settings
 
-    def answers(self, bodies: list[dict]) -> list[str]:
-        Chat.bodies = bodies
-        return [Chat.says(body["messages"][0]["content"]) for body in bodies]
+    def answers(self, questions: list[str]) -> list[str]:
+        Chat.questions = questions
+        return [Chat.says(question) for question in questions]
 
 
 def chat_judge(monkeypatch, folder: Path, says):
-    monkeypatch.setattr(judges, "Endpoint", Chat)
+    monkeypatch.setattr(judges, "ChatClient", Chat)
     monkeypatch.setattr(Chat, "says", staticmethod(says), raising=False)
     settings = {"url": "u", "api_key_env": None, "retries": 1, "timeout": 1.0, "max_concurrency": 1}
     return build_judge({"kind": "endpoint", "model": "m", "asks": "summary", "max_tokens": 9} | settings, folder)
@@ -82,13 +82,11 @@ def longer(asked: str) -> str:
     return "[[C]]" if len(first) == len(second) else "[[A]]" if len(first) > len(second) else "[[B]]"
 
 
-def test_a_chat_model_is_asked_in_both_orders_at_temperature_zero(tmp_path, monkeypatch):
+def test_a_chat_model_is_asked_in_both_orders(tmp_path, monkeypatch):
     judge = chat_judge(monkeypatch, tmp_path, longer)
     assert judge(["p", "p", "q"], [" long text ", "t", "tt"], ["t", "long text", "uu"]) == [1.0, 0.0, 0.5]
     orders = [question("summary", "q", "tt", "uu"), question("summary", "q", "uu", "tt")]
-    assert [Chat.bodies[i]["messages"] for i in (2, 5)] == [[{"role": "user", "content": text}] for text in orders]
-    assert all(set(body) == {"model", "messages", "temperature", "max_tokens"} for body in Chat.bodies)
-    assert {(body["model"], body["temperature"], body["max_tokens"]) for body in Chat.bodies} == {("m", 0, 9)}
+    assert [Chat.questions[i] for i in (2, 5)] == orders
 
 
 def test_a_chat_model_that_favours_a_place_prefers_neither(tmp_path, monkeypatch):

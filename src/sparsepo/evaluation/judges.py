@@ -8,7 +8,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from sparsepo.evaluation.chat_client import Endpoint
+from sparsepo.evaluation.chat_client import ChatClient
 from sparsepo.evaluation.scorers import Scorer, build_scorer
 from sparsepo.runtime.errors import UserError
 from sparsepo.runtime.result_cache import ResultCache
@@ -21,9 +21,8 @@ def build_judge(spec: dict[str, Any], folder: Path) -> Judge:
     """The judge that `spec` describes: its `kind`, and the arguments of that kind's builder.
 
     {"kind": "scorer", "scorer"}: a spec of `build_scorer`. {"kind": "nli", "model", "batch_size"}: of `Entailment`.
-    {"kind": "endpoint", "model", "asks", "max_tokens", "url", "api_key_env", "retries", "timeout",
-    "max_concurrency"}: see `Endpoint`; its answers are kept in `folder`.
-    Raises UserError for an unknown kind and for what the builder refuses.
+    {"kind": "endpoint", "asks"} and the arguments of `ChatClient`, whose answers are kept in `folder`. Raises UserError
+    for an unknown kind and for what the builder refuses.
     """
     arguments = {name: value for name, value in spec.items() if name != "kind"}
     if spec["kind"] not in JUDGES:
@@ -42,23 +41,14 @@ def _nli_judge(_: Path, *, model: str, batch_size: int, pickled_weights: bool = 
     return compared(Entailment(model, batch_size, pickled_weights=pickled_weights).scores, greater)
 
 
-def _endpoint_judge(folder: Path, *, model: str, asks: str, max_tokens: int, **settings: Any) -> Judge:
+def _endpoint_judge(folder: Path, *, asks: str, **settings: Any) -> Judge:
     if asks not in QUESTIONS:
         raise UserError(f"judge asks '{asks}' is unknown; allowed are {', '.join(QUESTIONS)}")
-    endpoint = Endpoint(cache=ResultCache(folder / "answers.jsonl"), **settings)
+    chat = ChatClient(cache=ResultCache(folder / "answers.jsonl"), **settings)
 
     def judge(prompts: list[str], a: list[str], b: list[str]) -> list[float | None]:
-        questions = [question(asks, *parts) for parts in zip(prompts, a, b, strict=True)]
-        bodies = [
-            {
-                "model": model,
-                "messages": [{"role": "user", "content": content}],
-                "temperature": 0,
-                "max_tokens": max_tokens,
-            }
-            for content in questions
-        ]
-        return [verdict(answer) for answer in endpoint.answers(bodies)]
+        questions = [question(asks, *texts) for texts in zip(prompts, a, b, strict=True)]
+        return [verdict(answer) for answer in chat.answers(questions)]
 
     return BothOrders(judge)
 
