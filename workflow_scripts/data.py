@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from sparsepo.data.records import write_json, write_records
-from sparsepo.data.sources import make_data
+from sparsepo.data.sources import Cutter, first_words, make_data, token_cutter
 from sparsepo.evaluation.sandbox import check_sandbox
 from sparsepo.runtime.errors import run
 
@@ -19,6 +19,15 @@ FIRST = {"problems": try_sandbox}
 """Source -> what is tried before anything is made."""
 
 
+def cutter(settings: dict) -> Cutter:
+    """What cuts the openings of documents: the tokenizer of the model, or words where there is none yet."""
+    if settings["data"]["source"] != "texts" or settings["model"]["source"] == "scratch":
+        return first_words
+    from sparsepo.models.loading import fetch_tokenizer
+
+    return token_cutter(fetch_tokenizer(settings["model"]))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--settings", type=json.loads, required=True)
@@ -28,7 +37,7 @@ def main() -> None:
     source = settings["data"]["source"]
     if source in FIRST:
         FIRST[source](settings["execution"])
-    made = make_data(settings["data"], settings["preferences"], settings["model"])
+    made = make_data(settings["data"], settings["preferences"], cutter(settings))
     for split, prompts in made.prompts.items():
         write_records(options.out / "prompts" / f"{split}.jsonl", prompts)
     write_records(options.out / "corpus.jsonl", made.corpus)

@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from sparsepo.data.mbpp_humaneval import known_problems
+from sparsepo.data.mbpp_humaneval import load_problems
 from sparsepo.data.records import Completion, read_records, write_json
 from sparsepo.evaluation.pass_at_k import code_measures, verdicts
 from sparsepo.evaluation.sandbox import Sandbox
@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     settings, rows = options.settings, read_records(options.programs, Completion)
-    problems = known_problems(settings["data"])
+    problems = load_problems(settings["data"])
     kept = open_cache(options.kept, identity_of(settings, options.code, [options.programs]))
     with Sandbox.of(settings["execution"]) as sandbox:
         passed = [verdict.passed for verdict in verdicts(problems, rows, sandbox, kept)]

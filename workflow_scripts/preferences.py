@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sparsepo.config.preferences import SamplingConfig
-from sparsepo.data.mbpp_humaneval import STOPS, known_problems
+from sparsepo.data.mbpp_humaneval import STOPS, load_problems
 from sparsepo.data.pairing import PairBuilder, best_and_worst, passing_against_failing
-from sparsepo.data.preference_formats import preference_source
+from sparsepo.data.preference_formats import read_preferences
 from sparsepo.data.records import Completion, Prompt, Scored, read_records, write_json, write_records
 from sparsepo.evaluation.pass_at_k import verdicts
 from sparsepo.evaluation.sandbox import Sandbox
@@ -53,7 +53,7 @@ def generated(settings: dict, reference: Path, kept: ResultCache) -> Maker:
 def executed(settings: dict, reference: Path, kept: ResultCache) -> Maker:
     """A program that passes its tests against one that fails; each epoch has a pair of its own."""
     sampled = sampler(settings, reference, kept, STOPS["mbpp"])
-    problems, epochs = known_problems(settings["data"]), math.ceil(settings["epochs"])
+    problems, epochs = load_problems(settings["data"]), math.ceil(settings["epochs"])
 
     def pairs_of(prompts: list[Prompt], place: Path) -> PairBuilder:
         rows = sampled(prompts, place)
@@ -95,7 +95,7 @@ def main() -> None:
     if settings["source"] in MAKERS:
         pairs_of = MAKERS[settings["source"]](options.settings, options.reference, kept)
     else:
-        from_file = preference_source(settings)
+        from_file = read_preferences(settings)
         summary["file"] = from_file.summary
         print(f"{settings['path'] or settings['hub']['id']}: {from_file}", flush=True)
         pairs_of = chosen(from_file)

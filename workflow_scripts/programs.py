@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sparsepo.config.preferences import SamplingConfig
-from sparsepo.data.mbpp_humaneval import STOPS, human_eval
+from sparsepo.data.mbpp_humaneval import STOPS, human_eval_problems
 from sparsepo.data.records import Prompt, read_records
 from sparsepo.generation.cli import Request, sample_requests
 from sparsepo.runtime.errors import run
@@ -19,7 +19,7 @@ def requests(settings: dict, validation: Path, test: Path) -> Iterator[Request]:
         prompts = read_records(test, Prompt)[: settings["problems"]]
         yield Request("test", prompts, test, sampling, STOPS["mbpp"])
     if "humaneval" in settings["suites"]:
-        prompts = [Prompt(problem.prompt, problem.id) for problem in human_eval()[: settings["problems"]]]
+        prompts = [Prompt(problem.prompt, problem.id) for problem in human_eval_problems()[: settings["problems"]]]
         yield Request("test", prompts, Path("HumanEval"), sampling, STOPS["humaneval"])
 
 

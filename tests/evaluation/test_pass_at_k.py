@@ -5,7 +5,7 @@ from itertools import combinations
 
 import pytest
 
-from sparsepo.data.mbpp_humaneval import Problem, human_eval, program
+from sparsepo.data.mbpp_humaneval import Problem, build_program, human_eval_problems
 from sparsepo.data.records import Completion
 from sparsepo.evaluation.pass_at_k import code_measures, pass_at_k, verdicts
 from sparsepo.evaluation.sandbox import Sandbox, Verdict, check_sandbox
@@ -99,7 +99,7 @@ def test_a_program_for_an_unknown_problem_is_refused():
 
 @needs_human_eval
 def test_every_canonical_solution_of_human_eval_passes(sandbox):
-    problems = {each.id: each for each in human_eval()}
+    problems = {each.id: each for each in human_eval_problems()}
     rows = [Completion(each.prompt, each.solution, [], True, id=name) for name, each in problems.items()]
     assert [row.id for row, made in zip(rows, verdicts(problems, rows, sandbox), strict=True) if not made.passed] == []
 
@@ -107,5 +107,5 @@ def test_every_canonical_solution_of_human_eval_passes(sandbox):
 @needs_human_eval
 @pytest.mark.parametrize("body", ["\n    pass", "\n    raise ValueError", "\n    return (", ""])
 def test_no_broken_program_of_human_eval_passes(sandbox, body):
-    programs = [program(each, body) for each in human_eval()]
+    programs = [build_program(each, body) for each in human_eval_problems()]
     assert not any(verdict.passed for verdict in sandbox.run(programs))

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from math import comb
 from typing import Any
 
-from sparsepo.data.mbpp_humaneval import Problem, program
+from sparsepo.data.mbpp_humaneval import Problem, build_program
 from sparsepo.data.records import Completion
 from sparsepo.evaluation.sandbox import Sandbox, Verdict
 from sparsepo.runtime.errors import UserError
@@ -24,7 +24,7 @@ def verdicts(
     unknown = next((row.id for row in completions if row.id not in problems), None)
     if unknown is not None:
         raise UserError(f"a program is for problem '{unknown}', which is not among the {len(problems)} that are known")
-    programs = [program(problems[row.id], row.text) for row in completions]
+    programs = [build_program(problems[row.id], row.text) for row in completions]
     different = list(dict.fromkeys(programs))
     found = dict(zip(different, sandbox.run(different, kept), strict=True))
     return [found[one] for one in programs]

