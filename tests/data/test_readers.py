@@ -171,9 +171,7 @@ def test_prompts_stay_when_labelled_documents_are_asked_for(tmp_path):
 @pytest.mark.parametrize("label", [2, -1, True, 0.5, "1", None])
 def test_a_class_other_than_one_and_zero_is_refused_with_its_line(tmp_path, label):
     path = labelled_file(tmp_path, [*reviews(20), {"text": "x", "label": label}])
-    with pytest.raises(
-        UserError, match=r"labelled\.jsonl:21: .*must be (greater than|less than|a valid integer)"
-    ):
+    with pytest.raises(UserError, match=r"labelled\.jsonl:21: .*must be (greater than|less than|a valid integer)"):
         from_texts(path, labelled=5)
     assert from_texts(path).labelled == []  # nobody asks for a class
 
