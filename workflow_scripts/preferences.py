@@ -11,10 +11,10 @@ from sparsepo.data.mbpp_humaneval import STOPS, load_problems
 from sparsepo.data.pairing import PairBuilder, best_and_worst, passing_against_failing
 from sparsepo.data.preference_formats import read_preferences
 from sparsepo.data.records import Completion, Prompt, Scored, read_records, write_json, write_records
-from sparsepo.evaluation.pass_at_k import verdicts
+from sparsepo.evaluation.pass_at_k import run_completions
 from sparsepo.evaluation.sandbox import Sandbox
 from sparsepo.evaluation.scorers import build_scorer
-from sparsepo.generation.generate import backend_for, check_room, sample
+from sparsepo.generation.generate import check_prompt_lengths, load_backend, sample
 from sparsepo.models.loading import load_tokenizer
 from sparsepo.runtime.errors import UserError, run
 from sparsepo.runtime.result_cache import ResultCache, identity_of, open_cache
@@ -27,11 +27,11 @@ def sampler(
     settings: dict, reference: Path, kept: ResultCache, stops: tuple[str, ...] = ()
 ) -> Callable[..., list[Completion]]:
     """(prompts, their file) -> responses of the reference model."""
-    model, tokenizer = backend_for(reference, **settings["loading"]), load_tokenizer(reference)
+    model, tokenizer = load_backend(reference, **settings["loading"]), load_tokenizer(reference)
     sampling = SamplingConfig(**settings["preferences"]["sampling"])
 
     def sampled(prompts: list[Prompt], place: Path) -> list[Completion]:
-        check_room(model, tokenizer, prompts, sampling, place)
+        check_prompt_lengths(model, tokenizer, prompts, sampling, place)
         return sample(model, tokenizer, prompts, sampling, stops, kept)
 
     return sampled
@@ -58,8 +58,8 @@ def executed(settings: dict, reference: Path, kept: ResultCache) -> Maker:
     def pairs_of(prompts: list[Prompt], place: Path) -> PairBuilder:
         rows = sampled(prompts, place)
         groups: dict[str, list[tuple[Completion, bool]]] = {}
-        with Sandbox.of(settings["execution"]) as sandbox:
-            for row, verdict in zip(rows, verdicts(problems, rows, sandbox, kept), strict=True):
+        with Sandbox.from_config(settings["execution"]) as sandbox:
+            for row, verdict in zip(rows, run_completions(problems, rows, sandbox, kept), strict=True):
                 groups.setdefault(row.prompt, []).append((row, verdict.passed))
         return passing_against_failing(groups, epochs, settings["preferences"]["sampling"]["seed"])
 

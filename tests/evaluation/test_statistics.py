@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm, ttest_1samp
-from sklearn.metrics import roc_auc_score
 
 from sparsepo.evaluation.statistics import (
     Interval,
@@ -18,7 +17,6 @@ from sparsepo.evaluation.statistics import (
     group_means,
     mean_interval,
     paired_difference,
-    roc_auc,
     student_interval,
 )
 from sparsepo.runtime.errors import UserError
@@ -166,25 +164,6 @@ def test_the_interval_over_seeds_is_that_of_scipys_t_test():
 
 def test_equal_seeds_give_an_interval_of_no_width():
     assert student_interval([0.25, 0.25, 0.25]) == Interval(0.25, 0.25, 0.25)
-
-
-def test_roc_auc_of_a_case_that_can_be_counted_by_hand():
-    # Of the 2 x 2 pairs, labelled 3 beats 1 and 2; labelled 2 beats 1 and ties with 2.
-    assert roc_auc([1, 2, 2, 3], [0, 0, 1, 1]) == 3.5 / 4
-
-
-@given(st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=1, max_size=40))
-def test_roc_auc_is_that_of_scikit_learn_and_none_for_one_class(rows):
-    scores, labels = zip(*rows, strict=True)
-    if len(set(labels)) == 1:
-        assert roc_auc(scores, labels) is None
-    else:
-        assert roc_auc(scores, labels) == pytest.approx(roc_auc_score(labels, scores))
-
-
-def test_roc_auc_is_a_plain_float_for_arrays_and_integer_labels():
-    found = roc_auc(np.array([0.1, 0.9], dtype=np.float32), np.array([0, 1]))
-    assert type(found) is float and found == 1.0
 
 
 def test_distinct_n_counts_unique_over_all_ngrams_of_all_responses():
