@@ -15,7 +15,6 @@ from sparsepo.data.records import (
     Prompt,
     Scored,
     Text,
-    read_numbered,
     read_records,
     read_rows,
     write_json,
@@ -74,8 +73,8 @@ def test_a_line_that_is_no_object_is_refused(file, line):
 
 
 def test_empty_lines_are_skipped_but_counted(file):
-    path = file("", GOOD, "   ", GOOD)
-    assert [number for number, _ in read_numbered(path, Preference)] == [2, 4]
+    assert len(read_records(file("", GOOD, "   ", GOOD), Preference)) == 2
+    assert refused(file("", GOOD, "   ", "[]"), Preference).startswith(":4: ")
 
 
 def test_a_file_may_be_empty_have_no_last_newline_or_come_from_windows(tmp_path):

@@ -428,7 +428,7 @@ def test_an_unsafe_daemon_and_its_files_do_not_outlive_their_program(unsafe, eve
 
 
 def test_ending_an_unsafe_program_leaves_other_processes_of_the_user_alone(unsafe):
-    user = {"user": subject.NOBODY_UID, "group": subject.NOBODY, "extra_groups": []} if os.getuid() == 0 else {}
+    user = {"user": subject.NOBODY_UID, "group": subject.NOBODY_UID, "extra_groups": []} if os.getuid() == 0 else {}
     with subprocess.Popen(["sleep", "60"], cwd="/", **user) as bystander:
         assert [verdict.status for verdict in unsafe.run(["while True: pass", "x = 1"])] == ["timeout", "passed"]
         assert bystander.poll() is None

@@ -92,13 +92,7 @@ Record = TypeVar("Record")
 
 def read_records(path: str | Path, kind: type[Record]) -> list[Record]:
     """Read a JSONL file of `kind`; extra fields are ignored. Raises UserError naming file, line and field."""
-    return [record for _, record in read_numbered(path, kind)]
-
-
-def read_numbered(path: str | Path, kind: type[Record]) -> Iterator[tuple[int, Record]]:
-    """Like `read_records`, but yields (line number, record), for callers that refuse rows themselves."""
-    for number, row in json_lines(path):
-        yield number, as_record(row, kind, f"{path}:{number}")
+    return [as_record(row, kind, f"{path}:{number}") for number, row in json_lines(path)]
 
 
 def read_rows(path: str | Path) -> list[dict[str, Any]]:

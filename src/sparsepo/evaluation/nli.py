@@ -32,19 +32,18 @@ CONV_SENTENCES = 10  # of a summary, for SummaC-Conv
 class Entailment:
     """P(premise entails hypothesis) by an NLI sequence classifier.
 
-    The model is a hub id or a folder; exactly one of its labels begins with "entail". A device is named as in torch
-    (None: an accelerator if there is one). Raises UserError when the model cannot be loaded, has no trained
+    The model is a hub id or a folder; exactly one of its labels begins with "entail". Raises UserError when the model cannot be loaded, has no trained
     classification head, or has no such label.
     """
 
-    def __init__(self, model: str, batch_size: int, device: str | None = None, pickled_weights: bool = False):
+    def __init__(self, model: str, batch_size: int, pickled_weights: bool = False):
         import torch
 
         self.name, self.batch_size = model, batch_size
         self.tokenizer, self.model = load_classifier(model, "NLI model", pickled_weights)
         self.label = _entailment_label(model, self.model.config.id2label)
         self.max_tokens = max_pair_tokens(self.tokenizer, self.model.config)
-        self.device = device or torch.accelerator.current_accelerator() or "cpu"
+        self.device = torch.accelerator.current_accelerator() or "cpu"
         self.model.eval().to(self.device)
 
     def scores(self, premises: Sequence[str], hypotheses: Sequence[str]) -> list[float]:
@@ -146,12 +145,10 @@ def read_convolution(path: str | Path) -> Convolution:
         raise UserError(f"{path}: not weights of SummaC-Conv; a torch file of {shapes} is expected") from None
 
 
-def build_summac(
-    *, model: str, batch_size: int, conv: str | None = None, device: str | None = None, pickled_weights: bool = False
-) -> Consistency:
+def build_summac(*, model: str, batch_size: int, conv: str | None = None, pickled_weights: bool = False) -> Consistency:
     """SummaC-Conv with the weights of the file `conv`, or SummaC-ZS without, on the NLI classifier `model`."""
     pool = read_convolution(conv) if conv else zero_shot
-    entailment = Entailment(model, batch_size, device, pickled_weights)
+    entailment = Entailment(model, batch_size, pickled_weights)
     return lambda documents, summaries: summac(documents, summaries, entailment.scores, pool)
 
 

@@ -44,10 +44,8 @@ def build_scorer(spec: dict[str, Any]) -> Scorer:
     """The scorer that `spec` describes: its `kind`, and the arguments of that kind's builder.
 
     {"kind": "vader"}; {"kind": "tfidf", "folder"}, where `tfidf.fit` wrote it;
-    {"kind": "classifier", "model", "label", "batch_size", "device"};
-    {"kind": "reward_model", "model", "batch_size", "device"}. A model is a hub id or a folder, a device is named as in
-    torch (None: an accelerator if there is one). Raises UserError for a model that cannot be loaded, or a label that it
-    does not have.
+    {"kind": "classifier", "model", "label", "batch_size"}; {"kind": "reward_model", "model", "batch_size"}. A model is
+    a hub id or a folder. Raises UserError for a model that cannot be loaded, or a label that it does not have.
     """
     arguments = {name: value for name, value in spec.items() if name != "kind"}
     return with_finite_scores(spec["kind"], SCORERS[spec["kind"]](**arguments))
@@ -91,11 +89,9 @@ def _tfidf(*, folder: str) -> Scorer:
     return tfidf.load_scorer(folder)
 
 
-def _classifier(
-    *, model: str, label: str, batch_size: int, device: str | None = None, pickled_weights: bool = False
-) -> Scorer:
+def _classifier(*, model: str, label: str, batch_size: int, pickled_weights: bool = False) -> Scorer:
     """The probability of `label`."""
-    pipe = _pipeline(model, device, pickled_weights)
+    pipe = _pipeline(model, pickled_weights)
     labels = list(pipe.model.config.id2label.values())
     if label not in labels:
         allowed = ", ".join(map(str, labels))
@@ -103,9 +99,9 @@ def _classifier(
     return _pipeline_scorer(pipe, label, batch_size=batch_size)
 
 
-def _reward_model(*, model: str, batch_size: int, device: str | None = None, pickled_weights: bool = False) -> Scorer:
+def _reward_model(*, model: str, batch_size: int, pickled_weights: bool = False) -> Scorer:
     """The one output of the model, as it is."""
-    pipe = _pipeline(model, device, pickled_weights)
+    pipe = _pipeline(model, pickled_weights)
     labels = list(pipe.model.config.id2label.values())
     if len(labels) != 1:
         raise UserError(f"scorer model '{model}' has {len(labels)} outputs; a reward model has one")
@@ -134,7 +130,7 @@ def _pipeline_scorer(pipe: Any, label: str, **options: Any) -> Scorer:
     return score
 
 
-def _pipeline(name: str, device: str | None, pickled_weights: bool) -> Any:
+def _pipeline(name: str, pickled_weights: bool) -> Any:
     """A text-classification pipeline that can truncate and pad."""
     from transformers import pipeline
 
@@ -143,4 +139,4 @@ def _pipeline(name: str, device: str | None, pickled_weights: bool) -> Any:
     if positions is not None and tokenizer.model_max_length > positions:
         # the tokenizer states no limit; positions of RoBERTa start at 2
         tokenizer.model_max_length = positions - 2
-    return pipeline("text-classification", model=model, tokenizer=tokenizer, device=device)
+    return pipeline("text-classification", model=model, tokenizer=tokenizer)

@@ -22,10 +22,6 @@ class Interval:
     low: float
     high: float
 
-    def __str__(self) -> str:
-        """As "0.512 ± 0.013", with the longer of the two half widths."""
-        return f"{self.mean:.3f} ± {max(self.mean - self.low, self.high - self.mean):.3f}"
-
 
 def mean_interval(
     values: Sequence[float],
@@ -96,10 +92,10 @@ def paired_difference(a: Mapping[Hashable, float], b: Mapping[Hashable, float]) 
     return mean_interval(differences)
 
 
-def student_interval(means: Sequence[float], level: float = 0.95) -> Interval:
-    """Mean of the means of two or more seeds, and its Student-t interval, which supposes that they are normal."""
+def student_interval(means: Sequence[float]) -> Interval:
+    """Mean of the means of two or more seeds, and its 95% Student-t interval, which assumes a normal distribution."""
     mean = fmean(means)
-    half = float(t.ppf((1 + level) / 2, len(means) - 1)) * stdev(means) / math.sqrt(len(means))
+    half = float(t.ppf(0.975, len(means) - 1)) * stdev(means) / math.sqrt(len(means))
     return Interval(mean, mean - half, mean + half)
 
 
