@@ -32,8 +32,8 @@ CONV_SENTENCES = 10  # of a summary, for SummaC-Conv
 class Entailment:
     """P(premise entails hypothesis) by an NLI sequence classifier.
 
-    The model is a hub id or a folder; exactly one of its labels begins with "entail". Raises UserError when the model cannot be loaded, has no trained
-    classification head, or has no such label.
+    The model is a hub id or a folder; exactly one of its labels begins with "entail". Raises UserError when the model
+    cannot be loaded, has no trained classification head, or has no such label.
     """
 
     def __init__(self, model: str, batch_size: int, pickled_weights: bool = False):
