@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from harness import Finding, interleaved, median_ratio, table
 
-from sparsepo.evaluation.sandbox import Sandbox, usable_launch
+from sparsepo.evaluation.sandbox import Sandbox, find_launch
 from sparsepo.runtime.errors import run
 
 WORKERS = 2
@@ -36,7 +36,7 @@ def bare(python: str) -> Callable[[Sequence[str]], None]:
 
 def measure(programs: Sequence[str]) -> dict[str, list[float]]:
     """Seconds of each round."""
-    peer = bare(usable_launch(unsafe=False).python)
+    peer = bare(find_launch(unsafe=False).python)
     with Sandbox(WORKERS) as sandbox:
 
         def sandboxed(programs: Sequence[str]) -> Callable[[], None]:

@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from sparsepo.evaluation.tfidf import sentence
+from sparsepo.evaluation.tfidf import describe_fit
 from sparsepo.report.tables.comparison import comparison, write_comparison
 from sparsepo.report.tables.published import published
 from sparsepo.runtime.errors import run
@@ -21,7 +21,7 @@ def main() -> None:
     settings = options.settings
     files = [json.loads(path.read_text()) for path in options.measures]
     made = comparison(files, settings, published(settings["published"]))
-    notes = [sentence(json.loads(path.read_text())) for path in options.scorer]
+    notes = [describe_fit(json.loads(path.read_text())) for path in options.scorer]
     targets = {kind: getattr(options, kind) for kind in ("csv", "markdown", "latex", "differences")}
     write_comparison(made, **targets, notes=notes, provenance=settings["provenance"])
 

@@ -5,9 +5,18 @@ import json
 from pathlib import Path
 
 from sparsepo.data.records import write_json, write_records
-from sparsepo.data.sources import make_data
+from sparsepo.data.sources import Cutter, first_words, make_data, token_cutter
 from sparsepo.evaluation.sandbox import check_sandbox
 from sparsepo.runtime.errors import run
+
+
+def cutter(settings: dict) -> Cutter:
+    """What cuts the openings of documents: the tokenizer of the model, or words where there is none yet."""
+    if settings["data"]["source"] != "texts" or settings["model"]["source"] == "scratch":
+        return first_words
+    from sparsepo.models.loading import fetch_tokenizer
+
+    return token_cutter(fetch_tokenizer(settings["model"]))
 
 
 def main() -> None:
@@ -18,7 +27,7 @@ def main() -> None:
     settings = options.settings
     if settings["data"]["source"] == "problems":  # before hours of sampling
         check_sandbox(settings["execution"]["unsafe_execution"])
-    made = make_data(settings["data"], settings["preferences"], settings["model"])
+    made = make_data(settings["data"], settings["preferences"], cutter(settings))
     for split, prompts in made.prompts.items():
         write_records(options.out / "prompts" / f"{split}.jsonl", prompts)
     write_records(options.out / "corpus.jsonl", made.corpus)

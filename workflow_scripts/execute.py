@@ -4,9 +4,9 @@ import argparse
 import json
 from pathlib import Path
 
-from sparsepo.data.mbpp_humaneval import known_problems
+from sparsepo.data.mbpp_humaneval import load_problems
 from sparsepo.data.records import Completion, read_records, write_json
-from sparsepo.evaluation.pass_at_k import code_measures, verdicts
+from sparsepo.evaluation.pass_at_k import code_measures, run_completions
 from sparsepo.evaluation.sandbox import Sandbox
 from sparsepo.runtime.errors import run
 from sparsepo.runtime.result_cache import identity_of, open_cache
@@ -21,10 +21,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     settings, rows = options.settings, read_records(options.programs, Completion)
-    problems = known_problems(settings["data"])
+    problems = load_problems(settings["data"])
     kept = open_cache(options.kept, identity_of(settings, options.code, [options.programs]))
-    with Sandbox.of(settings["execution"]) as sandbox:
-        passed = [verdict.passed for verdict in verdicts(problems, rows, sandbox, kept)]
+    with Sandbox.from_config(settings["execution"]) as sandbox:
+        passed = [verdict.passed for verdict in run_completions(problems, rows, sandbox, kept)]
     splits: dict[str, dict] = {}
     for split in dict.fromkeys(row.split for row in rows):
         for suite in dict.fromkeys(problems[row.id].suite for row in rows if row.split == split):

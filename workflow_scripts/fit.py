@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from sparsepo.data.records import Labelled, read_records
-from sparsepo.evaluation.tfidf import fit, sentence
+from sparsepo.evaluation.tfidf import describe_fit, fit
 from sparsepo.runtime.errors import run
 
 
@@ -15,7 +15,7 @@ def main() -> None:
     parser.add_argument("--labelled", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    print(sentence(fit(read_records(options.labelled, Labelled), folder=options.out, **options.settings)))
+    print(describe_fit(fit(read_records(options.labelled, Labelled), folder=options.out, **options.settings)))
 
 
 if __name__ == "__main__":

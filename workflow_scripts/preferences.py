@@ -7,14 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sparsepo.config.preferences import SamplingConfig
-from sparsepo.data.mbpp_humaneval import STOPS, known_problems
+from sparsepo.data.mbpp_humaneval import STOPS, load_problems
 from sparsepo.data.pairing import PairBuilder, best_and_worst, passing_against_failing
-from sparsepo.data.preference_formats import preference_source
+from sparsepo.data.preference_formats import read_preferences
 from sparsepo.data.records import Completion, Prompt, Scored, read_records, write_json, write_records
-from sparsepo.evaluation.pass_at_k import verdicts
+from sparsepo.evaluation.pass_at_k import run_completions
 from sparsepo.evaluation.sandbox import Sandbox
 from sparsepo.evaluation.scorers import build_scorer
-from sparsepo.generation.generate import backend_for, check_room, sample
+from sparsepo.generation.generate import check_prompt_lengths, load_backend, sample
 from sparsepo.models.loading import load_tokenizer
 from sparsepo.runtime.errors import UserError, run
 from sparsepo.runtime.result_cache import ResultCache, identity_of, open_cache
@@ -27,11 +27,11 @@ def sampler(
     settings: dict, reference: Path, kept: ResultCache, stops: tuple[str, ...] = ()
 ) -> Callable[..., list[Completion]]:
     """(prompts, their file) -> responses of the reference model."""
-    model, tokenizer = backend_for(reference, **settings["loading"]), load_tokenizer(reference)
+    model, tokenizer = load_backend(reference, **settings["loading"]), load_tokenizer(reference)
     sampling = SamplingConfig(**settings["preferences"]["sampling"])
 
     def sampled(prompts: list[Prompt], place: Path) -> list[Completion]:
-        check_room(model, tokenizer, prompts, sampling, place)
+        check_prompt_lengths(model, tokenizer, prompts, sampling, place)
         return sample(model, tokenizer, prompts, sampling, stops, kept)
 
     return sampled
@@ -53,13 +53,13 @@ def generated(settings: dict, reference: Path, kept: ResultCache) -> Maker:
 def executed(settings: dict, reference: Path, kept: ResultCache) -> Maker:
     """A program that passes its tests against one that fails; each epoch has a pair of its own."""
     sampled = sampler(settings, reference, kept, STOPS["mbpp"])
-    problems, epochs = known_problems(settings["data"]), math.ceil(settings["epochs"])
+    problems, epochs = load_problems(settings["data"]), math.ceil(settings["epochs"])
 
     def pairs_of(prompts: list[Prompt], place: Path) -> PairBuilder:
         rows = sampled(prompts, place)
         groups: dict[str, list[tuple[Completion, bool]]] = {}
-        with Sandbox.of(settings["execution"]) as sandbox:
-            for row, verdict in zip(rows, verdicts(problems, rows, sandbox, kept), strict=True):
+        with Sandbox.from_config(settings["execution"]) as sandbox:
+            for row, verdict in zip(rows, run_completions(problems, rows, sandbox, kept), strict=True):
                 groups.setdefault(row.prompt, []).append((row, verdict.passed))
         return passing_against_failing(groups, epochs, settings["preferences"]["sampling"]["seed"])
 
@@ -95,7 +95,7 @@ def main() -> None:
     if settings["source"] in MAKERS:
         pairs_of = MAKERS[settings["source"]](options.settings, options.reference, kept)
     else:
-        from_file = preference_source(settings)
+        from_file = read_preferences(settings)
         summary["file"] = from_file.summary
         print(f"{settings['path'] or settings['hub']['id']}: {from_file}", flush=True)
         pairs_of = chosen(from_file)

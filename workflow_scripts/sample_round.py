@@ -9,7 +9,7 @@ from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.pairing import PairBuilder, best_and_worst
 from sparsepo.data.records import Completion, Prompt, Scored, read_records, write_json, write_records
 from sparsepo.evaluation.judges import Tournament, build_judge, round_robin
-from sparsepo.generation.generate import backend_for, check_room, sample
+from sparsepo.generation.generate import check_prompt_lengths, load_backend, sample
 from sparsepo.models.loading import load_model, load_tokenizer
 from sparsepo.runtime.errors import UserError, run
 from sparsepo.runtime.result_cache import ResultCache, identity_of, open_cache
@@ -21,8 +21,8 @@ def sampled(settings: dict, policy: Path, path: Path, iteration: int, kept: Resu
     """Responses of the policy that are not empty, each round's drawn with numbers of its own."""
     sampling = SamplingConfig(**settings["sampling"], seed=seed_of(settings["seed"], iteration))
     prompts, tokenizer = read_records(path, Prompt), load_tokenizer(policy)
-    model = backend_for(policy, **settings["loading"])
-    check_room(model, tokenizer, prompts, sampling, path)
+    model = load_backend(policy, **settings["loading"])
+    check_prompt_lengths(model, tokenizer, prompts, sampling, path)
     return [row for row in sample(model, tokenizer, prompts, sampling, (), kept) if row.text.strip()]
 
 

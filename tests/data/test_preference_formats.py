@@ -6,7 +6,7 @@ import pytest
 
 from sparsepo.config.preferences import FilePreferences
 from sparsepo.data import readers
-from sparsepo.data.preference_formats import FORMATS, preference_source
+from sparsepo.data.preference_formats import FORMATS, read_preferences
 from sparsepo.data.records import Preference
 from sparsepo.runtime.errors import UserError
 
@@ -20,7 +20,7 @@ def write(tmp_path, *objects):
 def read(path, source="pairs", **given):
     """With the keys that a config has."""
     section = FilePreferences(source=source, path=path, **given)
-    return preference_source(section.model_dump(mode="json"))
+    return read_preferences(section.model_dump(mode="json"))
 
 
 def pair(prompt="p", chosen=" a", rejected=" b", **more):
@@ -169,7 +169,7 @@ def test_rows_of_the_hub_give_the_same_pairs_as_those_of_a_file(tmp_path, monkey
     from_file = read(write(tmp_path, *rows))
     places = [(f"row {n}", row) for n, row in enumerate(rows)]
     monkeypatch.setattr(readers, "hub_rows", lambda hub: iter(places))
-    assert preference_source(settings(hub={"id": "some/set"})).pairs == from_file.pairs
+    assert read_preferences(settings(hub={"id": "some/set"})).pairs == from_file.pairs
 
 
 def settings(**given):
@@ -179,4 +179,4 @@ def settings(**given):
 def test_rated_posts_of_the_hub_are_refused():
     section = settings(hub={"id": "some/set"}) | {"source": "rated_posts"}
     with pytest.raises(UserError, match="give preferences.path, not preferences.hub"):
-        preference_source(section)
+        read_preferences(section)

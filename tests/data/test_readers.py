@@ -9,11 +9,10 @@ import pytest
 from sparsepo.config import TaskConfig
 from sparsepo.config.data import PackageTexts, TextData
 from sparsepo.data import readers as sources_of_text
-from sparsepo.data.sources import make_data
+from sparsepo.data.sources import first_words, make_data
 from sparsepo.runtime.errors import UserError
 
 SPLITS = ("train", "validation", "test")
-SCRATCH = {"source": "scratch"}
 
 
 def sizes(train=6, validation=3, test=2):
@@ -42,7 +41,7 @@ def documents(tmp_path, count=40, **more):
 
 def from_texts(path, train=6, prompt_tokens=(3, 5), **given):
     section = TextData(source="texts", path=path, prompts=sizes(train), prompt_tokens=prompt_tokens, **given)
-    return make_data(section.model_dump(mode="json"), None, SCRATCH)
+    return make_data(section.model_dump(mode="json"), None, first_words)
 
 
 def test_the_keys_are_those_of_a_config(tmp_path):
@@ -59,7 +58,7 @@ def test_the_keys_are_those_of_a_config(tmp_path):
             "evaluation": {"scorer": {"kind": "vader"}},
         }
     ).model_dump(mode="json")
-    assert make_data(task["data"], None, task["model"]) == from_texts(path)
+    assert make_data(task["data"], None, first_words) == from_texts(path)
 
 
 def test_prompts_are_openings_of_documents_that_are_not_in_the_corpus(tmp_path):
@@ -125,7 +124,7 @@ def test_too_few_documents_are_refused(tmp_path):
 def test_a_document_that_is_no_string_is_told_with_its_line(tmp_path):
     path = tmp_path / "texts.jsonl"
     path.write_text('{"text": "fine"}\n{"text": 3}\n')
-    with pytest.raises(UserError, match=r"texts\.jsonl:2: field 'text' must be a string, not 3"):
+    with pytest.raises(UserError, match=r"texts\.jsonl:2: field 'text' must be a valid string, not 3"):
         from_texts(path)
 
 
@@ -172,7 +171,7 @@ def test_prompts_stay_when_labelled_documents_are_asked_for(tmp_path):
 @pytest.mark.parametrize("label", [2, -1, True, 0.5, "1", None])
 def test_a_class_other_than_one_and_zero_is_refused_with_its_line(tmp_path, label):
     path = labelled_file(tmp_path, [*reviews(20), {"text": "x", "label": label}])
-    with pytest.raises(UserError, match=r"labelled\.jsonl:21: .*must be (1 or 0|an integer)"):
+    with pytest.raises(UserError, match=r"labelled\.jsonl:21: .*must be (greater than|less than|a valid integer)"):
         from_texts(path, labelled=5)
     assert from_texts(path).labelled == []  # nobody asks for a class
 
@@ -192,11 +191,11 @@ def test_documents_of_the_hub_have_the_fields_that_the_config_names(tmp_path, mo
     )
     hub = {"id": "some/reviews", "text": "review", "label": "positive"}
     asked = {"source": "texts", "prompts": sizes(), "prompt_tokens": (3, 3), "labelled": 10}
-    made = make_data(TextData(hub=hub, **asked).model_dump(mode="json"), None, SCRATCH)
+    made = make_data(TextData(hub=hub, **asked).model_dump(mode="json"), None, first_words)
     assert made == from_texts(labelled_file(tmp_path, reviews()), labelled=10, prompt_tokens=(3, 3))
     hub["label"] = "stars"
     with pytest.raises(UserError, match="some/reviews row 0: field 'label' is missing"):
-        make_data(TextData(hub=hub, **asked).model_dump(mode="json"), None, SCRATCH)
+        make_data(TextData(hub=hub, **asked).model_dump(mode="json"), None, first_words)
 
 
 class Installed:
@@ -222,5 +221,5 @@ def test_documents_of_an_installed_package_are_those_rows_that_match(tmp_path, m
     monkeypatch.setattr(importlib.metadata, "files", lambda name: [Installed(path)])
     package = PackageTexts(name="some-reviews", where={"source": "imdb"})
     section = TextData(source="texts", package=package, prompts=sizes(), prompt_tokens=(3, 3), labelled=10)
-    made = make_data(section.model_dump(mode="json"), None, SCRATCH)
+    made = make_data(section.model_dump(mode="json"), None, first_words)
     assert made == from_texts(labelled_file(tmp_path, reviews()), labelled=10, prompt_tokens=(3, 3))

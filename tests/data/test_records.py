@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 
 import pytest
 from hypothesis import given, settings
@@ -14,7 +15,6 @@ from sparsepo.data.records import (
     Prompt,
     Scored,
     Text,
-    read_numbered,
     read_records,
     read_rows,
     write_json,
@@ -69,12 +69,12 @@ def test_a_broken_line_is_told_with_its_number_and_why(file, line, reason):
 
 @pytest.mark.parametrize("line", ["[]", "12", '"text"', "null", "true"])
 def test_a_line_that_is_no_object_is_refused(file, line):
-    assert refused(file(GOOD, line), Preference) == f":2: a JSON object is expected, not {line}"
+    assert refused(file(GOOD, line), Preference) == f":2: the row must be a JSON object, not {line}"
 
 
 def test_empty_lines_are_skipped_but_counted(file):
-    path = file("", GOOD, "   ", GOOD)
-    assert [number for number, _ in read_numbered(path, Preference)] == [2, 4]
+    assert len(read_records(file("", GOOD, "   ", GOOD), Preference)) == 2
+    assert refused(file("", GOOD, "   ", "[]"), Preference).startswith(":4: ")
 
 
 def test_a_file_may_be_empty_have_no_last_newline_or_come_from_windows(tmp_path):
@@ -115,7 +115,7 @@ def test_a_missing_field_is_told_with_those_given(file):
 @pytest.mark.parametrize("value", ["12", "null", "true", '["b"]', '{"b": 1}'])
 def test_a_text_must_be_a_string(file, value):
     sentence = refused(file(GOOD, GOOD, GOOD.replace('"b"', value)), Preference)
-    assert sentence == f":3: field 'chosen' must be a string, not {value}"
+    assert sentence == f":3: field 'chosen' must be a valid string, not {value}"
 
 
 def test_a_long_value_is_shown_cut(file):
@@ -126,7 +126,7 @@ def test_a_long_value_is_shown_cut(file):
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1e999", "1" * 400, '"0.5"', "null", "true", "[1]"])
 def test_a_reward_must_be_a_finite_number(file, value):
     sentence = refused(file('{"prompt": "a", "text": "b", "reward": ' + value + "}"), Scored)
-    assert sentence.startswith(":1: field 'reward' must be a finite number, not ")
+    assert re.match(r":1: field 'reward' must be a (finite|valid) number, not ", sentence)
 
 
 def test_a_reward_may_be_an_integer_and_is_read_as_a_float(file):
@@ -142,13 +142,13 @@ def test_a_score_of_a_pair_may_be_absent_or_null(file):
 @pytest.mark.parametrize("value", ["1", '"true"', "null"])
 def test_whether_a_response_has_ended_is_true_or_false(file, value):
     sentence = refused(file(GOOD.replace("}", f', "chosen_ended": {value}}}')), Preference)
-    assert sentence == f":1: field 'chosen_ended' must be true or false, not {value}"
+    assert sentence == f":1: field 'chosen_ended' must be a valid boolean, not {value}"
 
 
-@pytest.mark.parametrize("tokens", ["[1, 2.0]", "[true]", '["1"]', "[null]"])
-def test_tokens_are_integers(file, tokens):
+@pytest.mark.parametrize(("tokens", "at"), [("[1, 2.0]", 1), ("[true]", 0), ('["1"]', 0), ("[null]", 0)])
+def test_tokens_are_integers(file, tokens, at):
     sentence = refused(file(f'{{"prompt": "a", "text": "b", "tokens": {tokens}, "ended": true}}'), Completion)
-    assert sentence == ":1: field 'tokens' must be a list of integers"
+    assert sentence.startswith(f":1: field 'tokens[{at}]' must be a valid integer, not ")
 
 
 def test_extra_fields_are_ignored_whatever_they_hold(file):
@@ -158,7 +158,7 @@ def test_extra_fields_are_ignored_whatever_they_hold(file):
 
 def test_half_of_a_surrogate_pair_is_refused_and_a_whole_one_is_a_character(file):
     sentence = refused(file(GOOD, r'{"prompt": "a", "chosen": "b \ud83d", "rejected": "c"}'), Preference)
-    assert sentence == ":2: field 'chosen' holds half of a surrogate pair, which is not text"
+    assert sentence.startswith(":2: field 'chosen' must be a valid string, unable to parse") and "d83d" in sentence
     (row,) = read_records(file(r'{"prompt": "\ud83d\ude00"}'), Prompt)
     assert row.prompt == "\U0001f600"
 

@@ -11,7 +11,8 @@ from sparsepo.config.preferences import FilePreferences
 from sparsepo.data import sources
 from sparsepo.data.mbpp_humaneval import Problem
 from sparsepo.data.records import Labelled, Prompt, Text
-from sparsepo.data.sources import make_data, split_prompts
+from sparsepo.data.sources import first_words, make_data, split_prompts, token_cutter
+from sparsepo.models.loading import train_tokenizer
 from sparsepo.runtime.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -93,6 +94,15 @@ def test_planted_test_prompts_stay_when_train_grows():
     assert small.corpus == large.corpus == planted(texts=60).corpus[:40]
 
 
+# --- openings
+
+
+def test_an_opening_is_the_first_words_or_the_first_tokens_of_a_text():
+    assert first_words(" one  two three ", 2) == "one two"
+    cut = token_cutter(train_tokenizer(["one two three"], "word", 50))
+    assert (cut("one two three", 2), cut("one", 2), cut("", 2)) == ("one two", "one", "")
+
+
 # --- problems
 
 
@@ -102,7 +112,7 @@ def problems(count, split):
 
 def from_problems(monkeypatch, tmp_path, train=6, seed=0):
     official = {"train": problems(20, "train"), "validation": problems(3, "validation"), "test": problems(9, "test")}
-    monkeypatch.setattr(sources, "mbpp_of", lambda data: official)
+    monkeypatch.setattr(sources, "read_mbpp", lambda data: official)
     (tmp_path / "mbpp.jsonl").touch()
     data = ProblemData(source="problems", path=tmp_path / "mbpp.jsonl", prompts=sizes(train), seed=seed)
     return make_data(data.model_dump(mode="json"), None, None)
@@ -222,6 +232,6 @@ def test_the_shipped_example_of_scored_responses_fills_the_splits_and_a_batch(mo
     monkeypatch.chdir(ROOT)
     task = load_config("configs/smollm2.yaml").tasks["reviews"]
     plain = task.model_dump(mode="json")
-    made = make_data(plain["data"], plain["preferences"], plain["model"])
+    made = make_data(plain["data"], plain["preferences"], first_words)
     assert len(made.prompts["train"]) >= task.training.batch_size and disjoint(made)
     assert len(made.prompts["test"]) == task.data.prompts.test

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from sparsepo.data.preference_formats import preference_source
+from sparsepo.data.preference_formats import read_preferences
 from sparsepo.data.records import Preference
 from sparsepo.runtime.errors import UserError
 
@@ -14,7 +14,7 @@ PROMPT = "SUBREDDIT: r/dogs\n\nTITLE: My dog\n\nPOST: It barks.\n\nTL;DR:"
 def read(tmp_path, source, *rows, whole=None):
     path = tmp_path / "file.json"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows) if whole is None else json.dumps(whole))
-    return preference_source(
+    return read_preferences(
         {"source": source, "path": str(path), "hub": None, "max_words": None, "sample": None, "seed": 0}
     )
 
@@ -59,10 +59,10 @@ def test_posts_without_a_pair_are_counted_with_their_number(tmp_path):
     ("whole", "says"),
     [
         ([1], r"file\.json: one JSON object \{post: \{responses, rewards\}\} is expected"),
-        ({"p": 3}, r"file\.json: post 1: field 'responses' must be a list"),
-        ({"p": {"responses": ["a"]}}, "post 1: field 'rewards' must be a list"),
+        ({"p": 3}, r"file\.json: post 1: the row must be a JSON object, not 3"),
+        ({"p": {"responses": ["a"]}}, "post 1: field 'rewards' is missing"),
         ({"p": {"responses": ["a", "b"], "rewards": [1]}}, "post 1 has 2 responses and 1 rewards; each response"),
-        ({"p": {"responses": ["a"], "rewards": ["good"]}}, "post 1: field 'reward' must be a finite number"),
+        ({"p": {"responses": ["a"], "rewards": ["good"]}}, r"post 1: field 'rewards\[0\]' must be a valid number"),
     ],
 )
 def test_a_malformed_file_of_posts_is_told_with_the_post(tmp_path, whole, says):
@@ -95,13 +95,13 @@ def test_summaries_of_news_articles_are_dropped(tmp_path):
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({"choice": 2}, r":1: two summaries and a choice of 0 or 1 are expected, not 2 and 2"),
-        ({"summaries": [{"text": "a"}]}, "not 1 and 0"),
-        ({"summaries": None}, ":1: field 'summaries' must be a list"),
-        ({"info": "x"}, ":1: field 'info' must be an object"),
-        ({"choice": "0"}, ":1: field 'choice' must be an integer"),
+        ({"choice": 2}, ":1: field 'choice' must be less than or equal to 1, not 2"),
+        ({"summaries": [{"text": "a"}]}, ":1: field 'summaries' must have two summaries, not 1"),
+        ({"summaries": None}, ":1: field 'summaries' must be a valid list"),
+        ({"info": "x"}, ":1: field 'info' must be a valid dictionary"),
+        ({"choice": "0"}, ":1: field 'choice' must be a valid integer"),
         ({"info": {"post": "a", "title": "b"}}, ":1: info: field 'subreddit' is missing"),
-        ({"summaries": [{"text": "a"}, {}]}, r":1: summaries\[1\]: field 'text' is missing"),
+        ({"summaries": [{"text": "a"}, {}]}, r":1: field 'summaries\[1\]\.text' is missing"),
     ],
 )
 def test_a_malformed_comparison_is_told_with_its_line(tmp_path, given, says):
@@ -129,7 +129,7 @@ def test_ratings_without_an_overall_one_and_news_are_dropped(tmp_path):
 
 
 def test_a_malformed_rating_is_told_with_its_line(tmp_path):
-    with pytest.raises(UserError, match=":1: summary: field 'axes' must be an object"):
+    with pytest.raises(UserError, match=":1: field 'summary.axes' is missing"):
         read(tmp_path, "axis", {"info": info(), "summary": {"text": "a"}})
-    with pytest.raises(UserError, match=":1: axes: field 'overall' must be a finite number"):
+    with pytest.raises(UserError, match=":1: field 'summary.axes.overall' must be a valid number"):
         read(tmp_path, "axis", rating("a", "seven"))

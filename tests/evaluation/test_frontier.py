@@ -9,8 +9,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from sparsepo.config.preferences import SamplingConfig
 from sparsepo.data.records import Prompt
-from sparsepo.evaluation.frontier import FrontierEvaluator
-from sparsepo.evaluation.kl import divergences
+from sparsepo.evaluation.frontier import FrontierEvaluator, score_samples
+from sparsepo.evaluation.kl import response_divergences
 from sparsepo.generation.generate import sample
 from sparsepo.models.loading import train_tokenizer
 
@@ -31,49 +31,52 @@ def length_of(prompts, texts):
 
 
 @pytest.fixture(scope="module")
-def meter():
+def evaluator():
     tokenizer = train_tokenizer([" ".join(WORDS)], "word", 100)
-    return FrontierEvaluator(network(1), tokenizer, PROMPTS, SAMPLING, {"reward": length_of}, batch_size=3)
+    return FrontierEvaluator(network(1), tokenizer, PROMPTS, SAMPLING, length_of, batch_size=3)
 
 
-def test_a_point_is_the_means_over_sampled_responses(meter):
+def test_a_point_is_the_means_over_sampled_responses(evaluator):
     policy = network(0)
-    made = sample(policy, meter.tokenizer, PROMPTS, SAMPLING)
-    apart = divergences(policy, meter.reference, meter.tokenizer, made, 1)
-    point = meter(policy)
+    made = sample(policy, evaluator.tokenizer, PROMPTS, SAMPLING)
+    apart = response_divergences(policy, evaluator.reference, evaluator.tokenizer, made, 1)
+    point = evaluator(policy)
     assert point["samples"] == 6
     assert point["reward"] == fmean(len((row.prompt + row.text).split()) for row in made)
     assert point["kl_sample"] == pytest.approx(fmean(row.sample for row in apart), rel=1e-4)
     assert point["kl_exact"] == pytest.approx(fmean(row.exact for row in apart), rel=1e-4)
 
 
-def test_samples_rewards_and_divergences_are_in_one_order(meter):
+def test_samples_rewards_and_divergences_are_in_one_order(evaluator):
     policy = network(0)
-    made = meter.samples(policy)
-    assert made.completions == sample(policy, meter.tokenizer, PROMPTS, SAMPLING)
+    completions = sample(policy, evaluator.tokenizer, PROMPTS, SAMPLING)
+    made = score_samples(
+        policy, evaluator.reference, evaluator.tokenizer, completions, {"reward": length_of}, batch_size=3
+    )
+    assert made.completions == completions
     for row, reward, apart in zip(made.completions, made.rewards["reward"], made.divergences, strict=True):
         assert reward == len((row.prompt + row.text).split())
-        alone = divergences(policy, meter.reference, meter.tokenizer, [row], 1)[0]
+        alone = response_divergences(policy, evaluator.reference, evaluator.tokenizer, [row], 1)[0]
         assert (apart.sample, apart.exact) == (
             pytest.approx(alone.sample, abs=1e-5),
             pytest.approx(alone.exact, abs=1e-5),
         )
 
 
-def test_the_reference_is_no_distance_from_itself(meter):
-    point = meter(copy.deepcopy(meter.reference))
+def test_the_reference_is_no_distance_from_itself(evaluator):
+    point = evaluator(copy.deepcopy(evaluator.reference))
     assert (point["kl_sample"], point["kl_exact"]) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_measuring_disturbs_neither_mode_nor_gradients_nor_random_numbers(meter, training):
+def test_measuring_disturbs_neither_mode_nor_gradients_nor_random_numbers(evaluator, training):
     policy = network(0).train(training)
     before = {name: value.clone() for name, value in policy.state_dict().items()}
     torch.manual_seed(7)
     state = torch.get_rng_state()
-    point = meter(policy)
+    point = evaluator(policy)
     assert torch.equal(torch.get_rng_state(), state)
     assert all(module.training == training for module in policy.modules())
     assert all(p.requires_grad and p.grad is None for p in policy.parameters())
     assert all(torch.equal(value, before[name]) for name, value in policy.state_dict().items())
-    assert point == meter(network(0))  # dropout is off while measuring
+    assert point == evaluator(network(0))  # dropout is off while measuring

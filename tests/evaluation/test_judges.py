@@ -6,8 +6,15 @@ from pathlib import Path
 import pytest
 
 from sparsepo.evaluation import judges, nli
-from sparsepo.evaluation.judges import BothOrders, bradley_terry, build_judge, compared, greater, question, verdict
-from sparsepo.runtime.errors import UserError
+from sparsepo.evaluation.judges import (
+    BothOrders,
+    bradley_terry,
+    build_judge,
+    build_question,
+    compare_scores,
+    parse_verdict,
+    prefer_greater,
+)
 from sparsepo.runtime.result_cache import ResultCache, key_of
 
 PROMPTS, A, B = ["p", "p", "q"], [" good film", " dull", " same"], [" dull", " good film", " same"]
@@ -39,7 +46,7 @@ def test_equal_pairs_are_scored_once():
         seen.extend(zip(prompts, texts, strict=True))
         return [float(len(seen))] * len(texts)  # another score for each call, were there another
 
-    assert compared(score, greater)(["p"] * 4, ["a", "b", "a", "c"], ["c"] * 4) == [0.5] * 4
+    assert compare_scores(score, prefer_greater)(["p"] * 4, ["a", "b", "a", "c"], ["c"] * 4) == [0.5] * 4
     assert sorted(seen) == [("p", "a"), ("p", "b"), ("p", "c")]
 
 
@@ -58,20 +65,20 @@ def test_an_nli_model_prefers_what_the_prompt_entails_more(tmp_path, monkeypatch
 
 
 class Chat:
-    """In place of the endpoint: says what `says` makes of each question, and remembers the bodies."""
+    """In place of the chat client: says what `says` makes of each build_question, and remembers the questions."""
 
-    bodies: list[dict] = []
+    questions: list[str] = []
 
     def __init__(self, **settings):
         self.settings = settings
 
-    def answers(self, bodies: list[dict]) -> list[str]:
-        Chat.bodies = bodies
-        return [Chat.says(body["messages"][0]["content"]) for body in bodies]
+    def answers(self, questions: list[str]) -> list[str]:
+        Chat.questions = questions
+        return [Chat.says(build_question) for build_question in questions]
 
 
 def chat_judge(monkeypatch, folder: Path, says):
-    monkeypatch.setattr(judges, "Endpoint", Chat)
+    monkeypatch.setattr(judges, "ChatClient", Chat)
     monkeypatch.setattr(Chat, "says", staticmethod(says), raising=False)
     settings = {"url": "u", "api_key_env": None, "retries": 1, "timeout": 1.0, "max_concurrency": 1}
     return build_judge({"kind": "endpoint", "model": "m", "asks": "summary", "max_tokens": 9} | settings, folder)
@@ -82,13 +89,11 @@ def longer(asked: str) -> str:
     return "[[C]]" if len(first) == len(second) else "[[A]]" if len(first) > len(second) else "[[B]]"
 
 
-def test_a_chat_model_is_asked_in_both_orders_at_temperature_zero(tmp_path, monkeypatch):
+def test_a_chat_model_is_asked_in_both_orders(tmp_path, monkeypatch):
     judge = chat_judge(monkeypatch, tmp_path, longer)
     assert judge(["p", "p", "q"], [" long text ", "t", "tt"], ["t", "long text", "uu"]) == [1.0, 0.0, 0.5]
-    orders = [question("summary", "q", "tt", "uu"), question("summary", "q", "uu", "tt")]
-    assert [Chat.bodies[i]["messages"] for i in (2, 5)] == [[{"role": "user", "content": text}] for text in orders]
-    assert all(set(body) == {"model", "messages", "temperature", "max_tokens"} for body in Chat.bodies)
-    assert {(body["model"], body["temperature"], body["max_tokens"]) for body in Chat.bodies} == {("m", 0, 9)}
+    orders = [build_question("summary", "q", "tt", "uu"), build_question("summary", "q", "uu", "tt")]
+    assert [Chat.questions[i] for i in (2, 5)] == orders
 
 
 def test_a_chat_model_that_favours_a_place_prefers_neither(tmp_path, monkeypatch):
@@ -117,24 +122,28 @@ def test_without_a_verdict_in_one_order_there_is_none():
     ],
 )
 def test_the_verdict_is_the_last_letter_in_double_brackets(answer, expected):
-    assert verdict(answer) == expected
+    assert parse_verdict(answer) == expected
 
 
 @pytest.mark.parametrize("asks", ["dialogue", "summary"])
 def test_a_question_holds_every_text_once_and_itself_parses_as_a_tie(asks):
-    asked = question(asks, "POST {x}", "FIRST {a} %s", "SECOND [[A]]")
+    asked = build_question(asks, "POST {x}", "FIRST {a} %s", "SECOND [[A]]")
     assert [asked.count(text) for text in ("POST {x}", "FIRST {a} %s", "SECOND [[A]]")] == [1, 1, 1]
     assert asked.index("POST") < asked.index("FIRST") < asked.index("SECOND")
-    assert question(asks, "p", "x", "y") == question(asks, "p\n", " x", "y ")
+    assert build_question(asks, "p", "x", "y") == build_question(asks, "p\n", " x", "y ")
 
 
 def test_the_two_kinds_of_question_ask_for_different_things():
-    assert "harm" in question("dialogue", "p", "x", "y") and "harm" not in question("summary", "p", "x", "y")
-    assert "post" in question("summary", "p", "x", "y") and "post" not in question("dialogue", "p", "x", "y")
+    assert "harm" in build_question("dialogue", "p", "x", "y") and "harm" not in build_question(
+        "summary", "p", "x", "y"
+    )
+    assert "post" in build_question("summary", "p", "x", "y") and "post" not in build_question(
+        "dialogue", "p", "x", "y"
+    )
 
 
 def test_what_the_folder_holds_is_not_asked_again(tmp_path):
-    asked = [question("dialogue", "p", *texts) for texts in (("x", "y"), ("y", "x"))]
+    asked = [build_question("dialogue", "p", *texts) for texts in (("x", "y"), ("y", "x"))]
     known = ResultCache(tmp_path / "answers.jsonl")
     for content, answer in zip(asked, ("[[A]]", "[[C]]"), strict=True):
         body = {"model": "m", "messages": [{"role": "user", "content": content}], "temperature": 0, "max_tokens": 9}
@@ -142,10 +151,3 @@ def test_what_the_folder_holds_is_not_asked_again(tmp_path):
     nowhere = {"url": "http://127.0.0.1:9", "api_key_env": None, "retries": 0, "timeout": 1.0, "max_concurrency": 1}
     judge = build_judge({"kind": "endpoint", "model": "m", "asks": "dialogue", "max_tokens": 9} | nowhere, tmp_path)
     assert judge(["p"], ["x"], ["y"]) == [0.75]
-
-
-def test_unknown_kinds_and_questions_are_refused(tmp_path):
-    with pytest.raises(UserError, match="'oracle' is unknown; allowed are scorer, nli, endpoint"):
-        build_judge({"kind": "oracle"}, tmp_path)
-    with pytest.raises(UserError, match="asks 'poem' is unknown; allowed are dialogue, summary"):
-        build_judge({"kind": "endpoint", "model": "m", "asks": "poem", "max_tokens": 1}, tmp_path)

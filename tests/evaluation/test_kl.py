@@ -9,7 +9,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from sparsepo.config.preferences import SamplingConfig
 from sparsepo.data.records import Completion, Prompt
-from sparsepo.evaluation.kl import divergences
+from sparsepo.evaluation.kl import response_divergences
 from sparsepo.generation.generate import sample
 from sparsepo.models.loading import train_tokenizer
 
@@ -61,7 +61,7 @@ def by_hand(policy, reference, tokenizer, completion):
 def test_all_numbers_are_those_of_the_plain_logits_in_the_order_given(tokenizer, architecture, batch_size):
     policy, reference = (network(seed, len(tokenizer), architecture) for seed in (0, 1))
     completions = responses(tokenizer)
-    found = divergences(policy, reference, tokenizer, completions, batch_size)
+    found = response_divergences(policy, reference, tokenizer, completions, batch_size)
     for one, completion in zip(found, completions, strict=True):
         expected = by_hand(policy, reference, tokenizer, completion)
         assert (one.sample, one.exact, one.logp) == tuple(pytest.approx(number, rel=1e-4) for number in expected)
@@ -70,14 +70,15 @@ def test_all_numbers_are_those_of_the_plain_logits_in_the_order_given(tokenizer,
 
 def test_a_policy_that_is_its_reference_is_nowhere_apart(tokenizer):
     policy, reference = network(0, len(tokenizer)), network(0, len(tokenizer))
-    found = divergences(policy, reference, tokenizer, responses(tokenizer), 3)
+    found = response_divergences(policy, reference, tokenizer, responses(tokenizer), 3)
     assert {(one.sample, one.exact) for one in found} == {(0.0, 0.0)}
 
 
 def test_policy_and_reference_are_not_interchangeable(tokenizer):
     policy, reference = network(0, len(tokenizer)), network(1, len(tokenizer))
     there, back = (
-        divergences(*pair, tokenizer, responses(tokenizer), 4) for pair in ((policy, reference), (reference, policy))
+        response_divergences(*pair, tokenizer, responses(tokenizer), 4)
+        for pair in ((policy, reference), (reference, policy))
     )
     for one, other in zip(there, back, strict=True):
         assert one.sample == pytest.approx(-other.sample, rel=1e-5)
@@ -85,13 +86,15 @@ def test_policy_and_reference_are_not_interchangeable(tokenizer):
 
 
 def test_no_responses_have_no_divergences(tokenizer):
-    assert divergences(network(0, len(tokenizer)), network(1, len(tokenizer)), tokenizer, [], 4) == []
+    assert response_divergences(network(0, len(tokenizer)), network(1, len(tokenizer)), tokenizer, [], 4) == []
 
 
 def test_the_mean_over_samples_estimates_what_the_exact_sum_does_with_more_noise(tokenizer):
     policy, reference = network(0, len(tokenizer)), network(1, len(tokenizer))
     config = SamplingConfig(samples=1500, batch_size=500, max_new_tokens=5)
-    found = divergences(policy, reference, tokenizer, sample(policy, tokenizer, [Prompt("w01 w02")], config), 500)
+    found = response_divergences(
+        policy, reference, tokenizer, sample(policy, tokenizer, [Prompt("w01 w02")], config), 500
+    )
     gaps = [one.sample - one.exact for one in found]
     assert abs(fmean(gaps)) < 4 * stdev(gaps) / math.sqrt(len(gaps))
     assert stdev(one.exact for one in found) < stdev(one.sample for one in found)
@@ -119,6 +122,6 @@ def test_the_kl_of_independent_tokens_is_their_kl_times_the_expected_length(toke
     expected = float((p * (p / q).log()).sum()) * sum((1 - end) ** at for at in range(limit))
     config = SamplingConfig(samples=3000, batch_size=1000, max_new_tokens=limit)
     made = sample(dice(p), tokenizer, [Prompt("w01")], config)
-    found = divergences(dice(p), dice(q), tokenizer, made, 1000)
+    found = response_divergences(dice(p), dice(q), tokenizer, made, 1000)
     for values in ([one.sample for one in found], [one.exact for one in found]):
         assert abs(fmean(values) - expected) < 4 * stdev(values) / math.sqrt(len(values))

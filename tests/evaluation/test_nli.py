@@ -19,10 +19,10 @@ from sparsepo.evaluation.nli import (
     Entailment,
     build_summac,
     edna,
+    max_pair_tokens,
     read_convolution,
-    sentences,
+    split_sentences,
     summac,
-    window,
     zero_shot,
 )
 from sparsepo.runtime.errors import UserError
@@ -118,7 +118,7 @@ def test_a_hypothesis_longer_than_the_model_is_cut_to_half_of_it(tmp_path):
 )
 def test_a_tokenizer_without_a_limit_is_held_to_the_models_positions(stated, positions, tokens):
     config = SimpleNamespace(max_position_embeddings=positions)
-    assert window(SimpleNamespace(model_max_length=stated), config) == tokens
+    assert max_pair_tokens(SimpleNamespace(model_max_length=stated), config) == tokens
 
 
 def test_a_blank_text_follows_from_nothing_and_nothing_from_it(tmp_path):
@@ -142,7 +142,9 @@ def test_equal_pairs_are_asked_once_and_batches_hold_pairs_of_like_length(tmp_pa
 @pytest.mark.parametrize("labels", [["yes", "no"], ["entailment", "entailed"], ["entailment"]])
 def test_a_model_without_one_label_of_entailment_among_others_is_refused(tmp_path, labels):
     folder = saved(bert(labels), tmp_path)
-    with pytest.raises(UserError, match=f"one label of several that begins with 'entail'; it has {', '.join(labels)}"):
+    with pytest.raises(
+        UserError, match=f"exactly one of its labels to begin with 'entail'; it has {', '.join(labels)}"
+    ):
         Entailment(folder, batch_size=2)
 
 
@@ -239,9 +241,9 @@ def test_a_file_that_is_no_such_weights_is_refused(tmp_path):
 
 def test_sentences_are_split_and_fragments_dropped_unless_there_is_nothing_else():
     text = "Mr. Smith bought a dog. Ouch! It barked all day.\n\nHe was sad."
-    assert sentences(text) == ["Mr. Smith bought a dog.", "It barked all day.", "He was sad."]
-    assert sentences(" Dump him. Now. ") == ["Dump him. Now."]
-    assert sentences(" \n") == []
+    assert split_sentences(text) == ["Mr. Smith bought a dog.", "It barked all day.", "He was sad."]
+    assert split_sentences(" Dump him. Now. ") == ["Dump him. Now."]
+    assert split_sentences(" \n") == []
 
 
 def shared_words(premises, hypotheses):

@@ -5,10 +5,10 @@ from itertools import combinations
 
 import pytest
 
-from sparsepo.data.mbpp_humaneval import Problem, human_eval, program
+from sparsepo.data.mbpp_humaneval import Problem, build_program, human_eval_problems
 from sparsepo.data.records import Completion
-from sparsepo.evaluation.pass_at_k import code_measures, pass_at_k, verdicts
-from sparsepo.evaluation.sandbox import Sandbox, Verdict, check_sandbox
+from sparsepo.evaluation.pass_at_k import code_measures, pass_at_k, run_completions
+from sparsepo.evaluation.sandbox import ProgramResult, Sandbox, check_sandbox
 from sparsepo.runtime.errors import UserError
 from sparsepo.runtime.result_cache import ResultCache
 
@@ -64,7 +64,7 @@ class Recorder:
 
     def run(self, programs, kept=None):
         self.programs += programs
-        return [Verdict("good" in each, "", each, 0.0) for each in programs]
+        return [ProgramResult("good" in each, "", each, 0.0) for each in programs]
 
 
 def problem(name):
@@ -75,7 +75,7 @@ def test_each_completion_meets_the_tests_of_its_problem_and_equal_programs_run_o
     recorder, problems = Recorder(), {name: problem(name) for name in "ab"}
     drawn = ["b bad", "a good", "b bad", "a bad", "b good", "a good"]
     rows = [Completion("", text, [], True, id=name) for name, text in map(str.split, drawn)]
-    found = verdicts(problems, rows, recorder)
+    found = run_completions(problems, rows, recorder)
     assert [verdict.passed for verdict in found] == [False, True, False, False, True, True]
     assert [verdict.detail for verdict in found] == [f"# {row.id}\n{row.text}\ncheck('{row.id}')" for row in rows]
     assert len(recorder.programs) == 4
@@ -93,19 +93,21 @@ def test_programs_whose_verdicts_are_kept_are_not_run_again(sandbox, tmp_path):
 
 
 def test_a_program_for_an_unknown_problem_is_refused():
-    with pytest.raises(UserError, match=r"problem 'c', which is not among the 1 that are known"):
-        verdicts({"a": problem("a")}, [Completion("", "", [], True, id="c")], Recorder())
+    with pytest.raises(UserError, match=r"problem 'c', which is not one of the 1 in the data"):
+        run_completions({"a": problem("a")}, [Completion("", "", [], True, id="c")], Recorder())
 
 
 @needs_human_eval
 def test_every_canonical_solution_of_human_eval_passes(sandbox):
-    problems = {each.id: each for each in human_eval()}
+    problems = {each.id: each for each in human_eval_problems()}
     rows = [Completion(each.prompt, each.solution, [], True, id=name) for name, each in problems.items()]
-    assert [row.id for row, made in zip(rows, verdicts(problems, rows, sandbox), strict=True) if not made.passed] == []
+    assert [
+        row.id for row, made in zip(rows, run_completions(problems, rows, sandbox), strict=True) if not made.passed
+    ] == []
 
 
 @needs_human_eval
 @pytest.mark.parametrize("body", ["\n    pass", "\n    raise ValueError", "\n    return (", ""])
 def test_no_broken_program_of_human_eval_passes(sandbox, body):
-    programs = [program(each, body) for each in human_eval()]
+    programs = [build_program(each, body) for each in human_eval_problems()]
     assert not any(verdict.passed for verdict in sandbox.run(programs))

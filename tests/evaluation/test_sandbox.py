@@ -11,7 +11,7 @@ from dataclasses import astuple
 import pytest
 
 from sparsepo.evaluation import sandbox as subject
-from sparsepo.evaluation.sandbox import Launch, Sandbox, check_sandbox, usable_launch
+from sparsepo.evaluation.sandbox import Launch, Sandbox, check_sandbox, find_launch
 from sparsepo.runtime.errors import UserError
 
 SECRET = "a-key-of-the-user"
@@ -320,7 +320,7 @@ os._exit(0)
 
 @needs_bubblewrap
 def test_a_stopped_worker_is_replaced(monkeypatch):
-    monkeypatch.setattr(subject, "GRACE", 0.5)
+    monkeypatch.setattr(subject, "GRACE_SECONDS", 0.5)
     with Sandbox(workers=1, timeout=0.5) as opened:
         stop = "import os, signal, time\nos.kill(os.getppid(), signal.SIGSTOP)\ntime.sleep(9)"
         assert [verdict.status for verdict in opened.run([stop, FRESH])] == ["died", "passed"]
@@ -368,7 +368,7 @@ def test_nothing_runs_after_the_sandbox_is_closed():
 
 @pytest.fixture
 def no_bubblewrap(monkeypatch):
-    monkeypatch.setattr(subject, "wrapped", lambda: iter(()))
+    monkeypatch.setattr(subject, "sandboxed_launches", lambda: iter(()))
 
 
 def test_without_bubblewrap_it_refuses_and_says_what_to_install(no_bubblewrap):
@@ -386,7 +386,7 @@ def test_bubblewrap_that_cannot_make_a_sandbox_refuses_with_its_own_words(monkey
     broken = everyones / "bwrap"
     broken.write_text("#!/bin/sh\necho 'bwrap: No permissions to create new namespace' >&2\nexit 1\n")
     broken.chmod(0o755)
-    monkeypatch.setattr(subject, "wrapped", lambda: iter([Launch("/usr/bin/python3", (str(broken),))]))
+    monkeypatch.setattr(subject, "sandboxed_launches", lambda: iter([Launch("/usr/bin/python3", (str(broken),))]))
     with pytest.raises(UserError, match=r"cannot make a sandbox here \(bwrap: No permissions to create new namespace"):
         check_sandbox(unsafe=False)
     check_sandbox(unsafe=True)
@@ -394,7 +394,7 @@ def test_bubblewrap_that_cannot_make_a_sandbox_refuses_with_its_own_words(monkey
 
 @needs_bubblewrap
 def test_unsafe_execution_still_takes_the_sandbox_where_there_is_one():
-    assert usable_launch(unsafe=True).wrapper
+    assert find_launch(unsafe=True).wrapper
 
 
 @pytest.fixture
@@ -428,7 +428,7 @@ def test_an_unsafe_daemon_and_its_files_do_not_outlive_their_program(unsafe, eve
 
 
 def test_ending_an_unsafe_program_leaves_other_processes_of_the_user_alone(unsafe):
-    user = {"user": subject.NOBODY, "group": subject.NOBODY, "extra_groups": []} if os.getuid() == 0 else {}
+    user = {"user": subject.NOBODY_UID, "group": subject.NOBODY_UID, "extra_groups": []} if os.getuid() == 0 else {}
     with subprocess.Popen(["sleep", "60"], cwd="/", **user) as bystander:
         assert [verdict.status for verdict in unsafe.run(["while True: pass", "x = 1"])] == ["timeout", "passed"]
         assert bystander.poll() is None

@@ -19,7 +19,7 @@ from transformers import (
 )
 from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
-from sparsepo.evaluation.scorers import build_scorer, checked
+from sparsepo.evaluation.scorers import build_scorer, with_finite_scores
 from sparsepo.runtime.errors import UserError
 
 WORDS = ["[PAD]", "[UNK]", "</s>", "the", "film", "was", "good", "dull", "not", "."]
@@ -157,14 +157,9 @@ def test_a_folder_that_is_no_model_is_refused_by_name(tmp_path):
         build_scorer(classifier(str(tmp_path)))
 
 
-def test_an_unknown_kind_is_refused_with_those_there_are():
-    with pytest.raises(UserError, match="'oracle' is unknown.*vader, tfidf, classifier, reward_model"):
-        build_scorer({"kind": "oracle"})
-
-
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_a_score_that_is_not_finite_is_refused_with_its_place(value):
-    scorer = checked("mine", lambda prompts, texts: [0.5, value])
+    scorer = with_finite_scores("mine", lambda prompts, texts: [0.5, value])
     with pytest.raises(UserError) as refused:
         scorer(["the film", "the plot"], [" was good", " was dull" + " and dull" * 50])
     message = str(refused.value)
@@ -182,6 +177,6 @@ def test_a_model_whose_weights_are_nan_is_refused(tmp_path):
 
 
 def test_too_few_scores_are_refused():
-    scorer = checked("mine", lambda prompts, texts: [0.5])
+    scorer = with_finite_scores("mine", lambda prompts, texts: [0.5])
     with pytest.raises(UserError, match="scorer 'mine' returned 1 scores for 2 texts"):
         scorer(["a", "b"], ["", ""])

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import ttest_1samp
 
-from sparsepo.evaluation.significance import holm, pairwise, permutation_p
+from sparsepo.evaluation.significance import holm, pairwise_differences, permutation_p
 
 
 @settings(max_examples=30, deadline=None)
@@ -56,7 +56,7 @@ def test_every_pair_is_compared_at_the_prompts_that_both_have():
         "c": {"s": 0.0},
         "d": {"p": 1.0, "s": 4.0},
     }
-    found = {(pair.a, pair.b): pair for pair in pairwise(systems)}
+    found = {(pair.a, pair.b): pair for pair in pairwise_differences(systems)}
     assert list(found) == [("a", "b"), ("a", "d"), ("b", "d"), ("c", "d")]
     assert (found["a", "b"].difference, found["a", "b"].prompts) == (0.75, 2)
     assert (found["a", "b"].low, found["a", "b"].high) == (0.5, 1.0)
@@ -65,9 +65,9 @@ def test_every_pair_is_compared_at_the_prompts_that_both_have():
 
 
 def test_a_pair_that_shares_one_number_is_neither_tested_nor_real():
-    (found,) = pairwise({"a": {0: 3.0}, "b": {0: 1.0}})
+    (found,) = pairwise_differences({"a": {0: 3.0}, "b": {0: 1.0}})
     assert found.difference == 2.0
-    assert not found.tested and not found.real and not found.apart
+    assert not found.is_tested and not found.is_significant and not found.excludes_zero
 
 
 def test_a_clear_difference_is_real_and_noise_is_not():
@@ -77,21 +77,23 @@ def test_a_clear_difference_is_real_and_noise_is_not():
         name: dict(enumerate(level + shift + 0.1 * rng.normal(size=60)))
         for name, shift in (("same", 0.0), ("alike", 0.0), ("better", 0.2))
     }
-    found = {(pair.a, pair.b): pair for pair in pairwise(systems)}
-    assert not found["same", "alike"].real and not found["same", "alike"].apart
+    found = {(pair.a, pair.b): pair for pair in pairwise_differences(systems)}
+    assert not found["same", "alike"].is_significant and not found["same", "alike"].excludes_zero
     for pair in (found["same", "better"], found["alike", "better"]):
-        assert pair.real and pair.apart and pair.high < 0
+        assert pair.is_significant and pair.excludes_zero and pair.high < 0
 
 
 def test_holm_takes_back_what_a_single_test_would_call_real():
     noise = np.random.default_rng(7).normal(size=50)
     signal = (noise - noise.mean()) / noise.std() + 0.325  # 2.3 standard errors from 0
     systems = {"base": dict.fromkeys(range(50), 0.0), "one": dict(enumerate(signal))}
-    (alone,) = pairwise(systems)
-    assert alone.p == alone.p_holm < 0.05 and alone.apart and alone.real
-    among = pairwise(systems | {name: dict(enumerate(np.roll(signal, at))) for at, name in enumerate("abc", start=1)})
+    (alone,) = pairwise_differences(systems)
+    assert alone.p == alone.p_holm < 0.05 and alone.excludes_zero and alone.is_significant
+    among = pairwise_differences(
+        systems | {name: dict(enumerate(np.roll(signal, at))) for at, name in enumerate("abc", start=1)}
+    )
     assert among[0].p == alone.p
-    assert among[0].p_holm > 0.05 and among[0].apart and not among[0].real
+    assert among[0].p_holm > 0.05 and among[0].excludes_zero and not among[0].is_significant
 
 
 def test_a_large_family_can_still_tell_systems_apart():

@@ -13,7 +13,7 @@ from sklearn.pipeline import make_pipeline
 
 from sparsepo.data.records import Labelled
 from sparsepo.evaluation.scorers import build_scorer
-from sparsepo.evaluation.tfidf import fit, folds, load, sentence
+from sparsepo.evaluation.tfidf import describe_fit, fit, load_scorer, split_folds
 from sparsepo.runtime.errors import UserError
 
 GOOD, BAD = ["great", "fine", "lovely"], ["dull", "poor", "awful"]
@@ -55,7 +55,7 @@ def test_a_score_is_the_one_worked_out_by_hand(tmp_path):
     good, film = (1 + math.log(2)) * 1.5, 1.0
     length = math.hypot(good, film)
     expected = 1 / (1 + math.exp(-(0.25 + 2 * good / length - film / length)))
-    assert load(tmp_path)(["good film "], ["so good"]) == pytest.approx([expected], abs=1e-12)
+    assert load_scorer(tmp_path)(["good film "], ["so good"]) == pytest.approx([expected], abs=1e-12)
 
 
 def test_the_report_is_of_documents_that_were_not_fitted(tmp_path):
@@ -89,22 +89,22 @@ def test_pairs_are_reported_by_the_share_ranked_right_and_never_cut(tmp_path):
     labelled[16:18] = [Labelled(bad.text, 1), Labelled(good.text, 0)]
     report = fit(labelled, 0, tmp_path, pairs=True)
     assert report["pairs_ranked_right"] == pytest.approx(8 / 9) and report["held_out"] == 18
-    assert sentence(report).endswith("fitted to 72 other documents; it ranks 0.889 of 9 pairs held out right.")
+    assert describe_fit(report).endswith("fitted to 72 other documents; it ranks 0.889 of 9 pairs held out right.")
     for size in (26, 34, 38):
         for seed in range(5):
-            kept, held_out = folds([good, bad] * (size // 2), seed)
+            kept, held_out = split_folds([good, bad] * (size // 2), seed)
             assert [each.label for each in held_out] == [1, 0] * (len(held_out) // 2)
 
 
 def test_the_sentence_says_how_good_the_scorer_is():
     report = {"fitted": 80, "held_out": 20, "accuracy": 0.9, "auc": 0.95, "accuracy_40_words": 0.75}
     said = "on 20 held out its accuracy is 0.900, and 0.750 on their first 40 words."
-    assert sentence(report) == f"The scorer tfidf was fitted to 80 other documents; {said}"
+    assert describe_fit(report) == f"The scorer tfidf was fitted to 80 other documents; {said}"
 
 
 def test_a_contiguous_fifth_is_held_out_and_the_rest_is_kept():
     labelled = documents(43)
-    parts = [folds(labelled, seed) for seed in range(5)]
+    parts = [split_folds(labelled, seed) for seed in range(5)]
     assert [each for _, held_out in parts for each in held_out] == labelled
     for kept, held_out in parts:
         assert len(kept) + len(held_out) == 43 and 8 <= len(held_out) <= 11
@@ -128,7 +128,7 @@ def test_no_pickle_is_read(tmp_path):
     (tmp_path / "words.json").write_text("[]")
     np.savez(tmp_path / "weights.npz", idf=np.array([print], dtype=object))
     with pytest.raises(UserError, match="no fitted scorer can be read there"):
-        load(tmp_path)
+        load_scorer(tmp_path)
 
 
 def test_the_same_documents_give_the_same_files(tmp_path):

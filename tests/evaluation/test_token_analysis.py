@@ -7,19 +7,19 @@ from sklearn.metrics import roc_auc_score
 
 from sparsepo.data.collation import encode_response
 from sparsepo.data.records import Completion, Preference
-from sparsepo.evaluation.frontier import Samples
-from sparsepo.evaluation.kl import Divergence
+from sparsepo.evaluation.frontier import ScoredSamples
+from sparsepo.evaluation.kl import ResponseDivergence
 from sparsepo.evaluation.token_analysis import (
-    accuracy,
+    encode_usable,
     logp_change,
-    mark,
+    mark_overlaps,
+    mask_measurements,
     mask_sparsity,
-    measures,
+    pair_accuracy,
     planted_auc,
-    scores,
-    single,
+    sample_measurements,
+    sample_scores,
     token_records,
-    usable,
 )
 from sparsepo.models.loading import train_tokenizer
 from sparsepo.runtime.errors import UserError
@@ -67,7 +67,7 @@ def record(draw, masks=True):
     ],
 )
 def test_a_token_is_marked_if_it_shares_a_character_with_a_planted_span(tokens, planted, expected):
-    assert mark(tokens, planted) == expected
+    assert mark_overlaps(tokens, planted) == expected
 
 
 def test_word_tokens_are_told_as_text_with_their_marks():
@@ -110,7 +110,7 @@ def test_nothing_is_marked_where_nothing_was_planted():
 
 def test_usable_pairs_are_the_first_that_training_could_use():
     pairs = [Preference("the", text, "plot") for text in ("film", "plot", "good", "dull", "was")]
-    records, ids = usable(tokenizer("word"), pairs, (9, 9, 32), count=3)
+    records, ids = encode_usable(tokenizer("word"), pairs, (9, 9, 32), count=3)
     assert [row.chosen for row in records] == ["film", "good", "dull"]
     assert [pair.chosen[:-1] for pair in ids] == [
         tokenizer("word").convert_tokens_to_ids([text]) for text in ("film", "good", "dull")
@@ -140,7 +140,7 @@ def test_auc_is_that_of_scikit_learn_over_all_pairs_pooled(seed):
 
 
 def selected(values, planted, logratio=0.0):
-    """A side of a pair that brings scores, the policy at this distance from the reference."""
+    """A side of a pair that brings sample_scores, the policy at this distance from the reference."""
     ones = [1.0] * len(values)
     sides = {"values": values, "planted": planted, "logps": [logratio] * len(values), "ref_logps": [0.0] * len(values)}
     return sides | {"m_u": ones, "m_d": ones}
@@ -158,7 +158,7 @@ def test_the_excess_is_the_score_less_the_way_of_the_policy_on_either_side():
         row[side]["logps"] = [2.5, 0.0, 0.75]  # excess 0.5, 2, 0.25
     found = planted_auc([row], "excess")
     assert found["excess"] == {"chosen": 0.5, "rejected": 0.5} and "oracle_score" not in found
-    assert single({"auc": found, "sparsity": {}})["auc_excess"] == {"values": [0.5], "groups": [0]}
+    assert mask_measurements(found, {})["auc_excess"] == {"values": [0.5], "groups": [0]}
 
 
 def test_values_that_a_method_does_not_select_by_are_no_signal():
@@ -168,8 +168,8 @@ def test_values_that_a_method_does_not_select_by_are_no_signal():
 
 def test_validation_pairs_of_which_none_is_usable_are_a_users_mistake():
     pairs = [Preference("p", " same", " same")]
-    with pytest.raises(UserError, match="none of the 1 validation pairs can be looked into; dropped: .*equal"):
-        usable(tokenizer("word"), pairs, (8, 8, 32), 4)
+    with pytest.raises(UserError, match="none of the 1 validation pairs can be analysed; dropped: .*equal"):
+        encode_usable(tokenizer("word"), pairs, (8, 8, 32), 4)
 
 
 def test_auc_by_hand():
@@ -226,16 +226,16 @@ def test_the_change_of_log_probability_is_a_mean_of_sums():
 
 def test_scores_are_told_response_by_response():
     """Two prompts; tokens 5 5 6 | 5 6 | 7: three kinds of six tokens, two kinds of three pairs of neighbours."""
-    made = Samples(
+    made = ScoredSamples(
         [
             Completion("b", " x", [5, 5, 6], True),
             Completion("a", " y", [5, 6], False),
             Completion("b", " z", [7], True),
         ],
         {"reward": [0.5, 0.25, 1.0], "vader": [1.0, 0.0, 0.5]},
-        [Divergence(1.0, 2.0, -4.0), Divergence(-1.0, 0.5, -3.5), Divergence(0.0, 0.0, 0.0)],
+        [ResponseDivergence(1.0, 2.0, -4.0), ResponseDivergence(-1.0, 0.5, -3.5), ResponseDivergence(0.0, 0.0, 0.0)],
     )
-    assert scores(made) == {
+    assert sample_scores(made) == {
         "prompt_ids": [0, 1, 0],
         "reward": [0.5, 0.25, 1.0],
         "kl_sample": [1.0, -1.0, 0.0],
@@ -245,7 +245,7 @@ def test_scores_are_told_response_by_response():
         "distinct_1": 3 / 6,
         "distinct_2": 2 / 3,
     }
-    assert measures(made) == {
+    assert sample_measurements(made) == {
         "reward": {"values": [0.5, 0.25, 1.0], "groups": [0, 1, 0]},
         "vader": {"values": [1.0, 0.0, 0.5], "groups": [0, 1, 0]},
         "kl": {"values": [2.0, 0.5, 0.0], "groups": [0, 1, 0]},
@@ -254,19 +254,19 @@ def test_scores_are_told_response_by_response():
 
 
 def test_samples_without_a_scorer_have_no_reward_and_no_samples_no_measure():
-    made = Samples([Completion("b", " x", [5], True)], {}, [Divergence(1.0, 2.0, -1.0)])
-    assert scores(made)["reward"] == [] and set(measures(made)) == {"kl", "length"}
-    assert measures(Samples([], {"reward": []}, [])) == {}
+    made = ScoredSamples([Completion("b", " x", [5], True)], {}, [ResponseDivergence(1.0, 2.0, -1.0)])
+    assert sample_scores(made)["reward"] == [] and set(sample_measurements(made)) == {"kl", "length"}
+    assert sample_measurements(ScoredSamples([], {"reward": []}, [])) == {}
 
 
 def test_accuracy_is_the_share_of_pairs_ranked_right_and_a_tie_is_one_half():
     pairs = [(1.0, 0.5), (0.2, 0.9), (0.3, 0.3), (2.0, -2.0)]
     records = [{"reward_chosen": chosen, "reward_rejected": rejected} for chosen, rejected in pairs]
-    assert accuracy(records) == {"accuracy": {"values": [1.0, 0.0, 0.5, 1.0], "groups": [0, 1, 2, 3]}}
+    assert pair_accuracy(records) == {"accuracy": {"values": [1.0, 0.0, 0.5, 1.0], "groups": [0, 1, 2, 3]}}
 
 
 def test_what_is_known_of_masks_stands_beside_the_rewards():
     auc = {"m_u": {"chosen": 0.75, "rejected": 0.5}, "m_d": {"chosen": None}, "abs_logratio": {"chosen": 0.6}}
-    found = single({"auc": auc, "sparsity": {"m_u": {"chosen": 0.25, "rejected": 0.75}}})
+    found = mask_measurements(auc, {"m_u": {"chosen": 0.25, "rejected": 0.75}})
     assert found == {"auc_m_u": {"values": [0.75], "groups": [0]}, "zeros_m_u": {"values": [0.5], "groups": [0]}}
-    assert single({"auc": {}, "sparsity": {}}) == {}
+    assert mask_measurements({}, {}) == {}

@@ -2,14 +2,15 @@
 
 import json
 import math
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
-from sparsepo.data.mbpp_humaneval import mbpp_of
-from sparsepo.data.preference_formats import FORMATS, preference_source
-from sparsepo.data.readers import documents
+from sparsepo.data.mbpp_humaneval import read_mbpp
+from sparsepo.data.preference_formats import FORMATS, read_preferences
+from sparsepo.data.readers import read_documents
 from sparsepo.data.records import Completion, Labelled, Preference, Prompt, Scored, Text, read_records
 from sparsepo.evaluation.lm_eval import packaged_questions
 
@@ -97,9 +98,9 @@ def whole_values(made):
             value.encode("utf-8")
         assert not isinstance(value, float) or math.isfinite(value)
         if is_dataclass(value):
-            for field in fields(value):
-                if isinstance(field.type, type) and field.type is not object:
-                    assert type(getattr(value, field.name)) is field.type, (field.name, value)
+            for name, kind in get_type_hints(type(value)).items():
+                if isinstance(kind, type):
+                    assert type(getattr(value, name)) is kind, (name, value)
 
 
 def flattened(value):
@@ -162,7 +163,7 @@ def test_no_mutant_of_a_file_of_preferences_is_misread(mutants, source):
                 assert (pair.chosen_score, pair.rejected_score) == (max(own), min(own))
 
     settings = {"source": source, "hub": None, "max_words": 50, "sample": 100, "seed": 0}
-    mutants(source, PREFERENCES[source], lambda path: preference_source(settings | {"path": str(path)}), holds)
+    mutants(source, PREFERENCES[source], lambda path: read_preferences(settings | {"path": str(path)}), holds)
 
 
 def test_every_format_of_preferences_is_mutated():
@@ -181,7 +182,7 @@ def test_no_mutant_of_rated_posts_is_misread(mutants):
             assert min(means[pair.rejected.strip()]) <= min(max(own) for own in means.values())
 
     settings = {"source": "rated_posts", "hub": None, "max_words": None, "sample": None, "seed": 0}
-    mutants("rated_posts", POSTS, lambda path: preference_source(settings | {"path": str(path)}), holds, whole=True)
+    mutants("rated_posts", POSTS, lambda path: read_preferences(settings | {"path": str(path)}), holds, whole=True)
 
 
 def said_whole(path):
@@ -198,7 +199,7 @@ def test_no_mutant_of_a_file_of_documents_is_misread(mutants, labelled):
 
     rows = [{"text": "one", "label": 1}, {"text": "two", "label": 0}]
     data = {"hub": None, "package": None, "labelled": labelled}
-    mutants(f"documents {labelled}", rows, lambda path: documents(data | {"path": str(path)}), holds)
+    mutants(f"documents {labelled}", rows, lambda path: read_documents(data | {"path": str(path)}), holds)
 
 
 def test_no_mutant_of_a_file_of_problems_is_misread(mutants):
@@ -211,7 +212,7 @@ def test_no_mutant_of_a_file_of_problems_is_misread(mutants):
             assert problem.solution == row["code"].replace("\r\n", "\n").rstrip() != ""
 
     rows = [PROBLEM, PROBLEM | {"task_id": 11}]
-    mutants("problems", rows, lambda path: mbpp_of({"path": str(path), "hub": None}), holds)
+    mutants("problems", rows, lambda path: read_mbpp({"path": str(path), "hub": None}), holds)
 
 
 def test_no_mutant_of_packaged_questions_is_misread(mutants, monkeypatch):

@@ -10,7 +10,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from sparsepo.config.preferences import SamplingConfig
 from sparsepo.data.records import Prompt
-from sparsepo.generation.generate import backend_for, check_room, row_seed, sample, sampling_dtype
+from sparsepo.generation.generate import check_prompt_lengths, load_backend, sample, sampling_dtype
+from sparsepo.generation.sampler import response_seed
 from sparsepo.generation.vllm import VllmEngine
 from sparsepo.models.loading import save_model, train_tokenizer
 from sparsepo.runtime.errors import UserError
@@ -100,13 +101,13 @@ def test_both_together_are_enough(monkeypatch):
 
 def test_without_vllm_a_policy_is_a_model_of_transformers(monkeypatch, folder):
     monkeypatch.setattr("sparsepo.generation.generate.vllm_usable", lambda: False)
-    assert isinstance(backend_for(folder), GPT2LMHeadModel)
+    assert isinstance(load_backend(folder), GPT2LMHeadModel)
 
 
 def test_weights_in_4_bits_stay_with_transformers(vllm, monkeypatch, folder):
     asked = {}
     monkeypatch.setattr("sparsepo.generation.generate.load_model", lambda *args, **how: asked.update(how))
-    backend_for(folder, quantization="nf4", compute="bfloat16")
+    load_backend(folder, quantization="nf4", compute="bfloat16")
     assert asked == {"quantization": "nf4", "compute": "bfloat16"}
 
 
@@ -114,19 +115,19 @@ def test_weights_in_4_bits_stay_with_transformers(vllm, monkeypatch, folder):
 
 
 def test_each_request_has_its_own_seed_by_the_same_rule_as_our_numbers(vllm, folder, tokenizer):
-    engine = backend_for(folder)
+    engine = load_backend(folder)
     config = SamplingConfig(samples=2, temperature=0.5, top_p=0.9, max_new_tokens=7, seed=3)
     sample(engine, tokenizer, PROMPTS, config, ("stop",))
     ((prompts, wanted),) = engine._llm.asked
     rows = [prompt["prompt_token_ids"] for prompt in prompts]
     assert rows == [tokenizer(text)["input_ids"] for text in ("w4", "w4", "w5", "w5", "w1 w2 w3", "w1 w2 w3")]
-    assert [one.seed for one in wanted] == [row_seed(3, row, place % 2) for place, row in enumerate(rows)]
+    assert [one.seed for one in wanted] == [response_seed(3, row, place % 2) for place, row in enumerate(rows)]
     assert len({one.seed for one in wanted}) == 6 and all(0 <= one.seed < 2**63 for one in wanted)
 
 
 def test_what_is_drawn_from_is_what_the_config_says_and_nothing_else(vllm, folder, tokenizer):
     """top_k is off, and the model's own generation config is set aside."""
-    engine = backend_for(folder)
+    engine = load_backend(folder)
     sample(engine, tokenizer, PROMPTS, SamplingConfig(temperature=0.5, top_p=0.9, max_new_tokens=7), ("\nclass",))
     first = engine._llm.asked[0][1][0]
     assert (first.temperature, first.top_p, first.top_k, first.n, first.max_tokens) == (0.5, 0.9, -1, 1, 7)
@@ -140,7 +141,7 @@ def test_what_is_drawn_from_is_what_the_config_says_and_nothing_else(vllm, folde
 
 
 def test_its_answers_become_records_in_the_order_of_the_prompts(vllm, folder, tokenizer):
-    made = sample(backend_for(folder), tokenizer, PROMPTS, SamplingConfig(samples=2))
+    made = sample(load_backend(folder), tokenizer, PROMPTS, SamplingConfig(samples=2))
     assert [row.id for row in made] == ["long", "long", "short", "short", "other", "other"]
     assert [row.text.split() for row in made] == [row.prompt.split() for row in made]
     assert all(row.ended and row.tokens[-1] == tokenizer.eos_token_id for row in made)
@@ -148,13 +149,15 @@ def test_its_answers_become_records_in_the_order_of_the_prompts(vllm, folder, to
 
 def test_its_text_is_cut_at_a_stop_as_ours_is(vllm, folder, tokenizer):
     """vLLM may return the tokens of the stop."""
-    made = sample(backend_for(folder), tokenizer, PROMPTS[:1], SamplingConfig(), ("w3",))
+    made = sample(load_backend(folder), tokenizer, PROMPTS[:1], SamplingConfig(), ("w3",))
     assert (made[0].text.split(), made[0].ended) == (["w1", "w2"], True)
 
 
 def test_room_in_the_context_is_checked_for_it_too(vllm, folder, tokenizer):
     with pytest.raises(UserError, match="context of 16"):
-        check_room(backend_for(folder), tokenizer, PROMPTS, SamplingConfig(max_new_tokens=14), "prompts.jsonl")
+        check_prompt_lengths(
+            load_backend(folder), tokenizer, PROMPTS, SamplingConfig(max_new_tokens=14), "prompts.jsonl"
+        )
 
 
 def test_a_model_that_vllm_refuses_is_told_with_what_to_do(vllm, folder, tmp_path):

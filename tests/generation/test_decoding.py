@@ -8,7 +8,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from sparsepo.config.preferences import SamplingConfig
 from sparsepo.data.records import Prompt
-from sparsepo.generation.decoding import alike, compaction_indices, decode, is_plain
+from sparsepo.generation.decoding import compaction_indices, decode, group_by_length, is_plain
 from sparsepo.generation.generate import sample
 from sparsepo.models.loading import train_tokenizer
 
@@ -172,7 +172,7 @@ def test_those_that_go_on_keep_their_places_but_for_gaps_filled_from_the_end(goi
 @given(st.lists(st.integers(1, 500), min_size=1, max_size=60))
 def test_prompts_are_computed_together_when_little_is_padded(lengths):
     rows = sorted([(0,) * length for length in lengths], key=len)
-    groups = list(alike(rows))
+    groups = list(group_by_length(rows))
     assert [row for group in groups for row in group] == rows
     assert all(len(group[-1]) <= 1.25 * len(group[0]) + 8 for group in groups)
     assert all(len(after[0]) > 1.25 * len(before[0]) + 8 for before, after in zip(groups, groups[1:], strict=False))

@@ -10,7 +10,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from sparsepo.config.preferences import SamplingConfig
 from sparsepo.data.records import Prompt
-from sparsepo.generation.generate import check_room, completion, sample
+from sparsepo.generation.generate import check_prompt_lengths, make_completion, sample
 from sparsepo.models.loading import train_tokenizer
 from sparsepo.runtime.errors import UserError
 
@@ -231,7 +231,7 @@ def test_prompt_and_text_read_as_the_tokens_do(kind, prompt, response, text, end
     tokenizer = train_tokenizer(["a good film .", "a good film.", "a go od film"], kind, 300)
     tokens = tokenizer(response, add_special_tokens=False)["input_ids"]
     end = [tokenizer.eos_token_id]
-    made = completion(tokenizer, Prompt(prompt), tokens + end + tokens if ended else tokens)
+    made = make_completion(tokenizer, Prompt(prompt), tokens + end + tokens if ended else tokens)
     assert made.text == text
     assert (made.prompt, made.tokens, made.ended) == (prompt, tokens + end if ended else tokens, ended)
 
@@ -240,14 +240,14 @@ def test_prompt_and_text_read_as_the_tokens_do(kind, prompt, response, text, end
 
 
 def test_prompts_that_fill_the_context_exactly_are_let_through(tokenizer, network):
-    check_room(network, tokenizer, PROMPTS, SamplingConfig(max_new_tokens=29), "prompts.jsonl")
+    check_prompt_lengths(network, tokenizer, PROMPTS, SamplingConfig(max_new_tokens=29), "prompts.jsonl")
 
 
 @pytest.mark.parametrize("text, tokens, new", [("w01 w02 w03", 3, 30), ("", 0, 8)])
 def test_a_prompt_without_room_for_its_response_is_refused_with_its_line(tokenizer, network, text, tokens, new):
     prompts = [*PROMPTS[3:], Prompt(text)]
     with pytest.raises(UserError) as refused:
-        check_room(network, tokenizer, prompts, SamplingConfig(max_new_tokens=new), "some/prompts.jsonl")
+        check_prompt_lengths(network, tokenizer, prompts, SamplingConfig(max_new_tokens=new), "some/prompts.jsonl")
     assert str(refused.value) == (
         f"some/prompts.jsonl:3: field 'prompt' has {tokens} tokens; with max_new_tokens {new} a prompt needs 1 to "
         f"{32 - new} to fit the model's context of 32"

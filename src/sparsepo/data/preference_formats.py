@@ -5,83 +5,83 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from sparsepo.data.hh_dialogues import message_pairs, transcript_pairs
-from sparsepo.data.pairing import Found, PairBuilder, extremes, spaced
-from sparsepo.data.readers import Rows, origin_of, rows_of
+from sparsepo.data.pairing import PairBuilder, PlacedPair, add_space, best_and_worst_pairs
+from sparsepo.data.readers import PlacedRows, section_name, section_rows
 from sparsepo.data.records import Preference, Scored, as_record
-from sparsepo.data.summarize_from_feedback import compared, rated_on_axes, rated_post_rows, rated_posts
+from sparsepo.data.summarize_from_feedback import axis_pairs, comparison_pairs, rated_post_rows, rated_posts
 from sparsepo.runtime.errors import UserError
 
 
-def preference_source(settings: dict[str, Any]) -> PairBuilder:
+def read_preferences(settings: dict[str, Any]) -> PairBuilder:
     """The pairs that {"source", "path", "hub", "max_words", "sample", "seed"} describes, in the order of the data.
 
     `source` is one of `FORMATS`. A pair with a response longer than `max_words` is dropped, and `sample` is a seeded
     choice of so many pairs of each subset. Raises UserError for data that cannot be read or give no pair.
     """
-    made, origin = PairBuilder(), origin_of(settings)
+    builder = PairBuilder()
     read, parse = FORMATS[settings["source"]]
-    found = parse(read(settings), made)
-    usable = (each for each in found if made.usable(each[2], each[0]))
-    short = list(short_enough(usable, settings["max_words"], made))
-    made.pairs += [pair for _, _, pair in sampled(short, settings["sample"], settings["seed"], made)]
-    if not made.pairs:
-        raise UserError(f"{origin}: no usable pair ({made})")
-    return made
+    pairs = parse(read(settings), builder)
+    usable = (item for item in pairs if builder.is_usable(item.pair, item.place))
+    short = list(drop_long(usable, settings["max_words"], builder))
+    builder.pairs += [item.pair for item in sample_pairs(short, settings["sample"], settings["seed"], builder)]
+    if not builder.pairs:
+        raise UserError(f"{section_name(settings)}: no usable pair ({builder})")
+    return builder
 
 
-def short_enough(found: Iterator[Found], most: int | None, made: PairBuilder) -> Iterator[Found]:
-    """Those whose responses both have at most `most` words, told apart by white space."""
-    for place, subset, pair in found:
-        if most is not None and max(len(pair.chosen.split()), len(pair.rejected.split())) > most:
-            made.drop(f"a response is longer than {most} words", place)
+def drop_long(pairs: Iterator[PlacedPair], max_words: int | None, builder: PairBuilder) -> Iterator[PlacedPair]:
+    """Pairs whose responses both have at most `max_words` words, which white space separates."""
+    for item in pairs:
+        words = max(len(item.pair.chosen.split()), len(item.pair.rejected.split()))
+        if max_words is not None and words > max_words:
+            builder.drop(f"a response is longer than {max_words} words", item.place)
         else:
-            yield place, subset, pair
+            yield item
 
 
-def sampled(found: list[Found], size: int | None, seed: int, made: PairBuilder) -> list[Found]:
-    """At most `size` of each subset, in their order. What a subset gives does not depend on the others."""
+def sample_pairs(pairs: list[PlacedPair], size: int | None, seed: int, builder: PairBuilder) -> list[PlacedPair]:
+    """At most `size` pairs of each subset, in their order. What a subset gives does not depend on the others."""
     if size is None:
-        return found
-    places: dict[str, list[int]] = {}
-    for at, (_, subset, _) in enumerate(found):
-        places.setdefault(subset, []).append(at)
-    kept: set[int] = set()
-    for subset, own in places.items():
-        kept |= set(random.Random(f"{seed} {subset}").sample(own, min(size, len(own))))
-    for at, (place, _, _) in enumerate(found):
-        if at not in kept:
-            made.drop(f"not among the {size} that were sampled of each subset", place)
-    return [found[at] for at in sorted(kept)]
+        return pairs
+    subsets: dict[str, list[int]] = {}
+    for index, item in enumerate(pairs):
+        subsets.setdefault(item.subset, []).append(index)
+    chosen: set[int] = set()
+    for subset, indices in subsets.items():
+        chosen |= set(random.Random(f"{seed} {subset}").sample(indices, min(size, len(indices))))
+    for index, item in enumerate(pairs):
+        if index not in chosen:
+            builder.drop(f"not among the {size} that were sampled of each subset", item.place)
+    return [pairs[index] for index in sorted(chosen)]
 
 
-def plain_pairs(rows: Rows, made: PairBuilder) -> Iterator[Found]:
+def plain_pairs(rows: PlacedRows, builder: PairBuilder) -> Iterator[PlacedPair]:
     """Rows {"prompt", "chosen", "rejected"}, as they are."""
-    return ((place, "", as_record(row, Preference, place)) for place, row in rows)
+    return (PlacedPair(place, "", as_record(row, Preference, place)) for place, row in rows)
 
 
-def scored_responses(rows: Rows, made: PairBuilder) -> Iterator[Found]:
+def scored_responses(rows: PlacedRows, builder: PairBuilder) -> Iterator[PlacedPair]:
     """Rows {"prompt", "text", "reward"}: the best response of a prompt against the worst."""
     records = [(place, as_record(row, Scored, place)) for place, row in rows]
-    scored = [(place, Scored(row.prompt, spaced(row.text), row.reward, row.ended)) for place, row in records]
-    return ((place, "", pair) for place, pair in extremes(scored, made))
+    scored = [(place, Scored(row.prompt, add_space(row.text), row.reward, row.ended)) for place, row in records]
+    return (PlacedPair(place, "", pair) for place, pair in best_and_worst_pairs(scored, builder))
 
 
-def _rows_of_one_object(settings: dict[str, Any]) -> Rows:
+def _one_object_rows(settings: dict[str, Any]) -> PlacedRows:
     if settings["path"] is None:
         raise UserError("rated_posts is one JSON object in a file: give preferences.path, not preferences.hub")
     return rated_post_rows(settings["path"])
 
 
-Read = Callable[[dict[str, Any]], Rows]
-Parse = Callable[[Rows, PairBuilder], Iterator[Found]]
-FORMATS: dict[str, tuple[Read, Parse]] = {
-    "pairs": (rows_of, plain_pairs),
-    "scored": (rows_of, scored_responses),
-    "transcripts": (rows_of, transcript_pairs),
-    "messages": (rows_of, message_pairs),
-    "rated_posts": (_rows_of_one_object, rated_posts),
-    "comparisons": (rows_of, compared),
-    "axis": (rows_of, rated_on_axes),
+Reader = Callable[[dict[str, Any]], PlacedRows]
+Parser = Callable[[PlacedRows, PairBuilder], Iterator[PlacedPair]]
+FORMATS: dict[str, tuple[Reader, Parser]] = {
+    "pairs": (section_rows, plain_pairs),
+    "scored": (section_rows, scored_responses),
+    "transcripts": (section_rows, transcript_pairs),
+    "messages": (section_rows, message_pairs),
+    "rated_posts": (_one_object_rows, rated_posts),
+    "comparisons": (section_rows, comparison_pairs),
+    "axis": (section_rows, axis_pairs),
 }
-"""By the name a config gives them: what reads the rows with their places, and what makes pairs of them, where a
-PairBuilder counts the rows that give no pair."""
+"""Name in the config -> what reads the rows with their places, and what makes pairs of them and counts the others."""

@@ -1,63 +1,70 @@
 """The JSONL files between stages: one typed record a line, validated on read, written atomically."""
 
 import json
-import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AllowInfNan, Field, Strict, StrictBool, StrictInt, StringConstraints, TypeAdapter, ValidationError
 
 from sparsepo.runtime.errors import UserError, naming, one_line, shown
+
+# with a constraint, pydantic also refuses half of a surrogate pair, which no file can hold
+String = Annotated[str, StringConstraints(strict=True, min_length=0)]
+Number = Annotated[float, Strict(), AllowInfNan(False)]
+ZeroOrOne = Annotated[int, Strict(), Field(ge=0, le=1)]
 
 
 @dataclass(frozen=True)
 class Prompt:
     """What a policy is asked to continue; `reference` is a good response, for comparison, and `id` a problem's name."""
 
-    prompt: str
-    id: str = ""
-    reference: str = ""
+    prompt: String
+    id: String = ""
+    reference: String = ""
 
 
 @dataclass(frozen=True)
 class Text:
     """One document of the SFT corpus: `prompt` (may be empty, carries no loss) and `text` (carries the loss)."""
 
-    text: str
-    prompt: str = ""
+    text: String
+    prompt: String = ""
 
 
 @dataclass(frozen=True)
 class Labelled:
     """A document with its class, 1 or 0, which a reward is fitted to."""
 
-    text: str
-    label: int
+    text: String
+    label: ZeroOrOne
 
 
 @dataclass(frozen=True)
 class Completion:
     """One sampled response. `tokens` are the sampled ids, the end token included when `ended`."""
 
-    prompt: str
-    text: str
-    tokens: list[int]
-    ended: bool
-    id: str = ""
-    split: str = "test"
-    temperature: float = 1.0
+    prompt: String
+    text: String
+    tokens: list[StrictInt]
+    ended: StrictBool
+    id: String = ""
+    split: String = "test"
+    temperature: Number = 1.0
 
 
 @dataclass(frozen=True)
 class Scored:
     """One response with a number attached; a file of them is the ODPO format."""
 
-    prompt: str
-    text: str
-    reward: float
-    ended: bool = True
+    prompt: String
+    text: String
+    reward: Number
+    ended: StrictBool = True
 
 
 @dataclass(frozen=True)
@@ -68,33 +75,24 @@ class Preference:
     token of the response, its end token included if it has ended: what that is, weight or score, a mask says.
     """
 
-    prompt: str
-    chosen: str
-    rejected: str
-    chosen_score: float | None = None
-    rejected_score: float | None = None
-    chosen_ended: bool = True
-    rejected_ended: bool = True
-    epoch: int | None = None
-    chosen_values: list[float] | None = None
-    rejected_values: list[float] | None = None
+    prompt: String
+    chosen: String
+    rejected: String
+    chosen_score: Number | None = None
+    rejected_score: Number | None = None
+    chosen_ended: StrictBool = True
+    rejected_ended: StrictBool = True
+    epoch: StrictInt | None = None
+    chosen_values: list[Number] | None = None
+    rejected_values: list[Number] | None = None
 
 
-Record = TypeVar("Record", Prompt, Text, Labelled, Completion, Scored, Preference)
-
-_SAYS = {str: "a string", float: "a finite number", bool: "true or false", int: "an integer", list: "a list"}
-_OPTIONAL = {float | None: float, int | None: int, list[float] | None: list}
+Record = TypeVar("Record")
 
 
 def read_records(path: str | Path, kind: type[Record]) -> list[Record]:
     """Read a JSONL file of `kind`; extra fields are ignored. Raises UserError naming file, line and field."""
-    return [record for _, record in read_numbered(path, kind)]
-
-
-def read_numbered(path: str | Path, kind: type[Record]) -> Iterator[tuple[int, Record]]:
-    """Like `read_records`, but yields (line number, record), for callers that refuse rows themselves."""
-    for number, row in json_lines(path):
-        yield number, as_record(row, kind, f"{path}:{number}")
+    return [as_record(row, kind, f"{path}:{number}") for number, row in json_lines(path)]
 
 
 def read_rows(path: str | Path) -> list[dict[str, Any]]:
@@ -134,49 +132,35 @@ def parse_json(text: str, place: str, wanted: str) -> Any:
 
 
 def _distinct(pairs: list[tuple[str, Any]], place: str) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        ((twice, _),) = Counter(name for name, _ in pairs).most_common(1)
-        raise UserError(f"{place}: key {shown(twice)} is given twice in one object")
-    return found
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        ((key, _),) = Counter(key for key, _ in pairs).most_common(1)
+        raise UserError(f"{place}: key {shown(key)} is given twice in one object")
+    return values
 
 
 def as_record(row: Any, kind: type[Record], place: str) -> Record:
-    """A mapping as a record; extra fields are ignored. Raises UserError naming `place` and the field."""
-    if not isinstance(row, Mapping):
-        raise UserError(f"{place}: a JSON object is expected, not {shown(row, 40)}")
-    values = {}
-    for field in fields(kind):
-        if field.name in row:
-            values[field.name] = _checked(row[field.name], field.type, f"{place}: field '{field.name}'")
-        elif field.default is MISSING:
-            given = one_line(", ".join(sorted(map(str, row))), 200) or "none"
-            raise UserError(f"{place}: field '{field.name}' is missing (fields given: {given})")
-    return kind(**values)
+    """A mapping as a dataclass; extra fields are ignored. Raises UserError naming `place` and the field."""
+    try:
+        return _adapter(kind).validate_python(row)
+    except ValidationError as error:
+        raise UserError(f"{place}: {_reason(error.errors(include_url=False)[0])}") from None
 
 
-def _checked(value: Any, annotation: Any, place: str) -> Any:
-    if value is None and annotation in _OPTIONAL:
-        return None
-    wanted = {list[int]: list, **_OPTIONAL}.get(annotation, annotation)
-    if wanted is float and type(value) is int and abs(value) < 2**1000:
-        value = float(value)
-    wrong = not isinstance(value, wanted) or (wanted is int and isinstance(value, bool))
-    if wrong or (wanted is float and not math.isfinite(value)):
-        raise UserError(f"{place} must be {_SAYS[wanted]}, not {shown(value, 40)}")
-    if wanted is str:
-        require_text(value, place)
-    if wanted is list and annotation in _OPTIONAL:
-        return [_checked(item, float, f"{place}[{at}]") for at, item in enumerate(value)]
-    if wanted is list and not all(type(item) is int for item in value):
-        raise UserError(f"{place} must be a list of integers")
-    return value
+@cache
+def _adapter(kind: type[Record]) -> TypeAdapter[Record]:
+    return TypeAdapter(kind)
 
 
-def require_text(value: str, place: str) -> None:
-    """Raises UserError for a string of Python that no file can hold."""
-    if not value.isascii() and value.encode("utf-8", "replace").decode() != value:
-        raise UserError(f"{place} holds half of a surrogate pair, which is not text")
+def _reason(error: Any) -> str:
+    """One error of pydantic as a sentence."""
+    field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error["loc"]).removeprefix(".")
+    if error["type"] == "missing":
+        given = one_line(", ".join(sorted(map(str, error["input"]))), 200) or "none"
+        return f"field '{field}' is missing (fields given: {given})"
+    expected = "a JSON object" if error["type"] == "dataclass_type" else error["msg"].removeprefix("Input should be ")
+    subject = f"field '{field}'" if field else "the row"
+    return f"{subject} must be {expected}, not {shown(error['input'], 40)}"
 
 
 def write_records(path: str | Path, records: Iterable[Any]) -> None:
@@ -191,13 +175,18 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write to a temporary name beside `path`, to the disk itself, then rename."""
+    """Write UTF-8 text, atomically."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Write to a temporary file in the same folder, flush it to the disk, then rename it."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with naming(path), open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
+        with naming(path), open(temporary, "wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

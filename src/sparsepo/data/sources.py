@@ -1,4 +1,4 @@
-"""Where text comes from: each source gives three disjoint sets of prompts, a corpus for SFT, and labelled documents."""
+"""The data of a task: each source gives three disjoint sets of prompts, a corpus for SFT, and labelled documents."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -6,20 +6,23 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sparsepo.data import planted
-from sparsepo.data.mbpp_humaneval import Problem, mbpp_of
-from sparsepo.data.preference_formats import preference_source
-from sparsepo.data.readers import documents, origin_of, origin_of_documents
+from sparsepo.data.mbpp_humaneval import Problem, read_mbpp
+from sparsepo.data.preference_formats import read_preferences
+from sparsepo.data.readers import read_documents, section_name
 from sparsepo.data.records import Labelled, Preference, Prompt, Text
 from sparsepo.runtime.errors import UserError
 
 SPLITS = ("train", "validation", "test")
+
+Cutter = Callable[[str, int], str]
+"""(text, n) -> the first n tokens of the text."""
 
 
 @dataclass(frozen=True)
 class TaskData:
     """Prompts by split, disjoint, the SFT corpus, and documents that a reward is fitted to.
 
-    No labelled document is of a prompt or in the corpus; those of one further prompt stand together.
+    No labelled document is of a prompt or in the corpus; those of one prompt stand together.
     """
 
     prompts: dict[str, list[Prompt]]
@@ -27,37 +30,50 @@ class TaskData:
     labelled: list[Labelled] = field(default_factory=list)
 
 
-def make_data(data: dict[str, Any], preferences: dict[str, Any], model: dict[str, Any]) -> TaskData:
-    """The data of a task, from the `data`, `preferences` and `model` sections of its config.
+def make_data(data: dict[str, Any], preferences: dict[str, Any], cut: Cutter) -> TaskData:
+    """The data of a task, from the sections `data` and `preferences` of its config; `cut` makes prompts of documents.
 
     Raises UserError when the source cannot fill the splits.
     """
-    return SOURCES[data["source"]](data, preferences, model)
+    return SOURCES[data["source"]](data, preferences, cut)
+
+
+def first_words(text: str, count: int) -> str:
+    """The first words of a text, for a model from scratch, whose tokenizer does not exist yet."""
+    return " ".join(text.split()[:count])
+
+
+def token_cutter(tokenizer: Any) -> Cutter:
+    """What cuts a text by the tokens of a tokenizer."""
+
+    def cut(text: str, count: int) -> str:
+        ids = tokenizer(text, add_special_tokens=False, truncation=True, max_length=count)["input_ids"]
+        return tokenizer.decode(ids).strip()
+
+    return cut
 
 
 def split_prompts(prompts: Sequence[Prompt], sizes: dict[str, int | None], origin: str) -> dict[str, list[Prompt]]:
-    """Distinct prompts in their order: test and validation are taken first, so that more for train never moves them."""
-    first: dict[str, Prompt] = {}
+    """Distinct prompts in their order; a larger `train` moves no prompt of the other splits, which are taken first."""
+    distinct: dict[str, Prompt] = {}
     for prompt in prompts:
-        first.setdefault(prompt.prompt, prompt)
-    distinct = list(first.values())
-    wanted = sizes["test"] + sizes["validation"] + (sizes["train"] or 1)
-    if len(distinct) < wanted:
+        distinct.setdefault(prompt.prompt, prompt)
+    needed = sizes["test"] + sizes["validation"] + (sizes["train"] or 1)
+    if len(distinct) < needed:
         least = "at least " if sizes["train"] is None else ""
         raise UserError(
-            f"{origin} has {len(distinct)} distinct prompts, but data.prompts asks for {least}{wanted} "
+            f"{origin} has {len(distinct)} distinct prompts, but data.prompts asks for {least}{needed} "
             f"(train {sizes['train'] or 'the rest'}, validation {sizes['validation']}, test {sizes['test']})"
         )
-    found, at = {}, 0
+    splits, rest = {}, list(distinct.values())
     for split in ("test", "validation", "train"):
-        size = sizes[split] or len(distinct) - at
-        found[split] = distinct[at : at + size]
-        at += size
-    return {split: found[split] for split in SPLITS}
+        size = sizes[split] or len(rest)
+        splits[split], rest = rest[:size], rest[size:]
+    return {split: splits[split] for split in SPLITS}
 
 
-def set_apart(items: list[Any], size: int, origin: str) -> tuple[list[Any], list[Any]]:
-    """(the rest, the last `size` items): prompts come from the front. Raises UserError if the rest is empty."""
+def split_off(items: list[Any], size: int, origin: str) -> tuple[list[Any], list[Any]]:
+    """(all others, the last `size` items), as prompts come from the front. Raises UserError if no other is left."""
     if size and size >= len(items):
         raise UserError(f"{origin} has {len(items)}, but data.labelled asks for {size} of them and leaves none")
     return items[: len(items) - size], items[len(items) - size :]
@@ -72,83 +88,72 @@ def _planted(data: dict[str, Any], *_: Any) -> TaskData:
 
 
 def _from_preferences(data: dict[str, Any], preferences: dict[str, Any], _: Any) -> TaskData:
-    """A prompt's reference is the chosen response of its first pair."""
-    origin = origin_of(preferences)
+    """The reference of a prompt is the chosen response of its first pair."""
+    origin = section_name(preferences)
     pairs: dict[str, list[Preference]] = {}
-    for pair in preference_source(preferences).pairs:
+    for pair in read_preferences(preferences).pairs:
         pairs.setdefault(pair.prompt, []).append(pair)
     prompts = list(pairs)
     random.Random(data["seed"]).shuffle(prompts)
-    prompts, apart = set_apart(prompts, data["labelled"], f"{origin} (distinct prompts)")
-    origin += f", less the {data['labelled']} of data.labelled," if apart else ""
+    prompts, labelled = split_off(prompts, data["labelled"], f"{origin} (distinct prompts)")
+    origin += f", less the {data['labelled']} of data.labelled," if labelled else ""
     splits = split_prompts([Prompt(text, reference=pairs[text][0].chosen) for text in prompts], data["prompts"], origin)
     train = {prompt.prompt for prompt in splits["train"]}
     corpus = [Text(pair.chosen, prompt) for prompt, own in pairs.items() if prompt in train for pair in own]
-    return TaskData(splits, corpus, [each for prompt in apart for pair in pairs[prompt] for each in classes(pair)])
+    documents = [document for prompt in labelled for pair in pairs[prompt] for document in label_pair(pair)]
+    return TaskData(splits, corpus, documents)
 
 
-def classes(pair: Preference) -> tuple[Labelled, Labelled]:
+def label_pair(pair: Preference) -> tuple[Labelled, Labelled]:
     """Both dialogues of a pair with their class: 1 for the chosen one, 0 for the rejected one."""
     return Labelled(pair.prompt + pair.chosen, 1), Labelled(pair.prompt + pair.rejected, 0)
 
 
 def _problems(data: dict[str, Any], *_: Any) -> TaskData:
-    """In the data's own splits, of each a seeded choice; the corpus are the solutions of those that `corpus` names."""
-    origin, sizes, official = origin_of(data), data["prompts"], mbpp_of(data)
+    """A seeded choice of each of the data's own splits; the corpus are the solutions of the splits in `corpus`."""
+    origin, sizes, own_splits = section_name(data), data["prompts"], read_mbpp(data)
     chosen: dict[str, list[Problem]] = {}
     for split in SPLITS:
-        problems, wanted = official[split], sizes[split]
-        if len(problems) < (wanted or 1):
-            asked = "the rest" if wanted is None else wanted
+        problems, size = own_splits[split], sizes[split]
+        if len(problems) < (size or 1):
+            asked = "the rest" if size is None else size
             raise UserError(f"{origin} has {len(problems)} {split} problems, but data.prompts.{split} asks for {asked}")
-        chosen[split] = random.Random(data["seed"]).sample(problems, len(problems))[:wanted]
-    prompts = {split: [Prompt(each.prompt, each.id, each.solution) for each in chosen[split]] for split in SPLITS}
-    return TaskData(prompts, [Text(each.solution, each.prompt) for split in data["corpus"] for each in chosen[split]])
+        chosen[split] = random.Random(data["seed"]).sample(problems, len(problems))[:size]
+    prompts = {
+        split: [Prompt(problem.prompt, problem.id, problem.solution) for problem in chosen[split]] for split in SPLITS
+    }
+    corpus = [Text(problem.solution, problem.prompt) for split in data["corpus"] for problem in chosen[split]]
+    return TaskData(prompts, corpus)
 
 
-def _texts(data: dict[str, Any], _: Any, model: dict[str, Any]) -> TaskData:
-    """Documents give openings until there are prompts enough, or for `train: null` up to half of them."""
-    labels, origin = documents(data), origin_of_documents(data)
+def _texts(data: dict[str, Any], _: Any, cut: Cutter) -> TaskData:
+    """Openings of documents are prompts, until there are enough, or for `train: null` of half of the documents."""
+    labels, origin = read_documents(data), section_name(data)
     texts = list(labels)
     random.Random(data["seed"]).shuffle(texts)
-    texts, apart = set_apart(texts, data["labelled"], f"{origin} (documents)")
-    openings, used = _openings(texts, data, model)
+    texts, labelled = split_off(texts, data["labelled"], f"{origin} (documents)")
+    openings, used = _openings(texts, data, cut)
     splits = split_prompts([Prompt(opening) for opening in openings], data["prompts"], origin)
     corpus = texts[used:][: data["texts"]]
     if not corpus:
         raise UserError(f"{origin} has {len(texts)} documents, all used up by the prompts; none is left for SFT")
-    return TaskData(splits, [Text(text) for text in corpus], [Labelled(text, labels[text] or 0) for text in apart])
+    return TaskData(splits, [Text(text) for text in corpus], [Labelled(text, labels[text] or 0) for text in labelled])
 
 
-def _openings(texts: list[str], data: dict[str, Any], model: dict[str, Any]) -> tuple[list[str], int]:
-    """(distinct openings, how many documents gave them)."""
+def _openings(texts: list[str], data: dict[str, Any], cut: Cutter) -> tuple[list[str], int]:
+    """(distinct openings, the number of documents they come from)."""
     sizes = data["prompts"]
     held_out = sizes["validation"] + sizes["test"]
-    most = len(texts) if sizes["train"] else min(len(texts), len(texts) // 2 + held_out)
-    wanted = sizes["train"] + held_out if sizes["train"] else most
-    cut, lengths = _opener(model), random.Random(data["seed"] + 1)
+    limit = len(texts) if sizes["train"] else min(len(texts), len(texts) // 2 + held_out)
+    wanted = sizes["train"] + held_out if sizes["train"] else limit
+    lengths = random.Random(data["seed"] + 1)
     openings: dict[str, None] = {}
     used = 0
-    while used < most and len(openings) < wanted:
+    while used < limit and len(openings) < wanted:
         opening = cut(texts[used], lengths.randint(*data["prompt_tokens"]))
         openings |= {opening: None} if opening else {}
         used += 1
     return list(openings), used
-
-
-def _opener(model: dict[str, Any]) -> Any:
-    """(text, n) -> its first n tokens as text; words for a model from scratch, whose tokenizer does not exist yet."""
-    if model["source"] == "scratch":
-        return lambda text, n: " ".join(text.split()[:n])
-    from sparsepo.models.loading import fetch_tokenizer
-
-    tokenizer = fetch_tokenizer(model)
-
-    def cut(text: str, n: int) -> str:
-        ids = tokenizer(text, add_special_tokens=False, truncation=True, max_length=n)["input_ids"]
-        return tokenizer.decode(ids).strip()
-
-    return cut
 
 
 SOURCES: dict[str, Callable[..., TaskData]] = {
@@ -157,4 +162,4 @@ SOURCES: dict[str, Callable[..., TaskData]] = {
     "problems": _problems,
     "preferences": _from_preferences,
 }
-"""By the name a config gives them; a task depends on the code of its own row alone."""
+"""By the name that a config gives them."""

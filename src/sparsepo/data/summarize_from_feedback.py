@@ -3,11 +3,21 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import mean
-from typing import Any
+from typing import Any, NamedTuple
 
-from sparsepo.data.pairing import Found, PairBuilder, extremes
-from sparsepo.data.readers import Rows, subset_of
-from sparsepo.data.records import Preference, Scored, Text, as_record, parse_json, read_text
+from sparsepo.data.pairing import PairBuilder, PlacedPair, best_and_worst_pairs
+from sparsepo.data.readers import PlacedRows
+from sparsepo.data.records import (
+    Number,
+    Preference,
+    Scored,
+    String,
+    Text,
+    ZeroOrOne,
+    as_record,
+    parse_json,
+    read_text,
+)
 from sparsepo.runtime.errors import UserError
 
 NEWS = "a news article, not a post"
@@ -17,9 +27,9 @@ NEWS = "a news article, not a post"
 class Post:
     """A post of Reddit."""
 
-    subreddit: str
-    title: str
-    post: str
+    subreddit: String
+    title: String
+    post: String
 
     @property
     def prompt(self) -> str:
@@ -28,113 +38,130 @@ class Post:
 
 
 @dataclass(frozen=True)
-class Choice:
-    """Which of two summaries is better, 0 or 1."""
+class RatedPost:
+    """The data of ODPO: the summaries of a post and the rating of each."""
 
-    choice: int
+    responses: list[String]
+    rewards: list[Number]
 
 
 @dataclass(frozen=True)
-class Rating:
+class Axes:
     """What one person thought of a summary, from 1 to 7."""
 
-    overall: float
+    overall: Number | None = None
 
 
 @dataclass(frozen=True)
-class Rated:
-    """A summary, which is scored by the mean of its ratings."""
+class RatedSummary:
+    """A summary with the ratings of one person."""
+
+    text: String
+    axes: Axes
+
+
+@dataclass(frozen=True)
+class AxisRow:
+    """A row of the configuration `axis`; `info` holds a `Post`, or a news article without the field `post`."""
+
+    info: dict[str, Any]
+    summary: RatedSummary
+    split: String | None = None
+
+
+@dataclass(frozen=True)
+class ComparisonRow:
+    """A row of the configuration `comparisons`: which of two summaries is better, 0 or 1."""
+
+    info: dict[str, Any]
+    summaries: list[Text]
+    choice: ZeroOrOne
+    split: String | None = None
+
+
+class Rating(NamedTuple):
+    """One rating of a summary."""
 
     place: str
     subset: str
     prompt: str
     text: str
-    rating: float
+    value: float
 
 
-def rated_post_rows(path: str) -> Rows:
-    """One JSON object {post: {"responses", "rewards"}} as rows {"post", "responses", "rewards"}; posts count from 1."""
+def rated_post_rows(path: str) -> PlacedRows:
+    """The (post, rating) items of one JSON object {post: {"responses", "rewards"}}; posts are counted from 1."""
     posts = parse_json(read_text(path), path, "one object {post: ...}")
     if not isinstance(posts, dict):
         raise UserError(f"{path}: one JSON object {{post: {{responses, rewards}}}} is expected, not a list or a value")
-    for number, (post, rated) in enumerate(posts.items(), start=1):
-        place = f"{path}: post {number}"
-        lists = {name: part(rated, name, list, place) for name in ("responses", "rewards")}
-        yield place, {"post": post} | lists
+    for number, item in enumerate(posts.items(), start=1):
+        yield f"{path}: post {number}", item
 
 
-def rated_posts(rows: Rows, made: PairBuilder) -> Iterator[Found]:
+def rated_posts(rows: PlacedRows, builder: PairBuilder) -> Iterator[PlacedPair]:
     """The summary of best rating against that of worst, behind the post and "TL;DR:"."""
-    rated = []
-    for place, row in rows:
-        if len(row["responses"]) != len(row["rewards"]):
-            counts = f"{len(row['responses'])} responses and {len(row['rewards'])} rewards"
+    ratings = []
+    for place, (post, row) in rows:
+        prompt, rated = as_record({"text": post}, Text, place).text, as_record(row, RatedPost, place)
+        if len(rated.responses) != len(rated.rewards):
+            counts = f"{len(rated.responses)} responses and {len(rated.rewards)} rewards"
             raise UserError(f"{place} has {counts}; each response needs one")
-        for text, reward in zip(row["responses"], row["rewards"], strict=True):
-            given = as_record({"prompt": row["post"], "text": text, "reward": reward}, Scored, place)
-            rated.append(Rated(place, "", f"{given.prompt}\n\nTL;DR:", summary(given.text), given.reward))
-    return _best_and_worst(rated, made)
+        for text, reward in zip(rated.responses, rated.rewards, strict=True):
+            ratings.append(Rating(place, "", f"{prompt}\n\nTL;DR:", as_response(text), reward))
+    return _best_and_worst(ratings, builder)
 
 
-def rated_on_axes(rows: Rows, made: PairBuilder) -> Iterator[Found]:
+def axis_pairs(rows: PlacedRows, builder: PairBuilder) -> Iterator[PlacedPair]:
     """The same of rows {"info", "summary": {"text", "axes": {"overall"}}, "split"}, one for each rating."""
-    rated = []
+    ratings = []
     for place, row in rows:
-        post, rating = post_of(row, place), part(row, "summary", dict, place)
-        axes = part(rating, "axes", dict, f"{place}: summary")
+        record = as_record(row, AxisRow, place)
+        post, overall = _post(record.info, place), record.summary.axes.overall
         if post is None:
-            made.drop(NEWS, place)
-        elif axes.get("overall") is None:
-            made.drop("no overall rating", place)
+            builder.drop(NEWS, place)
+        elif overall is None:
+            builder.drop("no overall rating", place)
         else:
-            text = as_record(rating, Text, f"{place}: summary").text
-            overall = as_record(axes, Rating, f"{place}: axes").overall
-            rated.append(Rated(place, subset_of(row, "split", place), post.prompt, summary(text), overall))
-    return _best_and_worst(rated, made)
+            text = as_response(record.summary.text)
+            ratings.append(Rating(place, record.split or "", post.prompt, text, overall))
+    return _best_and_worst(ratings, builder)
 
 
-def compared(rows: Rows, made: PairBuilder) -> Iterator[Found]:
+def comparison_pairs(rows: PlacedRows, builder: PairBuilder) -> Iterator[PlacedPair]:
     """The chosen against the other summary of rows {"info", "summaries": [{"text"}, {"text"}], "choice", "split"}."""
     for place, row in rows:
-        post, summaries = post_of(row, place), part(row, "summaries", list, place)
-        choice = as_record(row, Choice, place).choice
-        if len(summaries) != 2 or choice not in (0, 1):
-            given = f"{len(summaries)} and {choice}"
-            raise UserError(f"{place}: two summaries and a choice of 0 or 1 are expected, not {given}")
-        texts = [summary(as_record(each, Text, f"{place}: summaries[{at}]").text) for at, each in enumerate(summaries)]
+        record = as_record(row, ComparisonRow, place)
+        if len(record.summaries) != 2:
+            raise UserError(f"{place}: field 'summaries' must have two summaries, not {len(record.summaries)}")
+        post = _post(record.info, place)
         if post is None:
-            made.drop(NEWS, place)
+            builder.drop(NEWS, place)
         else:
-            yield place, subset_of(row, "split", place), Preference(post.prompt, texts[choice], texts[1 - choice])
+            texts = [as_response(summary.text) for summary in record.summaries]
+            pair = Preference(post.prompt, texts[record.choice], texts[1 - record.choice])
+            yield PlacedPair(place, record.split or "", pair)
 
 
-def post_of(row: Any, place: str) -> Post | None:
-    """The post of a row; None for a news article, of which the validation data have some."""
-    info = part(row, "info", dict, place)
+def as_response(summary: str) -> str:
+    """A summary as a response: with the one space that its prompt lacks, and no white space at its end."""
+    return f" {summary.strip()}"
+
+
+def _post(info: dict[str, Any], place: str) -> Post | None:
+    """None for a news article, of which the validation data have some."""
     return None if info.get("post") is None else as_record(info, Post, f"{place}: info")
 
 
-def summary(text: str) -> str:
-    """A summary as a response: one space, which its prompt lacks, and no white space behind."""
-    return f" {text.strip()}"
-
-
-def part(row: Any, name: str, kind: type, place: str) -> Any:
-    """A field that holds a list or an object."""
-    if not isinstance(row, dict) or not isinstance(row.get(name), kind):
-        raise UserError(f"{place}: field '{name}' must be {'a list' if kind is list else 'an object'}")
-    return row[name]
-
-
-def _best_and_worst(rated: list[Rated], made: PairBuilder) -> Iterator[Found]:
-    """One pair a prompt; a summary that was rated several times has the mean."""
-    groups: dict[tuple[str, str], list[Rated]] = {}
+def _best_and_worst(ratings: list[Rating], builder: PairBuilder) -> Iterator[PlacedPair]:
+    """One pair of each prompt; a summary that was rated several times has the mean of its ratings."""
+    groups: dict[tuple[str, str], list[Rating]] = {}
     subsets: dict[str, str] = {}
-    for each in rated:
-        groups.setdefault((each.prompt, each.text), []).append(each)
-        subsets.setdefault(each.prompt, each.subset)
+    for rating in ratings:
+        groups.setdefault((rating.prompt, rating.text), []).append(rating)
+        subsets.setdefault(rating.prompt, rating.subset)
     scored = [
-        (same[0].place, Scored(prompt, text, mean(each.rating for each in same)))
-        for (prompt, text), same in groups.items()
+        (group[0].place, Scored(prompt, text, mean(rating.value for rating in group)))
+        for (prompt, text), group in groups.items()
     ]
-    return ((place, subsets[pair.prompt], pair) for place, pair in extremes(scored, made))
+    for place, pair in best_and_worst_pairs(scored, builder):
+        yield PlacedPair(place, subsets[pair.prompt], pair)

@@ -8,61 +8,67 @@ from typing import Any
 
 from sparsepo.config.preferences import SamplingConfig
 from sparsepo.data.records import Completion, Prompt, read_records
-from sparsepo.evaluation.kl import Divergence, divergences
+from sparsepo.evaluation.kl import ResponseDivergence, response_divergences
 from sparsepo.evaluation.scorers import Scorer, build_scorer
-from sparsepo.generation.generate import check_room, sample
+from sparsepo.generation.generate import check_prompt_lengths, sample
 
 
 @dataclass(frozen=True)
-class Samples:
+class ScoredSamples:
     """Sampled responses with their rewards, a list for each scorer, and divergences, in one order."""
 
     completions: list[Completion]
     rewards: dict[str, list[float]]
-    divergences: list[Divergence]
+    divergences: list[ResponseDivergence]
+
+
+def score_samples(
+    policy: Any,
+    reference: Any,
+    tokenizer: Any,
+    completions: list[Completion],
+    scorers: Mapping[str, Scorer],
+    batch_size: int,
+) -> ScoredSamples:
+    """Rewards of sampled responses by each scorer, and their divergences."""
+    prompts, texts = [row.prompt for row in completions], [row.text for row in completions]
+    rewards = {name: scorer(prompts, texts) for name, scorer in scorers.items()}
+    divergences = response_divergences(policy, reference, tokenizer, completions, batch_size)
+    return ScoredSamples(completions, rewards, divergences)
 
 
 @dataclass(frozen=True)
 class FrontierEvaluator:
-    """Samples a policy on fixed prompts and measures (reward, KL)."""
+    """Samples a policy on fixed prompts and measures its point of the frontier (reward, KL)."""
 
     reference: Any
     tokenizer: Any
     prompts: Sequence[Prompt]
     sampling: SamplingConfig
-    scorers: Mapping[str, Scorer]
+    scorer: Scorer
     batch_size: int
 
-    def samples(self, policy: Any) -> Samples:
-        """Sampled anew, with everything that is measured of each response."""
-        return self.measured(policy, sample(policy, self.tokenizer, self.prompts, self.sampling))
-
-    def measured(self, policy: Any, completions: list[Completion]) -> Samples:
-        """Rewards and divergences of responses sampled before."""
-        prompts, texts = [row.prompt for row in completions], [row.text for row in completions]
-        rewards = {name: scorer(prompts, texts) for name, scorer in self.scorers.items()}
-        apart = divergences(policy, self.reference, self.tokenizer, completions, self.batch_size)
-        return Samples(completions, rewards, apart)
-
     def __call__(self, policy: Any) -> dict[str, float]:
-        """The point of the frontier where `policy` stands, by the scorer `reward`."""
+        """Means over the sampled responses: "reward", "kl_sample", "kl_exact", and their number, "samples"."""
         was_training = policy.training
         policy.eval()
-        made = self.samples(policy)
+        completions = sample(policy, self.tokenizer, self.prompts, self.sampling)
+        scorers = {"reward": self.scorer}
+        scored = score_samples(policy, self.reference, self.tokenizer, completions, scorers, self.batch_size)
         policy.train(was_training)
         return {
-            "reward": fmean(made.rewards["reward"]),
-            "kl_sample": fmean(row.sample for row in made.divergences),
-            "kl_exact": fmean(row.exact for row in made.divergences),
-            "samples": len(made.completions),
+            "reward": fmean(scored.rewards["reward"]),
+            "kl_sample": fmean(row.sample for row in scored.divergences),
+            "kl_exact": fmean(row.exact for row in scored.divergences),
+            "samples": len(completions),
         }
 
 
 def frontier_evaluator(settings: Mapping[str, Any], reference: Any, tokenizer: Any, path: Path) -> FrontierEvaluator:
-    """What measures the policy's place on the frontier while it trains, on the first prompts of a file."""
+    """The evaluator of a training run, on the first prompts of a file."""
     evaluation = settings["evaluation"]
     prompts = read_records(path, Prompt)[: evaluation["frontier_prompts"]]
     sampling = SamplingConfig(**{**settings["sampling"], "samples": 1})
-    check_room(reference, tokenizer, prompts, sampling, path)
-    scorers = {"reward": build_scorer(evaluation["scorer"])}
-    return FrontierEvaluator(reference, tokenizer, prompts, sampling, scorers, evaluation["batch_size"])
+    check_prompt_lengths(reference, tokenizer, prompts, sampling, path)
+    scorer = build_scorer(evaluation["scorer"])
+    return FrontierEvaluator(reference, tokenizer, prompts, sampling, scorer, evaluation["batch_size"])

@@ -13,8 +13,8 @@ from sparsepo.objective.token_terms import token_terms
 
 
 @dataclass(frozen=True)
-class Divergence:
-    """Of one response y of the policy, nats.
+class ResponseDivergence:
+    """The divergence of the policy from the reference on one response y of the policy, nats.
 
     sample: sum_t log pi(y_t) - log ref(y_t); its mean over samples estimates KL(pi || ref) without bias, a single value
     may be negative. exact: sum_t KL(pi(. | y_<t) || ref(. | y_<t)) over the whole vocabulary; the same expectation
@@ -27,17 +27,17 @@ class Divergence:
 
 
 @torch.no_grad()
-def divergences(
+def response_divergences(
     policy: Any, reference: Any, tokenizer: Any, completions: Sequence[Completion], batch_size: int
-) -> list[Divergence]:
-    """One a completion, in their order. The sampled token ids are used as they are, never the text tokenised anew."""
-    order = sorted(range(len(completions)), key=lambda at: len(completions[at].tokens))
-    found: dict[int, Divergence] = {}
+) -> list[ResponseDivergence]:
+    """One of each completion, in their order, of the sampled token ids; no text is tokenised again."""
+    order = sorted(range(len(completions)), key=lambda index: len(completions[index].tokens))
+    divergences: dict[int, ResponseDivergence] = {}
     device = next(policy.parameters()).device
     for start in range(0, len(order), batch_size):
-        places = order[start : start + batch_size]
-        prompts = [encode_prompt(tokenizer, completions[at].prompt) for at in places]
-        tokens = [completions[at].tokens for at in places]
+        indices = order[start : start + batch_size]
+        prompts = [encode_prompt(tokenizer, completions[index].prompt) for index in indices]
+        tokens = [completions[index].tokens for index in indices]
         batch = onto(device, collate_responses(prompts, tokens, tokenizer.pad_token_id))
         rows = rows_of(batch)
         hidden, ref_hidden = (rows.take(hidden_states(model, batch)) for model in (policy, reference))
@@ -46,6 +46,5 @@ def divergences(
         sample = rows.grid(terms.logps - terms.ref_logps).sum(-1).tolist()
         exact = rows.grid(terms.reverse_kl).sum(-1).tolist()
         logp = rows.grid(terms.logps).sum(-1).tolist()
-        made = map(Divergence, sample, exact, logp)
-        found |= dict(zip(places, made, strict=True))
-    return [found[at] for at in range(len(completions))]
+        divergences |= zip(indices, map(ResponseDivergence, sample, exact, logp), strict=True)
+    return [divergences[index] for index in range(len(completions))]

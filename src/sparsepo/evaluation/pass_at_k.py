@@ -4,34 +4,35 @@ from collections.abc import Mapping, Sequence
 from math import comb
 from typing import Any
 
-from sparsepo.data.mbpp_humaneval import Problem, program
+from sparsepo.data.mbpp_humaneval import Problem, build_program
 from sparsepo.data.records import Completion
-from sparsepo.evaluation.sandbox import Sandbox, Verdict
+from sparsepo.evaluation.sandbox import ProgramResult, Sandbox
 from sparsepo.runtime.errors import UserError
 from sparsepo.runtime.result_cache import ResultCache
 
 
-def verdicts(
+def run_completions(
     problems: Mapping[str, Problem],
     completions: Sequence[Completion],
     sandbox: Sandbox,
-    kept: ResultCache | None = None,
-) -> list[Verdict]:
-    """Each completion with the tests of its problem, in order; equal programs, and those `kept`, are run once.
+    cache: ResultCache | None = None,
+) -> list[ProgramResult]:
+    """Runs each completion with the tests of its problem; results in the same order. Equal programs are run once.
 
-    problems: id -> problem. The completions have been cut at the stop strings of their suite when they were sampled.
+    problems: id -> problem. The completions were cut at the stop strings of their suite when they were sampled. Raises
+    UserError for a completion of another problem.
     """
     unknown = next((row.id for row in completions if row.id not in problems), None)
     if unknown is not None:
-        raise UserError(f"a program is for problem '{unknown}', which is not among the {len(problems)} that are known")
-    programs = [program(problems[row.id], row.text) for row in completions]
-    different = list(dict.fromkeys(programs))
-    found = dict(zip(different, sandbox.run(different, kept), strict=True))
-    return [found[one] for one in programs]
+        raise UserError(f"a program is for problem '{unknown}', which is not one of the {len(problems)} in the data")
+    programs = [build_program(problems[row.id], row.text) for row in completions]
+    distinct = list(dict.fromkeys(programs))
+    results = dict(zip(distinct, sandbox.run(distinct, cache), strict=True))
+    return [results[program] for program in programs]
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
-    """Probability that k of n programs, drawn without replacement, hold one of the c that pass; k <= n.
+    """Probability that k of n programs, drawn without replacement, include one of the c that pass; k <= n.
 
     1 - C(n - c, k) / C(n, k), unbiased (Chen et al. 2021, arXiv 2107.03374, equation 1).
     """
@@ -40,13 +41,13 @@ def pass_at_k(n: int, c: int, k: int) -> float:
 
 
 def code_measures(problems: Sequence[str], passed: Sequence[bool], ks: Sequence[int]) -> dict[str, dict[str, Any]]:
-    """`pass@k` -> a value for each problem, which are the groups, for every k that each has programs enough for.
+    """`pass@k` -> a value of each problem, for every k that is at most the number of programs of each problem.
 
-    problems: the problem of each program. Raises UserError where no k can be had.
+    problems: the problem of each program, `passed`: its outcome. Raises UserError where no k is possible.
     """
     outcomes: dict[str, list[bool]] = {}
-    for problem, good in zip(problems, passed, strict=True):
-        outcomes.setdefault(problem, []).append(bool(good))
+    for problem, outcome in zip(problems, passed, strict=True):
+        outcomes.setdefault(problem, []).append(bool(outcome))
     fewest = min(map(len, outcomes.values()), default=0)
     possible = [k for k in ks if k <= fewest]
     if not possible:
@@ -54,7 +55,7 @@ def code_measures(problems: Sequence[str], passed: Sequence[bool], ks: Sequence[
         raise UserError(f"{wanted} needs as many programs for each problem, but one of them has {fewest}")
     return {
         f"pass@{k}": {
-            "values": [pass_at_k(len(each), sum(each), k) for each in outcomes.values()],
+            "values": [pass_at_k(len(own), sum(own), k) for own in outcomes.values()],
             "groups": list(outcomes),
         }
         for k in possible

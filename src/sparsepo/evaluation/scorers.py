@@ -8,10 +8,10 @@ from sparsepo.runtime.errors import UserError
 
 
 def load_classifier(name: str, role: str, pickled_weights: bool = False) -> tuple[Any, Any]:
-    """Tokenizer and model of a hub id or folder; `role` is what to call it in a message.
+    """Tokenizer and model of a hub id or folder; `role` is what an error calls it.
 
-    Code of the model's own never runs, and pickled weights are refused unless allowed. Raises UserError if they cannot
-    be loaded, or for weights without a classification head: transformers would only warn and draw one.
+    Code of the model is never run, and pickled weights are refused unless allowed. Raises UserError if they cannot be
+    loaded, or for weights without a classification head, which transformers would initialise at random.
     """
     from pickle import UnpicklingError
 
@@ -37,29 +37,24 @@ def load_classifier(name: str, role: str, pickled_weights: bool = False) -> tupl
 
 
 Scorer = Callable[[list[str], list[str]], list[float]]
-"""(prompts, texts) -> one finite number a pair, higher is better; scored is prompt + text."""
+"""(prompts, texts) -> one finite number of each prompt + text; higher is better."""
 
 
 def build_scorer(spec: dict[str, Any]) -> Scorer:
     """The scorer that `spec` describes: its `kind`, and the arguments of that kind's builder.
 
     {"kind": "vader"}; {"kind": "tfidf", "folder"}, where `tfidf.fit` wrote it;
-    {"kind": "classifier", "model", "label", "batch_size", "device"};
-    {"kind": "reward_model", "model", "batch_size", "device"}. A model is a hub id or a folder, a
-    device what torch calls it (None: an accelerator if there is one). Raises UserError for an
-    unknown kind, a model that cannot be loaded, or a label it does not have.
+    {"kind": "classifier", "model", "label", "batch_size"}; {"kind": "reward_model", "model", "batch_size"}. A model is
+    a hub id or a folder. Raises UserError for a model that cannot be loaded, or a label that it does not have.
     """
     arguments = {name: value for name, value in spec.items() if name != "kind"}
-    if spec["kind"] not in SCORERS:
-        allowed = ", ".join(SCORERS)
-        raise UserError(f"scorer kind '{spec['kind']}' is unknown; allowed are {allowed}")
-    return checked(spec["kind"], SCORERS[spec["kind"]](**arguments))
+    return with_finite_scores(spec["kind"], SCORERS[spec["kind"]](**arguments))
 
 
-def checked(kind: str, scorer: Scorer) -> Scorer:
-    """`scorer`, refusing with a UserError a result of the wrong length or a number not finite.
+def with_finite_scores(kind: str, scorer: Scorer) -> Scorer:
+    """The scorer, with a UserError for a result of the wrong length or a number that is not finite.
 
-    One NaN would pass unseen through best-against-worst pairing and every mean after it.
+    One NaN would go unnoticed through the choice of pairs and every mean after it.
     """
 
     def score(prompts: list[str], texts: list[str]) -> list[float]:
@@ -83,7 +78,7 @@ def _vader() -> Scorer:
 
     analyzer = SentimentIntensityAnalyzer()
     return lambda prompts, texts: [
-        (analyzer.polarity_scores(text)["compound"] + 1) / 2 for text in _joined(prompts, texts)
+        (analyzer.polarity_scores(text)["compound"] + 1) / 2 for text in _join(prompts, texts)
     ]
 
 
@@ -91,28 +86,26 @@ def _tfidf(*, folder: str) -> Scorer:
     """The probability of class 1."""
     from sparsepo.evaluation import tfidf
 
-    return tfidf.load(folder)
+    return tfidf.load_scorer(folder)
 
 
-def _classifier(
-    *, model: str, label: str, batch_size: int, device: str | None = None, pickled_weights: bool = False
-) -> Scorer:
+def _classifier(*, model: str, label: str, batch_size: int, pickled_weights: bool = False) -> Scorer:
     """The probability of `label`."""
-    pipe = _pipeline(model, device, pickled_weights)
+    pipe = _pipeline(model, pickled_weights)
     labels = list(pipe.model.config.id2label.values())
     if label not in labels:
         allowed = ", ".join(map(str, labels))
         raise UserError(f"scorer model '{model}' has no label '{label}'; its labels are {allowed}")
-    return _scorer(pipe, label, batch_size=batch_size)
+    return _pipeline_scorer(pipe, label, batch_size=batch_size)
 
 
-def _reward_model(*, model: str, batch_size: int, device: str | None = None, pickled_weights: bool = False) -> Scorer:
+def _reward_model(*, model: str, batch_size: int, pickled_weights: bool = False) -> Scorer:
     """The one output of the model, as it is."""
-    pipe = _pipeline(model, device, pickled_weights)
+    pipe = _pipeline(model, pickled_weights)
     labels = list(pipe.model.config.id2label.values())
     if len(labels) != 1:
         raise UserError(f"scorer model '{model}' has {len(labels)} outputs; a reward model has one")
-    return _scorer(pipe, labels[0], batch_size=batch_size, function_to_apply="none")
+    return _pipeline_scorer(pipe, labels[0], batch_size=batch_size, function_to_apply="none")
 
 
 SCORERS: dict[str, Callable[..., Scorer]] = {
@@ -123,27 +116,27 @@ SCORERS: dict[str, Callable[..., Scorer]] = {
 }
 
 
-def _joined(prompts: list[str], texts: list[str]) -> list[str]:
+def _join(prompts: list[str], texts: list[str]) -> list[str]:
     return [prompt + text for prompt, text in zip(prompts, texts, strict=True)]
 
 
-def _scorer(pipe: Any, label: str, **options: Any) -> Scorer:
+def _pipeline_scorer(pipe: Any, label: str, **options: Any) -> Scorer:
     def score(prompts: list[str], texts: list[str]) -> list[float]:
         if not texts:
-            return []  # the pipeline cannot take an empty list
-        outputs = pipe(_joined(prompts, texts), truncation=True, top_k=None, **options)
+            return []  # the pipeline does not take an empty list
+        outputs = pipe(_join(prompts, texts), truncation=True, top_k=None, **options)
         return [{row["label"]: row["score"] for row in rows}[label] for rows in outputs]
 
     return score
 
 
-def _pipeline(name: str, device: str | None, pickled_weights: bool) -> Any:
+def _pipeline(name: str, pickled_weights: bool) -> Any:
     """A text-classification pipeline that can truncate and pad."""
     from transformers import pipeline
 
     tokenizer, model = load_classifier(name, "scorer model", pickled_weights)
     positions = getattr(model.config, "max_position_embeddings", None)
     if positions is not None and tokenizer.model_max_length > positions:
-        # The tokenizer states no limit of its own. RoBERTa's positions start at 2, hence the two.
+        # the tokenizer states no limit; positions of RoBERTa start at 2
         tokenizer.model_max_length = positions - 2
-    return pipeline("text-classification", model=model, tokenizer=tokenizer, device=device)
+    return pipeline("text-classification", model=model, tokenizer=tokenizer)

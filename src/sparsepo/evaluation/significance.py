@@ -1,4 +1,4 @@
-"""Which differences between systems are real: all pairs, measured on the same prompts."""
+"""Which differences between systems are significant, on the same prompts; and the best point of a grid."""
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
@@ -14,7 +14,7 @@ from sparsepo.evaluation.statistics import paired, paired_difference
 from sparsepo.runtime.errors import UserError
 
 LEVEL = 0.05
-RESAMPLES = 4999
+PERMUTATIONS = 4999
 _BATCH = 500  # sign patterns held at once
 
 
@@ -35,45 +35,46 @@ class Difference:
     p_holm: float
 
     @property
-    def tested(self) -> bool:
+    def is_tested(self) -> bool:
+        """Whether there are enough shared prompts for a test."""
         return not math.isnan(self.p)
 
     @property
-    def real(self) -> bool:
-        """Whether it stands after the correction for the number of pairs."""
+    def is_significant(self) -> bool:
+        """Whether p is below 0.05 after the correction for the number of pairs."""
         return self.p_holm < LEVEL
 
     @property
-    def apart(self) -> bool:
-        """Whether the bootstrap interval leaves out 0; not corrected."""
+    def excludes_zero(self) -> bool:
+        """Whether 0 is outside the bootstrap interval; not corrected."""
         return self.low > 0 or self.high < 0
 
 
-def pairwise(systems: Mapping[str, Mapping[Hashable, float]]) -> list[Difference]:
-    """Every pair of systems that share prompts, in order; Holm's family is these pairs.
+def pairwise_differences(systems: Mapping[str, Mapping[Hashable, float]]) -> list[Difference]:
+    """Every pair of systems that share prompts, in order; Holm's correction is over these pairs.
 
     systems: name -> prompt -> mean of that prompt.
     """
     pairs = [pair for pair in combinations(systems, 2) if paired(systems[pair[0]], systems[pair[1]])]
     raw = [permutation_p(paired(systems[a], systems[b]), len(pairs)) for a, b in pairs]
-    found = []
+    differences = []
     for (a, b), p, corrected in zip(pairs, raw, holm(raw), strict=True):
         interval = paired_difference(systems[a], systems[b])
         shared = len(paired(systems[a], systems[b]))
-        found.append(Difference(a, b, shared, interval.mean, interval.low, interval.high, p, corrected))
-    return found
+        differences.append(Difference(a, b, shared, interval.mean, interval.low, interval.high, p, corrected))
+    return differences
 
 
 def permutation_p(differences: Sequence[float], tests: int = 1) -> float:
-    """Two-sided p that paired differences have mean 0: the share of sign flips with a mean as far from it.
+    """Two-sided p of the mean of paired differences: the share of sign flips with a mean at least as far from 0.
 
-    All flips where they are at most `RESAMPLES`, else as many random ones; more for a larger family of `tests`, as n
-    flips give no p below 2 / (n + 1), which after the correction must be able to fall to half of `LEVEL`. nan for fewer
-    than two differences.
+    All flips where they are at most `PERMUTATIONS`, else as many random ones. n random flips give no p below
+    2 / (n + 1); there are more for a larger number of `tests`, so that the corrected p can fall to half of `LEVEL`. nan
+    for fewer than two differences.
     """
     if len(differences) < 2:
         return math.nan
-    resamples = max(RESAMPLES, math.ceil(4 * tests / LEVEL) - 1)
+    resamples = max(PERMUTATIONS, math.ceil(4 * tests / LEVEL) - 1)
     return float(
         permutation_test(
             (np.asarray(differences, dtype=np.float64),),
@@ -92,22 +93,24 @@ def holm(p: Sequence[float]) -> list[float]:
 
     A nan stays nan and is not counted in m.
     """
-    order = sorted((value, place) for place, value in enumerate(p) if not math.isnan(value))
+    order = sorted((value, index) for index, value in enumerate(p) if not math.isnan(value))
     corrected, highest = [math.nan] * len(p), 0.0
-    for rank, (value, place) in enumerate(order):
+    for rank, (value, index) in enumerate(order):
         highest = max(highest, min(1.0, (len(order) - rank) * value))
-        corrected[place] = highest
+        corrected[index] = highest
     return corrected
 
 
 Measurements = Mapping[str, Mapping[str, Mapping[str, Any]]]
-"""What was measured of a run on one split: {variant: {metric: {"values": [...], "groups": [...]}}}."""
+"""The measurements of a run on one split: {variant: {metric: {"values": [...], "groups": [...]}}}."""
 
-Point = TypeVar("Point")
+GridPoint = TypeVar("GridPoint")
 
 
-def chosen_point(points: Mapping[Point, Sequence[Measurements]], metric: str, higher_is_better: bool | None) -> Point:
-    """The point of best mean `metric`; of equal ones the first.
+def select_point(
+    points: Mapping[GridPoint, Sequence[Measurements]], metric: str, higher_is_better: bool | None
+) -> GridPoint:
+    """The point with the best mean of `metric`; the first of equal ones.
 
     points: for each point of a grid the validation measurements of its runs, one a seed. The mean is over all seeds and
     variants (temperatures, suites) that have the metric, each counted once. A single point needs no choice. Raises
@@ -117,16 +120,16 @@ def chosen_point(points: Mapping[Point, Sequence[Measurements]], metric: str, hi
         return next(iter(points))
     if higher_is_better is None:
         raise UserError(f"evaluation.select: neither end of '{metric}' is better, so it cannot choose among points")
-    levels = {point: _level(runs, metric) for point, runs in points.items()}
-    for point, level in levels.items():
-        if math.isnan(level):
+    means = {point: _mean(runs, metric) for point, runs in points.items()}
+    for point, mean in means.items():
+        if math.isnan(mean):
             raise UserError(f"evaluation.select: '{metric}' was not measured on validation data at {point}")
     sign = 1 if higher_is_better else -1
-    return max(levels, key=lambda point: sign * levels[point])
+    return max(means, key=lambda point: sign * means[point])
 
 
-def _level(runs: Sequence[Measurements], metric: str) -> float:
-    """nan without any value."""
-    found = [measured[metric] for run in runs for measured in run.values() if metric in measured]
-    means = [fmean(measurement["values"]) for measurement in found if measurement["values"]]
+def _mean(runs: Sequence[Measurements], metric: str) -> float:
+    """The mean over runs and variants; nan without any value."""
+    measurements = [measured[metric] for run in runs for measured in run.values() if metric in measured]
+    means = [fmean(measurement["values"]) for measurement in measurements if measurement["values"]]
     return fmean(means) if means else math.nan

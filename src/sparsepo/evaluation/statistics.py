@@ -1,4 +1,4 @@
-"""Numbers about samples: means and paired differences with intervals, ROC AUC and distinct n-grams."""
+"""Numbers about samples: means and paired differences with intervals, and distinct n-grams."""
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
@@ -7,7 +7,7 @@ from itertools import chain
 from statistics import fmean, stdev
 
 import numpy as np
-from scipy.stats import bootstrap, rankdata, t
+from scipy.stats import bootstrap, t
 
 from sparsepo.runtime.errors import UserError
 
@@ -22,10 +22,6 @@ class Interval:
     low: float
     high: float
 
-    def __str__(self) -> str:
-        """Like "0.512 ± 0.013", with the longer of the two half widths."""
-        return f"{self.mean:.3f} ± {max(self.mean - self.low, self.high - self.mean):.3f}"
-
 
 def mean_interval(
     values: Sequence[float],
@@ -36,10 +32,10 @@ def mean_interval(
 ) -> Interval:
     """Percentile bootstrap of the mean of `values`, resampling whole `groups` (one label a value).
 
-    Samples of one prompt resemble each other: resampling them singly would make the interval too
-    narrow, so the prompt is what is drawn, as a (sum, count) pair, and the mean is the ratio of the
-    drawn sums. Without groups each value is drawn by itself. A single group of unequal values says
-    nothing about spread: its bounds are nan. Raises UserError when there are no values.
+    Samples of one prompt resemble each other, and resampling them one by one would make the interval too narrow: the
+    prompt is drawn, as a (sum, count) pair, and the mean is the ratio of the drawn sums. Without groups each value is a
+    group. A single group of unequal values says nothing about spread: its bounds are nan. Raises UserError when there
+    are no values.
     """
     if len(values) == 0:
         raise UserError("a mean needs at least one value, and there are none (no samples?)")
@@ -76,7 +72,7 @@ def group_means(values: Sequence[float], groups: Sequence[Hashable]) -> dict[Has
     members: dict[Hashable, list[float]] = {}
     for value, label in zip(values, groups, strict=True):
         members.setdefault(label, []).append(value)
-    return {label: fmean(found) for label, found in members.items()}
+    return {label: fmean(own) for label, own in members.items()}
 
 
 def paired(a: Mapping[Hashable, float], b: Mapping[Hashable, float]) -> list[float]:
@@ -87,8 +83,8 @@ def paired(a: Mapping[Hashable, float], b: Mapping[Hashable, float]) -> list[flo
 def paired_difference(a: Mapping[Hashable, float], b: Mapping[Hashable, float]) -> Interval:
     """Mean of a - b over the labels that both have, and its 95% percentile bootstrap, which resamples labels.
 
-    a, b: label -> mean, as of `group_means`. What makes a prompt easy or hard for both cancels. Fewer than two shared
-    labels say nothing about spread: bounds are nan. Raises UserError when no label is shared.
+    a, b: label -> mean, as from `group_means`. The difficulty of a prompt, common to both, cancels. With one shared
+    label the bounds are nan. Raises UserError when no label is shared.
     """
     differences = paired(a, b)
     if len(differences) == 1:
@@ -96,24 +92,11 @@ def paired_difference(a: Mapping[Hashable, float], b: Mapping[Hashable, float]) 
     return mean_interval(differences)
 
 
-def student_interval(means: Sequence[float], level: float = 0.95) -> Interval:
-    """Mean of the means of two or more seeds, and its Student-t interval, which supposes that they are normal."""
+def student_interval(means: Sequence[float]) -> Interval:
+    """Mean of the means of two or more seeds, and its 95% Student-t interval, which assumes a normal distribution."""
     mean = fmean(means)
-    half = float(t.ppf((1 + level) / 2, len(means) - 1)) * stdev(means) / math.sqrt(len(means))
+    half = float(t.ppf(0.975, len(means) - 1)) * stdev(means) / math.sqrt(len(means))
     return Interval(mean, mean - half, mean + half)
-
-
-def roc_auc(scores: Sequence[float], labels: Sequence[bool | int]) -> float | None:
-    """The chance that a labelled item scores above an unlabelled one; ties count one half.
-
-    Rank form of the Mann-Whitney statistic. None when one of the two classes is absent.
-    """
-    positive = np.asarray(labels, dtype=bool)
-    ones, zeros = int(positive.sum()), int((~positive).sum())
-    if ones == 0 or zeros == 0:
-        return None
-    rank_sum = rankdata(scores)[positive].sum()
-    return float((rank_sum - ones * (ones + 1) / 2) / (ones * zeros))
 
 
 def distinct_n(token_lists: Sequence[Sequence[Hashable]], n: int) -> float:

@@ -3,17 +3,17 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sparsepo.evaluation.nli import build_summac, edna, window
+from sparsepo.evaluation.nli import build_summac, edna, max_pair_tokens
 from sparsepo.runtime.errors import UserError
 from sparsepo.runtime.progress import progress
 
 Measurement = dict[str, list]
-"""{"values": one number an item, "groups": the prompt it belongs to, counted from 0}."""
+"""{"values": one number of each item, "groups": the prompt it belongs to, counted from 0}."""
 
 Measure = Callable[[Sequence[str], Sequence[str], Sequence[Sequence[str]]], dict[str, Measurement]]
 """(documents, references, samples of each document) -> measurements by name."""
 
-OF_PROMPTS = ("self_bleu", "edna")  # the others are of single samples
+PROMPT_MEASURES = ("self_bleu", "edna")  # the others have a value of each sample
 
 BATCH = 64  # texts that BERTScore encodes at once
 
@@ -33,37 +33,37 @@ def build_summary_measures(spec: dict[str, Any], idf_texts: Sequence[str]) -> Me
     def measure(
         documents: Sequence[str], references: Sequence[str], samples: Sequence[Sequence[str]]
     ) -> dict[str, Measurement]:
-        texts = [text for drawn in samples for text in drawn]
-        beside = [reference for reference, drawn in zip(references, samples, strict=True) for _ in drawn]
-        found = {"length": [float(len(text.split())) for text in texts]}
+        texts = [text for own in samples for text in own]
+        repeated = [reference for reference, own in zip(references, samples, strict=True) for _ in own]
+        measures = {"length": [float(len(text.split())) for text in texts]}
         if spec["rouge"] or bertscore:
             _require_references(documents, references)
         if spec["rouge"]:
-            found |= rouge(beside, texts)
+            measures |= rouge(repeated, texts)
         if bertscore:
-            found["bertscore"] = bertscore(beside, texts)
+            measures["bertscore"] = bertscore(repeated, texts)
         if spec["self_bleu"]:
-            found["self_bleu"] = self_bleu(samples)
+            measures["self_bleu"] = self_bleu(samples)
         if consistency:
             ednas = edna(documents, samples, consistency)
-            found["entailment"] = [value for one in ednas for value in one.entailment]
-            found["edna"] = [one.value for one in ednas]
+            measures["entailment"] = [value for prompt_edna in ednas for value in prompt_edna.entailment]
+            measures["edna"] = [prompt_edna.value for prompt_edna in ednas]
         prompts = list(range(len(samples)))
         groups = [prompt for prompt in prompts for _ in samples[prompt]]
         return {
-            name: {"values": values, "groups": prompts if name in OF_PROMPTS else groups}
-            for name, values in found.items()
+            name: {"values": values, "groups": prompts if name in PROMPT_MEASURES else groups}
+            for name, values in measures.items()
         }
 
     return measure
 
 
 def _require_references(documents: Sequence[str], references: Sequence[str]) -> None:
-    for at, (document, reference) in enumerate(zip(documents, references, strict=True)):
+    for number, (document, reference) in enumerate(zip(documents, references, strict=True)):
         if not reference.strip():
             raise UserError(
                 "ROUGE and BERTScore compare with a reference summary, and there is none for "
-                f"prompt {at}, which begins {document[:60]!r}"
+                f"prompt {number}, which begins {document[:60]!r}"
             )
 
 
@@ -77,8 +77,8 @@ def rouge(references: Sequence[str], candidates: Sequence[str]) -> dict[str, lis
 
     names = {"rouge_1": "rouge1", "rouge_2": "rouge2", "rouge_l": "rougeL"}
     scorer = RougeScorer(list(names.values()), use_stemmer=True)
-    found = [scorer.score(reference, text) for reference, text in zip(references, candidates, strict=True)]
-    return {name: [scores[theirs].fmeasure for scores in found] for name, theirs in names.items()}
+    scores = [scorer.score(reference, text) for reference, text in zip(references, candidates, strict=True)]
+    return {name: [score[their_name].fmeasure for score in scores] for name, their_name in names.items()}
 
 
 def build_bertscore(
@@ -90,27 +90,27 @@ def build_bertscore(
     layers of `model` (hub id or folder; 17 for roberta-large); the mean over the candidate's tokens is P, over the
     reference's R, each token weighted by $\log((N + 1) / (n + 1))$ if n of the N `idf_texts` have it. Texts are cut at
     the model's positions, also where its tokenizer states no limit; a blank one, on which bert-score fails, scores 0.
-    Beside longer texts a token's best cosine counts as 0 if it is below, which in trained encoders it hardly is.
+    In a batch with longer texts, a negative best cosine of a token counts as 0; it is rare in trained encoders.
     Raises UserError for a model that cannot be loaded or has fewer layers, and without texts for the IDF.
     """
     known = [text for text in idf_texts if text.strip()]
     if not known:
         raise UserError("BERTScore weights tokens by their frequency in training references, and there are none")
     scorer = _bert_scorer(model, layers, pickled_weights)
-    scorer._tokenizer.model_max_length = window(scorer._tokenizer, scorer._model.config)
+    scorer._tokenizer.model_max_length = max_pair_tokens(scorer._tokenizer, scorer._model.config)
     scorer.compute_idf(known)
 
     def score(references: Sequence[str], candidates: Sequence[str]) -> list[float]:
         pairs = list(zip(references, candidates, strict=True))
-        asked = list(dict.fromkeys(pair for pair in pairs if pair[0].strip() and pair[1].strip()))
-        half = BATCH // 2  # one batch holds both sides, so that no order of batches is left to bert-score's sets
-        batches = [asked[start : start + half] for start in range(0, len(asked), half)]
-        found: dict[tuple[str, str], float] = {}
+        distinct = list(dict.fromkeys(pair for pair in pairs if pair[0].strip() and pair[1].strip()))
+        half = BATCH // 2  # a batch of bert-score holds both sides; it would order several batches by a set
+        batches = [distinct[start : start + half] for start in range(0, len(distinct), half)]
+        scores: dict[tuple[str, str], float] = {}
         for batch in progress(batches, len(batches), "BERTScore"):
-            beside, texts = map(list, zip(*batch, strict=True))
-            _, _, values = scorer.score(texts, beside, batch_size=BATCH)
-            found |= zip(batch, values.tolist(), strict=True)
-        return [found[pair] if pair in found else 0.0 for pair in pairs]
+            batch_references, texts = map(list, zip(*batch, strict=True))
+            _, _, f1 = scorer.score(texts, batch_references, batch_size=BATCH)
+            scores |= zip(batch, f1.tolist(), strict=True)
+        return [scores.get(pair, 0.0) for pair in pairs]
 
     return score
 
@@ -122,7 +122,7 @@ def _bert_scorer(model: str, layers: int, pickled_weights: bool) -> Any:
     from sparsepo.models.trust import keywords
 
     try:
-        # bert-score loads what it finds; what is refused here, it does not get to see
+        # bert-score loads pickled weights too; here they are refused first
         AutoModel.from_pretrained(model, **keywords(pickled_weights=pickled_weights))
         return BERTScorer(model_type=model, num_layers=layers, idf=True, nthreads=0)
     except (OSError, ValueError, AssertionError) as error:
@@ -131,7 +131,7 @@ def _bert_scorer(model: str, layers: int, pickled_weights: bool) -> Any:
 
 
 def self_bleu(samples: Sequence[Sequence[str]]) -> list[float]:
-    """Of each prompt, how alike its samples are, in [0, 100]: the lower, the more diverse (Zhu et al. 2018).
+    """How similar the samples of each prompt are, in [0, 100]: the lower, the more diverse (Zhu et al. 2018).
 
     The mean sentence BLEU of each sample against all others as references, by sacrebleu: n-grams up to 4, or as long as
     the sample is, with exponential smoothing. A blank sample scores 0. Raises UserError for fewer than 2 samples.
@@ -139,11 +139,11 @@ def self_bleu(samples: Sequence[Sequence[str]]) -> list[float]:
     from sacrebleu.metrics import BLEU
 
     bleu = BLEU(effective_order=True)
-    found = []
-    for at, drawn in enumerate(samples):
-        if len(drawn) < 2:
-            raise UserError(f"self-BLEU compares the samples of a prompt, at least 2; prompt {at} has {len(drawn)}")
-        others = [[*drawn[:i], *drawn[i + 1 :]] for i in range(len(drawn))]
-        scores = [bleu.sentence_score(text, rest).score for text, rest in zip(drawn, others, strict=True)]
-        found.append(sum(scores) / len(scores))
-    return found
+    means = []
+    for number, own in enumerate(samples):
+        if len(own) < 2:
+            raise UserError(f"self-BLEU compares the samples of a prompt, at least 2; prompt {number} has {len(own)}")
+        others = [[*own[:index], *own[index + 1 :]] for index in range(len(own))]
+        scores = [bleu.sentence_score(text, rest).score for text, rest in zip(own, others, strict=True)]
+        means.append(sum(scores) / len(scores))
+    return means

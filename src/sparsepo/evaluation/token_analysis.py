@@ -7,77 +7,86 @@ from typing import Any
 from sparsepo.data.collation import TokenPair, encode_pairs
 from sparsepo.data.planted import polar_spans
 from sparsepo.data.records import Preference
-from sparsepo.evaluation.frontier import Samples
-from sparsepo.evaluation.statistics import distinct_n, roc_auc
+from sparsepo.evaluation.frontier import ScoredSamples
+from sparsepo.evaluation.statistics import distinct_n
 from sparsepo.runtime.errors import UserError
 
 SIDES = ("chosen", "rejected")
 
+Span = tuple[int, int]
+"""Characters [start, end) of a text."""
 
-def scores(made: Samples) -> dict[str, Any]:
-    """Of sampled responses: reward, divergence, entropy (-log pi) and length of each, distinct-n of all."""
-    tokens = [row.tokens for row in made.completions]
+
+# --- sampled responses
+
+
+def sample_scores(samples: ScoredSamples) -> dict[str, Any]:
+    """Reward, divergence, entropy (-log pi) and length of each response, distinct-n of all."""
+    tokens = [row.tokens for row in samples.completions]
     return {
-        "prompt_ids": _places(made),
-        "reward": made.rewards["reward"] if "reward" in made.rewards else [],
-        "kl_sample": [row.sample for row in made.divergences],
-        "kl_exact": [row.exact for row in made.divergences],
-        "entropy": [-row.logp for row in made.divergences],
+        "prompt_ids": _prompt_numbers(samples),
+        "reward": samples.rewards.get("reward", []),
+        "kl_sample": [row.sample for row in samples.divergences],
+        "kl_exact": [row.exact for row in samples.divergences],
+        "entropy": [-row.logp for row in samples.divergences],
         "length": [len(ids) for ids in tokens],
         "distinct_1": distinct_n(tokens, 1),
         "distinct_2": distinct_n(tokens, 2),
     }
 
 
-def measures(made: Samples) -> dict[str, dict[str, list]]:
-    """Of sampled responses: every scorer's, the exact KL and the length, as values with the prompt of each."""
-    values = made.rewards | {
-        "kl": [row.exact for row in made.divergences],
-        "length": [len(row.tokens) for row in made.completions],
+def sample_measurements(samples: ScoredSamples) -> dict[str, dict[str, list]]:
+    """The scores of each scorer, the exact KL and the length, as values with the prompt of each."""
+    measures = samples.rewards | {
+        "kl": [row.exact for row in samples.divergences],
+        "length": [len(row.tokens) for row in samples.completions],
     }
-    places = _places(made)
-    return {name: {"values": list(numbers), "groups": places} for name, numbers in values.items() if places}
+    groups = _prompt_numbers(samples)
+    return {name: {"values": list(values), "groups": groups} for name, values in measures.items() if groups}
 
 
-def single(result: dict[str, Any]) -> dict[str, dict[str, list]]:
-    """What is one number a run and belongs beside the rewards: how well signals found planted tokens, and zeros."""
-    found = {f"auc_{name}": sides["chosen"] for name, sides in result["auc"].items() if name != "abs_logratio"}
-    found |= {f"zeros_{name}": fmean(sides.values()) for name, sides in result["sparsity"].items()}
-    return {name: {"values": [value], "groups": [0]} for name, value in found.items() if value is not None}
-
-
-def accuracy(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, list]]:
-    """Share of pairs whose chosen response has the higher implicit reward; equal rewards count one half."""
-    margins = [record["reward_chosen"] - record["reward_rejected"] for record in records]
-    values = [0.5 if margin == 0 else float(margin > 0) for margin in margins]
-    return {"accuracy": {"values": values, "groups": list(range(len(values)))}}
-
-
-def _places(made: Samples) -> list[int]:
+def _prompt_numbers(samples: ScoredSamples) -> list[int]:
     """The number of each response's prompt."""
-    places = {prompt: at for at, prompt in enumerate(dict.fromkeys(row.prompt for row in made.completions))}
-    return [places[row.prompt] for row in made.completions]
+    prompts = dict.fromkeys(row.prompt for row in samples.completions)
+    numbers = {prompt: number for number, prompt in enumerate(prompts)}
+    return [numbers[row.prompt] for row in samples.completions]
+
+
+# --- pairs, token by token
+
+
+def encode_usable(
+    tokenizer: Any, pairs: Sequence[Preference], limits: tuple[int, int, int], count: int
+) -> tuple[list[Preference], list[TokenPair]]:
+    """The first `count` pairs that training could use, as records and as token ids.
+
+    limits: the longest prompt, the longest response, and the model's context, in tokens. Raises UserError if no pair is
+    usable.
+    """
+    encoded = encode_pairs(tokenizer, pairs, *limits)
+    if not encoded.pairs:
+        raise UserError(f"none of the {len(pairs)} validation pairs can be analysed; dropped: {encoded.dropped}")
+    return [pairs[index] for index in encoded.kept[:count]], encoded.pairs[:count]
 
 
 def token_records(
     tokenizer: Any, pairs: Sequence[Preference], inspected: Sequence[dict[str, Any]], planted: bool
 ) -> list[dict[str, Any]]:
-    """What `inspect_pairs` found, with the prompt as text, each token as text, and whether it was planted."""
+    """What `inspect_pairs` returned, with the prompt and each token as text, and whether the token was planted."""
     records = []
-    for pair, found in zip(pairs, inspected, strict=True):
-        record = {"prompt": pair.prompt} | found
+    for pair, inspection in zip(pairs, inspected, strict=True):
+        record = {"prompt": pair.prompt} | inspection
         for side in SIDES:
             text = getattr(pair, side)
-            length = len(found[side]["logps"])
-            pieces, spans = _pieces(tokenizer, text, length)
-            record[side] = {"tokens": pieces} | found[side]
+            pieces, spans = _split_tokens(tokenizer, text, len(inspection[side]["logps"]))
+            record[side] = {"tokens": pieces} | inspection[side]
             if planted:
-                record[side]["planted"] = mark(spans, polar_spans(text))
+                record[side]["planted"] = mark_overlaps(spans, polar_spans(text))
         records.append(record)
     return records
 
 
-def _pieces(tokenizer: Any, text: str, length: int) -> tuple[list[str], list[tuple[int, int]]]:
+def _split_tokens(tokenizer: Any, text: str, length: int) -> tuple[list[str], list[Span]]:
     """The first `length` tokens of a response as text, and their spans in it; the end token has an empty span."""
     spans = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
     spans = [(int(start), int(end)) for start, end in spans][:length]
@@ -86,29 +95,42 @@ def _pieces(tokenizer: Any, text: str, length: int) -> tuple[list[str], list[tup
     return pieces + [tokenizer.eos_token] * missing, spans + [(len(text), len(text))] * missing
 
 
-def mark(tokens: Sequence[tuple[int, int]], planted: Sequence[tuple[int, int]]) -> list[int]:
-    """1 for each token span that overlaps a planted span, else 0."""
-    return [int(any(start < to and end > since for since, to in planted)) for start, end in tokens]
+def mark_overlaps(tokens: Sequence[Span], planted: Sequence[Span]) -> list[int]:
+    """1 for each token that shares a character with a planted span, else 0."""
+    return [int(any(start < last and end > first for first, last in planted)) for start, end in tokens]
+
+
+# --- numbers of token records
+
+
+def pair_accuracy(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, list]]:
+    """Share of pairs whose chosen response has the higher implicit reward; equal rewards count one half."""
+    margins = [record["reward_chosen"] - record["reward_rejected"] for record in records]
+    values = [0.5 if margin == 0 else float(margin > 0) for margin in margins]
+    return {"accuracy": {"values": values, "groups": list(range(len(values)))}}
+
+
+SELECTED_BY = {"selected": "oracle_score", "excess": "excess"}
+"""Mask -> the signal whose highest tokens it keeps."""
 
 
 def planted_auc(records: Sequence[dict[str, Any]], mask: str = "none") -> dict[str, dict[str, float | None]]:
     """ROC AUC with which token signals rank planted tokens above the others, all pairs pooled.
 
     The signals are token weights, |log pi/ref|, and what a `mask` selects by: an oracle's scores, negated for rejected
-    responses as the lowest are kept there, or the excess.
+    responses, of which the lowest are kept, or the excess. None where all tokens or none are planted.
     """
-    masks = weighing(records)
-    found: dict[str, dict[str, float | None]] = {}
-    for name in (*masks, "abs_logratio", *SELECTED_BY.get(mask, ())):
-        found[name] = {}
-        for side in SIDES:
-            labels = [label for record in records for label in record[side]["planted"]]
-            found[name][side] = roc_auc([x for record in records for x in _signal(record, side, name)], labels)
-    return found
+    signals = [*used_masks(records), "abs_logratio", *([SELECTED_BY[mask]] if mask in SELECTED_BY else [])]
+    return {name: {side: _auc(records, side, name) for side in SIDES} for name in signals}
 
 
-SELECTED_BY = {"selected": ("oracle_score",), "excess": ("excess",)}
-"""Mask -> the signal that it keeps the highest tokens of."""
+def _auc(records: Sequence[dict[str, Any]], side: str, signal: str) -> float | None:
+    from sklearn.metrics import roc_auc_score
+
+    labels = [label for record in records for label in record[side]["planted"]]
+    if len(set(labels)) < 2:
+        return None
+    return float(roc_auc_score(labels, [value for record in records for value in _signal(record, side, signal)]))
 
 
 def _signal(record: dict[str, Any], side: str, name: str) -> list[float]:
@@ -117,25 +139,27 @@ def _signal(record: dict[str, Any], side: str, name: str) -> list[float]:
         return tokens[name]
     if name == "oracle_score":
         return [score if side == "chosen" else -score for score in tokens["values"]]
-    ratios = [a - b for a, b in zip(tokens["logps"], tokens["ref_logps"], strict=True)]
+    logratios = [a - b for a, b in zip(tokens["logps"], tokens["ref_logps"], strict=True)]
     if name == "excess":
-        return [score - ratio for score, ratio in zip(tokens["values"], ratios, strict=True)]
-    return [abs(ratio) for ratio in ratios]
+        return [score - logratio for score, logratio in zip(tokens["values"], logratios, strict=True)]
+    return [abs(logratio) for logratio in logratios]
 
 
-def weighing(records: Sequence[dict[str, Any]]) -> tuple[str, ...]:
-    """Which of m_u and m_d there are; one that is 1 on every token weighs nothing, and is none."""
-    there = [name for name in ("m_u", "m_d") if name in records[0]["chosen"]]
-    return tuple(
-        name for name in there if any(x != 1 for record in records for side in SIDES for x in record[side][name])
-    )
+def used_masks(records: Sequence[dict[str, Any]]) -> list[str]:
+    """Which of m_u and m_d the method has; a mask that is 1 on every token is not counted."""
+    return [
+        name
+        for name in ("m_u", "m_d")
+        if name in records[0]["chosen"]
+        and any(weight != 1 for record in records for side in SIDES for weight in record[side][name])
+    ]
 
 
 def mask_sparsity(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
     """Share of exact zeros of each mask over response tokens; empty for a method without masks."""
     return {
-        name: {side: fmean(x == 0 for record in records for x in record[side][name]) for side in SIDES}
-        for name in weighing(records)
+        name: {side: fmean(weight == 0 for record in records for weight in record[side][name]) for side in SIDES}
+        for name in used_masks(records)
     }
 
 
@@ -146,14 +170,8 @@ def logp_change(records: Sequence[dict[str, Any]]) -> dict[str, float]:
     }
 
 
-def usable(
-    tokenizer: Any, pairs: Sequence[Preference], limits: tuple[int, int, int], count: int
-) -> tuple[list[Preference], list[TokenPair]]:
-    """The first `count` pairs that training could use, as records and as token ids. Raises UserError if there is none.
-
-    limits: the longest prompt, the longest response, and the model's context.
-    """
-    encoded = encode_pairs(tokenizer, pairs, *limits)
-    if not encoded.pairs:
-        raise UserError(f"none of the {len(pairs)} validation pairs can be looked into; dropped: {encoded.dropped}")
-    return [pairs[at] for at in encoded.kept[:count]], encoded.pairs[:count]
+def mask_measurements(auc: dict[str, Any], sparsity: dict[str, Any]) -> dict[str, dict[str, list]]:
+    """AUC and share of zeros of a run's masks as measurements of one value, for the table of its rewards."""
+    values = {f"auc_{name}": sides["chosen"] for name, sides in auc.items() if name != "abs_logratio"}
+    values |= {f"zeros_{name}": fmean(sides.values()) for name, sides in sparsity.items()}
+    return {name: {"values": [value], "groups": [0]} for name, value in values.items() if value is not None}

@@ -4,14 +4,14 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sparsepo.evaluation.judges import BothOrders, Judge, Orders
+from sparsepo.evaluation.judges import BothOrders, Judge, OrderedPreference
 from sparsepo.runtime.errors import UserError
 
 
 @dataclass(frozen=True)
-class Wins:
-    """measurement: {"values": the preference for each response in [0, 1], "groups": its prompt}. notes: what a reader
-    has to know of the judge."""
+class WinRate:
+    """measurement: {"values": the preference for each response in [0, 1], "groups": its prompt}. notes: about the
+    judge, for the reader of a table."""
 
     measurement: dict[str, list[Any]]
     notes: list[str]
@@ -19,15 +19,15 @@ class Wins:
 
 def win_rate(
     judge: Judge, prompts: list[str], responses: list[str], against: list[str], groups: Sequence[Hashable]
-) -> Wins:
+) -> WinRate:
     """Preference of each response over `against`, to the same prompt; the win rate is the mean, a tie counts 1/2.
 
-    A pair without a verdict has no value, and a note tells how many there are. Of a judge of both orders a note tells
-    for how many pairs exchanging the responses changed the verdict. Raises UserError when there is nothing to compare,
-    when a prompt has no text to compare with, and when no pair has a verdict.
+    A pair without a verdict has no value, and a note says how many there are. For a judge of both orders, a note says
+    for how many pairs exchanging the responses changed the verdict. Raises UserError without any response, for a prompt
+    without a text to compare with, and when no pair has a verdict.
     """
-    _refuse_blanks(prompts, against)
-    orders = judge.verdicts(prompts, responses, against) if isinstance(judge, BothOrders) else []
+    _check_references(prompts, against)
+    orders = judge.in_both_orders(prompts, responses, against) if isinstance(judge, BothOrders) else []
     values = [order.mean for order in orders] or judge(prompts, responses, against)
     judged = [(value, group) for value, group in zip(values, groups, strict=True) if value is not None]
     lost = len(values) - len(judged)
@@ -36,18 +36,18 @@ def win_rate(
     notes = [f"{lost} of {len(values)} pairs are left out: the judge gave no verdict that can be read"] * bool(lost)
     if orders:
         notes.append(position_bias(orders))
-    return Wins({"values": [value for value, _ in judged], "groups": [group for _, group in judged]}, notes)
+    return WinRate({"values": [value for value, _ in judged], "groups": [group for _, group in judged]}, notes)
 
 
-def position_bias(orders: Sequence[Orders]) -> str:
-    """In how many of the pairs with two verdicts they differ, as a sentence."""
+def position_bias(orders: Sequence[OrderedPreference]) -> str:
+    """A note: for how many of the pairs with two verdicts these differ."""
     both = [order for order in orders if order.mean is not None]
     changed = sum(order.first != order.second for order in both)
     share = f"{changed} of {len(both)} pairs ({changed / len(both):.1%})"
     return f"exchanging the two responses changed the judge's verdict in {share}"
 
 
-def _refuse_blanks(prompts: list[str], against: list[str]) -> None:
+def _check_references(prompts: list[str], against: list[str]) -> None:
     if not prompts:
         raise UserError("a win rate needs at least one response, and there are none")
     for prompt, text in zip(prompts, against, strict=True):

@@ -1,4 +1,4 @@
-"""The target of an on-policy run: of a reward, or of a feature with a wanted mean; and the prompts it can be met on."""
+"""The target of an on-policy run, from a reward or from a feature with a wanted mean, and the prompts it can use."""
 
 import re
 from collections import Counter
@@ -19,17 +19,17 @@ from sparsepo.objective.f_divergence import scale_for
 
 @dataclass(frozen=True)
 class Target:
-    """log P(x|c) = log a(x|c) + scale value(c, x), a the reference; `name` is what its values are logged as."""
+    """log P(x|c) = log a(x|c) + scale * value(c, x), a the reference; `name` is what its values are logged as."""
 
     name: str
     value: Scorer
     scale: float
 
 
-def usable(
+def usable_prompts(
     tokenizer: Any, prompts: Sequence[Prompt], config: PreferenceConfig, sampling: SamplingConfig, context: int
 ) -> tuple[list[Prompt], dict[str, int]]:
-    """Prompts that a response can be drawn to, and why the others were dropped."""
+    """Prompts that responses can be sampled to, and how many others were dropped for which reason."""
     kept, dropped = [], Counter()
     for prompt in prompts:
         length = len(encode_prompt(tokenizer, prompt.prompt))
@@ -44,25 +44,25 @@ def usable(
     return kept, dict(dropped)
 
 
-def fitted_target(
+def fit_target(
     reference: Any, tokenizer: Any, prompts: Sequence[Prompt], feature: Scorer, mean: float, sampling: SamplingConfig
 ) -> Target:
-    """The target nearest to the reference, by KL(p || a), whose mean of a feature over the prompts is `mean`.
+    """The target nearest to the reference, by KL(p || a), with this mean of a feature over the prompts.
 
-    p(x|c) ~ a(x|c) exp(lambda feature), one lambda for all prompts, fitted to samples of the reference. Raises
-    UserError for a mean that they cannot attain.
+    p(x|c) ~ a(x|c) exp(lambda feature), with one lambda for all prompts, fitted to samples of the reference. Raises
+    UserError for a mean that these samples cannot have.
     """
-    made = sample(reference, tokenizer, prompts, sampling)
-    values = torch.tensor(feature([row.prompt for row in made], [row.text for row in made]))
+    samples = sample(reference, tokenizer, prompts, sampling)
+    values = torch.tensor(feature([row.prompt for row in samples], [row.text for row in samples]))
     scale = scale_for(values.unflatten(0, (-1, sampling.samples)), mean)
     print(f"feature: mean {values.mean():.4g} of the reference, wanted {mean:g}: lambda {scale:.4g}", flush=True)
     return Target("feature", feature, scale)
 
 
-def contains(words: Sequence[str]) -> Scorer:
-    """1 where the response has one of these words, else 0; whole words, whatever their case. The prompt is no matter.
+def contains_word(words: Sequence[str]) -> Scorer:
+    """1 where the response has one of these whole words, in upper or lower case, else 0; the prompt is not read.
 
-    >>> contains(["good"])(["", ""], ["A Good film", "goodness"])
+    >>> contains_word(["good"])(["", ""], ["A Good film", "goodness"])
     [1.0, 0.0]
     """
     pattern = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, words))})(?!\w)", re.IGNORECASE)

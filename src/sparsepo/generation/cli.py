@@ -1,4 +1,4 @@
-"""What the stages share that sample a policy: each says only which prompts it wants answered, and how."""
+"""The command line of the stages that sample a policy; each stage only says which prompts are answered, and how."""
 
 import argparse
 import json
@@ -8,13 +8,13 @@ from pathlib import Path
 
 from sparsepo.config.preferences import SamplingConfig
 from sparsepo.data.records import Prompt, write_records
-from sparsepo.generation.generate import backend_for, check_room, sample
+from sparsepo.generation.generate import check_prompt_lengths, load_backend, sample
 from sparsepo.models.loading import load_tokenizer
 from sparsepo.runtime.result_cache import identity_of, open_cache
 
 
 @dataclass(frozen=True)
-class Request:
+class SplitRequest:
     """Prompts of a split (`test` or `validation`) and how they are answered; `source` names them in errors."""
 
     split: str
@@ -24,10 +24,10 @@ class Request:
     stops: Sequence[str] = ()
 
 
-def sample_requests(title: str, requests: Callable[[dict, Path, Path], Iterable[Request]]) -> None:
-    """The command line of a stage: samples what `requests(settings, validation, test)` asks for.
+def sample_requests(title: str, requests: Callable[[dict, Path, Path], Iterable[SplitRequest]]) -> None:
+    """Samples the responses that `requests(settings, validation, test)` asks for, and writes them to `--out`.
 
-    What is done is kept in a file, so that a killed job goes on after its last whole prompt.
+    Finished batches are kept in a file, so that a killed job continues after its last whole batch.
     """
     parser = argparse.ArgumentParser(description=title)
     parser.add_argument("--settings", type=json.loads, required=True)
@@ -39,12 +39,13 @@ def sample_requests(title: str, requests: Callable[[dict, Path, Path], Iterable[
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     inputs = [options.policy / "model.safetensors", options.validation, options.test]
-    kept = open_cache(options.kept, identity_of(options.settings, options.code, inputs))
-    model = backend_for(options.policy, **options.settings["loading"])
-    tokenizer, made = load_tokenizer(options.policy), []
-    for asked in requests(options.settings, options.validation, options.test):
-        check_room(model, tokenizer, asked.prompts, asked.sampling, asked.source)
-        rows = sample(model, tokenizer, asked.prompts, asked.sampling, asked.stops, kept)
-        made += [replace(row, split=asked.split) for row in rows]
-    write_records(options.out, made)
-    kept.done()
+    cache = open_cache(options.kept, identity_of(options.settings, options.code, inputs))
+    model = load_backend(options.policy, **options.settings["loading"])
+    tokenizer = load_tokenizer(options.policy)
+    completions = []
+    for request in requests(options.settings, options.validation, options.test):
+        check_prompt_lengths(model, tokenizer, request.prompts, request.sampling, request.source)
+        rows = sample(model, tokenizer, request.prompts, request.sampling, request.stops, cache)
+        completions += [replace(row, split=request.split) for row in rows]
+    write_records(options.out, completions)
+    cache.done()

@@ -1,7 +1,7 @@
-"""vLLM in place of transformers, where it is installed and a CUDA device is there.
+"""vLLM in place of transformers, where it is installed and there is a CUDA device.
 
-Written to the documentation of vLLM's `LLM` and `SamplingParams` and tried on a stand-in for them only: no test of ours
-runs vLLM itself.
+Written from the documentation of vLLM's `LLM` and `SamplingParams` and tested with a stand-in for them: no test runs
+vLLM itself.
 """
 
 from collections.abc import Sequence
@@ -21,11 +21,11 @@ def vllm_usable() -> bool:
 
 
 class VllmEngine:
-    """The policy of a folder. vLLM batches by itself; samples of one prompt share its keys and values.
+    """The policy of a folder in vLLM, which batches by itself; samples of one prompt share its keys and values.
 
-    Each request has a seed of its own, but not the numbers of our own loop: texts differ from those of transformers,
-    and from run to run where rounding depends on what is computed together. Temperatures below 0.01 become 0.01.
-    Raises UserError when vLLM cannot serve the model.
+    Each request has a seed of its own, but not the random numbers of our loop: texts differ from those of transformers,
+    and between runs where rounding depends on the batch. Temperatures below 0.01 become 0.01. Raises UserError when
+    vLLM cannot serve the model.
     """
 
     def __init__(self, folder: str | Path, dtype: str):
@@ -45,13 +45,18 @@ class VllmEngine:
                 "without the package vllm it is sampled with transformers"
             ) from None
 
-    def continued(
-        self, rows: Sequence[list[int]], seeds: Sequence[int], end: int, config: SamplingConfig, stops: Sequence[str]
+    def continue_prompts(
+        self,
+        prompt_ids: Sequence[list[int]],
+        seeds: Sequence[int],
+        end: int,
+        config: SamplingConfig,
+        stops: Sequence[str],
     ) -> list[list[int]]:
-        """The continuation of each row by its seed, up to and with the `end` token or the one that completes a stop."""
+        """The tokens that continue each prompt, up to and with the `end` token or the one that completes a stop."""
         from vllm import SamplingParams
 
-        wanted = [
+        parameters = [
             SamplingParams(
                 n=1,
                 temperature=config.temperature,
@@ -64,5 +69,5 @@ class VllmEngine:
             )
             for seed in seeds
         ]
-        answers = self._llm.generate([{"prompt_token_ids": row} for row in rows], wanted)
+        answers = self._llm.generate([{"prompt_token_ids": row} for row in prompt_ids], parameters)
         return [list(answer.outputs[0].token_ids) for answer in answers]

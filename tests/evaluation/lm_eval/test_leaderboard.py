@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sparsepo.evaluation.lm_eval.leaderboard import AVERAGED, COLUMNS, average, columns, normalised, standard_errors
+from sparsepo.evaluation.lm_eval.leaderboard import AVERAGED, LEADERBOARD, average, columns, normalised, standard_errors
 from sparsepo.runtime.errors import UserError
 
 SIZES = {"gpqa_diamond": 198, "gpqa_extended": 546, "gpqa_main": 448}  # questions of GPQA
@@ -21,10 +21,10 @@ def results(**numbers: dict[str, float]) -> dict:
             f"{column.metric},none": 1.0,
             f"{column.metric}_stderr,none": 0.1,
         }
-        for column in COLUMNS.values()
+        for column in LEADERBOARD.values()
         for task in column.choices
     }
-    for column in COLUMNS.values():  # MATH and IFEval have two metrics each
+    for column in LEADERBOARD.values():  # MATH and IFEval have two metrics each
         for task in column.choices:
             made[f"leaderboard_{task}"] |= {f"{column.metric},none": 1.0, f"{column.metric}_stderr,none": 0.1}
     for task, changed in numbers.items():
@@ -40,7 +40,7 @@ def test_the_documentations_gpqa_example_gives_46_67():
 
 def test_chance_is_zero_below_chance_too_and_perfection_is_a_hundred():
     assert [normalised(score, 5) for score in (0.0, 0.1, 0.2, 1.0)] == [0, 0, 0, 100]
-    assert list(columns(results()).values()) == pytest.approx([100] * len(COLUMNS))
+    assert list(columns(results()).values()) == pytest.approx([100] * len(LEADERBOARD))
 
 
 def test_each_subtask_of_musr_has_its_own_chance_level():
@@ -62,7 +62,7 @@ def test_figures_of_gpqa_on_the_leaderboard_are_pooled_questions(right, publishe
 
 def test_math_is_reported_by_both_of_its_metrics():
     one = {"exact_match,none": 0.5, "exact_match_original,none": 0.2, "sample_len": 40}
-    found = columns(results(**{task: one for task in COLUMNS["math"].choices}), ["math", "math_verify"])
+    found = columns(results(**{task: one for task in LEADERBOARD["math"].choices}), ["math", "math_verify"])
     assert found == {"math": pytest.approx(20), "math_verify": pytest.approx(50)}
 
 
@@ -117,7 +117,7 @@ def test_the_numbers_of_choices_are_those_of_lm_evals_task_files():
     paths = [Path(file.locate()) for file in files if file.as_posix().startswith(folder) and file.suffix == ".yaml"]
     found = [yaml.load(path.read_text(), Loader=loader) for path in paths]
     named = {task["task"]: task.get("doc_to_choice") for task in found if isinstance(task.get("task"), str)}
-    counts = {f"leaderboard_{name}": count for column in COLUMNS.values() for name, count in column.choices.items()}
+    counts = {f"leaderboard_{name}": count for column in LEADERBOARD.values() for name, count in column.choices.items()}
     assert set(named) == set(counts) and len(counts) == 39
     listed = {name: len(choices) for name, choices in named.items() if isinstance(choices, list)}
     assert len(listed) == 24 and listed == {name: counts[name] for name in listed}

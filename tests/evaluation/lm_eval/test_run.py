@@ -105,7 +105,7 @@ def test_a_question_is_right_where_the_likeliest_choice_is(model, tokenizer, tmp
 
 
 def test_answers_do_not_depend_on_the_batch_size(model, tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr("sparsepo.evaluation.lm_eval.run.BLOCK", 1)  # many blocks
+    monkeypatch.setattr("sparsepo.evaluation.lm_eval.run.BLOCK_BATCHES", 1)  # many blocks
     place = task_file(tmp_path)
     runs = [run_tasks(model, tokenizer, spec(local=[place], batch_size=size), tmp_path) for size in (1, 3, 64)]
     assert runs[0] == runs[1] == runs[2]
@@ -115,7 +115,7 @@ def test_answers_that_were_kept_are_not_asked_for_again_and_give_the_same_result
     model, tokenizer, tmp_path, monkeypatch
 ):
     """The second model would answer otherwise; of the first one's three blocks the last is lost."""
-    monkeypatch.setattr("sparsepo.evaluation.lm_eval.run.BLOCK", 10)
+    monkeypatch.setattr("sparsepo.evaluation.lm_eval.run.BLOCK_BATCHES", 10)
     place, path = task_file(tmp_path), tmp_path / "kept.jsonl"
     found = run_tasks(model, tokenizer, spec(local=[place]), tmp_path, ResultCache(path, "mine"))
     torch.manual_seed(1)

@@ -13,7 +13,7 @@ pytest.importorskip("lm_eval", reason="lm-eval is not installed (pip install 'sp
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from sparsepo.evaluation.lm_eval import tasks as benchmark_tasks
-from sparsepo.evaluation.lm_eval.leaderboard import COLUMNS, normalised
+from sparsepo.evaluation.lm_eval.leaderboard import LEADERBOARD, normalised
 from sparsepo.evaluation.lm_eval.run import run_tasks
 from sparsepo.models.loading import train_tokenizer
 from sparsepo.runtime.errors import UserError
@@ -70,15 +70,15 @@ def made_up(tmp_path, monkeypatch):
 
 def test_every_column_is_made_of_what_lm_eval_reports(made_up, policy, tmp_path):
     """IFEval aside, which needs a sentence model."""
-    names = [name for name in COLUMNS if "ifeval" not in name]
-    found = run_tasks(*policy, spec(tasks=sorted({COLUMNS[name].group for name in names}), limit=3), tmp_path)
+    names = [name for name in LEADERBOARD if "ifeval" not in name]
+    found = run_tasks(*policy, spec(tasks=sorted({LEADERBOARD[name].group for name in names}), limit=3), tmp_path)
     measured, results = found["measurements"], found["results"]
     assert set(measured) == set(names)
     assert results["leaderboard_gpqa"]["sample_len"] == 9
     assert measured["gpqa"]["values"] == [pytest.approx(normalised(results["leaderboard_gpqa"]["acc_norm,none"], 4))]
     each = [
         normalised(results[f"leaderboard_{name}"]["acc_norm,none"], choices)
-        for name, choices in COLUMNS["bbh"].choices.items()
+        for name, choices in LEADERBOARD["bbh"].choices.items()
     ]
     assert measured["bbh"]["values"] == [pytest.approx(sum(each) / 24)] and 0 < sum(each) / 24 < 100
     assert measured["math"]["values"] == measured["math_verify"]["values"] == [0.0]
@@ -174,7 +174,7 @@ def test_a_full_disk_is_not_mistaken_for_missing_data(monkeypatch):
 @pytest.mark.parametrize("task", ["leaderboard", "leaderboard_ifeval", "leaderboard_instruction_following"])
 def test_ifeval_is_refused_before_it_runs_when_its_sentence_model_is_missing(monkeypatch, task):
     monkeypatch.setattr("nltk.data.path", [])
-    assert "punkt_tab, which is not here; run python -m nltk.downloader punkt_tab" in refusal(tasks=[task])
+    assert "punkt_tab, which is not installed; run python -m nltk.downloader punkt_tab" in refusal(tasks=[task])
 
 
 def test_math_is_refused_with_an_antlr_that_would_score_it_wrong(monkeypatch):
@@ -188,7 +188,7 @@ def test_math_is_refused_with_an_antlr_that_would_score_it_wrong(monkeypatch):
 def test_answers_longer_than_the_models_context_are_refused_before_it_writes_any(made_up, policy, tmp_path):
     model, tokenizer = policy
     model.config.n_positions = 1024
-    with pytest.raises(UserError, match="asks for answers of up to 1,024 tokens; the model can look at 1,024"):
+    with pytest.raises(UserError, match="asks for answers of up to 1,024 tokens; the model's context is 1,024"):
         run_tasks(model, tokenizer, spec(tasks=["leaderboard_math_hard"]), tmp_path)
 
 

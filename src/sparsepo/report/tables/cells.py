@@ -76,7 +76,7 @@ def _mark(made: Comparison, system: System, column: Column) -> str:
     if made.baseline is None or higher is None:
         return ""
     for found in made.differences[column]:
-        if {found.a, found.b} == {system.method, made.baseline.method} and found.apart:
+        if {found.a, found.b} == {system.method, made.baseline.method} and found.excludes_zero:
             above = found.difference > 0 if found.a == system.method else found.difference < 0
             return BETTER if above == higher else WORSE
     return ""

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from sparsepo.data.records import write_text
-from sparsepo.evaluation.significance import pairwise
+from sparsepo.evaluation.significance import pairwise_differences
 from sparsepo.report.tables.caption import caption, findings
 from sparsepo.report.tables.cells import blocks
 from sparsepo.report.tables.metrics import in_order
@@ -80,7 +80,7 @@ def differences_frame(made: Comparison) -> pd.DataFrame:
     names = "system_a system_b metric variant prompts difference low high p p_holm real".split()
     rows = [
         (found.a, found.b, metric, variant, found.prompts, found.difference, found.low, found.high, found.p)
-        + (found.p_holm, ("yes" if found.real else "no") if found.tested else "")
+        + (found.p_holm, ("yes" if found.is_significant else "no") if found.is_tested else "")
         for (variant, metric), pairs in made.differences.items()
         for found in pairs
     ]
@@ -96,7 +96,9 @@ def _columns(compared: Sequence[System]) -> list[Column]:
 
 
 def _differences(compared: Sequence[System], column: Column) -> list:
-    return pairwise({system.name: system.figures[column].items for system in compared if column in system.figures})
+    return pairwise_differences(
+        {system.name: system.figures[column].items for system in compared if column in system.figures}
+    )
 
 
 def _baseline(compared: Sequence[System], asked: str | None) -> System | None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from sparsepo.evaluation.significance import Difference, Measurements, chosen_point
+from sparsepo.evaluation.significance import Difference, Measurements, select_point
 from sparsepo.evaluation.statistics import Interval, group_means, mean_interval, student_interval
 from sparsepo.report.run_names import params_text
 from sparsepo.report.tables.metrics import metric_of
@@ -109,7 +109,7 @@ def figure(measurements: Sequence[Mapping[str, Any]], scale: float) -> Figure:
 
 def _system(name: str, points: Mapping[str, list], select: str) -> System:
     validation = {point: _by_run(files, "validation") for point, files in points.items()}
-    params = chosen_point(validation, select, metric_of(select).higher_is_better)
+    params = select_point(validation, select, metric_of(select).higher_is_better)
     files = points[params]
     runs = _by_run(files, "test")
     columns = dict.fromkeys(column for run in runs for column in _columns(run))
