@@ -17,6 +17,16 @@ PLAIN = Path(__file__).parent / "ddp.yaml"
 """A whole copy of the model on each process."""
 
 
+def is_launched() -> bool:
+    """Whether this process is one of several of a launch."""
+    return "LOCAL_RANK" in os.environ
+
+
+def is_first() -> bool:
+    """Whether this process is the only one, or the first of several."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def python_command(processes: int, accelerate: Path | None) -> str:
     """What runs a Python script on so many processes, as text for a shell."""
     if processes == 1:
