@@ -1,17 +1,15 @@
-"""What the cost model says of a few training steps against what they take: FLOPs, peak memory, disk.
+"""The memory that jobs ask for against the peak of a few training steps.
 
     python benchmarks/cost.py                       # every row; the one of 8 bits needs bitsandbytes
     python benchmarks/cost.py --only lora           # one
 
-Each number is taken in a process of its own, of a model from scratch on pairs that are as long as the limits allow, so
-that nothing but the formulas is tested. The FLOPs are those of torch.utils.flop_counter, with plain attention.
+Each is measured in a process of its own, of a model from scratch on texts that are as long as the limits allow.
 """
 
 import argparse
 import json
 import random
 import tempfile
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -27,103 +25,81 @@ ROWS: dict[str, dict[str, Any]] = {
     "sft": {},
     "8-bit optimiser": {"optimizer": "adamw_8bit"},
 }
-HEAD = ("row", "GFLOP a step", "told", "ratio", "memory MB", "told", "ratio", "checkpoint MB", "told", "ratio")
+HEAD = ("row", "memory MB", "estimated", "ratio")
+
+
+def task(name: str) -> Any:
+    """The config of this row."""
+    from sparsepo.config import TaskConfig
+
+    common = {"batch_size": PAIRS, "max_steps": STEPS, **ROWS[name]}
+    sections = {
+        "model": {"source": "scratch", "config": MODEL, "tokenizer": {"kind": "word", "vocab_size": VOCABULARY}},
+        "data": {"source": "preferences", "prompts": {"train": PAIRS * STEPS, "validation": 8, "test": 8}},
+        "preferences": {"source": "transcripts", "hub": {"id": "owner/pairs"}},
+        "sft": {"max_tokens": PROMPT + RESPONSE, **common},
+        "methods": {"sparsepo_independent": {"beta": "0.1"}},
+        "training": {"max_prompt_tokens": PROMPT, "max_response_tokens": RESPONSE, **common},
+        "evaluation": {},
+    }
+    return TaskConfig.model_validate(sections)
 
 
 def trainer(name: str, folder: Path) -> Any:
-    """A trainer of this row's settings: texts of random words, each a token, as long as the limits allow."""
-    from sparsepo.config.training import PreferenceConfig, SftConfig
+    """A trainer of this row on texts of random words, each a token."""
     from sparsepo.data.records import Preference, Text
     from sparsepo.models.adapters import clone_sharing_weights
     from sparsepo.models.loading import fetch_model
     from sparsepo.training.preference_trainer import PreferenceTrainer
     from sparsepo.training.sft_trainer import SFTTrainer
 
-    words = [f"w{number}" for number in range(VOCABULARY - 3)]
-    spec = {"source": "scratch", "config": MODEL, "seed": 0, "dtype": "float32"}
-    spec |= {"tokenizer": {"kind": "word", "vocab_size": VOCABULARY}}
-    model, tokenizer = fetch_model(spec, [" ".join(words)])
-    draw = random.Random(0)
+    config, words = task(name), [f"w{number}" for number in range(VOCABULARY - 3)]
+    source, draw = config.model.model_dump(mode="json"), random.Random(0)
+    model, tokenizer = fetch_model(source, [" ".join(words)])
     text = lambda length: " ".join(draw.choices(words, k=length))  # noqa: E731
-    common = {"batch_size": PAIRS, "max_steps": STEPS, "checkpoint_every": 1, **ROWS[name]}
     if name == "sft":
-        config = SftConfig(max_tokens=PROMPT + RESPONSE, **common)
         corpus = [Text(text(PROMPT + RESPONSE)) for _ in range(PAIRS * STEPS)]
-        return SFTTrainer(model, tokenizer, corpus, config=config, folder=folder)
-    config = PreferenceConfig(max_prompt_tokens=PROMPT, max_response_tokens=RESPONSE, **common)
-    reference = clone_sharing_weights(model) if config.adapter else fetch_model(spec, [" ".join(words)])[0]
+        return SFTTrainer(model, tokenizer, corpus, config=config.sft, folder=folder)
+    reference = clone_sharing_weights(model) if config.training.adapter else fetch_model(source, [" ".join(words)])[0]
     pairs = [Preference(text(PROMPT), " " + text(RESPONSE), " " + text(RESPONSE)) for _ in range(PAIRS * STEPS)]
-    return PreferenceTrainer(
-        model, reference, tokenizer, pairs, method="sparsepo_independent", config=config, folder=folder
-    )
+    settings = {"method": "sparsepo_independent", "config": config.training, "folder": folder}
+    return PreferenceTrainer(model, reference, tokenizer, pairs, **settings)
 
 
-def measured(name: str, what: str) -> float:
-    """FLOPs a step, bytes of memory above what the process holds before there is a model, or bytes of a checkpoint."""
-    import torch
+def measured(name: str) -> float:
+    """Bytes of memory above what the process holds before there is a model."""
     from harness import peak_above
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-    from torch.utils.flop_counter import FlopCounterMode
 
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place) / "run"
-        if what == "memory":
-            trainer("sft", Path(place) / "imports")  # whatever is imported late
-            return peak_above(lambda: trainer(name, folder).train())
-        made = trainer(name, folder)
-        if what == "disk":
-            made.train()
-            return sum(path.stat().st_size for path in (folder / f"checkpoint-{STEPS}").iterdir())
-        torch.manual_seed(0)
-        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-            made.train()
-        return counter.get_total_flops() / STEPS
+    with tempfile.TemporaryDirectory() as folder:
+        trainer("sft", Path(folder) / "imports")  # whatever is imported late
+        return peak_above(lambda: trainer(name, Path(folder) / "run").train())
 
 
-def told(name: str) -> dict[str, float]:
-    """The same by the formulas."""
-    from sparsepo.config.models import ScratchModel, TokenizerConfig
-    from sparsepo.config.training import PreferenceConfig, SftConfig
-    from sparsepo.workflow.cost import formulas
-    from sparsepo.workflow.cost.shapes import shape_of
+def estimated(name: str) -> float:
+    """The same by the formula, without the margin."""
+    from sparsepo.workflow.resources import FLOAT, TaskNeeds
 
-    words = TokenizerConfig(vocab_size=VOCABULARY)
-    shape = shape_of(ScratchModel(source="scratch", config=MODEL, tokenizer=words))
-    settings = (SftConfig if name == "sft" else PreferenceConfig)(**ROWS[name])
-    checkpoint = formulas.checkpoint_bytes(shape, settings, keeps_best=False) / formulas.KEPT_CHECKPOINTS
-    if name == "sft":
-        tokens = PAIRS * (PROMPT + RESPONSE)
-        flops = PAIRS * formulas.text_flops(shape, PROMPT + RESPONSE, settings)
-        held = {"tokens": tokens, "logits": tokens * VOCABULARY, "reference": False}
-    else:
-        rows = min(formulas.ROWS + 2 * RESPONSE, 2 * PAIRS * RESPONSE)
-        flops = PAIRS * formulas.pair_flops(shape, PROMPT, RESPONSE, settings, reference=True)
-        held = {"tokens": PAIRS * (PROMPT + 2 * RESPONSE), "logits": 2 * rows * VOCABULARY, "reference": True}
-    return {"flops": flops, "memory": formulas.training_bytes(shape, settings, **held), "disk": checkpoint}
-
-
-def line(name: str) -> tuple[str, ...]:
-    """A row of the table, its three numbers each measured in a process of its own."""
-    from harness import LEAST, in_process
-
-    cells, unit = [name], {"flops": 1e9, "memory": 1e6, "disk": 1e6}
-    for what, number in told(name).items():
-        found = in_process(__file__, "--row", name, "--what", what, **LEAST, ACCELERATE_USE_CPU="true")
-        cells += [f"{found / unit[what]:,.0f}", f"{number / unit[what]:,.0f}", f"{number / found:.2f}"]
-    return tuple(cells)
+    needs = TaskNeeds(task(name))
+    need = needs.sft() if name == "sft" else needs.train()
+    return need.memory + FLOAT * needs.size.parameters
 
 
 def main() -> None:
+    from harness import LEAST, in_process
+
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="+", choices=list(ROWS), default=list(ROWS))
     parser.add_argument("--row", help=argparse.SUPPRESS)
-    parser.add_argument("--what", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.row:
-        print(json.dumps(measured(options.row, options.what)))
+        print(json.dumps(measured(options.row)))
         return
-    for cells in chain((HEAD, ("---",) * len(HEAD)), map(line, options.only)):
+    for cells in (HEAD, ("---",) * len(HEAD)):
         print("| " + " | ".join(cells) + " |", flush=True)
+    for name in options.only:
+        peak = in_process(__file__, "--row", name, **LEAST, ACCELERATE_USE_CPU="true")
+        estimate = estimated(name)
+        print(f"| {name} | {peak / 1e6:,.0f} | {estimate / 1e6:,.0f} | {estimate / peak:.2f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -19,9 +19,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from sparsepo.monitor.job_state import Machine
 from sparsepo.monitor.plan_file import read_plan
-from sparsepo.monitor.progress import look
-from sparsepo.monitor.run_state import look_around
+from sparsepo.monitor.sweep import read_sweep
 
 ROOT = Path(__file__).resolve().parents[2]
 NODE = Path(__file__).with_name("slurm_node.sh")
@@ -182,8 +182,8 @@ def test_jobs_at_a_time_have_a_gpu_each(told):
 def test_the_plan_is_that_of_the_snakemake_that_sent_the_jobs_and_ends_with_it(story, told):
     plan = read_plan(story / "results")
     assert (plan.process, plan.local) == (told["process"], False) and plan.ended is not None
-    sweep = look(story / "results", plan, look_around())
-    assert sweep.over and [run.state for run in sweep.tasks[0].runs] == ["done", "done"]
+    sweep = read_sweep(story / "results", plan, Machine())
+    assert sweep.is_over and [run.state for run in sweep.tasks[0].runs] == ["done", "done"]
 
 
 @pytest.mark.parametrize("run", RUNS)

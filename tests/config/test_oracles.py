@@ -8,7 +8,8 @@ import yaml
 from sparsepo.config import Config
 from sparsepo.config.loading import load_config, merge, nested
 from sparsepo.runtime.errors import UserError
-from sparsepo.workflow.cost.plan import disk, rows
+from sparsepo.workflow.estimate import disk, stage_rows
+from sparsepo.workflow.model_size import model_size
 from sparsepo.workflow.stages import Stages
 
 SCRATCH = {"source": "scratch", "config": {"model_type": "gpt2", "n_layer": 1, "n_embd": 8}}
@@ -209,17 +210,17 @@ def test_an_oracle_runs_the_code_of_its_own_objective():
 
 def test_what_a_sweep_takes_counts_each_oracle_by_its_own_model():
     made = stages(**MORE)
-    found = {row.stage: row for row in rows(made, "reviews")}
-    assert {stage for stage in found if "oracle" in stage} == {
+    hours = {stage: hours for stage, _, hours, *_ in stage_rows(made, "reviews")}
+    assert {stage for stage in hours if "oracle" in stage} == {
         "sft of oracle small",
         *(f"{stage} of oracle {name}" for stage in ("train", "score_tokens") for name in ("main", "good", "small")),
     }
-    assert found["train of oracle small"].estimate.flops < found["train of oracle main"].estimate.flops
-    sizes = {name: disk(stages(), "reviews").reference for name in ("main", "good")}
-    one = stages(model=SCRATCH)  # a task of the model of `small`
-    small = 2 * disk(one, "reviews").reference  # fine-tuned, then trained
-    runs = len(made.runs("reviews", sft=False)) * sizes["main"]
-    assert disk(made, "reviews").weights == pytest.approx(runs + sum(sizes.values()) + small)
+    assert hours["train of oracle small"] < hours["train of oracle main"]
+    own, small = (
+        4 * model_size(parsed.config.tasks["reviews"].model).parameters for parsed in (made, stages(model=SCRATCH))
+    )
+    models = len(made.runs("reviews")) + 2  # the runs, SFT, and the oracles main and good
+    assert disk(made, "reviews")["weights"] == pytest.approx(models * own + 2 * small)  # fine-tuned, then trained
 
 
 def test_an_oracle_asks_for_the_memory_of_its_own_model():

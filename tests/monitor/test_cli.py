@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from sparsepo.monitor.cli import short, view
+from sparsepo.monitor.cli import shorten, view
 
 ROOT = Path(__file__).resolve().parents[2]
 DPO = [f"dpo/beta~{beta}/seed~{seed}" for beta in ("0.1", "0.5") for seed in (0, 1)]
@@ -30,57 +30,55 @@ def shown(seen, height=None, width=80):
 def middle(sweep):
     """A small sweep in the middle."""
     sweep.plan(*DPO, *SPARSE, sft=[""], samples=["sft", *DPO, *SPARSE])
-    sweep.write("results/small/sft/run.json", "{}", at=20)
-    sweep.write("results/small/samples/sft.jsonl", "{}", at=30)
-    sweep.finished(DPO[0], at=50, seconds=60)
-    sweep.log(DPO[1], "error: the loss is inf at step 1; the batch is in results/small/bad_batch.json\n", at=50)
-    sweep.trains(DPO[2], step=30, steps=90, at=90, since=30)
-    sweep.trains(SPARSE[0], step=60, steps=90, at=90, since=30)
-    row = '{"step": 40, "reward": 0.625}\n'
-    sweep.working(SPARSE[0], "frontier.jsonl", row, at=80)
-    return sweep.look(100, busy=[DPO[2], SPARSE[0]])
+    sweep.status("sft", "finished", at=20)
+    sweep.status("sample/sft", "finished", at=30)
+    sweep.finished(DPO[0], at=70, seconds=70)
+    sweep.failed(DPO[1], "the loss is inf at step 1; the batch is in results/small/bad_batch.json", at=50)
+    sweep.trains(DPO[2], step=30, steps=90, at=90, pace=1.5)
+    sweep.trains(SPARSE[0], step=60, steps=90, at=90, pace=1.0, reward=0.625)
+    return sweep.read(100)
 
 
 def test_a_view_tells_counts_progress_reasons_and_time_left_within_80_columns(middle):
-    """30 steps in 60 s leave 120 s at 90 s, 60 leave 30 s; what waits takes 60 s: the last ends in 20 + 60 + 60 s."""
+    """90 s and 30 s are left; a DPO run takes 70 or 135 s, one of SparsePO's 90 s: the last ends after 90 + 90 s."""
     assert shown(middle, height=24) == [
-        "tiny: Snakemake works (process 7 on node1), for 1 min 40 s",
+        "tiny: Snakemake is running (process 7 on node1), for 1 min 40 s",
         "training runs             done  running  queued  stopped  failed  of",
         "small                        1        2       2        0       1   6",
         "  dpo                        1        1       1        0       1   4",
         "  sparsepo_independent       0        1       1        0       0   2",
         "small: sft done; samples 1 of 7",
         "running                     step  loss margin acc. reward       left",
-        "dpo β=0.5, seed=0          30/90 0.500  1.250 0.75        1 min 50 s",
-        "sparsepo_independent β=0.1 60/90 0.500  1.250 0.75  0.625       20 s",
+        "dpo β=0.5, seed=0          30/90 0.500  1.250 0.75        1 min 30 s",
+        "sparsepo_independent β=0.1 60/90 0.500  1.250 0.75  0.625       30 s",
         "failed",
         "dpo β=0.1, seed=1 the loss is inf at step 1; the batch is in results/small/bad_…",
-        "training: about 2 min 20 s left",
+        "training: about 3 min 0 s left",
     ]
 
 
-def test_a_file_gets_every_reason_whole(middle):
-    reason = "dpo β=0.1, seed=1 the loss is inf at step 1; the batch is in results/small/bad_batch.json"
-    assert reason in shown(middle)
+def test_a_file_gets_every_error_in_full(middle):
+    error = "dpo β=0.1, seed=1 the loss is inf at step 1; the batch is in results/small/bad_batch.json"
+    assert error in shown(middle)
 
 
 @pytest.mark.parametrize(
-    ("driver", "sentence"),
+    ("snakemake", "line"),
     [
-        ("gone", "tiny: Snakemake is gone (process 7 on node1): after snakemake --unlock the same"),
+        ("killed", "tiny: Snakemake was killed (process 7 on node1): run snakemake --unlock, then"),
         ("ended", "tiny: Snakemake has ended (process 7 on node1); the same command makes what is"),
-        ("unknown", "tiny: Snakemake began 1 min 40 s ago (process 7 on node1); whether it works"),
+        ("unknown", "tiny: Snakemake started 1 min 40 s ago (process 7 on node1); whether it is"),
     ],
 )
-def test_a_view_says_whether_somebody_works_on_the_sweep(middle, driver, sentence):
-    assert shown(replace(middle, snakemake=driver), height=24)[0] == sentence
+def test_a_view_says_whether_somebody_works_on_the_sweep(middle, snakemake, line):
+    assert shown(replace(middle, snakemake=snakemake), height=24)[0] == line
 
 
 def test_several_tasks_are_counted_apart_and_together(sweep):
     sweep.plan(*DPO, task="one")
     sweep.plan(DPO[0], task="two", done=DPO[1:])
-    sweep.log(DPO[0], "error: too warm\n", at=50, task="two")
-    lines = shown(sweep.look(100), height=24)
+    sweep.failed(DPO[0], "too warm", at=50, task="two")
+    lines = shown(sweep.read(100), height=24)
     assert "one                          0        0       4        0       0   4" in lines
     assert "two                          3        0       0        0       1   4" in lines
     assert "in all                       3        0       4        0       1   8" in lines
@@ -89,10 +87,11 @@ def test_several_tasks_are_counted_apart_and_together(sweep):
 
 @pytest.fixture
 def large(sweep):
-    """500 runs: 300 are done, 50 failed, 50 run, 100 are queued."""
+    """500 runs: 300 are done, 50 failed, 50 train, 100 are queued."""
     runs = [f"dpo/beta~{beta}/seed~{seed}" for beta in range(50) for seed in range(10)]
     sweep.plan(*runs)
-    return sweep.look(100, busy=sweep.half_way(runs))
+    sweep.half_way(runs)
+    return sweep.read(100)
 
 
 @pytest.mark.parametrize("height", [10, 12, 24, 50, 106])
@@ -100,7 +99,7 @@ def test_five_hundred_runs_fit_into_the_terminal_and_every_line_that_is_left_out
     lines = shown(large, height)
     assert len(lines) <= height
     assert "small                      300       50     100        0      50  500" in lines
-    for word, count in (("running", "30/90"), ("failed", "too warm")):
+    for word, count in (("running", "30/60"), ("failed", "too warm")):
         rows = [line for line in lines if count in line]
         begin = [line.split()[0] for line in lines].index(word)
         told = [line for line in lines[begin:] if line.startswith("and ")]
@@ -109,7 +108,7 @@ def test_five_hundred_runs_fit_into_the_terminal_and_every_line_that_is_left_out
 
 def test_a_file_gets_all_five_hundred_runs_that_run_or_failed(large):
     lines = shown(large)
-    assert sum("30/90" in line for line in lines) == sum("too warm" in line for line in lines) == 50
+    assert sum("30/60" in line for line in lines) == sum("too warm" in line for line in lines) == 50
 
 
 LONG = [f"sparsepo_independent/beta~{b}-l1_d~0.001-l1_u~{u}/seed~{seed}" for b in "12" for u in "34" for seed in "56"]
@@ -119,9 +118,8 @@ LONG = [f"sparsepo_independent/beta~{b}-l1_d~0.001-l1_u~{u}/seed~{seed}" for b i
 def test_no_line_is_wider_than_80_columns_whatever_the_names_and_numbers_are(sweep, steps, loss, reward):
     sweep.plan(*LONG)
     for run in LONG:
-        sweep.trains(run, step=steps // 2, steps=steps, at=90_000, since=30, loss=loss)
-        sweep.working(run, "frontier.jsonl", f'{{"step": 1, "reward": {reward}}}\n', at=80)
-    lines = shown(sweep.look(90_000, busy=LONG), height=40)
+        sweep.trains(run, step=steps // 2, steps=steps, at=90_000, pace=0.5, loss=loss, reward=reward)
+    lines = shown(sweep.read(90_000), height=40)
     rows = [line for line in lines if line.startswith("spars")]
     assert max(map(len, lines)) <= 80 and len(rows) == 8 and all(f" {steps // 2}/{steps} " in row for row in rows)
     assert steps > 5000 or len(set(rows)) == 8
@@ -129,15 +127,15 @@ def test_no_line_is_wider_than_80_columns_whatever_the_names_and_numbers_are(swe
 
 def test_a_silent_run_says_so_in_the_place_of_its_time_left(sweep):
     sweep.plan(DPO[0], host="login", local=False)
-    sweep.trains(DPO[0], step=30, steps=90, at=60, since=10)
-    (line,) = [line for line in shown(sweep.look(1560, host="login")) if "30/90" in line]
+    sweep.trains(DPO[0], step=30, steps=90, at=60)
+    (line,) = [line for line in shown(sweep.read(1560, host="login")) if "30/90" in line]
     assert line.endswith(" silent 25 min 0 s")
 
 
 @pytest.mark.parametrize("most", range(1, 12))
 def test_a_short_name_is_as_long_as_it_may_be(most):
-    assert len(short("abcdefghij", most)) == min(10, most)
-    assert short("abcdefghij", 10) == "abcdefghij" and short("abcdefghij", 7) == "ab…ghij"
+    assert len(shorten("abcdefghij", most)) == min(10, most)
+    assert shorten("abcdefghij", 10) == "abcdefghij" and shorten("abcdefghij", 7) == "ab…ghij"
 
 
 # --- the command
@@ -145,14 +143,14 @@ def test_a_short_name_is_as_long_as_it_may_be(most):
 
 def watch(*arguments, **how):
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "PYTHONUTF8": "1"} | how.pop("environment", {})
-    command = [sys.executable, "-m", "sparsepo.monitor.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "sparsepo.monitor", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, **how)
 
 
 @pytest.mark.parametrize("options", [[], ["--once"]])
 def test_without_a_terminal_the_command_prints_one_view_and_ends(sweep, options):
     sweep.plan(*DPO, host="elsewhere")
-    sweep.log(DPO[0], "error: too warm\n", at=50)
+    sweep.failed(DPO[0], "too warm", at=50)
     done = watch(sweep.results, *options)
     assert (done.returncode, done.stderr) == (0, "")
     assert "small                        0        0       3        0       1   4\n" in done.stdout
@@ -197,7 +195,7 @@ def on_a_terminal(sweep, *arguments):
 
     ours, theirs = pty.openpty()
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "TERM": "xterm", "LINES": "24", "COLUMNS": "80"}
-    command = [sys.executable, "-m", "sparsepo.monitor.cli", str(sweep.results), *arguments]
+    command = [sys.executable, "-m", "sparsepo.monitor", str(sweep.results), *arguments]
     heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # it may run from a job that ignores it
     process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment, preexec_fn=heard)
     os.close(theirs)

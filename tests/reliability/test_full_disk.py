@@ -76,7 +76,7 @@ def test_sampling_goes_on_after_the_last_batch_that_found_room(lab, prepared, tm
     first, code, second, last = parts(said)
     expected = f"error: no space left on the disk ({out}.partial); make room and run again, what is complete is kept"
     assert code == 1 and first.splitlines()[-1] == expected, said
-    assert last == 0 and f"going on with what is kept in {out}.partial: " in second, said
+    assert last == 0 and f" results of {out}.partial\n" in second, said
     lab.finish(prepared.sample(tmp_path / "whole"), prepared.folder)
     assert (tmp_path / "second").read_bytes() == (tmp_path / "whole").read_bytes()
 

@@ -74,12 +74,12 @@ def test_sampling_killed_three_times_goes_on_after_its_last_batch_with_the_same_
         least = max(batches, done[-1] + 1)
         said = lab.kill_when(command, prepared.folder, log, lambda least=least: len(whole_parts(kept)) >= least)
         assert not out.exists()
-        assert (f"going on with what is kept in {kept}: {done[-1]:,} parts\n" in said) == (done[-1] > 0)
+        assert (f"resuming with {done[-1]:,} results of {kept}\n" in said) == (done[-1] > 0)
         done.append(len(whole_parts(kept)))
         with open(kept, "a") as file:
             file.write('{"key": "half a li')
     said = lab.finish(command, prepared.folder)
-    assert f"going on with what is kept in {kept}: {done[-1]:,} parts\n" in said
+    assert f"resuming with {done[-1]:,} results of {kept}\n" in said
     assert out.read_bytes() == whole("sample") and not kept.exists()
 
 
@@ -87,7 +87,7 @@ def test_what_is_kept_of_other_settings_code_or_weights_is_not_taken(lab, prepar
     out, log = tmp_path / "out", tmp_path / "log"
     kept, other = lab.kept_beside(out), [part.replace("same", "changed") for part in prepared.sample(out)]
     lab.kill_when(other, prepared.folder, log, lambda: lab.lines(kept) >= 5)
-    assert "going on" not in lab.finish(prepared.sample(out), prepared.folder)
+    assert "resuming with" not in lab.finish(prepared.sample(out), prepared.folder)
     assert out.read_bytes() == whole("sample")
 
 

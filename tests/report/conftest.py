@@ -1,16 +1,8 @@
-"""Synthetic scores, dynamics, frontier points, token records and sweeps in the shape of the real files."""
-
-import json
-import os
-from dataclasses import dataclass
-from pathlib import Path
+"""Synthetic scores, dynamics, frontier points and token records in the shape of the real files."""
 
 import numpy as np
 import pytest
 
-from sparsepo.monitor.plan_file import Plan, read_plan, write_plan
-from sparsepo.monitor.progress import look
-from sparsepo.monitor.run_state import Here
 from sparsepo.report.figures.style import save
 
 LABELS = {
@@ -198,73 +190,3 @@ def assert_renders_alike(tmp_path):
             assert first == (tmp_path / f"second.{kind}").read_bytes()
 
     return check
-
-
-@dataclass
-class MadeUpSweep:
-    """A results folder whose files say what a test wants, on a clock that starts at 0 with Snakemake's process 7."""
-
-    folder: Path
-    CLOCK = 1_700_000_000.0
-
-    @property
-    def results(self):
-        return self.folder / "results"
-
-    def plan(self, *runs, done=(), host="node1", local=True, ended=None, task="small", **stages):
-        """Write the plan of a start that makes these runs; `done` are up to date. More tasks: call it again."""
-        items = {"train": dict.fromkeys(done, False) | dict.fromkeys(runs, True)}
-        made = {name: dict.fromkeys(names, True) for name, names in stages.items()} | items
-        former = read_plan(self.results).tasks if (self.results / "plan.json").exists() else {}
-        ended = None if ended is None else self.CLOCK + ended
-        write_plan(self.results, Plan(["tiny"], {**former, task: made}, 7, host, local, self.CLOCK, ended))
-
-    def write(self, path, text, at):
-        """A file below the folder, last written `at` this second."""
-        path = self.folder / path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-        os.utime(path, (self.CLOCK + at, self.CLOCK + at))
-
-    def log(self, run, text, at, task="small"):
-        self.write(f"logs/{task}/train/{run}.log", text, at)
-
-    def working(self, run, name, text, at, task="small"):
-        """A file of the folder in which a run trains."""
-        self.write(f"results/{task}/runs/{run}/checkpoint/{name}", text, at)
-
-    def finished(self, run, at, seconds=None, task="small"):
-        """The results of a run, and how long Snakemake says that it took."""
-        for name in ("model.safetensors", "run.json", "dynamics.jsonl"):
-            self.write(f"results/{task}/runs/{run}/{name}", "{}\n", at)
-        if seconds is not None:
-            self.write(f"logs/{task}/timings/train/{run}.tsv", f"s\th:m:s\n{seconds}\t0:00:01\n", at)
-
-    def half_way(self, runs):
-        """Of 500 planned runs 300 are done and 50 have failed; 50 run, which are returned, and 100 are queued."""
-        for number, run in enumerate(runs):
-            if number < 300:
-                self.finished(run, at=50, seconds=60)
-            elif number < 350:
-                self.log(run, "step 1/90 {}\nerror: too warm\n", at=50)
-            elif number < 400:
-                self.trains(run, step=30, steps=90, at=90, since=30)
-        return runs[350:400]
-
-    def trains(self, run, step, steps, at, since, loss=0.5, task="small"):
-        """A run in the middle of its training, which took its lock at `since` and told of `step` just now."""
-        self.log(run, f'layout: shared\nstep 1/{steps} {{"loss": 0.7}}\n', at, task)
-        self.working(run, "lock", "process 99 on node1", since, task)
-        row = {"step": step, "loss": loss, "reward_margin": 1.25, "reward_accuracy": 0.75}
-        self.working(run, "dynamics.jsonl", json.dumps(row) + "\n", at, task)
-
-    def look(self, now, host="node1", alive=True, busy=(), task="small"):
-        """The sweep as the machine `host` sees it at this second; `busy`: runs with a process there."""
-        folders = {(self.results / task / "runs" / run / "checkpoint").resolve() for run in busy}
-        here = Here(host, self.CLOCK + now, {7: self.CLOCK - 5} if alive else {}, frozenset(folders))
-        return look(self.results, read_plan(self.results), here)
-
-
-@pytest.fixture
-def sweep(tmp_path):
-    return MadeUpSweep(tmp_path)

@@ -8,7 +8,7 @@ import yaml
 from sparsepo.config import Config
 from sparsepo.config.loading import load_config
 from sparsepo.runtime.errors import UserError
-from sparsepo.runtime.launch import PLAIN, launch_arguments, python_command
+from sparsepo.runtime.launch import DDP_CONFIG, launch_arguments, python_command
 from sparsepo.workflow.stages import Stages
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,12 +69,12 @@ def test_accelerate_gets_a_free_port_of_this_machine_and_processes_share_the_thr
     assert found[-3:] == ["train.py", "--seed", "1"]
     assert (asked["--main_process_ip"], asked["--main_process_port"]) == ("127.0.0.1", "0")
     assert (asked["--num_processes"], asked["--num_cpu_threads_per_process"]) == ("2", each)
-    assert asked["--config_file"] == str(PLAIN)
+    assert asked["--config_file"] == str(DDP_CONFIG)
     assert asked["--mixed_precision"] == "no"  # precision is our own config's
 
 
 def test_no_setting_of_the_users_own_accelerate_config_takes_part():
-    assert yaml.safe_load(PLAIN.read_text())["distributed_type"] == "MULTI_GPU"
+    assert yaml.safe_load(DDP_CONFIG.read_text())["distributed_type"] == "MULTI_GPU"
     assert launch_arguments(2, Path("mine.yaml"), 2, [])[:2] == ["--config_file", "mine.yaml"]
 
 

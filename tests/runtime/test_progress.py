@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from sparsepo.runtime.progress import duration, progress
+from sparsepo.runtime.progress import Loop, duration, progress
 
 
 class Clock:
@@ -73,3 +73,44 @@ def test_a_terminal_gets_a_bar_that_counts_what_items_stand_for(monkeypatch, cap
 )
 def test_a_time_is_rounded_before_it_is_split(seconds, text):
     assert duration(seconds) == text
+
+
+# --- loops
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """What the status file is told: (phase, done, total, seconds a step, seconds left)."""
+    rows = []
+    monkeypatch.setattr("sparsepo.runtime.progress.update_status", lambda *row: rows.append(row))
+    return rows
+
+
+def test_a_loop_tells_its_pace_and_what_is_left_of_what_it_did_itself(told):
+    """Resumed at step 10 of 40; 5 steps in 20 s are 4 s each, and 25 are left."""
+    clock = Clock()
+    loop = Loop("training", 40, done=10, clock=clock)
+    clock.wait(20)
+    loop.advance(15)
+    loop.close()
+    assert told == [("training", 10, 40, None, None), ("training", 15, 40, 4.0, 100.0)]
+
+
+def test_a_loop_within_another_is_not_told(log, told, capsys):
+    outer = Loop("training", 2)
+    assert list(progress(range(3), 3, "responses sampled")) == [0, 1, 2]
+    outer.advance(1)
+    outer.close()
+    assert {row[0] for row in told} == {"training"}
+    assert list(progress(range(3), 3, "responses sampled")) == [0, 1, 2]
+    assert told[-1][:3] == ("responses sampled", 3, 3)
+
+
+def test_a_loop_that_breaks_off_gives_way_to_the_next(log, told):
+    for _ in progress(range(3), 3, "entailment"):
+        break
+    with pytest.raises(ZeroDivisionError):
+        for _ in progress(range(3), 3, "judge"):
+            1 / 0  # noqa: B018
+    assert list(progress(range(3), 3, "responses sampled")) == [0, 1, 2]
+    assert told[-1][:3] == ("responses sampled", 3, 3)

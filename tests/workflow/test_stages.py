@@ -280,16 +280,6 @@ def test_what_a_scheduler_is_asked_for_changes_no_result():
     assert changed_by(resources__parameters=1e6, resources__device="gpu") == {}
 
 
-def test_a_model_whose_size_nobody_knows_is_refused_by_the_place_of_its_task(tmp_path):
-    path = tmp_path / "config.yaml"
-    model = {"source": "hub", "id": "gpt2-large"}
-    path.write_text(yaml.safe_dump({**BASE, "tasks": {"reviews": {**BASE["tasks"]["reviews"], "model": model}}}))
-    with pytest.raises(UserError, match=r"^tasks.reviews.model: how large 'gpt2-large' is cannot be told"):
-        Stages.read([path], {})
-    given = {"tasks__reviews__resources": {"mem_mb": 9000, "runtime": 7}}
-    assert Stages.read([path], given).resources("reviews", "train") == {"mem_mb": 9000, "runtime": 7}
-
-
 def test_one_task_does_not_touch_another():
     second = Stages(
         Config.model_validate(merge(BASE, {"tasks": {"other": {**BASE["tasks"]["reviews"], "seeds": [9]}}}))

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from sparsepo.monitor.job_state import Machine
 from sparsepo.monitor.plan_file import WATCHED, read_plan
-from sparsepo.monitor.progress import look
-from sparsepo.monitor.run_state import look_around
+from sparsepo.monitor.sweep import read_sweep
 
 ROOT = Path(__file__).resolve().parents[2]
 DPO, SPARSE = "dpo/beta~0.1/seed~0", "sparsepo_common/beta~0.5/seed~0"
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.timeout(900)
 
 
 def seen(folder):
-    return look(folder / "results", read_plan(folder / "results"), look_around())
+    return read_sweep(folder / "results", read_plan(folder / "results"), Machine())
 
 
 def test_a_run_writes_down_what_it_makes_and_that_it_has_ended(original):
@@ -45,8 +45,8 @@ def test_a_run_writes_down_what_it_makes_and_that_it_has_ended(original):
 def test_a_finished_run_is_seen_as_done_and_over(original):
     sweep = seen(original)
     (task,) = sweep.tasks
-    assert sweep.over and [run.state for run in task.runs] == ["done", "done"]
-    assert all(part.done == part.of for part in task.parts) and len(task.parts) == 6
+    assert sweep.is_over and [run.state for run in task.runs] == ["done", "done"]
+    assert all(stage.done == stage.total for stage in task.stages) and len(task.stages) == 6
 
 
 def test_whatever_starts_no_run_of_the_whole_leaves_the_plan_alone(finished, snakemake):
@@ -75,7 +75,7 @@ def test_what_is_up_to_date_is_done_before_a_second_start_makes_anything(finishe
     assert plan.tasks["small"]["sft"] == {"": False}
     sweep = seen(finished)
     (run,) = sweep.tasks[0].runs
-    assert (run.state, run.reason, sweep.over) == ("failed", "a reason", True)
+    assert (run.state, run.error, sweep.is_over) == ("failed", "a reason", True)
 
 
 def test_a_target_without_trainings_plans_none(unfinished, snakemake):

@@ -1,6 +1,6 @@
-"""Watch a sweep in a terminal while it runs: `python -m sparsepo.monitor.cli results/`, from any machine that sees it.
+"""Watch a sweep in a terminal while it runs: `python -m sparsepo.monitor results/`.
 
-It reads files and changes none. What a state means: `sparsepo.monitor.run_state`.
+It works on any machine that sees the folder, reads files and changes none. `sparsepo.monitor.job_state` has the rules.
 """
 
 import argparse
@@ -13,11 +13,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from sparsepo.monitor.job_state import Job, Machine, SnakemakeState, State
 from sparsepo.monitor.plan_file import read_plan
-from sparsepo.monitor.progress import Sweep, Task, look
-from sparsepo.monitor.run_state import Driver, Run, State, look_around
+from sparsepo.monitor.sweep import Sweep, Task, read_sweep
 from sparsepo.report.run_names import parse_run, short_params
-from sparsepo.runtime.errors import run
 from sparsepo.runtime.progress import duration
 
 COLOURS = {
@@ -28,158 +27,160 @@ COLOURS = {
     State.FAILED: "red",
 }
 SNAKEMAKE = {
-    Driver.WORKS: "Snakemake works ({who}), for {age}",
-    Driver.ENDED: "Snakemake has ended ({who})",
-    Driver.GONE: "Snakemake is gone ({who}): after snakemake --unlock the same command goes on",
-    Driver.UNKNOWN: "Snakemake began {age} ago ({who}); whether it works cannot be seen from here",
+    SnakemakeState.RUNNING: "Snakemake is running ({process}), for {age}",
+    SnakemakeState.ENDED: "Snakemake has ended ({process})",
+    SnakemakeState.KILLED: "Snakemake was killed ({process}): run snakemake --unlock, then the same command again",
+    SnakemakeState.UNKNOWN: "Snakemake started {age} ago ({process}); whether it is running cannot be seen from here",
 }
-SILENT = 600.0  # seconds without a word of a run that are worth a word
+METRICS = {"loss": ("loss", 3), "margin": ("reward_margin", 3), "acc.": ("reward_accuracy", 2), "reward": ("reward", 3)}
+"""Column -> metric of a status file, and its digits."""
+UNKNOWN_TIME = "training: time left is known after the first steps"
+SILENT = 600.0  # seconds after which a run that has written nothing is called silent
 
 
 def view(sweep: Sweep, console: Console, height: int | None) -> RenderableType:
-    """Everything in at most `height` lines; None: as many as it takes, and each reason whole in a line of its own.
+    """The whole view in at most `height` lines; None: in as many as it takes, with error messages in full.
 
     What has no room is left out in this order: counts of single methods, then runs, with a line that says how many.
     """
-    width, running, failed, end = console.width, trainings(sweep), failures(sweep), foot(sweep)
+    width, running, failed, last = console.width, running_rows(sweep), failed_rows(sweep), summary(sweep)
     if height is None:
-        reasons = [Text(" ".join(cell.plain for cell in row).rstrip()) for row in failed]
-        return Group(*head(sweep, True), *_section(running, width, None), *reasons, *end)
-    whole = head(sweep, True)
-    start = whole if _lines(console, [*whole, *end]) + len(running) + len(failed) <= height else head(sweep, False)
-    room = height - _lines(console, [*start, *end])
+        errors = [Text(" ".join(cell.plain for cell in row).rstrip()) for row in failed]
+        return Group(*overview(sweep, True), *_section(running, width, None), *errors, *last)
+    first = overview(sweep, True)
+    if _line_count(console, [*first, *last]) + len(running) + len(failed) > height:
+        first = overview(sweep, False)
+    room = height - _line_count(console, [*first, *last])
     for_failed = min(len(failed), max(room // 2, room - len(running)))
-    return Group(*start, *_section(running, width, room - for_failed), *_section(failed, width, for_failed), *end)
+    sections = _section(running, width, room - for_failed), _section(failed, width, for_failed)
+    return Group(*first, *sections[0], *sections[1], *last)
 
 
-def head(sweep: Sweep, methods: bool) -> list[RenderableType]:
-    """Who works since when, the counts, and a line a task of its other stages."""
-    who = f"process {sweep.plan.process} on {sweep.plan.host}"
-    sentence = SNAKEMAKE[sweep.snakemake].format(who=who, age=duration(sweep.age))
-    if sweep.snakemake == Driver.ENDED and not sweep.whole:
-        sentence += "; the same command makes what is left"
+def overview(sweep: Sweep, methods: bool) -> list[RenderableType]:
+    """The state of Snakemake, the counts of runs by task (and method), and a line a task with its other stages."""
+    process = f"process {sweep.plan.process} on {sweep.plan.host}"
+    line = SNAKEMAKE[sweep.snakemake].format(process=process, age=duration(sweep.age))
+    if sweep.snakemake == SnakemakeState.ENDED and not sweep.is_complete:
+        line += "; the same command makes what is left"
     table = Table(box=None, pad_edge=False, show_edge=False)
     table.add_column("training runs", no_wrap=True, min_width=24)
     for state, colour in COLOURS.items():
         table.add_column(state, justify="right", header_style=colour)
     table.add_column("of", justify="right")
     for task in sweep.tasks:
-        _count(table, task.name, [task])
-        names = dict.fromkeys(run.name.split("/")[0] for run in task.runs) if methods else ()
-        for name in names:
-            _count(table, f"  {name}", [task], name)
+        _add_counts(table, task.name, [task])
+        for method in dict.fromkeys(run.item.split("/")[0] for run in task.runs) if methods else ():
+            _add_counts(table, f"  {method}", [task], method)
     if len(sweep.tasks) > 1:
-        _count(table, "in all", sweep.tasks)
-    return [Text(f"{', '.join(sweep.plan.configs)}: {sentence}"), table, *map(_stages, sweep.tasks)]
+        _add_counts(table, "in all", sweep.tasks)
+    return [Text(f"{', '.join(sweep.plan.configs)}: {line}"), table, *map(_other_stages, sweep.tasks)]
 
 
-def _count(table: Table, name: str, tasks: Sequence[Task], method: str = "") -> None:
+def _add_counts(table: Table, name: str, tasks: Sequence[Task], method: str = "") -> None:
     counts = {state: sum(task.count(state, method) for task in tasks) for state in State}
     cells = [Text(str(count), style=COLOURS[state] if count else "dim") for state, count in counts.items()]
     table.add_row(name, *cells, str(sum(counts.values())), style="dim" if method else "")
 
 
-def _stages(task: Task) -> Text:
-    """The other stages: those that are over by name, the others with their counts."""
-    over = ", ".join(part.name for part in task.parts if part.done == part.of)
-    going = ", ".join(f"{part.name} {part.done} of {part.of}" for part in task.parts if part.done < part.of)
-    told = "; ".join(filter(None, (f"{over} done" if over else "", going)))
-    return Text(f"{task.name}: {told or 'no other stages'}")
+def _other_stages(task: Task) -> Text:
+    """The stages beside training: those that are done by name, the others with their counts."""
+    done = ", ".join(stage.name for stage in task.stages if stage.done == stage.total)
+    others = [f"{stage.name} {stage.done} of {stage.total}" for stage in task.stages if stage.done < stage.total]
+    parts = filter(None, (f"{done} done" if done else "", ", ".join(others)))
+    return Text(f"{task.name}: {'; '.join(parts) or 'no other stages'}")
 
 
-def foot(sweep: Sweep) -> list[RenderableType]:
-    """What is left in all, while somebody works on it."""
+def summary(sweep: Sweep) -> list[RenderableType]:
+    """The time left, while there is something to wait for."""
     waits = any(task.count(state) for task in sweep.tasks for state in (State.QUEUED, State.RUNNING, State.STOPPED))
-    if not waits or sweep.over:
+    if not waits or sweep.is_over:
         return []
-    left = "time left is known after the first steps" if sweep.left is None else f"about {duration(sweep.left)} left"
-    return [Text(f"training: {left}")]
+    left = sweep.seconds_left
+    return [Text(f"training: about {duration(left)} left" if left is not None else UNKNOWN_TIME)]
 
 
-def trainings(sweep: Sweep) -> list[list[Text]]:
+def running_rows(sweep: Sweep) -> list[list[Text]]:
     """A heading and a row for each run that trains; nothing where none does."""
     rows = [
-        _cells(name, run, left)
-        for task, names in zip(sweep.tasks, _names(sweep), strict=True)
-        for name, run, left in zip(names, task.runs, task.lefts, strict=True)
+        _running_row(name, run, left)
+        for task, names in zip(sweep.tasks, _run_names(sweep), strict=True)
+        for name, run, left in zip(names, task.runs, task.seconds_left, strict=True)
         if run.state == State.RUNNING
     ]
-    heading = ("running", "step", "loss", "margin", "acc.", "reward", "left")
+    heading = ("running", "step", *METRICS, "left")
     return [[Text(word, style="cyan") for word in heading], *rows] if rows else []
 
 
-def _cells(name: str, run: Run, left: float | None) -> list[Text]:
-    step = "starting" if run.step is None else f"{run.step}/{'?' if run.steps is None else run.steps}"
-    values = zip((run.loss, run.margin, run.accuracy, run.reward), (3, 3, 2, 3), strict=True)
+def _running_row(name: str, run: Job, left: float | None) -> list[Text]:
+    status = run.status
+    step = "starting" if status is None or status.step is None else f"{status.step}/{status.steps}"
+    values = [(status.metrics.get(metric) if status else None, digits) for metric, digits in METRICS.values()]
     numbers = ["" if value is None else f"{value:.{digits}f}" for value, digits in values]
-    silent = run.silent >= SILENT
-    last = f"silent {duration(run.silent)}" if silent else "" if left is None else duration(left)
-    return [Text(name), *map(Text, (step, *numbers)), Text(last, style="yellow" if silent else "")]
+    is_silent = run.silent >= SILENT
+    last = f"silent {duration(run.silent)}" if is_silent else "" if left is None else duration(left)
+    return [Text(name), *map(Text, (step, *numbers)), Text(last, style="yellow" if is_silent else "")]
 
 
-def failures(sweep: Sweep) -> list[list[Text]]:
-    """A heading and a row for each job that failed, with its reason; nothing where none did."""
-    rows = []
-    for task, names in zip(sweep.tasks, _names(sweep), strict=True):
-        rows += [(name, run.reason) for name, run in zip(names, task.runs, strict=True) if run.state == State.FAILED]
-        rows += [
-            (f"{part.name} of {task.name} {item}".strip(), reason)
-            for part in task.parts
-            for item, reason in part.failed.items()
-        ]
-    found = [[Text(name), Text(reason)] for name, reason in rows]
-    return [[Text("failed", style="red"), Text("")], *found] if found else []
+def failed_rows(sweep: Sweep) -> list[list[Text]]:
+    """A heading and a row for each job that failed, with its error; nothing where none did."""
+    errors = []
+    for task, names in zip(sweep.tasks, _run_names(sweep), strict=True):
+        errors += [(name, run.error) for name, run in zip(names, task.runs, strict=True) if run.state == State.FAILED]
+        for stage in task.stages:
+            errors += [(f"{stage.name} of {task.name} {item}".strip(), error) for item, error in stage.errors.items()]
+    rows = [[Text(name), Text(error)] for name, error in errors]
+    return [[Text("failed", style="red"), Text("")], *rows] if rows else []
 
 
-def _names(sweep: Sweep) -> list[list[str]]:
-    """A run by its method and what differs among the runs of that; by its task too where there are several."""
-    found = []
+def _run_names(sweep: Sweep) -> list[list[str]]:
+    """Of each run of each task: its method and the parameters that differ among its runs, after the task if several."""
+    all_names = []
     for task in sweep.tasks:
-        parsed = [parse_run(run.name) for run in task.runs]
+        parsed = [parse_run(run.item) for run in task.runs]
+        runs = [(method, {**params, "seed": str(seed)}) for method, params, seed in parsed]
         values: dict[tuple[str, str], set[str]] = {}
-        for method, params, seed in parsed:
-            for name, value in (*params.items(), ("seed", str(seed))):
+        for method, params in runs:
+            for name, value in params.items():
                 values.setdefault((method, name), set()).add(value)
         names = []
-        for method, params, seed in parsed:
-            every = params | {"seed": str(seed)}
-            differ = [name for name in every if len(values[method, name]) > 1]
-            told = f" {short_params(every, differ)}" if differ else ""
-            names.append(f"{task.name} " * (len(sweep.tasks) > 1) + method + told)
-        found.append(names)
-    return found
+        for method, params in runs:
+            differing = [name for name in params if len(values[method, name]) > 1]
+            suffix = f" {short_params(params, differing)}" if differing else ""
+            names.append(f"{task.name} " * (len(sweep.tasks) > 1) + method + suffix)
+        all_names.append(names)
+    return all_names
 
 
-def short(name: str, most: int) -> str:
-    """A name of at most so many signs: what leaves stands in its method, as its end tells runs apart."""
+def shorten(name: str, most: int) -> str:
+    """A name of at most `most` characters. A part of its method is left out, as its end tells runs apart."""
     start = max(0, most - 1) // 3
     return name if len(name) <= most else f"{name[:start]}…{name[len(name) - (most - 1 - start) :]}"
 
 
 def _section(rows: Sequence[Sequence[Text]], width: int, room: int | None) -> list[RenderableType]:
-    """A heading and rows below it, in at most `room` lines, None: in as many as there are.
+    """A heading and rows below it, in at most `room` lines; None: in as many as there are.
 
-    The name of a run gives way: to numbers as far as they need, to a reason up to half of the line.
+    Names of runs are shortened: to leave the numbers what they need, or an error message half of the line.
     """
     if not rows or (room is not None and room < 2):
         return []
     fits = room is None or len(rows) <= room
-    shown = rows if fits else rows[: room - 1]
-    others = [max(len(row[place]) for row in shown) for place in range(1, len(rows[0]))]
-    most = width - sum(others) - len(others) if len(others) > 1 else width // 2
-    names = [Text(short(row[0].plain, most), style=row[0].style) for row in shown]
+    visible = rows if fits else rows[: room - 1]
+    widths = [max(len(row[column]) for row in visible) for column in range(1, len(rows[0]))]
+    most = width - sum(widths) - len(widths) if len(widths) > 1 else width // 2
+    names = [Text(shorten(row[0].plain, most), style=row[0].style) for row in visible]
     longest = max(map(len, names))
     table = Table.grid(padding=(0, 1, 0, 0))
     table.add_column(no_wrap=True, min_width=longest)
-    for _ in others:
-        side = "right" if len(others) > 1 else "left"
+    for _ in widths:
+        side = "right" if len(widths) > 1 else "left"
         table.add_column(justify=side, no_wrap=True, overflow="ellipsis", max_width=width - longest - 1)
-    for name, row in zip(names, shown, strict=True):
+    for name, row in zip(names, visible, strict=True):
         table.add_row(name, *row[1:])
-    return [table] if fits else [table, Text(f"and {len(rows) - len(shown)} more")]
+    return [table] if fits else [table, Text(f"and {len(rows) - len(visible)} more")]
 
 
-def _lines(console: Console, parts: Sequence[RenderableType]) -> int:
+def _line_count(console: Console, parts: Sequence[RenderableType]) -> int:
     return len(console.render_lines(Group(*parts), pad=False))
 
 
@@ -187,14 +188,14 @@ def follow(results: Path, every: float, console: Console) -> None:
     """Draw again and again until nothing will change or somebody presses Ctrl-C."""
     with Live(console=console, auto_refresh=False) as live:
         while True:
-            sweep = look(results, read_plan(results), look_around())
+            sweep = read_sweep(results, read_plan(results), Machine())
             live.update(view(sweep, console, console.height - 1), refresh=True)
-            if sweep.over:
+            if sweep.is_over:
                 return
             time.sleep(every)
 
 
-def seconds(text: str) -> float:
+def positive_seconds(text: str) -> float:
     """A positive number of the command line."""
     value = float(text)
     if not 0 < value < float("inf"):
@@ -203,21 +204,19 @@ def seconds(text: str) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("results", type=Path, help="the folder of the results; logs/ is looked for beside it")
-    parser.add_argument("--every", type=seconds, default=5.0, metavar="SECONDS", help="between two looks (5)")
-    parser.add_argument("--once", action="store_true", help="one look, as where the output is no terminal")
+    parser = argparse.ArgumentParser(prog="python -m sparsepo.monitor", description=__doc__.splitlines()[0])
+    parser.add_argument("results", type=Path, help="the folder of the results; logs/ is expected beside it")
+    parser.add_argument(
+        "--every", type=positive_seconds, default=5.0, metavar="SECONDS", help="between two looks (default: 5)"
+    )
+    parser.add_argument("--once", action="store_true", help="print one view, as where the output is no terminal")
     options = parser.parse_args()
     console = Console(highlight=False)
     try:
         if console.is_terminal and not options.once:
             return follow(options.results, options.every, console)
-        sweep = look(options.results, read_plan(options.results), look_around())
-        screen = console.is_terminal
-        console.print(view(sweep, console, console.height - 1 if screen else None), soft_wrap=not screen)
+        sweep = read_sweep(options.results, read_plan(options.results), Machine())
+        height = console.height - 1 if console.is_terminal else None
+        console.print(view(sweep, console, height), soft_wrap=height is None)
     except KeyboardInterrupt:
         pass
-
-
-if __name__ == "__main__":
-    run(main)

@@ -1,4 +1,4 @@
-"""What a model folder must hold, asked before any job starts, so without torch; and how it comes to hold it."""
+"""Model folders: the check that one is complete, without torch, and writing one so that it is never half there."""
 
 import os
 import shutil
@@ -8,15 +8,15 @@ from pathlib import Path
 
 from sparsepo.runtime.errors import naming
 
-STAGE = ".saving"
+TEMPORARY = ".saving"
 
 
 def check_model_folder(folder: Path, pickled_weights: bool = False) -> str | None:
-    """Why `folder` is not a Hugging Face model folder with safetensors weights, in one sentence; None if it is one.
+    """An error message if `folder` is no Hugging Face model folder with safetensors weights; None if it is one.
 
-    With `pickled_weights` those of torch.save will do.
+    With `pickled_weights`, files of torch.save are allowed too.
     """
-    if not os.path.isdir(folder):  # Path.is_dir raises for a name that is too long
+    if not os.path.isdir(folder):  # Path.is_dir raises an error for a name that is too long
         return f"{folder}: no such folder; a Hugging Face model folder is expected"
     if not (folder / "config.json").is_file():
         return f"{folder}: not a model folder: it has no config.json"
@@ -27,7 +27,7 @@ def check_model_folder(folder: Path, pickled_weights: bool = False) -> str | Non
 
 
 def reach_the_disk(folder: Path) -> None:
-    """Return when every file of a folder would be there after a loss of power."""
+    """Flush every file of a folder to the disk, so that it survives a loss of power."""
     for path in folder.rglob("*"):
         if path.is_file():
             with open(path, "rb") as file:
@@ -36,24 +36,24 @@ def reach_the_disk(folder: Path) -> None:
 
 @contextmanager
 def atomic_folder(folder: str | Path) -> Iterator[Path]:
-    """A place to write a model's files to, which are put into `folder` when all are written, `config.json` last.
+    """A temporary folder to write a model to; its files are moved into `folder` when all are written.
 
-    Without its config a folder is no model to anybody, so a reader meets the former model, none or the new one. Other
-    files of `folder` stay. Where writing fails, so does the former model.
+    `config.json` is removed first and moved last. A folder without it is not taken for a model, so a reader finds the
+    old model, none, or the new one. Other files of `folder` stay. If writing fails, the old model stays.
     """
     folder = Path(folder)
-    stage = folder / STAGE
-    shutil.rmtree(stage, ignore_errors=True)  # of a process that was killed
-    stage.mkdir(parents=True)
+    temporary = folder / TEMPORARY
+    shutil.rmtree(temporary, ignore_errors=True)  # left by a process that was killed
+    temporary.mkdir(parents=True)
     try:
         with naming(folder):
-            yield stage
-            reach_the_disk(stage)
+            yield temporary
+            reach_the_disk(temporary)
         (folder / "config.json").unlink(missing_ok=True)
-        for path in sorted(stage.iterdir(), key=lambda path: path.name == "config.json"):
+        for path in sorted(temporary.iterdir(), key=lambda path: path.name == "config.json"):
             target = folder / path.name
             if target.is_dir():
                 shutil.rmtree(target)
             os.replace(path, target)
     finally:
-        shutil.rmtree(stage, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,6 +1,6 @@
-"""Run a command on GPUs of its own: `python -m sparsepo.runtime.gpu_slots [--count N] -- COMMAND...`.
+"""Run a command on free GPUs: `python -m sparsepo.runtime.gpu_slots [--count N] -- COMMAND...`.
 
-Snakemake only counts GPUs; on a machine without a scheduler nobody says which ones a job may use.
+Snakemake only counts GPUs. On a machine without a scheduler nothing else says which ones a job may use.
 """
 
 import fcntl
@@ -17,11 +17,10 @@ USAGE = "usage: python -m sparsepo.runtime.gpu_slots [--count N] -- COMMAND..."
 
 
 def main(arguments: list[str]) -> None:
-    """Replace this process by the command, with N free GPUs (one unless said) visible to it.
+    """Replace this process by the command, which sees N free GPUs (default: 1).
 
-    Under Slurm, which hands out devices itself, and where there is no GPU, the command runs as it
-    is. Exits with code 2 when there is no command, and with a sentence when more GPUs are asked for
-    than could ever be free.
+    Under Slurm, which assigns devices itself, and on a machine without a GPU, the command runs unchanged. Exits with
+    code 2 if there is no command, and with an error message if there are fewer GPUs than N.
     """
     match arguments:
         case ["--", *command] if command:
@@ -40,9 +39,9 @@ def main(arguments: list[str]) -> None:
 
 
 def visible_gpus() -> list[str]:
-    """Ids a job may use: those of CUDA_VISIBLE_DEVICES if set, else those of nvidia-smi; each once.
+    """Ids of the GPUs that a job may use, without duplicates: of CUDA_VISIBLE_DEVICES if it is set, else of nvidia-smi.
 
-    An empty CUDA_VISIBLE_DEVICES and -1 hide all of them, as they do for CUDA.
+    An empty CUDA_VISIBLE_DEVICES and -1 hide all GPUs, as they do for CUDA.
     """
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
@@ -56,18 +55,17 @@ def visible_gpus() -> list[str]:
 
 
 def acquire_gpus(gpus: list[str], count: int) -> list[str]:
-    """Wait for free GPUs and hold their locks for the life of this process and of what it becomes.
+    """Wait for free GPUs and lock them until this process, or the command that replaces it, ends.
 
-    A lock is a flock on an inherited descriptor, so the kernel gives it back however the command
-    dies; a file of process ids would outlive a SIGKILL. A job takes all it needs or none, one job
-    looking at a time, so that two jobs never wait for each other. Locks are per user and per
-    temporary folder: jobs of other users are not seen.
+    A lock is a flock on an inherited file descriptor: the kernel releases it however the command ends, also by SIGKILL.
+    A job locks all GPUs that it needs or none, and one job at a time tries, so that two jobs never wait for each other.
+    Locks are per user and temporary folder: jobs of other users are not seen.
     """
     locks = Path(tempfile.gettempdir(), f"sparsepo-gpus-{os.getuid()}")
     locks.mkdir(mode=0o700, exist_ok=True)
     waiting = False
     while True:
-        with alone(locks / "looking"):
+        with exclusive_lock(locks / "looking"):
             held = try_locks(locks, gpus, count)
         if len(held) == count:
             return list(held)
@@ -75,19 +73,19 @@ def acquire_gpus(gpus: list[str], count: int) -> list[str]:
             number = "one" if count == 1 else count
             print(f"waiting for {number} of the GPUs {', '.join(gpus)}", file=sys.stderr, flush=True)
             waiting = True
-        time.sleep(random.uniform(0.5, 1.5))  # uneven, so that no waiter is always the last to look
+        time.sleep(random.uniform(0.5, 1.5))  # random, so that no job is always the last to try
 
 
 @contextmanager
-def alone(path: Path):
-    """One process at a time, for the moment that a look takes."""
+def exclusive_lock(path: Path):
+    """One process at a time; others wait."""
     with open(path, "a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def try_locks(locks: Path, gpus: list[str], count: int) -> dict[str, int]:
-    """Lock `count` GPUs that nobody holds, GPU -> open descriptor; none when there are fewer."""
+    """Lock `count` free GPUs, GPU -> open descriptor; none of them if there are fewer."""
     held: dict[str, int] = {}
     for gpu in gpus:
         descriptor = try_lock(locks / f"gpu-{gpu.replace('/', '_')}")
@@ -101,7 +99,7 @@ def try_locks(locks: Path, gpus: list[str], count: int) -> dict[str, int]:
 
 
 def try_lock(path: Path) -> int | None:
-    """Lock the file unless another process holds it; the descriptor survives an exec."""
+    """A descriptor of the locked file, which survives an exec; None if another process holds the lock."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

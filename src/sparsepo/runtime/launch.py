@@ -1,7 +1,7 @@
 """Run a training script on several processes of this machine, one a GPU.
 
-`python -m sparsepo.runtime.launch --processes N [--accelerate FILE] SCRIPT ARGUMENT...` is `accelerate launch` with
-what a run needs: a free port of this machine, so that runs do not meet, and nothing of the user's accelerate config.
+`python -m sparsepo.runtime.launch --processes N [--accelerate FILE] SCRIPT ARGUMENT...` is `accelerate launch` on a
+free port of this machine, so that several runs can go on at a time, and without the user's own accelerate config.
 Without a GPU the processes share the CPU, each with a part of the threads.
 """
 
@@ -13,12 +13,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from shlex import quote
 
-PLAIN = Path(__file__).parent / "ddp.yaml"
-"""A whole copy of the model on each process."""
+DDP_CONFIG = Path(__file__).parent / "ddp.yaml"
+"""Taken where no accelerate config is given: each process has a whole copy of the model."""
+
+
+def is_launched() -> bool:
+    """Whether this process is one of several of a launch."""
+    return "LOCAL_RANK" in os.environ
+
+
+def is_first() -> bool:
+    """Whether this process is the only one, or the first of several."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def python_command(processes: int, accelerate: Path | None) -> str:
-    """What runs a Python script on so many processes, as text for a shell."""
+    """The shell command that runs a Python script on so many processes."""
     if processes == 1:
         return "python"
     file = "" if accelerate is None else f" --accelerate {quote(str(accelerate))}"
@@ -26,9 +36,9 @@ def python_command(processes: int, accelerate: Path | None) -> str:
 
 
 def launch_arguments(processes: int, accelerate: Path | None, threads: int, script: Sequence[str]) -> list[str]:
-    """The arguments of `accelerate launch`; precision is that of our config, not of the file."""
-    given = {
-        "--config_file": accelerate or PLAIN,
+    """The arguments of `accelerate launch`. Precision is that of the task's config, not of the accelerate config."""
+    options = {
+        "--config_file": accelerate or DDP_CONFIG,
         "--num_processes": processes,
         "--num_machines": 1,
         "--main_process_ip": "127.0.0.1",
@@ -36,11 +46,11 @@ def launch_arguments(processes: int, accelerate: Path | None, threads: int, scri
         "--num_cpu_threads_per_process": max(1, threads // processes),
         "--mixed_precision": "no",
     }
-    return [*(str(part) for item in given.items() for part in item), *script]
+    return [*(str(part) for item in options.items() for part in item), *script]
 
 
 def launch(arguments: list[str]) -> None:
-    """Run accelerate, and exit with code 1 if a process fails: that one has said why."""
+    """Run accelerate. Exits with code 1 if a process fails, which has printed its error itself."""
     from accelerate.commands.launch import launch_command, launch_command_parser
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -57,7 +67,7 @@ def launch(arguments: list[str]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--processes", type=int, required=True)
-    parser.add_argument("--accelerate", type=Path, help="a config file of accelerate's, for FSDP or DeepSpeed")
+    parser.add_argument("--accelerate", type=Path, help="a config file of accelerate, for FSDP or DeepSpeed")
     parser.add_argument("script", nargs=argparse.REMAINDER, help="a Python script and its arguments")
     options = parser.parse_args()
     from torch import accelerator

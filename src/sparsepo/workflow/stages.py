@@ -1,6 +1,7 @@
 """What the workflow asks of a config: tasks, runs, and what each stage reads, as text that can be compared."""
 
 import json
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +25,7 @@ from sparsepo.runtime.errors import UserError
 from sparsepo.runtime.launch import python_command
 from sparsepo.runtime.result_cache import file_hash
 from sparsepo.workflow.code_version import code_version
-from sparsepo.workflow.cost.estimates import asked
+from sparsepo.workflow.resources import UNKNOWN_SIZE_WARNING, has_unknown_size, job_resources
 from sparsepo.workflow.stage_settings import SETTINGS, fitted, quantization_kwargs
 
 PAGE = Path(__file__).parents[1] / "report" / "html"
@@ -42,15 +43,14 @@ class Stages:
 
     @classmethod
     def read(cls, paths: Sequence[str | Path], overrides: Mapping[str, Any]) -> "Stages":
-        """Load and check; also refuse results of another config, and a model whose size nobody knows."""
+        """Load and check; also refuse results of another config, and warn of a model whose size nobody knows."""
         made = cls(*load_with_owners(paths, overrides))
         for task, owner in made.owners.items():
             check_owner(Path("results") / task / "data.json", owner)
             for oracle in ("", *made.config.tasks[task].oracles):
-                try:
-                    made.resources(task, "train", oracle)
-                except UserError as error:
-                    raise UserError(f"tasks.{task}.{f'oracles.{oracle}.' * bool(oracle)}model: {error}") from None
+                if has_unknown_size(made._section(task, oracle)):
+                    place = f"tasks.{task}.{f'oracles.{oracle}.' * bool(oracle)}model"
+                    print(f"warning: {place}: {UNKNOWN_SIZE_WARNING}", file=sys.stderr)
         return made
 
     @property
@@ -168,7 +168,7 @@ class Stages:
     def resources(self, task: str, stage: str, oracle: str = "", **_: Any) -> dict[str, int]:
         """`mem_mb` and `runtime`, minutes of the first attempt, that a job of this stage asks for."""
         if (task, stage, oracle) not in self._asked:
-            self._asked[task, stage, oracle] = asked(self._section(task, oracle), stage)
+            self._asked[task, stage, oracle] = job_resources(self._section(task, oracle), stage)
         return self._asked[task, stage, oracle]
 
     def input_hashes(self, task: str) -> str:
