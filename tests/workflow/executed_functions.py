@@ -21,9 +21,8 @@ known = {}
 
 def note(frame, event, argument):
     code = frame.f_code
-    if id(code) in known or not code.co_filename.startswith(PLACES) or not code.co_flags & IS_FUNCTION:
-        return
-    if not runs_in_an_import(frame.f_back):
+    is_ours = code.co_filename.startswith(PLACES) and code.co_filename.endswith(".py")  # not a template of the page
+    if id(code) not in known and is_ours and code.co_flags & IS_FUNCTION and not runs_in_an_import(frame.f_back):
         known[id(code)] = code
         called.add((str(Path(code.co_filename).relative_to(ROOT)), code.co_qualname.split(".")[0]))
 
@@ -37,8 +36,8 @@ def runs_in_an_import(frame):
 def write():
     sys.settrace(None)
     if Path(sys.argv[0]).parent.name == "workflow_scripts":
-        note = {"arguments": sys.argv, "called": sorted(called)}
-        (Path(os.environ["NOTE_FUNCTIONS"]) / f"{os.getpid()}.json").write_text(json.dumps(note))
+        job = {"arguments": sys.argv, "called": sorted(called)}
+        (Path(os.environ["NOTE_FUNCTIONS"]) / f"{os.getpid()}.json").write_text(json.dumps(job))
 
 
 if "NOTE_FUNCTIONS" in os.environ:

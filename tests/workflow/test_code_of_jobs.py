@@ -331,21 +331,21 @@ def test_all_that_the_jobs_of_every_stage_run_is_counted(tmp_path):
     environment = os.environ | {"NOTE_FUNCTIONS": str(notes)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-5000:]
-    missing, scripts = {}, set()
+    missing, scripts, versions = {}, set(), []
     for path in notes.iterdir():
-        note = json.loads(path.read_text())
-        script, *arguments = note["arguments"]
+        job = json.loads(path.read_text())
+        script, *arguments = job["arguments"]
         options = dict(zip(arguments, arguments[1:], strict=False))
         settings = options.get("--settings", "{}")
         if options.get("--kind", "").startswith("weights~"):
             settings = f'[{settings}, {{"mask": "activations"}}]'
         script = f"workflow_scripts/{Path(script).name}"
         scripts.add(Path(script).stem)
-        if "--code" in options:
-            assert options["--code"] == SourceTree().version(script, choices(settings))
-        if functions := not_counted(map(tuple, note["called"]), script, settings):
+        versions += [(options["--code"], SourceTree().version(script, choices(settings)))] if "--code" in options else []
+        if functions := not_counted(map(tuple, job["called"]), script, settings):
             missing.setdefault(script, set()).update(functions)
     assert scripts == set(SCRIPTS) and not missing
+    assert versions and all(given == own for given, own in versions)
 
 
 def sources():
