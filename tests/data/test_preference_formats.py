@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from pydantic import ValidationError
 
 from sparsepo.config.preferences import FilePreferences
 from sparsepo.data import readers
@@ -176,7 +177,6 @@ def settings(**given):
     return FilePreferences(source="pairs", **given).model_dump(mode="json")
 
 
-def test_rated_posts_of_the_hub_are_refused():
-    section = settings(hub={"id": "some/set"}) | {"source": "rated_posts"}
-    with pytest.raises(UserError, match="give preferences.path, not preferences.hub"):
-        read_preferences(section)
+def test_rated_posts_are_read_from_a_file_only():
+    with pytest.raises(ValidationError, match="'path'"):
+        FilePreferences(source="rated_posts", hub={"id": "some/set"})

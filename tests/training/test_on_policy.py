@@ -10,8 +10,9 @@ import torch
 from sparsepo.config.preferences import SamplingConfig
 from sparsepo.config.training import AdapterConfig, PreferenceConfig
 from sparsepo.data.records import Prompt
+from sparsepo.fdpg.running_estimates import BASELINE_WINDOW, RunningEstimates
 from sparsepo.fdpg.target import Target, contains_word, fit_target
-from sparsepo.fdpg.trainer import BASELINE_WINDOW, OnPolicyTrainer, RunningEstimates
+from sparsepo.fdpg.trainer import OnPolicyTrainer
 from sparsepo.objective.f_divergence import DIVERGENCES
 from sparsepo.runtime.errors import UserError
 

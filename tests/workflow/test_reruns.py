@@ -213,7 +213,9 @@ def test_what_a_file_of_the_user_says_plans_all_that_reads_it_and_its_time_nothi
     )
     assert planned(with_files, *OWN) == set()
     replace(
-        with_files / "src/sparsepo/data/preference_formats.py", '((place, "", as_record(', '((place, "a", as_record('
+        with_files / "src/sparsepo/data/preference_formats.py",
+        'PlacedPair(place, "", as_record(',
+        'PlacedPair(place, "a", as_record(',
     )
     assert planned(with_files, *OWN) == TRAINING
 

@@ -67,12 +67,6 @@ def scored_responses(rows: PlacedRows, builder: PairBuilder) -> Iterator[PlacedP
     return (PlacedPair(place, "", pair) for place, pair in best_and_worst_pairs(scored, builder))
 
 
-def _one_object_rows(settings: dict[str, Any]) -> PlacedRows:
-    if settings["path"] is None:
-        raise UserError("rated_posts is one JSON object in a file: give preferences.path, not preferences.hub")
-    return rated_post_rows(settings["path"])
-
-
 Reader = Callable[[dict[str, Any]], PlacedRows]
 Parser = Callable[[PlacedRows, PairBuilder], Iterator[PlacedPair]]
 FORMATS: dict[str, tuple[Reader, Parser]] = {
@@ -80,7 +74,7 @@ FORMATS: dict[str, tuple[Reader, Parser]] = {
     "scored": (section_rows, scored_responses),
     "transcripts": (section_rows, transcript_pairs),
     "messages": (section_rows, message_pairs),
-    "rated_posts": (_one_object_rows, rated_posts),
+    "rated_posts": (rated_post_rows, rated_posts),
     "comparisons": (section_rows, comparison_pairs),
     "axis": (section_rows, axis_pairs),
 }

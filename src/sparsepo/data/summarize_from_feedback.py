@@ -89,8 +89,9 @@ class Rating(NamedTuple):
     value: float
 
 
-def rated_post_rows(path: str) -> PlacedRows:
-    """The (post, rating) items of one JSON object {post: {"responses", "rewards"}}; posts are counted from 1."""
+def rated_post_rows(section: dict[str, Any]) -> PlacedRows:
+    """The items of one JSON object {post: {"responses", "rewards"}} in the file `path`; posts are counted from 1."""
+    path = section["path"]
     posts = parse_json(read_text(path), path, "one object {post: ...}")
     if not isinstance(posts, dict):
         raise UserError(f"{path}: one JSON object {{post: {{responses, rewards}}}} is expected, not a list or a value")
