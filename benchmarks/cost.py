@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from sparsepo.runtime.errors import run
+from sparsepo.runtime.entry_point import run_main
 
 MODEL = {"model_type": "gpt2", "n_layer": 8, "n_embd": 384, "n_head": 6, "n_positions": 256}
 VOCABULARY, PROMPT, RESPONSE, PAIRS, STEPS = 4_000, 48, 32, 8, 2
@@ -103,4 +103,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

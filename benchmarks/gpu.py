@@ -32,7 +32,8 @@ from sparsepo.data.collation import TokenPair, collate, onto, split
 from sparsepo.models import adapters
 from sparsepo.models.architecture import compile_blocks, decoder_layers
 from sparsepo.objective import kernels
-from sparsepo.runtime.errors import UserError, run
+from sparsepo.runtime.entry_point import run_main
+from sparsepo.runtime.errors import UserError
 from sparsepo.training.pair_objective import PairObjective, masks_for
 
 RANK = 16
@@ -347,4 +348,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from harness import Finding, interleaved, median_ratio, table
 
 from sparsepo.evaluation.sandbox import Sandbox, find_launch
-from sparsepo.runtime.errors import run
+from sparsepo.runtime.entry_point import run_main
 
 WORKERS = 2
 PROGRAMS_A_SECOND = 250
@@ -71,4 +71,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

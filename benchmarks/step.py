@@ -41,7 +41,8 @@ from peers import ours, published, trl
 from workloads import PLAIN, SHORT, Workload, by_length, hh_lengths, smollm2, token_pair
 
 from sparsepo.data.collation import LAYOUTS
-from sparsepo.runtime.errors import UserError, run
+from sparsepo.runtime.entry_point import run_main
+from sparsepo.runtime.errors import UserError
 
 HEAD = {"rows": 512, "width": 576, "vocabulary": 49_152}
 QUIET = 0.9
@@ -298,4 +299,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    run(main)
+    run_main(main)

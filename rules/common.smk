@@ -61,7 +61,7 @@ wildcard_constraints:
 
 # Our prefix replaces Snakemake's own, so strict mode is repeated. Outside conda the jobs use the
 # Python that runs Snakemake, so no environment has to be activated. An empty IFS keeps $SCRIPTS one word.
-# SPARSEPO_SNAKEMAKE: see sparsepo.runtime.errors.run.
+# SPARSEPO_SNAKEMAKE: see sparsepo.runtime.entry_point.run_main.
 OWN_PYTHON = f" PATH={quote(str(Path(sys.executable).parent))}:$PATH"
 IN_CONDA = any("conda" in str(method).lower() for method in workflow.deployment_settings.deployment_method)
 shell.prefix(

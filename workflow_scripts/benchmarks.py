@@ -8,8 +8,8 @@ from sparsepo.data.records import write_json
 from sparsepo.evaluation.lm_eval.run import run_tasks
 from sparsepo.generation.generate import sampling_dtype
 from sparsepo.models.loading import load_model, load_tokenizer
-from sparsepo.runtime.errors import run
-from sparsepo.runtime.result_cache import identity_of, open_cache
+from sparsepo.runtime.entry_point import run_main
+from sparsepo.runtime.result_cache import job_identity, open_cache
 
 
 def main() -> None:
@@ -22,13 +22,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     settings = options.settings
-    kept = open_cache(options.kept, identity_of(settings, options.code, [options.policy / "model.safetensors"]))
+    kept = open_cache(options.kept, job_identity(settings, options.code, [options.policy / "model.safetensors"]))
     model = load_model(options.policy, sampling_dtype(), **settings["loading"])
     found = run_tasks(model, load_tokenizer(options.policy), settings["benchmarks"], options.work, kept)
     made = {"measure": "benchmarks", "splits": {"test": {"": found["measurements"]}}, "notes": found["notes"]}
     write_json(options.out, settings["head"] | made | {"results": found["results"]})
-    kept.done()
+    kept.delete()
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

@@ -7,7 +7,7 @@ from pathlib import Path
 from sparsepo.evaluation.tfidf import describe_fit
 from sparsepo.report.tables.comparison import comparison, write_comparison
 from sparsepo.report.tables.published import published
-from sparsepo.runtime.errors import run
+from sparsepo.runtime.entry_point import run_main
 
 
 def main() -> None:
@@ -27,4 +27,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

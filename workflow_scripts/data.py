@@ -7,7 +7,7 @@ from pathlib import Path
 from sparsepo.data.records import write_json, write_records
 from sparsepo.data.sources import Cutter, first_words, make_data, token_cutter
 from sparsepo.evaluation.sandbox import check_sandbox
-from sparsepo.runtime.errors import run
+from sparsepo.runtime.entry_point import run_main
 
 
 def cutter(settings: dict) -> Cutter:
@@ -39,4 +39,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sparsepo.report.figures.frontier import plot_diversity
 from sparsepo.report.figures.style import save
-from sparsepo.runtime.errors import run
+from sparsepo.runtime.entry_point import run_main
 
 
 def main() -> None:
@@ -18,4 +18,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

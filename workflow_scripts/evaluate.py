@@ -10,7 +10,7 @@ from sparsepo.evaluation.frontier import score_samples
 from sparsepo.evaluation.scorers import Scorer, build_scorer
 from sparsepo.methods.registry import METHODS
 from sparsepo.models.loading import context_of, load_model, load_tokenizer
-from sparsepo.runtime.errors import run
+from sparsepo.runtime.entry_point import run_main
 from sparsepo.training.inspection import inspect_pairs
 from sparsepo.training.preference_trainer import load_masks
 
@@ -66,4 +66,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

@@ -8,8 +8,8 @@ from sparsepo.data.mbpp_humaneval import load_problems
 from sparsepo.data.records import Completion, read_records, write_json
 from sparsepo.evaluation.pass_at_k import code_measures, run_completions
 from sparsepo.evaluation.sandbox import Sandbox
-from sparsepo.runtime.errors import run
-from sparsepo.runtime.result_cache import identity_of, open_cache
+from sparsepo.runtime.entry_point import run_main
+from sparsepo.runtime.result_cache import job_identity, open_cache
 
 
 def main() -> None:
@@ -22,7 +22,7 @@ def main() -> None:
     options = parser.parse_args()
     settings, rows = options.settings, read_records(options.programs, Completion)
     problems = load_problems(settings["data"])
-    kept = open_cache(options.kept, identity_of(settings, options.code, [options.programs]))
+    kept = open_cache(options.kept, job_identity(settings, options.code, [options.programs]))
     with Sandbox.from_config(settings["execution"]) as sandbox:
         passed = [verdict.passed for verdict in run_completions(problems, rows, sandbox, kept)]
     splits: dict[str, dict] = {}
@@ -35,8 +35,8 @@ def main() -> None:
             ]
             splits.setdefault(split, {})[suite] = code_measures(*zip(*found, strict=True), settings["k"])
     write_json(options.out, settings["head"] | {"measure": "code", "splits": splits, "notes": []})
-    kept.done()
+    kept.delete()
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sparsepo.data.records import read_rows, write_json, write_records
 from sparsepo.runtime.atomic_folder import atomic_folder
-from sparsepo.runtime.errors import run
+from sparsepo.runtime.entry_point import run_main
 from sparsepo.training.iterations import joined, record_of
 
 LOGS = ("dynamics.jsonl", "frontier.jsonl")
@@ -29,4 +29,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

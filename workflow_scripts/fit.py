@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sparsepo.data.records import Labelled, read_records
 from sparsepo.evaluation.tfidf import describe_fit, fit
-from sparsepo.runtime.errors import run
+from sparsepo.runtime.entry_point import run_main
 
 
 def main() -> None:
@@ -19,4 +19,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

@@ -7,7 +7,7 @@ from pathlib import Path
 from sparsepo.data.records import read_rows
 from sparsepo.report.figures.frontier import plot_frontier
 from sparsepo.report.figures.style import save
-from sparsepo.runtime.errors import run
+from sparsepo.runtime.entry_point import run_main
 
 
 def main() -> None:
@@ -23,4 +23,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

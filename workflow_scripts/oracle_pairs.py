@@ -7,7 +7,7 @@ from pathlib import Path
 from sparsepo.data.pairing import subsample_prompts
 from sparsepo.data.records import Preference, read_records, write_records
 from sparsepo.models.loading import load_tokenizer
-from sparsepo.runtime.errors import run
+from sparsepo.runtime.entry_point import run_main
 from sparsepo.training.token_scores import check_reach, check_same_tokens, context_at
 
 
@@ -32,4 +32,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sparsepo.report.html.build import write_page
 from sparsepo.report.html.gather import TaskResults
-from sparsepo.runtime.errors import run
+from sparsepo.runtime.entry_point import run_main
 
 
 def main() -> None:
@@ -30,4 +30,4 @@ def _of(task: dict) -> dict:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

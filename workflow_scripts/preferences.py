@@ -16,8 +16,9 @@ from sparsepo.evaluation.sandbox import Sandbox
 from sparsepo.evaluation.scorers import build_scorer
 from sparsepo.generation.generate import check_prompt_lengths, load_backend, sample
 from sparsepo.models.loading import load_tokenizer
-from sparsepo.runtime.errors import UserError, run
-from sparsepo.runtime.result_cache import ResultCache, identity_of, open_cache
+from sparsepo.runtime.entry_point import run_main
+from sparsepo.runtime.errors import UserError
+from sparsepo.runtime.result_cache import ResultCache, job_identity, open_cache
 
 Maker = Callable[[list[Prompt], Path], PairBuilder]
 """(prompts, their file) -> the pairs that have these prompts."""
@@ -91,7 +92,7 @@ def main() -> None:
     options = parser.parse_args()
     settings, summary = options.settings["preferences"], {}
     inputs = [options.reference / "model.safetensors", *options.prompts]
-    kept = open_cache(options.kept, identity_of(options.settings, options.code, inputs))
+    kept = open_cache(options.kept, job_identity(options.settings, options.code, inputs))
     if settings["source"] in MAKERS:
         pairs_of = MAKERS[settings["source"]](options.settings, options.reference, kept)
     else:
@@ -108,8 +109,8 @@ def main() -> None:
         summary[split] = made.summary
         print(f"{split}: {made}", flush=True)
     write_json(options.out / "summary.json", summary)
-    kept.done()
+    kept.delete()
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

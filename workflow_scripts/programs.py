@@ -7,7 +7,7 @@ from sparsepo.config.preferences import SamplingConfig
 from sparsepo.data.mbpp_humaneval import STOPS, human_eval_problems
 from sparsepo.data.records import Prompt, read_records
 from sparsepo.generation.cli import SplitRequest, sample_requests
-from sparsepo.runtime.errors import run
+from sparsepo.runtime.entry_point import run_main
 
 
 def requests(settings: dict, validation: Path, test: Path) -> Iterator[SplitRequest]:
@@ -28,4 +28,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

@@ -8,7 +8,7 @@ from statistics import fmean
 from sparsepo.data.records import read_rows
 from sparsepo.report.figures.iterations import plot_rounds
 from sparsepo.report.figures.style import save
-from sparsepo.runtime.errors import run
+from sparsepo.runtime.entry_point import run_main
 
 
 def main() -> None:
@@ -23,4 +23,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

@@ -7,7 +7,8 @@ from sparsepo.config.preferences import SamplingConfig
 from sparsepo.data.hh_dialogues import count_human_turns
 from sparsepo.data.records import Prompt, read_records
 from sparsepo.generation.cli import SplitRequest, sample_requests
-from sparsepo.runtime.errors import UserError, run
+from sparsepo.runtime.entry_point import run_main
+from sparsepo.runtime.errors import UserError
 
 
 def wanted(settings: dict, path: Path) -> list[Prompt]:
@@ -35,4 +36,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

@@ -11,8 +11,9 @@ from sparsepo.data.records import Completion, Prompt, Scored, read_records, writ
 from sparsepo.evaluation.judges import Tournament, build_judge, round_robin
 from sparsepo.generation.generate import check_prompt_lengths, load_backend, sample
 from sparsepo.models.loading import load_model, load_tokenizer
-from sparsepo.runtime.errors import UserError, run
-from sparsepo.runtime.result_cache import ResultCache, identity_of, open_cache
+from sparsepo.runtime.entry_point import run_main
+from sparsepo.runtime.errors import UserError
+from sparsepo.runtime.result_cache import ResultCache, job_identity, open_cache
 from sparsepo.training.iterations import seed_of
 from sparsepo.training.token_scores import with_logps
 
@@ -47,7 +48,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     settings, inputs = options.settings, [options.policy / "model.safetensors", options.prompts]
-    kept = open_cache(options.kept, identity_of([settings, options.iteration], options.code, inputs))
+    kept = open_cache(options.kept, job_identity([settings, options.iteration], options.code, inputs))
     rows = sampled(settings, options.policy, options.prompts, options.iteration, kept)
     made, played = ranked(settings, rows, options.answers, options.prompts)
     config, model = PreferenceConfig(**settings["training"]), load_model(options.policy, **settings["loading"])
@@ -61,8 +62,8 @@ def main() -> None:
     judged = {"compared": played.compared, "without verdict": played.unjudged}
     summary = made.summary | {"iteration": options.iteration, "sampled": len(rows), "judged": judged}
     write_json(options.out / "summary.json", summary | {"pairs": len(pairs), "cannot train": dropped})
-    kept.done()
+    kept.delete()
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

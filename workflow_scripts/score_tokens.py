@@ -7,7 +7,7 @@ from pathlib import Path
 from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.records import Preference, read_records, write_json, write_records
 from sparsepo.models.loading import load_model, load_tokenizer
-from sparsepo.runtime.errors import run
+from sparsepo.runtime.entry_point import run_main
 from sparsepo.training.token_scores import with_scores
 
 
@@ -33,4 +33,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

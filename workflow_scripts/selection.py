@@ -7,7 +7,7 @@ from pathlib import Path
 from sparsepo.data.records import Preference, read_records
 from sparsepo.report.figures.style import save
 from sparsepo.report.figures.token_selection import Oracle, plot_selection
-from sparsepo.runtime.errors import run
+from sparsepo.runtime.entry_point import run_main
 
 
 def main() -> None:
@@ -27,4 +27,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

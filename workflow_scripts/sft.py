@@ -9,9 +9,9 @@ from pathlib import Path
 from sparsepo.config.training import SftConfig
 from sparsepo.data.records import Text, read_records, write_json, write_text
 from sparsepo.models.loading import fetch_model, load_model, save_model
-from sparsepo.runtime.errors import run
+from sparsepo.runtime.entry_point import run_main
 from sparsepo.runtime.provenance import run_record
-from sparsepo.runtime.result_cache import identity_of
+from sparsepo.runtime.result_cache import job_identity
 from sparsepo.training.sft_trainer import SFTTrainer
 
 
@@ -54,7 +54,7 @@ def main() -> None:
         write_json(options.out / "run.json", record_of(options, start))
         return
     config = SftConfig(**settings["sft"])
-    identity = identity_of(settings, options.code, [options.corpus])
+    identity = job_identity(settings, options.code, [options.corpus])
     where = {"folder": options.checkpoint, "seed": config.seed, "identity": identity}
     model = quantization_kwargs(model, tokenizer, settings, options.checkpoint / "start" / os.environ.get("RANK", "0"))
     trainer = SFTTrainer(model, tokenizer, corpus, config=config, **where)
@@ -66,4 +66,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from sparsepo.report.tables.grid import main_table, write_table
-from sparsepo.runtime.errors import run
+from sparsepo.runtime.entry_point import run_main
 
 
 def main() -> None:
@@ -21,4 +21,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

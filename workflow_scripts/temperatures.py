@@ -7,7 +7,7 @@ import pandas as pd
 
 from sparsepo.report.figures.dynamics import plot_temperatures
 from sparsepo.report.figures.style import save
-from sparsepo.runtime.errors import run
+from sparsepo.runtime.entry_point import run_main
 
 
 def main() -> None:
@@ -19,4 +19,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

@@ -10,9 +10,9 @@ from sparsepo.data.records import Preference, read_records, write_json
 from sparsepo.evaluation.frontier import frontier_evaluator
 from sparsepo.models.adapters import policy_and_reference
 from sparsepo.models.loading import load_tokenizer
-from sparsepo.runtime.errors import run
+from sparsepo.runtime.entry_point import run_main
 from sparsepo.runtime.provenance import run_record
-from sparsepo.runtime.result_cache import identity_of
+from sparsepo.runtime.result_cache import job_identity
 from sparsepo.training.iterations import seed_of
 from sparsepo.training.preference_trainer import PreferenceTrainer
 from sparsepo.training.reference_cache import Cache, content
@@ -55,7 +55,7 @@ def main() -> None:
         config=config,
         folder=options.checkpoint,
         seed=seed,
-        identity=identity_of(settings, options.code, inputs),
+        identity=job_identity(settings, options.code, inputs),
         cache=[Cache.open(folder, of) for folder in options.cache],
         validation=read_records(options.validation, Preference) if config.validate_every else [],
         measure=frontier_evaluator(settings, reference, tokenizer, options.prompts) if config.frontier_every else None,
@@ -74,4 +74,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

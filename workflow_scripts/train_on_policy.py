@@ -15,9 +15,9 @@ from sparsepo.fdpg.trainer import OnPolicyTrainer
 from sparsepo.methods.registry import METHODS
 from sparsepo.models.adapters import policy_and_reference
 from sparsepo.models.loading import context_of, load_tokenizer
-from sparsepo.runtime.errors import run
+from sparsepo.runtime.entry_point import run_main
 from sparsepo.runtime.provenance import run_record
-from sparsepo.runtime.result_cache import identity_of
+from sparsepo.runtime.result_cache import job_identity
 
 
 def target_of(settings: dict, config: PreferenceConfig, reference, tokenizer, prompts: list[Prompt]) -> Target:
@@ -61,7 +61,7 @@ def main() -> None:
         config=config,
         folder=options.checkpoint,
         seed=settings["seed"],
-        identity=identity_of(settings, options.code, inputs),
+        identity=job_identity(settings, options.code, inputs),
         measure=frontier_evaluator(settings, reference, tokenizer, options.prompts) if config.frontier_every else None,
     )
     trainer.train()
@@ -78,4 +78,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

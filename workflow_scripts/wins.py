@@ -7,7 +7,7 @@ from pathlib import Path
 from sparsepo.data.records import Completion, Prompt, read_records, write_json
 from sparsepo.evaluation.judges import build_judge
 from sparsepo.evaluation.win_rate import win_rate
-from sparsepo.runtime.errors import run
+from sparsepo.runtime.entry_point import run_main
 
 
 def main() -> None:
@@ -33,4 +33,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

@@ -15,7 +15,7 @@ from sparsepo.evaluation.judges import (
     parse_verdict,
     prefer_greater,
 )
-from sparsepo.runtime.result_cache import ResultCache, key_of
+from sparsepo.runtime.result_cache import ResultCache, request_key
 
 PROMPTS, A, B = ["p", "p", "q"], [" good film", " dull", " same"], [" dull", " good film", " same"]
 
@@ -147,7 +147,7 @@ def test_what_the_folder_holds_is_not_asked_again(tmp_path):
     known = ResultCache(tmp_path / "answers.jsonl")
     for content, answer in zip(asked, ("[[A]]", "[[C]]"), strict=True):
         body = {"model": "m", "messages": [{"role": "user", "content": content}], "temperature": 0, "max_tokens": 9}
-        known[key_of(body)] = answer
+        known[request_key(body)] = answer
     nowhere = {"url": "http://127.0.0.1:9", "api_key_env": None, "retries": 0, "timeout": 1.0, "max_concurrency": 1}
     judge = build_judge({"kind": "endpoint", "model": "m", "asks": "dialogue", "max_tokens": 9} | nowhere, tmp_path)
     assert judge(["p"], ["x"], ["y"]) == [0.75]

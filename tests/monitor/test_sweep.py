@@ -129,13 +129,13 @@ def test_scores_that_are_still_to_come_keep_a_sweep_going(sweep):
     assert sweep.read(100, host="elsewhere").is_over
 
 
-def test_a_sweep_of_five_hundred_runs_is_read_within_a_second_or_two(sweep):
+def test_a_sweep_of_five_hundred_runs_is_read_in_less_than_a_second_of_cpu_time(sweep):
     runs = [f"dpo/beta~{beta}/seed~{seed}" for beta in range(50) for seed in range(10)]
     sweep.plan(*runs, samples=runs, scores=runs)
     sweep.half_way(runs)
-    began = time.perf_counter()
+    began = time.process_time()
     seen = sweep.read(100)
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 1
     assert [seen.tasks[0].count(state) for state in State] == [300, 50, 100, 0, 50]
     # 300 took 60 s, 50 will have taken 120 s; 50 places are free after 60 s, then take two rounds
     assert seen.seconds_left == pytest.approx(60 + 2 * (300 * 60 + 50 * 120) / 350)

@@ -84,7 +84,7 @@ def test_sampling_goes_on_after_the_last_batch_that_found_room(lab, prepared, tm
 TABLE = """
 import sys
 from pathlib import Path
-from sparsepo.runtime.errors import run
+from sparsepo.runtime.entry_point import run_main
 from sparsepo.report.tables.grid import main_table, write_table
 folder, label = Path(sys.argv[1]), sys.argv[2] * int(sys.argv[3])
 values = {name: [0.5, 0.25] for name in ("prompt_ids", "reward", "kl_sample", "kl_exact", "entropy", "length")}
@@ -93,7 +93,7 @@ score |= {"run": "sft", "method": "sft", "label": label, "seed": None, "distinct
 def main():
     kinds = ("csv", "markdown", "latex")
     write_table(main_table([score]), **{kind: folder / f"table.{kind}" for kind in kinds}, provenance="none")
-run(main)
+run_main(main)
 """
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from sparsepo.data import records
 from sparsepo.runtime.atomic_folder import atomic_folder, check_model_folder
-from sparsepo.runtime.errors import UserError, naming, run
+from sparsepo.runtime.entry_point import run_main
+from sparsepo.runtime.errors import UserError, add_path_to_disk_error
 from sparsepo.training.checkpoints import is_complete, mark_complete
 
 FILES = ("config.json", "generation_config.json", "masks.json", "masks.safetensors", "model.safetensors")
@@ -115,11 +116,11 @@ def test_a_checkpoint_cut_anywhere_is_not_whole(tmp_path):
 )
 def test_a_full_disk_is_one_sentence_that_names_the_file(tmp_path, capsys, error):
     def main():
-        with naming(tmp_path / "rows.jsonl"):
+        with add_path_to_disk_error(tmp_path / "rows.jsonl"):
             raise error
 
     with pytest.raises(SystemExit) as left:
-        run(main)
+        run_main(main)
     assert left.value.code == 1
     expected = (
         f"error: no space left on the disk ({tmp_path}/rows.jsonl); make room and run again, what is complete is kept\n"
@@ -139,7 +140,10 @@ def test_a_sentence_that_its_log_has_no_room_for_is_said_by_snakemake_itself():
     """/dev/full is a disk without room."""
     if not os.path.exists("/dev/full"):
         pytest.skip("/dev/full, a device of Linux, is missing")
-    job = "from sparsepo.runtime.errors import UserError, run\ndef main(): raise UserError('too bad')\nrun(main)"
+    job = (
+        "from sparsepo.runtime.entry_point import run_main\nfrom sparsepo.runtime.errors import UserError\n"
+        "def main(): raise UserError('too bad')\nrun_main(main)"
+    )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", SENDS, job], capture_output=True, text=True, env=environment)
     assert (done.returncode, done.stderr, done.stdout) == (1, "error: too bad\n", "")
@@ -148,8 +152,9 @@ def test_a_sentence_that_its_log_has_no_room_for_is_said_by_snakemake_itself():
 def test_a_job_ends_with_the_snakemake_that_started_it():
     waits = "import subprocess, sys, time\nsubprocess.Popen([sys.executable, '-c', sys.argv[1]])\ntime.sleep(600)"
     job = (
-        "import os\nos.environ['SPARSEPO_SNAKEMAKE'] = str(os.getppid())\nfrom sparsepo.runtime.errors import run\n"
-        "import time\ndef main(): print('working', flush=True); time.sleep(600)\nrun(main)"
+        "import os, time\nos.environ['SPARSEPO_SNAKEMAKE'] = str(os.getppid())\n"
+        "from sparsepo.runtime.entry_point import run_main\n"
+        "def main(): print('working', flush=True); time.sleep(600)\nrun_main(main)"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     snakemake = subprocess.Popen(
@@ -171,6 +176,6 @@ def test_a_mistake_of_the_code_itself_keeps_its_stack_trace():
         raise ValueError("a bug")
 
     with pytest.raises(ValueError, match="a bug"):
-        run(main)
+        run_main(main)
     with pytest.raises(SystemExit):
-        run(lambda: (_ for _ in ()).throw(UserError("a sentence")))
+        run_main(lambda: (_ for _ in ()).throw(UserError("a sentence")))

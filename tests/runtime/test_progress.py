@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from sparsepo.runtime.progress import Loop, duration, progress
+from sparsepo.runtime.progress import Loop, format_duration, progress
 
 
 class Clock:
@@ -72,7 +72,7 @@ def test_a_terminal_gets_a_bar_that_counts_what_items_stand_for(monkeypatch, cap
     "seconds, text", [(0, "0 s"), (59.4, "59 s"), (59.6, "1 min 0 s"), (3599.7, "1 h 0 min"), (90061, "25 h 1 min")]
 )
 def test_a_time_is_rounded_before_it_is_split(seconds, text):
-    assert duration(seconds) == text
+    assert format_duration(seconds) == text
 
 
 # --- loops

@@ -2,13 +2,13 @@
 
 import threading
 
-from sparsepo.runtime.result_cache import ResultCache, get_or_compute, key_of
+from sparsepo.runtime.result_cache import ResultCache, get_or_compute, request_key
 
 
 def test_the_key_of_a_request_is_that_of_its_meaning_not_of_its_layout():
     one, same, other = {"a": 1, "b": [2]}, {"b": [2], "a": 1}, {"a": 1, "b": [3]}
-    assert key_of(one) == key_of(same) != key_of(other)
-    assert key_of({}) == "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"  # sha256sum of {}
+    assert request_key(one) == request_key(same) != request_key(other)
+    assert request_key({}) == "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"  # sha256sum of {}
 
 
 def test_lines_that_are_not_whole_are_passed_over_and_the_next_answer_gets_its_own(tmp_path):
@@ -47,5 +47,5 @@ def test_a_request_is_made_once_and_answered_from_the_file_after_a_kill(tmp_path
     other = ResultCache(path, "other")
     assert len(other) == 0 and other.get_or_compute(["a", 1], lambda: "new") == "new"
     assert len(ResultCache(path, "mine")) == len(ResultCache(path, "other")) == 1
-    other.done()
+    other.delete()
     assert not path.exists()

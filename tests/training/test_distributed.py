@@ -209,7 +209,8 @@ def test_a_launcher_that_is_killed_leaves_no_process_behind_and_a_rerun_ends_as_
 LAST_EXCHANGE = """
 import os, sys, time
 from torch import distributed, ones
-from sparsepo.runtime.errors import UserError, run
+from sparsepo.runtime.entry_point import run_main
+from sparsepo.runtime.errors import UserError
 
 kept = [ones(1000) for _ in range(300)]
 
@@ -227,7 +228,7 @@ def main():
     if "fails" in sys.argv:
         raise UserError("no")
 
-run(main)
+run_main(main)
 """
 
 

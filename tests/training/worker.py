@@ -19,7 +19,7 @@ from transformers import TrainerCallback
 from sparsepo.config.training import PreferenceConfig, SftConfig
 from sparsepo.data.records import Preference, Text
 from sparsepo.models.loading import load_model, load_tokenizer
-from sparsepo.runtime.errors import run as as_command
+from sparsepo.runtime.entry_point import run_main as as_command
 from sparsepo.training.preference_trainer import PreferenceTrainer
 from sparsepo.training.sft_trainer import SFTTrainer
 

@@ -67,7 +67,11 @@ def test_what_is_up_to_date_is_done_before_a_second_start_makes_anything(finishe
     """The DPO run is trained again, and fails at once as its pairs are broken; the other run stays as it is."""
     code = finished / "workflow_scripts/train.py"
     code.write_text(code.read_text().replace("    trainer.train()\n", "    raise UserError('a reason')\n"))
-    code.write_text(code.read_text().replace("import run\n", "import UserError, run\n"))
+    code.write_text(
+        code.read_text().replace(
+            "import argparse\n", "import argparse\nfrom sparsepo.runtime.errors import UserError\n", 1
+        )
+    )
     failed = snakemake(finished, "--cores", "1", "--force", f"results/small/runs/{DPO}/model.safetensors")
     assert failed.returncode == 1 and "error: a reason" in failed.stdout
     plan = read_plan(finished / "results")

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, NoReturn
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from sparsepo.runtime.errors import one_line, shown
+from sparsepo.runtime.errors import format_value, one_line
 from sparsepo.runtime.validation import name_type
 
 LocatedError = tuple[str, tuple[str | int, ...]]
@@ -48,7 +48,7 @@ def _boolean(value: Any) -> Any:
     """`true` or `false`, also as text of the command line; not what else pydantic takes for one: 1, `yes`."""
     if value in ("true", "false"):
         return value == "true"
-    return value if isinstance(value, bool) else raise_error(f"must be true or false, not {shown(value)}")
+    return value if isinstance(value, bool) else raise_error(f"must be true or false, not {format_value(value)}")
 
 
 MAX_INT = 2**31 - 1

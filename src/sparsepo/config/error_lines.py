@@ -8,7 +8,7 @@ from typing_extensions import is_typeddict
 
 from sparsepo.config import Config
 from sparsepo.config.renamed import renamed_key_error
-from sparsepo.runtime.errors import did_you_mean, one_line, shown
+from sparsepo.runtime.errors import did_you_mean, format_value, one_line
 from sparsepo.runtime.validation import error_message
 
 Location = tuple[str | int, ...]
@@ -52,7 +52,7 @@ def _message(detail: Mapping[str, Any]) -> str:
 
 def _quoted(key: str) -> str:
     """A key as people write it, in quotes where it could not be seen otherwise."""
-    return one_line(key, 64) if key and key == key.strip() else shown(key, 64)
+    return one_line(key, 64) if key and key == key.strip() else format_value(key, 64)
 
 
 def _location(detail: Mapping[str, Any], raw: Any) -> Location:

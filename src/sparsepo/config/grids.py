@@ -12,7 +12,7 @@ from typing_extensions import TypeAliasType, TypedDict
 from sparsepo.config.base import LocatedError, raise_error, raise_errors
 from sparsepo.methods.parameters import PARAMETERS, Site
 from sparsepo.methods.registry import METHODS, check_used, parameter_type
-from sparsepo.runtime.errors import UserError, shown
+from sparsepo.runtime.errors import UserError, format_value
 from sparsepo.runtime.validation import error_message
 
 MAX_RUNS = 10_000
@@ -72,7 +72,7 @@ def _values_errors(name: str, kind: Any, items: list[Any], locations: list[tuple
         yield f"has a value twice: {', '.join(map(as_text, items))}", ()
     for item, value, location in zip(items, parsed, locations, strict=True):
         if _is_number(name) and (isinstance(value, str) or isinstance(item, list)):
-            yield f"must be a plain number of at most {MAX_DIGITS} characters, not {shown(item)}", location
+            yield f"must be a plain number of at most {MAX_DIGITS} characters, not {format_value(item)}", location
             continue
         try:
             TypeAdapter(kind).validate_python(value, strict=True)

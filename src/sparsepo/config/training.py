@@ -23,7 +23,7 @@ from sparsepo.config.base import (
     raise_errors,
 )
 from sparsepo.config.online import OnPolicyConfig, RoundsConfig
-from sparsepo.runtime.errors import shown
+from sparsepo.runtime.errors import format_value
 
 NOT_ADAPTED = {"lm_head", "embed_out", "embed_in", "embed_tokens", "wte", "wpe"}
 """Common names of output heads and embeddings; `adapters.add` refuses them by what they are, whatever their name."""
@@ -50,7 +50,7 @@ class AdapterConfig(Section):
         if names == "all-linear":
             return names
         if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-            raise_error(f"write all-linear or a list of names, as in [q_proj, v_proj], not {shown(names)}")
+            raise_error(f"write all-linear or a list of names, as in [q_proj, v_proj], not {format_value(names)}")
         for name in names:
             if name.rsplit(".", 1)[-1] in NOT_ADAPTED:
                 raise_error(f"'{name}' is an embedding or the output head, which are never adapted; leave it out")

@@ -9,7 +9,7 @@ from pydantic import StrictInt
 
 from sparsepo.data.readers import PlacedRows, file_rows, hub_rows
 from sparsepo.data.records import String, as_record
-from sparsepo.runtime.errors import UserError, shown
+from sparsepo.runtime.errors import UserError, format_value
 
 STOPS = {
     "mbpp": ("\nclass", "\nassert", '\n"""', "\nprint", "\nif", "\n<|/", "\n```"),
@@ -58,7 +58,7 @@ def mbpp_problems(rows: PlacedRows) -> dict[str, list[Problem]]:
         if row.task_id in places:
             raise UserError(f"{place}: task_id {row.task_id} is given twice, first at {places[row.task_id]}")
         if not 1 <= row.task_id <= 974:
-            raise UserError(f"{place}: task_id {shown(row.task_id)} is not of MBPP, whose ids are 1 to 974")
+            raise UserError(f"{place}: task_id {format_value(row.task_id)} is not of MBPP, whose ids are 1 to 974")
         places[row.task_id] = place
         for split, ids in IDS.items():
             if row.task_id in ids:

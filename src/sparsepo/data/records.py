@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import AllowInfNan, Field, Strict, StrictBool, StrictInt, StringConstraints, TypeAdapter, ValidationError
 
-from sparsepo.runtime.errors import UserError, naming, one_line, shown
+from sparsepo.runtime.errors import UserError, add_path_to_disk_error, format_value, one_line
 
 # with a constraint, pydantic also refuses half of a surrogate pair, which no file can hold
 String = Annotated[str, StringConstraints(strict=True, min_length=0)]
@@ -135,7 +135,7 @@ def _distinct(pairs: list[tuple[str, Any]], place: str) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
         ((key, _),) = Counter(key for key, _ in pairs).most_common(1)
-        raise UserError(f"{place}: key {shown(key)} is given twice in one object")
+        raise UserError(f"{place}: key {format_value(key)} is given twice in one object")
     return values
 
 
@@ -160,7 +160,7 @@ def _reason(error: Any) -> str:
         return f"field '{field}' is missing (fields given: {given})"
     expected = "a JSON object" if error["type"] == "dataclass_type" else error["msg"].removeprefix("Input should be ")
     subject = f"field '{field}'" if field else "the row"
-    return f"{subject} must be {expected}, not {shown(error['input'], 40)}"
+    return f"{subject} must be {expected}, not {format_value(error['input'], 40)}"
 
 
 def write_records(path: str | Path, records: Iterable[Any]) -> None:
@@ -185,7 +185,7 @@ def write_bytes(path: str | Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with naming(path), open(temporary, "wb") as file:
+        with add_path_to_disk_error(path), open(temporary, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

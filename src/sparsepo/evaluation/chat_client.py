@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from sparsepo.runtime.errors import UserError, one_line
 from sparsepo.runtime.progress import progress
-from sparsepo.runtime.result_cache import ResultCache, key_of
+from sparsepo.runtime.result_cache import ResultCache, request_key
 
 PATH = "/chat/completions"
 TEMPORARY = (408, 409, 429)  # and 5xx: status of what the client of OpenAI tries again
@@ -51,7 +51,7 @@ class ChatClient:
         retries are used up. Answers received until then stay in the cache.
         """
         requests = [self._request(question) for question in questions]
-        keys = [key_of(request) for request in requests]
+        keys = [request_key(request) for request in requests]
         missing = {key: request for key, request in zip(keys, requests, strict=True) if key not in self.cache}
         if missing:
             self._send(missing)

@@ -10,7 +10,7 @@ from sparsepo.config.preferences import SamplingConfig
 from sparsepo.data.records import Prompt, write_records
 from sparsepo.generation.generate import check_prompt_lengths, load_backend, sample
 from sparsepo.models.loading import load_tokenizer
-from sparsepo.runtime.result_cache import identity_of, open_cache
+from sparsepo.runtime.result_cache import job_identity, open_cache
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def sample_requests(title: str, requests: Callable[[dict, Path, Path], Iterable[
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     inputs = [options.policy / "model.safetensors", options.validation, options.test]
-    cache = open_cache(options.kept, identity_of(options.settings, options.code, inputs))
+    cache = open_cache(options.kept, job_identity(options.settings, options.code, inputs))
     model = load_backend(options.policy, **options.settings["loading"])
     tokenizer = load_tokenizer(options.policy)
     completions = []
@@ -48,4 +48,4 @@ def sample_requests(title: str, requests: Callable[[dict, Path, Path], Iterable[
         rows = sample(model, tokenizer, request.prompts, request.sampling, request.stops, cache)
         completions += [replace(row, split=request.split) for row in rows]
     write_records(options.out, completions)
-    cache.done()
+    cache.delete()

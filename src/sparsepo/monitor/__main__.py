@@ -1,6 +1,6 @@
 """`python -m sparsepo.monitor results/`."""
 
 from sparsepo.monitor.cli import main
-from sparsepo.runtime.errors import run
+from sparsepo.runtime.entry_point import run_main
 
-run(main)
+run_main(main)

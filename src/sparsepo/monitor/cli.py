@@ -17,7 +17,7 @@ from sparsepo.monitor.job_state import Job, Machine, SnakemakeState, State
 from sparsepo.monitor.plan_file import read_plan
 from sparsepo.monitor.sweep import Sweep, Task, read_sweep
 from sparsepo.report.run_names import parse_run, short_params
-from sparsepo.runtime.progress import duration
+from sparsepo.runtime.progress import format_duration
 
 COLOURS = {
     State.DONE: "green",
@@ -59,7 +59,7 @@ def view(sweep: Sweep, console: Console, height: int | None) -> RenderableType:
 def overview(sweep: Sweep, methods: bool) -> list[RenderableType]:
     """The state of Snakemake, the counts of runs by task (and method), and a line a task with its other stages."""
     process = f"process {sweep.plan.process} on {sweep.plan.host}"
-    line = SNAKEMAKE[sweep.snakemake].format(process=process, age=duration(sweep.age))
+    line = SNAKEMAKE[sweep.snakemake].format(process=process, age=format_duration(sweep.age))
     if sweep.snakemake == SnakemakeState.ENDED and not sweep.is_complete:
         line += "; the same command makes what is left"
     table = Table(box=None, pad_edge=False, show_edge=False)
@@ -96,7 +96,7 @@ def summary(sweep: Sweep) -> list[RenderableType]:
     if not waits or sweep.is_over:
         return []
     left = sweep.seconds_left
-    return [Text(f"training: about {duration(left)} left" if left is not None else UNKNOWN_TIME)]
+    return [Text(f"training: about {format_duration(left)} left" if left is not None else UNKNOWN_TIME)]
 
 
 def running_rows(sweep: Sweep) -> list[list[Text]]:
@@ -117,7 +117,7 @@ def _running_row(name: str, run: Job, left: float | None) -> list[Text]:
     values = [(status.metrics.get(metric) if status else None, digits) for metric, digits in METRICS.values()]
     numbers = ["" if value is None else f"{value:.{digits}f}" for value, digits in values]
     is_silent = run.silent >= SILENT
-    last = f"silent {duration(run.silent)}" if is_silent else "" if left is None else duration(left)
+    last = f"silent {format_duration(run.silent)}" if is_silent else "" if left is None else format_duration(left)
     return [Text(name), *map(Text, (step, *numbers)), Text(last, style="yellow" if is_silent else "")]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sparsepo.runtime.errors import naming
+from sparsepo.runtime.errors import add_path_to_disk_error
 
 TEMPORARY = ".saving"
 
@@ -26,7 +26,7 @@ def check_model_folder(folder: Path, pickled_weights: bool = False) -> str | Non
     return None
 
 
-def reach_the_disk(folder: Path) -> None:
+def sync_to_disk(folder: Path) -> None:
     """Flush every file of a folder to the disk, so that it survives a loss of power."""
     for path in folder.rglob("*"):
         if path.is_file():
@@ -46,9 +46,9 @@ def atomic_folder(folder: str | Path) -> Iterator[Path]:
     shutil.rmtree(temporary, ignore_errors=True)  # left by a process that was killed
     temporary.mkdir(parents=True)
     try:
-        with naming(folder):
+        with add_path_to_disk_error(folder):
             yield temporary
-            reach_the_disk(temporary)
+            sync_to_disk(temporary)
         (folder / "config.json").unlink(missing_ok=True)
         for path in sorted(temporary.iterdir(), key=lambda path: path.name == "config.json"):
             target = folder / path.name

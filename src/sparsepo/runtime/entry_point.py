@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import psutil
 
-from sparsepo.runtime.errors import UserError, is_full
+from sparsepo.runtime.errors import UserError, is_disk_full
 from sparsepo.runtime.launch import is_first, is_launched
 from sparsepo.runtime.status import end_status, start_status
 
@@ -42,7 +42,7 @@ def run_main(main: Callable[[], None]) -> None:
     except UserError as error:
         _exit_with_error(str(error))
     except Exception as error:
-        if is_full(error):
+        if is_disk_full(error):
             place = getattr(error, "filename", None) or "while writing"
             _exit_with_error(f"no space left on the disk ({place}); make room and run again, what is complete is kept")
         end_status("failed", f"{type(error).__name__}: {error}".strip().splitlines()[0])

@@ -4,7 +4,7 @@ import difflib
 import errno
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,12 +18,6 @@ class UserError(Exception):
     """
 
 
-def run(main: Callable[[], None]) -> None:
-    from sparsepo.runtime.entry_point import run_main
-
-    run_main(main)
-
-
 def did_you_mean(name: str, allowed: Iterable[str]) -> str:
     """The end of an error message that refuses `name`: all that is allowed, and the nearest of it."""
     allowed = list(allowed)
@@ -32,7 +26,7 @@ def did_you_mean(name: str, allowed: Iterable[str]) -> str:
     return f"allowed: {', '.join(allowed)}{hint}"
 
 
-def is_full(error: Exception) -> bool:
+def is_disk_full(error: Exception) -> bool:
     """Whether an error says that a disk or a quota is full; libraries written in Rust say it in their message only."""
     if isinstance(error, OSError) and error.errno in DISK_FULL:
         return True
@@ -40,12 +34,12 @@ def is_full(error: Exception) -> bool:
 
 
 @contextmanager
-def naming(path: os.PathLike) -> Iterator[None]:
+def add_path_to_disk_error(path: os.PathLike) -> Iterator[None]:
     """Raise an error about a full disk within as an OSError with this path, which a failed write does not name."""
     try:
         yield
     except Exception as error:
-        if not is_full(error):
+        if not is_disk_full(error):
             raise
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from None
 
@@ -58,7 +52,7 @@ def one_line(text: str, most: int = 600) -> str:
     return line if len(line) <= most else f"{line[:head]} ... {line[-tail:]}"
 
 
-def shown(value: Any, most: int = 60) -> str:
+def format_value(value: Any, most: int = 60) -> str:
     """A value of the user as JSON on one line for a message, cut after `most` characters."""
     try:
         text = json.dumps(value, default=str, skipkeys=True, ensure_ascii=False)

@@ -82,16 +82,17 @@ def progress(
             loop.advance(loop.done + size(item))
             if loop.seconds - printed >= PRINT_EVERY and loop.done < total:
                 printed = loop.seconds
-                print(f"{what}: {loop.done:,} of {total:,}, {duration(loop.seconds_left or 0.0)} left", flush=True)
-        print(f"{what}: {loop.done:,} of {total:,} in {duration(loop.seconds)}", flush=True)
+                left = format_duration(loop.seconds_left or 0.0)
+                print(f"{what}: {loop.done:,} of {total:,}, {left} left", flush=True)
+        print(f"{what}: {loop.done:,} of {total:,} in {format_duration(loop.seconds)}", flush=True)
     finally:
         loop.close()
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Seconds in words.
 
-    >>> duration(190), duration(7.4), duration(7260)
+    >>> format_duration(190), format_duration(7.4), format_duration(7260)
     ('3 min 10 s', '7 s', '2 h 1 min')
     """
     minutes, rest = divmod(round(seconds), 60)

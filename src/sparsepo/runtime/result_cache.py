@@ -7,14 +7,14 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from sparsepo.runtime.errors import naming
+from sparsepo.runtime.errors import add_path_to_disk_error
 
 
 class ResultCache:
     """Results, as JSON, by the key of their request; each is one line of a JSONL file. Threads may share a cache.
 
     A line that is cut, as after a kill, is ignored, and that request is computed again. `identity` is what results
-    depend on beside their request (see `identity_of`); those of another identity are ignored.
+    depend on beside their request (see `job_identity`); those of another identity are ignored.
     """
 
     def __init__(self, path: Path, identity: str = ""):
@@ -42,17 +42,17 @@ class ResultCache:
 
     def get_or_compute(self, request: Any, compute: Callable[[], Any]) -> Any:
         """The result of a request, computed only if it is not there yet."""
-        key = key_of(request, self.identity)
+        key = request_key(request, self.identity)
         if key not in self:
             self[key] = compute()
         return self[key]
 
-    def done(self) -> None:
+    def delete(self) -> None:
         """Delete the file, when the stage has written all results to its outputs."""
         self.path.unlink(missing_ok=True)
 
     def _append(self, text: str) -> None:
-        with naming(self.path), self.path.open("a", encoding="utf-8") as file:
+        with add_path_to_disk_error(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(text)
 
 
@@ -79,7 +79,7 @@ def _entry(line: str) -> tuple[str, Any] | None:
     return (key, result) if isinstance(key, str) else None
 
 
-def key_of(request: Any, identity: str = "") -> str:
+def request_key(request: Any, identity: str = "") -> str:
     """`identity`, then the SHA-256 of the request as canonical JSON."""
     return identity + hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
 
@@ -93,7 +93,7 @@ def file_hash(path: str | Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def identity_of(settings: Any, code: str, inputs: Iterable[str | Path]) -> str:
+def job_identity(settings: Any, code: str, inputs: Iterable[str | Path]) -> str:
     """What the results of a job depend on, as a hash: its settings, the version of its code, and its input files."""
     parts = [json.dumps(settings, sort_keys=True), code, *(file_hash(path) for path in inputs)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

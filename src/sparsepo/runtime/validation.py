@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, WithJsonSchema
 
-from sparsepo.runtime.errors import did_you_mean, one_line, shown
+from sparsepo.runtime.errors import did_you_mean, format_value, one_line
 
 
 def name_type(pattern: str, rule: str) -> Any:
@@ -35,6 +35,6 @@ def error_message(detail: Mapping[str, Any]) -> str:
     if kind == "too_short":
         return "is empty; give at least one"
     if kind in ("dict_type", "model_type", "model_attributes_type"):
-        return f"must be a mapping, not {shown(given)}"
+        return f"must be a mapping, not {format_value(given)}"
     message = detail["msg"].replace("Input should be", "must be").replace("Value error, ", "")
-    return f"{message[0].lower()}{message[1:]}, not {shown(given)}"
+    return f"{message[0].lower()}{message[1:]}, not {format_value(given)}"

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from sparsepo.data.records import write_json
-from sparsepo.runtime.atomic_folder import reach_the_disk
+from sparsepo.runtime.atomic_folder import sync_to_disk
 from sparsepo.runtime.errors import UserError
 
 MARK = "complete.json"
@@ -24,7 +24,7 @@ MARK = "complete.json"
 
 def mark_complete(folder: Path, identity: str) -> None:
     """Written last, when every file has reached the disk: the identity of the run and the sizes."""
-    reach_the_disk(folder)
+    sync_to_disk(folder)
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != MARK]
     sizes = {str(path.relative_to(folder)): path.stat().st_size for path in files}
     write_json(folder / MARK, {"identity": identity, "sizes": sizes})

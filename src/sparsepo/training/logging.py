@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 
 from sparsepo.data.records import write_text
 from sparsepo.objective.response_terms import Side
-from sparsepo.runtime.errors import naming
+from sparsepo.runtime.errors import add_path_to_disk_error
 from sparsepo.runtime.progress import Loop
 from sparsepo.runtime.status import update_metrics
 from sparsepo.training.pair_objective import PairOutput
@@ -78,7 +78,7 @@ class EveryFromTheStart(Every):
 
 def append_line(path: Path, row: dict[str, Any]) -> None:
     """Append one JSON line in one write."""
-    with naming(path), open(path, "a", encoding="utf-8") as file:
+    with add_path_to_disk_error(path), open(path, "a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
         file.flush()
         os.fsync(file.fileno())

@@ -21,7 +21,7 @@ from sparsepo.models.architecture import check_head, hidden_states, lm_head
 from sparsepo.models.loading import without_dropout
 from sparsepo.objective.mask_builder import build_masks
 from sparsepo.objective.token_terms import token_terms
-from sparsepo.runtime.errors import UserError, naming
+from sparsepo.runtime.errors import UserError, add_path_to_disk_error
 from sparsepo.runtime.result_cache import file_hash
 from sparsepo.training.layout_choice import choose_layout
 from sparsepo.training.pair_objective import look
@@ -159,6 +159,7 @@ def _mapped(path: Path, rows: int, shape: Sequence[int], dtype: torch.dtype, new
     if not new and path.stat().st_size != wanted:
         raise UserError(f"{path}: {path.stat().st_size} bytes, {wanted} are expected: remove it")
     if new and hasattr(os, "posix_fallocate"):
-        with naming(path), open(path, "wb") as file:  # a mapped file that finds no room later kills its process
+        with add_path_to_disk_error(path), open(path, "wb") as file:
+            # A mapped file that finds no room later kills its process.
             os.posix_fallocate(file.fileno(), 0, wanted)
     return torch.from_file(str(path), shared=new, size=size, dtype=dtype).view(rows, *shape)

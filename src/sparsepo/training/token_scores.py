@@ -13,7 +13,7 @@ from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.collation import TokenPair, encode_pairs, with_values
 from sparsepo.data.records import Preference
 from sparsepo.models.loading import context_of
-from sparsepo.runtime.errors import UserError, shown
+from sparsepo.runtime.errors import UserError, format_value
 from sparsepo.training.batching import encode
 from sparsepo.training.reference_cache import computed
 
@@ -66,7 +66,9 @@ def check_same_tokens(own: Any, wanted: Any, pairs: Sequence[Preference], name: 
     for pair in pairs[:SOME]:
         for text in (pair.prompt, pair.chosen, pair.rejected):
             if any(own(text, **how)["input_ids"] != wanted(text, **how)["input_ids"] for how in WAYS):
-                raise UserError(f"{name}: its tokenizer encodes {shown(text)} otherwise than that of the task's model")
+                raise UserError(
+                    f"{name}: its tokenizer encodes {format_value(text)} otherwise than that of the task's model"
+                )
     if own.eos_token_id != wanted.eos_token_id:
         raise UserError(f"{name}: its end token is '{own.eos_token}', that of the task's model '{wanted.eos_token}'")
 

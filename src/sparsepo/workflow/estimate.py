@@ -4,7 +4,7 @@ import argparse
 
 from sparsepo.config.loading import load_config
 from sparsepo.config.runs import as_task
-from sparsepo.runtime.errors import run
+from sparsepo.runtime.entry_point import run_main
 from sparsepo.workflow.resources import FLOAT, TaskNeeds, job_resources
 from sparsepo.workflow.stages import Stages
 
@@ -69,4 +69,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

@@ -9,7 +9,7 @@ from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from sparsepo.runtime.errors import naming
+from sparsepo.runtime.errors import add_path_to_disk_error
 
 RC = {
     "font.family": "DejaVu Sans",  # ships with matplotlib: the same letters on every machine
@@ -132,7 +132,7 @@ def save(figure: Figure, path: str | Path) -> None:
     for kind, metadata in (("svg", {"Date": None}), ("png", None)):
         temporary = path.with_name(f".{stem}.{kind}.{os.getpid()}.tmp")
         try:
-            with naming(path), rc_context(RC):
+            with add_path_to_disk_error(path), rc_context(RC):
                 figure.savefig(temporary, format=kind, dpi=300, metadata=metadata)
             os.replace(temporary, path.with_name(f"{stem}.{kind}"))
         finally:

@@ -7,7 +7,7 @@ from typing import Any
 
 from sparsepo.report.html.gather import TaskResults
 from sparsepo.report.run_names import params_text
-from sparsepo.runtime.progress import duration
+from sparsepo.runtime.progress import format_duration
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def run_row(task: TaskResults, run: str, record: Mapping[str, Any]) -> RunRow:
         reward=_shown(numbers["reward"], 3),
         kl=_shown(numbers["kl_exact"], 3),
         length=_shown(numbers["length"], 1),
-        took=duration(record["seconds"]) if record else "-",
+        took=format_duration(record["seconds"]) if record else "-",
         memory=" + ".join([*memory, *(f"{size:,} MB of a GPU" for size in gpus if size)]) or "-",
         folder=f"../{task.name}/{'sft' if run == 'sft' else f'runs/{run}'}/",
     )
