@@ -53,7 +53,7 @@ def test_every_shipped_config_plans_all_its_runs(from_root, tmp_path, path):
 PARTS = {
     "generation": "generate",
     "summaries": "measure_summaries",
-    "wins": "measure_wins",
+    "win_rate": "measure_wins",
     "benchmarks": "measure_benchmarks",
     "code": "measure_code",
 }
@@ -152,7 +152,7 @@ def test_a_mistake_in_a_config_ends_the_plan_with_its_sentence(tiny, from_root, 
     refused(
         from_root("--configfile", "own.yaml"),
         "own.yaml:9: tasks.small.data.texts: must be greater than 0, not 0\n",
-        "own.yaml:13: tasks.small.methods.dp0: method 'dp0' is unknown; allowed: dpo, ",
+        "own.yaml:13: tasks.small.methods.dp0: unknown key; allowed: dpo, ",
         "; did you mean 'dpo'?\n",
     )
     assert not (tmp_path / "results").exists()
