@@ -341,7 +341,8 @@ def test_all_that_the_jobs_of_every_stage_run_is_counted(tmp_path):
             settings = f'[{settings}, {{"mask": "activations"}}]'
         script = f"workflow_scripts/{Path(script).name}"
         scripts.add(Path(script).stem)
-        versions += [(options["--code"], SourceTree().version(script, choices(settings)))] if "--code" in options else []
+        if "--code" in options:
+            versions.append((options["--code"], SourceTree().version(script, choices(settings))))
         if functions := not_counted(map(tuple, job["called"]), script, settings):
             missing.setdefault(script, set()).update(functions)
     assert scripts == set(SCRIPTS) and not missing
