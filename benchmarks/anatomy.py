@@ -13,14 +13,16 @@ from typing import Any
 import torch
 from workloads import SHORT, Workload
 
-from sparsepo.data.collation import collate, rows_of
+from sparsepo.data.batches import PairBatch
+from sparsepo.data.collation import collate_pairs
 from sparsepo.models.architecture import hidden_states
-from sparsepo.training.pair_objective import PairObjective, look, masks_for
+from sparsepo.training.pair_objective import PairObjective, build_method_masks
+from sparsepo.training.reference_outputs import run_reference
 
 
-def parts(objective: PairObjective, batch: dict[str, Any]) -> dict[str, float]:
+def parts(objective: PairObjective, batch: PairBatch) -> dict[str, float]:
     """Seconds of each part; the head is what is left of the step when its neighbours are taken away."""
-    rows, seconds = rows_of(batch), {}
+    seconds = {}
 
     def timed(name: str, part: Any) -> Any:
         start = time.process_time()
@@ -28,9 +30,9 @@ def parts(objective: PairObjective, batch: dict[str, Any]) -> dict[str, float]:
         seconds[name] = time.process_time() - start
         return out
 
-    timed("reference", lambda: look(objective.reference, None, batch, rows))
-    timed("reference and masks", lambda: look(objective.reference, objective.masks, batch, rows))
-    states = timed("policy forward", lambda: hidden_states(objective.policy, batch))
+    timed("reference", lambda: run_reference(objective.reference, None, batch))
+    timed("reference and masks", lambda: run_reference(objective.reference, objective.masks, batch))
+    states = timed("policy forward", lambda: hidden_states(objective.policy, batch.inputs))
     whole = timed("forward", lambda: objective(batch).total)
     timed("whole backward", whole.backward)
     timed("policy backward", lambda: states.backward(torch.ones_like(states)))
@@ -49,11 +51,11 @@ def main(dtype: str = "float32") -> None:
     torch.set_num_threads(1)
     workload = Workload("smollm2", dtype, "mixed", batches=2)
     policy, reference = workload.models()
-    masks = masks_for("sparsepo_independent", reference, {})
+    masks = build_method_masks("sparsepo_independent", reference, {})
     hyper = {"beta": 0.1, "form": "released"}
     objective = PairObjective(policy, reference, "sparsepo_independent", hyper, masks, kl=(), gradients="forward")
-    parts(objective, collate([SHORT], 0, "shared"))
-    found = [parts(objective, collate(pairs, 0, "shared")) for pairs in workload.draw(policy.config.vocab_size)]
+    parts(objective, collate_pairs([SHORT], 0, "shared"))
+    found = [parts(objective, collate_pairs(pairs, 0, "shared")) for pairs in workload.draw(policy.config.vocab_size)]
     print(f"| part | seconds ({dtype}) | share |\n|---|---|---|")
     for name in found[0]:
         seconds = statistics.median(batch[name] for batch in found)

@@ -28,13 +28,14 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaFo
 from workloads import token_pair
 
 from sparsepo.config.training import AdapterConfig
-from sparsepo.data.collation import TokenPair, collate, onto, split
+from sparsepo.data.collation import collate_pairs, split_into_micro_batches
+from sparsepo.data.tokenization import TokenPair
 from sparsepo.models import adapters
 from sparsepo.models.architecture import compile_blocks, decoder_layers
 from sparsepo.objective import kernels
 from sparsepo.runtime.entry_point import run_main
 from sparsepo.runtime.errors import UserError
-from sparsepo.training.pair_objective import PairObjective, masks_for
+from sparsepo.training.pair_objective import PairObjective, build_method_masks
 
 RANK = 16
 SPAN = 256, 1024
@@ -91,20 +92,20 @@ def sparsepo(part: Part, device: Any, compiles: bool = False) -> tuple[Callable[
     policy = made(part, device)
     reference = adapters.clone_sharing_weights(policy) if part.lora else made(part, device).requires_grad_(False)
     if part.lora:
-        adapters.add(policy, AdapterConfig(rank=RANK))
+        adapters.add_adapter(policy, AdapterConfig(rank=RANK))
         policy.activation_checkpointing_enable()
     if compiles:
         compile_blocks(policy)
         compile_blocks(reference)
-    masks = masks_for("sparsepo_independent", reference, {})
+    masks = build_method_masks("sparsepo_independent", reference, {})
     hyper = {"beta": BETA, "form": "paper"}
     objective = PairObjective(
         policy.train(), reference.eval(), "sparsepo_independent", hyper, masks, kl=(), gradients="forward"
     ).to(device)
 
     def step(pairs: Sequence[TokenPair]) -> None:
-        for places in split(range(len(pairs)), pairs, "shared", None, part.budget):
-            batch = onto(device, collate([pairs[place] for place in places], 0, "shared"))
+        for places in split_into_micro_batches(range(len(pairs)), pairs, "shared", None, part.budget):
+            batch = collate_pairs([pairs[place] for place in places], 0, "shared").to(device)
             with torch.autocast(device.type, torch.bfloat16):
                 loss = objective(batch).total / len(pairs)
             loss.backward()
@@ -133,7 +134,7 @@ def trl(part: Part, device: Any, compiles: bool = False) -> tuple[Callable[[Sequ
         policy.activation_checkpointing_enable()
 
     def step(pairs: Sequence[TokenPair]) -> None:
-        for places in split(range(len(pairs)), pairs, "padded", None, part.padded):
+        for places in split_into_micro_batches(range(len(pairs)), pairs, "padded", None, part.padded):
             batch = trainer._prepare_inputs(trainer.data_collator([as_trl(pairs[place]) for place in places]))
             with torch.autocast(device.type, torch.bfloat16):
                 loss = trainer.compute_loss(model, batch) * len(places) / len(pairs)
@@ -268,7 +269,7 @@ def head_rows(device: Any, rows: int, width: int, vocabulary: int) -> Iterator[t
     yield "matrix products alone", milliseconds(products)
     for mode in ("forward", "recompute"):
         yield f"ours, {mode}", milliseconds(whole(lambda at, mode=mode: head.ours(at, mode)))
-    terms, gradient = kernels._terms, kernels._gradient
+    terms, gradient = kernels._terms_of_rows, kernels._write_logit_grads
     with mock.patch.object(terms, "run", terms.function), mock.patch.object(gradient, "run", gradient.function):
         for mode in ("forward", "recompute"):
             yield f"ours, {mode}, not compiled", milliseconds(whole(lambda at, mode=mode: head.ours(at, mode)))

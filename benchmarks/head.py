@@ -6,9 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsepo.objective.fused_head import rows_together
-from sparsepo.objective.kernels import even
-from sparsepo.objective.token_terms import Head, SummedLoss, token_terms
+from sparsepo.objective.fused_head import rows_per_group
+from sparsepo.objective.kernels import split_evenly
+from sparsepo.objective.lm_head import LMHead
+from sparsepo.objective.token_terms import SummedLoss, token_terms
 
 
 @dataclass(frozen=True)
@@ -33,10 +34,10 @@ def inputs(rows: int, width: int, vocabulary: int, dtype: str, device: Any = "cp
 
 def ours(at: Inputs, gradients: str) -> Tensor:
     """Sum of log pi - log ref + KL(ref || pi)."""
-    where = (at.hidden, at.ref_hidden, Head(at.weight), Head(at.ref_weight), at.labels)
+    where = (at.hidden, at.ref_hidden, LMHead(at.weight), LMHead(at.ref_weight), at.labels)
     if gradients == "recompute":
         return _value(token_terms(*where, kl=("forward",)))
-    groups = even(len(at.labels), min(rows_together(at.weight), len(at.labels) // 2))
+    groups = split_evenly(len(at.labels), min(rows_per_group(at.weight), len(at.labels) // 2))
     loss = SummedLoss(lambda rows, terms, weights: _value(terms), groups)
     return token_terms(*where, kl=("forward",), loss=loss).total
 

@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sparsepo.data.collation import TokenPair, collate
-from sparsepo.training.pair_objective import PairObjective, masks_for
+from sparsepo.data.collation import collate_pairs
+from sparsepo.data.tokenization import TokenPair
+from sparsepo.training.pair_objective import PairObjective, build_method_masks
 
 BETA = 0.1
 Step = Callable[[Sequence[TokenPair]], Tensor]
@@ -23,10 +24,10 @@ Step = Callable[[Sequence[TokenPair]], Tensor]
 
 def ours(policy: Any, reference: Any, gradients: str) -> Step:
     """SparsePO with independent masks and the KL that its loss needs; `gradients` is `forward` or `recompute`."""
-    masks = masks_for("sparsepo_independent", reference, {})
+    masks = build_method_masks("sparsepo_independent", reference, {})
     hyper = {"beta": BETA, "form": "released"}
     objective = PairObjective(policy, reference, "sparsepo_independent", hyper, masks, kl=(), gradients=gradients)
-    return lambda pairs: objective(collate(pairs, 0, layout="shared")).total / len(pairs)
+    return lambda pairs: objective(collate_pairs(pairs, 0, layout="shared")).total / len(pairs)
 
 
 # --- the authors' math

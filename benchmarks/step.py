@@ -129,7 +129,7 @@ def time_steps(experiments: dict[str, Experiment]) -> dict[str, dict[str, list[f
     runs = {name: contender(name, first, *(own if name == "ours" else (policy, reference))) for name in names}
     rounds = {name: rounds_of(experiment, policy.config.vocab_size) for name, experiment in experiments.items()}
     batches = (batch for row in rounds.values() for turn in row for batch in turn.values())
-    warm_up(runs, max(batches, key=LAYOUTS["padded"].cost))
+    warm_up(runs, max(batches, key=LAYOUTS["padded"].num_positions))
     return {name: interleaved({who: runs[who] for who in row[0]}, row) for name, row in rounds.items()}
 
 

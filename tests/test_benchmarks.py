@@ -19,8 +19,9 @@ import peers  # noqa: E402
 import step  # noqa: E402
 import workloads  # noqa: E402
 
-from sparsepo.data.collation import LAYOUTS, TokenPair, collate  # noqa: E402
-from sparsepo.training.pair_objective import PairObjective, masks_for  # noqa: E402
+from sparsepo.data.collation import LAYOUTS, collate_pairs
+from sparsepo.data.tokenization import TokenPair  # noqa: E402
+from sparsepo.training.pair_objective import PairObjective, build_method_masks  # noqa: E402
 
 needs_trl = pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="trl, of the extra `bench`, is missing")
 PAIRS = [TokenPair([5, 9, 2, 11], [7, 3, 8, 60, 4], [6, 1]), TokenPair([12, 2], [40], [33, 21, 2])]
@@ -47,7 +48,7 @@ def assert_same(found, wanted, **tolerance):
 
 def same_masks(reference, m_u, m_d):
     """Our heads with the weights of the published ones, and no penalty on them."""
-    masks = masks_for("sparsepo_independent", reference, {"l1_u": 0.0, "l1_d": 0.0}).to(reference.dtype)
+    masks = build_method_masks("sparsepo_independent", reference, {"l1_u": 0.0, "l1_d": 0.0}).to(reference.dtype)
     for side, made in (("u", m_u), ("d", m_d)):
         masks.heads[side].load_state_dict(made.state_dict())
     return masks
@@ -72,10 +73,10 @@ def test_the_published_math_gives_our_released_loss_and_its_gradients(mode):
     theirs = peers.published_loss(policy, reference, m_u, m_d, PAIRS)
     theirs.sum().backward()
     wanted = gradients(policy)
-    outcome = objective(collate(PAIRS, 0, layout="shared"))
-    outcome.total.backward()
+    output = objective(collate_pairs(PAIRS, 0, layout="shared"))
+    output.total.backward()
     close = {"rtol": 1e-5, "atol": 1e-8}  # the tables of rotary positions are float32
-    torch.testing.assert_close(outcome.loss.detach(), theirs.detach(), **close)
+    torch.testing.assert_close(output.loss.detach(), theirs.detach(), **close)
     assert_same(gradients(policy), wanted, **close)
     for side, made in (("u", m_u), ("d", m_d)):
         grads = {name: weight.grad for name, weight in masks.heads[side].named_parameters()}
@@ -87,7 +88,7 @@ def test_the_published_math_gives_our_released_loss_and_its_gradients(mode):
 def test_trl_gives_our_dpo_loss_and_its_gradients():
     policy, reference = models("float32")
     objective = PairObjective(policy, reference, "dpo", {"beta": peers.BETA}, None)
-    ours = objective(collate(PAIRS, 0, layout="shared")).total / len(PAIRS)
+    ours = objective(collate_pairs(PAIRS, 0, layout="shared")).total / len(PAIRS)
     ours.backward()
     wanted = gradients(policy)
     with warnings.catch_warnings():
@@ -226,7 +227,7 @@ def test_every_contender_takes_the_longest_batch_before_one_counts(monkeypatch):
 
     def contender(name, *_):
         def run(batch):
-            order.append((name, LAYOUTS["padded"].cost(batch)))
+            order.append((name, LAYOUTS["padded"].num_positions(batch)))
             return lambda: None
 
         return run

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sparsepo.data.collation import encode_pairs
 from sparsepo.data.records import Preference, as_record
+from sparsepo.data.tokenization import encode_pairs
 from sparsepo.methods.registry import check_parameters
 from sparsepo.models.loading import train_tokenizer
 from sparsepo.runtime.errors import UserError

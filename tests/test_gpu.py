@@ -9,15 +9,17 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from sparsepo.config.training import PreferenceConfig
-from sparsepo.data.collation import TokenPair, collate, onto, rows_of
+from sparsepo.data.collation import collate_pairs
 from sparsepo.data.records import Preference
+from sparsepo.data.tokenization import TokenPair
 from sparsepo.models import segment_attention, varlen_attention
 from sparsepo.models.architecture import compile_blocks, hidden_states
 from sparsepo.models.loading import train_tokenizer
 from sparsepo.objective import kernels
-from sparsepo.objective.fused_head import rows_together
-from sparsepo.objective.token_terms import Head, SummedLoss, token_terms
-from sparsepo.training.pair_objective import PairObjective, masks_for
+from sparsepo.objective.fused_head import rows_per_group
+from sparsepo.objective.lm_head import LMHead
+from sparsepo.objective.token_terms import SummedLoss, token_terms
+from sparsepo.training.pair_objective import PairObjective, build_method_masks
 from sparsepo.training.preference_trainer import PreferenceTrainer
 
 pytestmark = [
@@ -87,7 +89,7 @@ def test_compiled_terms_and_their_gradients_are_those_of_the_definition(dtype, s
     wanted = definition(*theirs, ref_hidden, weight, labels, softcap)
     sum((f * w).sum() for f, w in zip(factors, (wanted[0], *wanted[2:]), strict=True)).backward()
 
-    heads = Head(own[1], softcap=softcap), Head(weight, softcap=softcap)
+    heads = LMHead(own[1], softcap=softcap), LMHead(weight, softcap=softcap)
     score = lambda at, terms: (  # noqa: E731
         factors[:, at] * torch.stack([terms.logps, terms.reverse_kl, terms.forward_kl])
     ).sum()
@@ -104,7 +106,7 @@ def test_compiled_terms_and_their_gradients_are_those_of_the_definition(dtype, s
     assert max(error(a, b) for a, b in zip(found, wanted, strict=True)) < (3e-3 if half else 1e-5)
     allowed = 6e-3 if half else 1e-5
     assert max(error(a.grad, b.grad) for a, b in zip(own, theirs, strict=True)) < allowed
-    assert kernels._terms.run is not kernels._terms.function, "it was not compiled"
+    assert kernels._terms_of_rows.run is not kernels._terms_of_rows.function, "it was not compiled"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -115,8 +117,8 @@ def test_extreme_logits_and_banned_tokens_stay_finite_when_compiled(dtype):
     own = [hidden.clone().requires_grad_(), weight.clone().requires_grad_()]
     bias = torch.zeros(700, device="cuda", dtype=dtype)
     bias[-1] = -math.inf
-    head = Head(own[1], bias)
-    terms = token_terms(own[0], hidden.flip(0), head, Head(weight, bias), torch.tensor([3, 5, 0], device="cuda"))
+    head = LMHead(own[1], bias)
+    terms = token_terms(own[0], hidden.flip(0), head, LMHead(weight, bias), torch.tensor([3, 5, 0], device="cuda"))
     assert all(value.isfinite().all() for value in (terms.logps, terms.ref_logps, terms.reverse_kl, terms.forward_kl))
     (terms.logps + terms.reverse_kl + terms.forward_kl).sum().backward()
     assert all(tensor.grad.isfinite().all() for tensor in own)
@@ -127,36 +129,34 @@ def test_extreme_logits_and_banned_tokens_stay_finite_when_compiled(dtype):
 
 @pytest.mark.parametrize("window", [None, 7])
 @pytest.mark.parametrize("heads", [4, 2])
-@pytest.mark.parametrize("layout", ["shared", "packed"])
-def test_all_segments_at_once_are_segment_after_segment(layout, heads, window):
+def test_all_segments_at_once_are_segment_after_segment(heads, window):
     torch.manual_seed(0)
-    segments = tuple((*segment, 0) for segment in collate(drawn(), 0, layout)["segments"])
-    length = segments[-1][1]
+    segments = collate_pairs(drawn(), 0, "shared").inputs.segments
+    length = segments[-1].end
     shapes = [(1, 4, length, 32), (1, heads, length, 32), (1, heads, length, 32)]
     states = [torch.randn(shape, device="cuda") for shape in shapes]
     rounded = [x.bfloat16().requires_grad_() for x in states]
     exact = [x.detach().double().requires_grad_() for x in rounded]
     factor = torch.randn(1, length, 4, 32, device="cuda")
     assert varlen_attention.has_flash(rounded[0], rounded[2])
-    found = varlen_attention.at_once(*rounded, segments, None, window)
-    wanted = segment_attention._by_segment(*exact, segments, None, window)
+    found = varlen_attention.attend_varlen(*rounded, segments, None, window)
+    wanted = segment_attention._attend_by_segment(*exact, segments, None, window)
     (found * factor).sum().backward()
     (wanted * factor).sum().backward()
     assert error(found, wanted) < 5e-3
     assert max(error(a.grad, b.grad) for a, b in zip(rounded, exact, strict=True)) < 1e-2
 
 
-@pytest.mark.parametrize("layout", ["shared", "packed"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_model_says_the_same_of_packed_pairs_in_bfloat16_as_of_padded_ones(architecture, layout):
+def test_a_model_says_the_same_of_shared_prompts_in_bfloat16_as_of_padded_pairs(architecture):
     exact, rounded = model(architecture), model(architecture, torch.bfloat16)
     found = []
-    for one, name in ((exact, "padded"), (rounded, "padded"), (rounded, layout)):
-        batch = onto("cuda", collate(drawn(), 0, name))
+    for one, name in ((exact, "padded"), (rounded, "padded"), (rounded, "shared")):
+        batch = collate_pairs(drawn(), 0, name).to("cuda")
         with torch.no_grad():
-            found.append(rows_of(batch).take(hidden_states(one, batch)))
-    wanted, padded, packed = found
-    assert error(packed, wanted) < 1.5 * error(padded, wanted) + 1e-4
+            found.append(batch.responses.select_hidden(hidden_states(one, batch.inputs)))
+    wanted, padded, shared = found
+    assert error(shared, wanted) < 1.5 * error(padded, wanted) + 1e-4
 
 
 # --- the whole objective
@@ -164,7 +164,7 @@ def test_a_model_says_the_same_of_packed_pairs_in_bfloat16_as_of_padded_ones(arc
 
 def objective(policy, reference, gradients):
     torch.manual_seed(3)
-    masks = masks_for("sparsepo_independent", reference, {})
+    masks = build_method_masks("sparsepo_independent", reference, {})
     made = PairObjective(
         policy, reference, "sparsepo_independent", {"beta": 0.2, "form": "paper"}, masks, gradients=gradients
     )
@@ -172,7 +172,7 @@ def objective(policy, reference, gradients):
 
 
 def gradient_of(made, layout, casts):
-    batch = onto("cuda", collate(drawn(), 0, layout))
+    batch = collate_pairs(drawn(), 0, layout).to("cuda")
     with torch.autocast("cuda", torch.bfloat16, enabled=casts):
         total = made(batch).total
     total.backward()
@@ -212,7 +212,7 @@ def test_compiled_blocks_are_as_near_to_the_step_in_float64_as_plain_ones():
 
 def test_more_rows_than_fit_a_chunk_go_in_parts():
     weight = torch.zeros(2**20, 2, device="cuda")
-    assert rows_together(weight) == 2**7
+    assert rows_per_group(weight) == 2**7
 
 
 # --- training

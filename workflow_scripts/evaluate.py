@@ -9,7 +9,7 @@ from sparsepo.evaluation import token_analysis
 from sparsepo.evaluation.frontier import score_samples
 from sparsepo.evaluation.scorers import Scorer, build_scorer
 from sparsepo.methods.registry import METHODS
-from sparsepo.models.loading import context_of, load_model, load_tokenizer
+from sparsepo.models.loading import context_length, load_model, load_tokenizer
 from sparsepo.runtime.entry_point import run_main
 from sparsepo.training.inspection import inspect_pairs
 from sparsepo.training.preference_trainer import load_masks
@@ -18,7 +18,7 @@ from sparsepo.training.preference_trainer import load_masks
 def tokens_of(settings: dict, policy, reference, tokenizer, masks, pairs: list[Preference]) -> list[dict]:
     """The run's method looking into validation pairs; for SFT and methods without given pairs another stands in."""
     training, count = settings["training"], settings["evaluation"]["token_pairs"]
-    limits = training["max_prompt_tokens"], training["max_response_tokens"], context_of(policy)
+    limits = training["max_prompt_tokens"], training["max_response_tokens"], context_length(policy)
     records, encoded = token_analysis.encode_usable(tokenizer, pairs, limits, count)
     method, batch = settings["method"], settings["evaluation"]["batch_size"]
     found = inspect_pairs(policy, reference, encoded, method, settings["hyper"], masks, batch_size=batch)

@@ -8,7 +8,7 @@ from pathlib import Path
 from sparsepo.data.records import read_rows, write_json, write_records
 from sparsepo.runtime.atomic_folder import atomic_folder
 from sparsepo.runtime.entry_point import run_main
-from sparsepo.training.iterations import joined, record_of
+from sparsepo.training.iterations import join_logs, join_records
 
 LOGS = ("dynamics.jsonl", "frontier.jsonl")
 
@@ -23,9 +23,9 @@ def main() -> None:
             if path.is_file() and path.name not in (*LOGS, "run.json"):
                 shutil.copyfile(path, place / path.name)
     for name in LOGS:
-        write_records(options.out / name, joined([read_rows(folder / name) for folder in options.rounds]))
+        write_records(options.out / name, join_logs([read_rows(folder / name) for folder in options.rounds]))
     records = [json.loads((folder / "run.json").read_text()) for folder in options.rounds]
-    write_json(options.out / "run.json", record_of(records))
+    write_json(options.out / "run.json", join_records(records))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from sparsepo.data.pairing import subsample_prompts
 from sparsepo.data.records import Preference, read_records, write_records
 from sparsepo.models.loading import load_tokenizer
 from sparsepo.runtime.entry_point import run_main
-from sparsepo.training.token_scores import check_reach, check_same_tokens, context_at
+from sparsepo.training.token_scores import check_context_length, check_same_tokenizer, folder_context_length
 
 
 def main() -> None:
@@ -23,9 +23,9 @@ def main() -> None:
     pairs, name = read_records(options.pairs, Preference), f"oracle '{settings['oracle']}' of task '{settings['task']}'"
     if options.base != options.reference:
         folders = options.base, options.reference
-        check_same_tokens(*map(load_tokenizer, folders), pairs, name)
+        check_same_tokenizer(*map(load_tokenizer, folders), pairs, name)
         limits = settings["max_prompt_tokens"], settings["max_response_tokens"]
-        check_reach(*(context_at(folder) for folder in folders), limits, name)
+        check_context_length(*(folder_context_length(folder) for folder in folders), limits, name)
     chosen = subsample_prompts(pairs, settings["share"], settings["seed"])
     print(f"{name}: {len(chosen)} of {len(pairs)} pairs", flush=True)
     write_records(options.out, chosen)

@@ -8,8 +8,8 @@ from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.records import Preference, read_records
 from sparsepo.models.loading import load_model, load_tokenizer
 from sparsepo.runtime.entry_point import run_main
-from sparsepo.training.batching import encode
-from sparsepo.training.reference_cache import content, write_cache
+from sparsepo.training.batching import encode_usable_pairs
+from sparsepo.training.reference_cache import content_hash, write_cache
 
 
 def main() -> None:
@@ -24,8 +24,8 @@ def main() -> None:
     reference = load_model(options.reference, **options.settings["loading"])
     tokenizer = load_tokenizer(options.reference)
     records = read_records(options.pairs, Preference)
-    encoded = encode(tokenizer, records, config, reference)
-    of = content(options.reference, records, config)
+    encoded = encode_usable_pairs(tokenizer, records, config, reference)
+    of = content_hash(options.reference, records, config)
     write_cache(reference, encoded.pairs, options.kind, config, options.out, of)
 
 

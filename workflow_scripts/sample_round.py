@@ -14,13 +14,13 @@ from sparsepo.models.loading import load_model, load_tokenizer
 from sparsepo.runtime.entry_point import run_main
 from sparsepo.runtime.errors import UserError
 from sparsepo.runtime.result_cache import ResultCache, job_identity, open_cache
-from sparsepo.training.iterations import seed_of
-from sparsepo.training.token_scores import with_logps
+from sparsepo.training.iterations import round_seed
+from sparsepo.training.token_scores import add_logps
 
 
 def sampled(settings: dict, policy: Path, path: Path, iteration: int, kept: ResultCache) -> list[Completion]:
     """Responses of the policy that are not empty, each round's drawn with numbers of its own."""
-    sampling = SamplingConfig(**settings["sampling"], seed=seed_of(settings["seed"], iteration))
+    sampling = SamplingConfig(**settings["sampling"], seed=round_seed(settings["seed"], iteration))
     prompts, tokenizer = read_records(path, Prompt), load_tokenizer(policy)
     model = load_backend(policy, **settings["loading"])
     check_prompt_lengths(model, tokenizer, prompts, sampling, path)
@@ -52,7 +52,7 @@ def main() -> None:
     rows = sampled(settings, options.policy, options.prompts, options.iteration, kept)
     made, played = ranked(settings, rows, options.answers, options.prompts)
     config, model = PreferenceConfig(**settings["training"]), load_model(options.policy, **settings["loading"])
-    pairs, dropped = with_logps(model, load_tokenizer(options.policy), made.pairs, config)
+    pairs, dropped = add_logps(model, load_tokenizer(options.policy), made.pairs, config)
     print(f"{made}; {len(pairs)} can train; dropped: {dropped or 'none'}", flush=True)
     if not pairs:
         raise UserError(

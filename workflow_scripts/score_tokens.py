@@ -8,7 +8,7 @@ from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.records import Preference, read_records, write_json, write_records
 from sparsepo.models.loading import load_model, load_tokenizer
 from sparsepo.runtime.entry_point import run_main
-from sparsepo.training.token_scores import with_scores
+from sparsepo.training.token_scores import add_token_scores
 
 
 def main() -> None:
@@ -25,7 +25,7 @@ def main() -> None:
     base = load_model(options.base, **settings["loading"])
     tokenizer, summary = load_tokenizer(options.oracle), {"parameters": oracle.num_parameters()}
     for split, path in zip(("train", "validation"), options.pairs, strict=True):
-        scored = with_scores(oracle, base, tokenizer, read_records(path, Preference), config)
+        scored = add_token_scores(oracle, base, tokenizer, read_records(path, Preference), config)
         write_records(options.out / f"{split}.jsonl", scored)
         usable = sum(pair.chosen_values is not None for pair in scored)
         summary[split] = {"scored": usable, "not": len(scored) - usable}

@@ -8,14 +8,14 @@ from pathlib import Path
 from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.records import Preference, read_records, write_json
 from sparsepo.evaluation.frontier import frontier_evaluator
-from sparsepo.models.adapters import policy_and_reference
+from sparsepo.models.adapters import load_policy_and_reference
 from sparsepo.models.loading import load_tokenizer
 from sparsepo.runtime.entry_point import run_main
 from sparsepo.runtime.provenance import run_record
 from sparsepo.runtime.result_cache import job_identity
-from sparsepo.training.iterations import seed_of
+from sparsepo.training.iterations import round_seed
 from sparsepo.training.preference_trainer import PreferenceTrainer
-from sparsepo.training.reference_cache import Cache, content
+from sparsepo.training.reference_cache import ReferenceCache, content_hash
 
 
 def main() -> None:
@@ -35,16 +35,16 @@ def main() -> None:
     options = parser.parse_args()
     start, settings = time.perf_counter(), options.settings
     config = PreferenceConfig(**settings["training"])
-    begin, seed = options.policy or options.reference, seed_of(settings["seed"], options.iteration)
+    begin, seed = options.policy or options.reference, round_seed(settings["seed"], options.iteration)
     inputs = [options.reference / "model.safetensors", options.pairs]
     inputs += [options.prompts] if options.prompts else []
     inputs += [options.policy / "model.safetensors"] if options.policy else []
     inputs += [options.validation] if config.validate_every else []
     tokenizer, pairs = load_tokenizer(options.reference), read_records(options.pairs, Preference)
-    of = content(options.reference, pairs, config) if options.cache else ""
+    of = content_hash(options.reference, pairs, config) if options.cache else ""
     runs = not options.cache or config.validate_every > 0  # the cache holds the training pairs only
     referred = runs or config.frontier_every > 0
-    policy, reference = policy_and_reference(begin, options.reference, config, settings["loading"], referred)
+    policy, reference = load_policy_and_reference(begin, options.reference, config, settings["loading"], referred)
     trainer = PreferenceTrainer(
         policy,
         reference if runs else None,
@@ -56,7 +56,7 @@ def main() -> None:
         folder=options.checkpoint,
         seed=seed,
         identity=job_identity(settings, options.code, inputs),
-        cache=[Cache.open(folder, of) for folder in options.cache],
+        caches=[ReferenceCache.open(folder, of) for folder in options.cache],
         validation=read_records(options.validation, Preference) if config.validate_every else [],
         measure=frontier_evaluator(settings, reference, tokenizer, options.prompts) if config.frontier_every else None,
     )
@@ -66,7 +66,7 @@ def main() -> None:
     record |= {
         "pairs": {"trained": len(trainer.train_dataset), "dropped": trainer.dropped},
         "kept_step": trainer.kept_step,
-        "training_seconds": round(record["seconds"] - trainer.measuring, 2),
+        "training_seconds": round(record["seconds"] - trainer.measuring_seconds, 2),
     }
     if trainer.is_world_process_zero():
         write_json(options.out / "run.json", record)

@@ -13,8 +13,8 @@ from sparsepo.evaluation.scorers import build_scorer
 from sparsepo.fdpg.target import Target, contains_word, fit_target, usable_prompts
 from sparsepo.fdpg.trainer import OnPolicyTrainer
 from sparsepo.methods.registry import METHODS
-from sparsepo.models.adapters import policy_and_reference
-from sparsepo.models.loading import context_of, load_tokenizer
+from sparsepo.models.adapters import load_policy_and_reference
+from sparsepo.models.loading import context_length, load_tokenizer
 from sparsepo.runtime.entry_point import run_main
 from sparsepo.runtime.provenance import run_record
 from sparsepo.runtime.result_cache import job_identity
@@ -27,7 +27,7 @@ def target_of(settings: dict, config: PreferenceConfig, reference, tokenizer, pr
         return Target("reward", build_scorer(settings["scorer"]), 1 / hyper["beta"])
     feature = contains_word(own["words"]) if own["words"] else build_scorer(settings["scorer"])
     sampling = SamplingConfig(**settings["draws"], samples=own["fit_samples"], seed=settings["seed"])
-    kept, _ = usable_prompts(tokenizer, prompts, config, sampling, context_of(reference))
+    kept, _ = usable_prompts(tokenizer, prompts, config, sampling, context_length(reference))
     return fit_target(reference, tokenizer, kept[: own["fit_prompts"]], feature, hyper["target_mean"], sampling)
 
 
@@ -43,11 +43,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     start, settings = time.perf_counter(), options.settings
-    own = METHODS[settings["method"]].training_settings(settings["hyper"])
+    own = METHODS[settings["method"]].training_overrides(settings["hyper"])
     config = PreferenceConfig(**settings["training"]).changed(own)
     inputs = [options.reference / "model.safetensors", options.train, options.prompts]
     tokenizer = load_tokenizer(options.reference)
-    policy, reference = policy_and_reference(options.reference, options.reference, config, settings["loading"])
+    policy, reference = load_policy_and_reference(options.reference, options.reference, config, settings["loading"])
     sampling = SamplingConfig(**settings["draws"], samples=settings["on_policy"]["samples"])
     prompts = read_records(options.train, Prompt)
     trainer = OnPolicyTrainer(
@@ -71,7 +71,7 @@ def main() -> None:
         "prompts": {"trained": len(trainer.prompts), "dropped": trainer.dropped},
         "target": {"of": trainer.target.name, "scale": trainer.target.scale},
         "kept_step": trainer.state.global_step,
-        "training_seconds": round(record["seconds"] - trainer.measuring, 2),
+        "training_seconds": round(record["seconds"] - trainer.measuring_seconds, 2),
     }
     write_json(options.out / "run.json", record)
     trainer.finish(options.out / "dynamics.jsonl", options.out / "frontier.jsonl")  # last: it deletes the checkpoints

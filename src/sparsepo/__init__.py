@@ -14,7 +14,8 @@ _LIVES_IN = {
     "Preference": "sparsepo.data.records",
     "UserError": "sparsepo.runtime.errors",
 }
-_LIVES_IN |= dict.fromkeys(("Head", "TokenTerms", "token_terms"), "sparsepo.objective.token_terms")
+_LIVES_IN |= dict.fromkeys(("TokenTerms", "token_terms"), "sparsepo.objective.token_terms")
+_LIVES_IN |= {"LMHead": "sparsepo.objective.lm_head"}
 _LIVES_IN |= dict.fromkeys(("Side", "PairLoss"), "sparsepo.objective.response_terms")
 _LIVES_IN |= dict.fromkeys(
     "dpo cdpo robust hinge ipo simpo dpop tdpo1 tdpo2 sparsepo odpo kto orpo sepo selective_nll inpo".split(),

@@ -5,8 +5,8 @@ import random
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from sparsepo.data.collation import encode_response
 from sparsepo.data.records import Completion, Preference
+from sparsepo.data.tokenization import encode_response
 from sparsepo.evaluation.frontier import ScoredSamples
 from sparsepo.evaluation.kl import ResponseDivergence
 from sparsepo.evaluation.token_analysis import (

@@ -25,7 +25,7 @@ def test_choices_are_those_of_the_code():
 @pytest.mark.parametrize("method", METHODS)
 def test_every_default_is_one_that_a_config_may_set(method):
     for name, default in METHODS[method].parameters.items():
-        if name not in METHODS[method].of_training:  # those stand in the training section
+        if name not in METHODS[method].training_keys:  # those stand in the training section
             TypeAdapter(parameter_type(method, name)).validate_python(default, strict=True)
 
 

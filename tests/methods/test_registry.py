@@ -10,7 +10,7 @@ from sparsepo.methods.registry import (
     METHODS,
     check_pair_method,
     check_parameters,
-    looking_into_pairs,
+    inspection_method,
 )
 from sparsepo.objective.losses import LOSSES
 from sparsepo.objective.mask_builder import HEADS, Masks, build_masks
@@ -37,20 +37,18 @@ def test_every_loss_is_one_of_a_method_and_every_head_one_that_a_config_may_name
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_row_names_keywords_of_build_masks_that_build(method):
+def test_every_mask_of_a_row_is_built_from_its_defaults(method):
     row = METHODS[method]
-    assert {*row.masks} - {"oracle"} <= keyword_only(build_masks)
     assert bool(row.masks) == bool(row.share) == bool(row.mask_choices)
     for mask in row.mask_choices:
-        wanted = row.split({"mask": mask})[1]
-        assert set(wanted) <= keyword_only(build_masks)
-        assert isinstance(build_masks(2, 4, **wanted), Masks) if wanted else mask == "none"
+        parameters = row.split_parameters({"mask": mask})[1]
+        assert isinstance(build_masks(2, 4, **parameters), Masks) if parameters else mask == "none"
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_parameter_of_a_method_is_read_with_one_of_its_masks(method):
     row = METHODS[method]
-    assert set(row.parameters) == {name for mask in row.mask_choices or ["none"] for name in row.reads(mask)}
+    assert set(row.parameters) == {name for mask in row.mask_choices or ["none"] for name in row.used_parameters(mask)}
 
 
 def test_every_loss_that_is_a_sum_over_tokens_may_have_a_mask():
@@ -78,7 +76,7 @@ def test_a_method_without_pairs_is_refused_where_pairs_are_trained_on():
 
 
 def test_who_looks_into_pairs_has_a_loss_of_pairs():
-    assert {name: looking_into_pairs(name) for name in METHODS if looking_into_pairs(name) != name} == {
+    assert {name: inspection_method(name) for name in METHODS if inspection_method(name) != name} == {
         "inpo": DEFAULT_INSPECTION_METHOD,
         "fdpg": DEFAULT_INSPECTION_METHOD,
         "fdpg_feature": DEFAULT_INSPECTION_METHOD,
@@ -90,21 +88,20 @@ def test_labels_are_distinct():
     assert len(set(labels)) == len(labels)
 
 
-@pytest.mark.parametrize("mask", MASKS)
-def test_every_mask_a_config_may_name_can_be_built(mask):
-    assert isinstance(build_masks(2, 4, mask=mask), Masks)
+def test_every_mask_is_one_of_a_method():
+    assert set(MASKS) == {mask for row in METHODS.values() for mask in row.mask_choices} - {"none"}
 
 
 def test_what_is_given_goes_to_the_loss_or_to_the_masks_and_the_rest_is_default():
-    hyper, masks = METHODS["sparsepo_common"].split({"beta": 0.5, "l1_u": 0.01})
+    hyper, masks = METHODS["sparsepo_common"].split_parameters({"beta": 0.5, "l1_u": 0.01})
     assert hyper == {"beta": 0.5, "form": "paper"}
     assert masks == {"mask": "layers", "l1_u": 0.01, "l1_d": 0.0, "init_sparsity": 0.25, "share": "common"}
 
 
 def test_what_a_mask_does_not_read_is_not_among_its_keywords():
-    assert METHODS["dpo"].split({"beta": 0.5}) == ({"beta": 0.5}, {})
+    assert METHODS["dpo"].split_parameters({"beta": 0.5}) == ({"beta": 0.5}, {})
     wanted = {"mask": "selected", "share": "reward_only", "k_chosen": 0.2, "k_rejected": 0.3}
-    assert METHODS["dpo"].split({"mask": "selected", "k_chosen": 0.2, "oracle": "main"})[1] == wanted
+    assert METHODS["dpo"].split_parameters({"mask": "selected", "k_chosen": 0.2, "oracle": "main"})[1] == wanted
 
 
 def test_the_oracle_is_that_of_masks_that_read_numbers_of_the_pairs():

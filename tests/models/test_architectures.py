@@ -6,8 +6,10 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM
 
-from sparsepo.models.architecture import check_head, decoder_layers, hidden_states, recording
-from sparsepo.models.loading import context_of, without_dropout
+from sparsepo.data.batches import ModelInputs
+from sparsepo.models.activations import record_activations
+from sparsepo.models.architecture import check_lm_head, decoder_layers, hidden_states
+from sparsepo.models.loading import context_length, disable_dropout
 from sparsepo.runtime.errors import UserError
 from sparsepo.training.inspection import inspect_pairs
 
@@ -67,7 +69,7 @@ def model(architecture, seed):
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
-    return without_dropout(made).eval()
+    return disable_dropout(made).eval()
 
 
 @torch.no_grad()
@@ -130,35 +132,36 @@ def test_a_policy_equal_to_its_reference_has_no_reward_and_no_kl(architecture):
 # --- hidden states
 
 
-def all_states(reference, batch):
-    """The states of every layer, as they are shown."""
-    shown = []
+def all_states(reference, inputs):
+    """The states of every layer."""
+    calls = []
     with torch.no_grad():
-        last = hidden_states(reference, batch, lambda layer, depth, states: shown.append((layer, depth, states)))
-    assert [(layer, depth) for layer, depth, _ in shown] == [(0, 2), (1, 2)]
-    assert last is shown[1][2]
-    return [states for _, _, states in shown]
+        last = hidden_states(reference, inputs, lambda layer, depth, states: calls.append((layer, depth, states)))
+    assert [(layer, depth) for layer, depth, _ in calls] == [(0, 2), (1, 2)]
+    assert last is calls[1][2]
+    return [states for _, _, states in calls]
 
 
 @pytest.mark.parametrize("architecture", CONFIGS)
 def test_states_are_the_outputs_of_the_blocks_and_the_last_what_the_head_multiplies(architecture):
     reference = model(architecture, 1)
-    batch = {"input_ids": torch.tensor([[3, 4, 5, 6]]), "attention_mask": torch.ones(1, 4, dtype=torch.long)}
+    inputs = ModelInputs.with_padding(torch.tensor([[3, 4, 5, 6]]), torch.ones(1, 4, dtype=torch.long))
+    plain = {"input_ids": inputs.input_ids, "attention_mask": inputs.attention_mask}
     first, entering = [], []
     handles = [
         decoder_layers(reference)[0].register_forward_hook(lambda _, __, out: first.append(out)),
         reference.get_output_embeddings().register_forward_pre_hook(lambda _, args: entering.append(args[0])),
     ]
     with torch.no_grad():
-        reference(**batch)
+        reference(**plain)
     for handle in handles:
         handle.remove()
-    states = all_states(reference, batch)
+    states = all_states(reference, inputs)
     torch.testing.assert_close(states[0], first[0][0] if isinstance(first[0], tuple) else first[0])
     torch.testing.assert_close(states[1], entering[0])
     with torch.no_grad():
-        torch.testing.assert_close(hidden_states(reference, batch), entering[0])
-        own = reference(**batch, output_hidden_states=True).hidden_states
+        torch.testing.assert_close(hidden_states(reference, inputs), entering[0])
+        own = reference(**plain, output_hidden_states=True).hidden_states
     torch.testing.assert_close(states, list(own[1:]))
 
 
@@ -168,11 +171,9 @@ def test_padding_on_neither_side_moves_a_token(architecture):
     reference, tokens = model(architecture, 1), [3, 4, 5, 6, 7, 8]
     results = []
     for left, right in ((0, 0), (10, 0), (0, 10), (3, 7)):
-        batch = {
-            "input_ids": torch.tensor([[9] * left + tokens + [9] * right]),
-            "attention_mask": torch.tensor([[0] * left + [1] * 6 + [0] * right]),
-        }
-        states = all_states(reference, batch)
+        ids = torch.tensor([[9] * left + tokens + [9] * right])
+        mask = torch.tensor([[0] * left + [1] * 6 + [0] * right])
+        states = all_states(reference, ModelInputs.with_padding(ids, mask))
         results.append([state[:, left : left + 6] for state in states])
     for padded in results[1:]:
         for mine, theirs in zip(padded, results[0], strict=True):
@@ -181,12 +182,12 @@ def test_padding_on_neither_side_moves_a_token(architecture):
 
 @pytest.mark.parametrize("architecture", CONFIGS)
 def test_the_context_is_told_whatever_an_architecture_calls_it(architecture):
-    assert context_of(model(architecture, 0)) == 64
+    assert context_length(model(architecture, 0)) == 64
 
 
 def test_a_model_without_a_limit_has_a_context_longer_than_any_text():
     config = AutoConfig.for_model("bloom", hidden_size=16, n_layer=1, n_head=2, vocab_size=VOCABULARY)
-    assert context_of(AutoModelForCausalLM.from_config(config)) >= 10**6
+    assert context_length(AutoModelForCausalLM.from_config(config)) >= 10**6
 
 
 # --- heads
@@ -194,7 +195,7 @@ def test_a_model_without_a_limit_has_a_context_longer_than_any_text():
 
 @pytest.mark.parametrize("architecture", CONFIGS)
 def test_the_output_head_of_an_architecture_is_accepted(architecture):
-    check_head(model(architecture, 0))
+    check_lm_head(model(architecture, 0))
 
 
 @pytest.mark.parametrize("architecture", ["gemma2", "granite", "cohere"])
@@ -231,10 +232,10 @@ def test_an_architecture_that_alters_its_logits_in_an_unknown_way_is_refused_by_
     plain = model("llama", 0)
     altered = AltersLogits(plain.config).double().eval()
     altered.load_state_dict(plain.state_dict())
-    check_head(altered)
+    check_lm_head(altered)
     altered.alter = alter
     with pytest.raises(UserError, match="AltersLogits changes its logits"):
-        check_head(altered)
+        check_lm_head(altered)
 
 
 # --- activations
@@ -266,7 +267,7 @@ def by_hand(architecture, reference, ids):
 @pytest.mark.parametrize("architecture", CONFIGS)
 def test_recorded_activations_are_those_of_the_named_modules_in_layer_order(architecture):
     reference, ids = model(architecture, 1), torch.tensor([[3, 4, 5, 6, 7], [8, 9, 10, 11, 12]])
-    with recording(reference, {"mlp", "attention", "residual"}) as record, torch.no_grad():
+    with record_activations(reference, {"mlp", "attention", "residual"}) as record, torch.no_grad():
         reference(ids, attention_mask=torch.ones_like(ids))
     expected = by_hand(architecture, reference, ids)
     for kind in ("mlp", "attention", "residual"):
@@ -281,7 +282,7 @@ def test_the_feed_forward_activation_of_a_gated_block_is_gate_times_up():
     reference, ids = model("llama", 1), torch.tensor([[3, 4, 5]])
     block, inputs = reference.model.layers[1], []
     handle = block.mlp.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
-    with recording(reference, {"mlp"}) as record, torch.no_grad():
+    with record_activations(reference, {"mlp"}) as record, torch.no_grad():
         reference(ids, attention_mask=torch.ones_like(ids))
     handle.remove()
     with torch.no_grad():
@@ -291,7 +292,7 @@ def test_the_feed_forward_activation_of_a_gated_block_is_gate_times_up():
 
 def test_only_the_kinds_asked_for_are_recorded():
     reference = model("gpt2", 1)
-    with recording(reference, {"mlp"}) as record, torch.no_grad():
+    with record_activations(reference, {"mlp"}) as record, torch.no_grad():
         reference(torch.tensor([[1, 2]]))
     assert list(record) == ["mlp"]
 
@@ -303,7 +304,7 @@ def test_no_hook_stays_behind_even_after_an_error():
         return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in reference.modules())
 
     before = hooks()
-    with pytest.raises(ZeroDivisionError), recording(reference, {"mlp", "attention", "residual"}):
+    with pytest.raises(ZeroDivisionError), record_activations(reference, {"mlp", "attention", "residual"}):
         assert hooks() == before + 6
         raise ZeroDivisionError
     assert hooks() == before
@@ -321,7 +322,7 @@ def test_feed_forward_maps_that_are_the_blocks_own_are_found():
     reference, entering = AutoModelForCausalLM.from_config(config), []
     block = reference.model.decoder.layers[0]
     handle = block.fc2.register_forward_pre_hook(lambda _, args: entering.append(args[0]))
-    with recording(reference, {"mlp"}) as record, torch.no_grad():
+    with record_activations(reference, {"mlp"}) as record, torch.no_grad():
         reference(torch.tensor([[3, 4, 5]]))
     handle.remove()
     torch.testing.assert_close(record["mlp"], [entering[0].mean(-1)])
@@ -336,7 +337,7 @@ def test_a_kind_that_an_architecture_lacks_is_refused_by_name(architecture, kind
     heads = {"num_key_value_heads": 2} if architecture == "qwen2_moe" else {}
     reference = AutoModelForCausalLM.from_config(AutoConfig.for_model(architecture, **sizes, **heads, vocab_size=9))
     with pytest.raises(UserError, match=f"ForCausalLM: {reason}.*use other `activation_sites`"):
-        with recording(reference, {kind}):
+        with record_activations(reference, {kind}):
             pass
 
 
@@ -363,16 +364,16 @@ def test_dropout_is_off_in_training_mode_also_where_it_is_a_number(architecture)
 
     if rates:
         assert not torch.allclose(logits(True), logits(False))
-    without_dropout(noisy)
+    disable_dropout(noisy)
     assert torch.equal(logits(True), logits(False))
 
 
 def test_an_architecture_without_a_list_of_blocks_is_refused_only_if_its_activations_are_asked_for(monkeypatch):
     made = model("gpt2", 0)
     monkeypatch.setattr(made.config, "n_layer", 7)
-    with recording(made, set()) as record:
+    with record_activations(made, set()) as record:
         assert record == {}
-    with pytest.raises(UserError, match="has no list of 7 blocks"), recording(made, {"mlp"}):
+    with pytest.raises(UserError, match="has no list of 7 blocks"), record_activations(made, {"mlp"}):
         pass
 
 
@@ -382,5 +383,5 @@ def test_a_model_that_looks_ahead_is_refused_by_name():
     torch.manual_seed(0)
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
     looking = BertLMHeadModel(BertConfig(vocab_size=20, initializer_range=0.5, **sizes)).eval()
-    with pytest.raises(UserError, match="BertLMHeadModel .*(looks ahead|not known here)"):
-        check_head(looking)
+    with pytest.raises(UserError, match="BertLMHeadModel (is no causal LM|changes its logits in an unknown way)"):
+        check_lm_head(looking)

@@ -11,13 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from sparsepo.data.collation import LAYOUTS, TokenPair, collate, rows_of
+from sparsepo.data.collation import LAYOUTS, collate_pairs
+from sparsepo.data.tokenization import TokenPair
 from sparsepo.models.architecture import hidden_states
-from sparsepo.models.segment_attention import SEGMENTED, CannotSegment
+from sparsepo.models.segment_attention import SEGMENTED, UnsupportedLayout
 from sparsepo.runtime.errors import UserError
 from sparsepo.training.inspection import inspect_pairs
-from sparsepo.training.layout_choice import choose_layout, why_not
-from sparsepo.training.pair_objective import PairObjective, masks_for
+from sparsepo.training.layout_choice import choose_layout, layout_problem
+from sparsepo.training.pair_objective import PairObjective, build_method_masks
 
 VOCABULARY = 37
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 24}
@@ -75,17 +76,17 @@ def values(records):
 
 def gradients(policy, reference, layout, gradients):
     torch.manual_seed(0)
-    masks = masks_for("sparsepo_independent", reference, {"l1_u": 0.01}).to(policy.dtype)
+    masks = build_method_masks("sparsepo_independent", reference, {"l1_u": 0.01}).to(policy.dtype)
     hyper = {"beta": 0.5, "form": "paper"}
     objective = PairObjective(policy, reference, "sparsepo_independent", hyper, masks, gradients=gradients)
-    objective(collate(PAIRS, 0, layout)).total.backward()
+    objective(collate_pairs(PAIRS, 0, layout)).total.backward()
     return {name: parameter.grad for name, parameter in objective.named_parameters() if parameter.grad is not None}
 
 
 # --- the same numbers
 
 
-CAN = [(name, layout) for name in SEGMENTS for layout in ("packed", "shared", "pairs")]
+CAN = [(name, layout) for name in SEGMENTS for layout in ("shared", "pairs")]
 CAN.remove(("mistral", "pairs"))  # a prepared mask would lift its sliding window; refused, see below
 
 
@@ -102,7 +103,7 @@ def test_every_number_of_a_pair_is_that_of_plain_padding(architecture, layout):
 
 
 @pytest.mark.parametrize("way", ["recompute", "forward"])
-@pytest.mark.parametrize("layout", ["packed", "shared", "pairs"])
+@pytest.mark.parametrize("layout", ["shared", "pairs"])
 @pytest.mark.parametrize("architecture", ["gpt2", "gpt_neox", "llama"])
 def test_every_gradient_is_that_of_plain_padding(architecture, layout, way):
     expected = gradients(model(architecture, 0), model(architecture, 1), "padded", "recompute")
@@ -132,20 +133,20 @@ def test_neither_response_sees_the_other_nor_another_pair(layout):
     policy = model("llama")
     first, states = TokenPair([3, 4, 5], [6, 7, 8], [10, 11]), []
     for rejected, second in (([10, 11], PAIRS[1]), ([30, 2], PAIRS[3])):
-        batch = collate([TokenPair(first.prompt, first.chosen, rejected), second], 0, layout)
+        batch = collate_pairs([TokenPair(first.prompt, first.chosen, rejected), second], 0, layout)
         with torch.no_grad():
-            states.append(rows_of(batch).take(hidden_states(policy, batch))[:3])
+            states.append(batch.responses.select_hidden(hidden_states(policy, batch.inputs))[:3])
     torch.testing.assert_close(*states)
 
 
 def test_a_model_that_attends_by_segments_still_attends_as_before():
     """It is sampled from while it trains: padding, generation and a cache of keys go the usual way."""
     plain, changed = model("llama"), model("llama")
-    batch = collate(PAIRS, 0)
+    batch = collate_pairs(PAIRS, 0)
     with torch.no_grad():
-        hidden_states(changed, collate(PAIRS, 0, "shared"))
+        hidden_states(changed, collate_pairs(PAIRS, 0, "shared").inputs)
         assert changed.config._attn_implementation == SEGMENTED
-        assert torch.equal(hidden_states(changed, batch), hidden_states(plain, batch))
+        assert torch.equal(hidden_states(changed, batch.inputs), hidden_states(plain, batch.inputs))
     ids, mask = torch.tensor([[0, 3, 4], [5, 6, 7]]), torch.tensor([[0, 1, 1], [1, 1, 1]])
     options = {"attention_mask": mask, "max_new_tokens": 8, "do_sample": False, "pad_token_id": 1}
     assert torch.equal(changed.generate(ids, **options), plain.generate(ids, **options))
@@ -162,16 +163,16 @@ def test_half_precision_attends_in_float32_where_that_is_faster(able, inner, mon
     monkeypatch.setattr(
         F, "scaled_dot_product_attention", lambda query, *a, **k: seen.add(query.dtype) or attend(query, *a, **k)
     )
-    batch, exact = collate(PAIRS, 0, "shared"), model("llama")
+    batch, exact = collate_pairs(PAIRS, 0, "shared"), model("llama")
     half = model("llama").bfloat16()
-    states = rows_of(batch).take(hidden_states(half, batch))
+    states = batch.responses.select_hidden(hidden_states(half, batch.inputs))
     assert states.dtype == torch.bfloat16 and seen == {inner}
     states.sum().backward()
     assert {weight.grad.dtype for weight in half.model.layers.parameters()} == {torch.bfloat16}
-    wanted = rows_of(batch).take(hidden_states(exact, batch))
+    wanted = batch.responses.select_hidden(hidden_states(exact, batch.inputs))
     assert (states - wanted).norm() < 0.02 * wanted.norm()
     seen.clear()
-    hidden_states(exact, batch)
+    hidden_states(exact, batch.inputs)
     assert seen == {torch.float64}
 
 
@@ -216,9 +217,11 @@ def test_a_layout_that_is_asked_for_and_cannot_be_is_refused_by_name():
 def test_a_window_that_rows_of_pairs_exceed_is_told():
     """A window of 5 is fine for rows of 5 tokens, not for the 15 of the second pair."""
     short = [TokenPair([1], [2, 3], [4])]
-    assert why_not(model("gemma2"), "pairs", short) is not None  # made-up pairs are tried, too, and longer than that
-    assert "look back 5 tokens" in why_not(model("gemma2"), "pairs", PAIRS)
-    with pytest.raises(CannotSegment, match="look back 5 tokens, fewer than a row of 15"):
+    assert (
+        layout_problem(model("gemma2"), "pairs", short) is not None
+    )  # made-up pairs are tried, too, and longer than that
+    assert "attend to 5 tokens" in layout_problem(model("gemma2"), "pairs", PAIRS)
+    with pytest.raises(UnsupportedLayout, match="attend to 5 tokens, and prompt, chosen and rejected have 15"):
         inspect_pairs(model("gemma2", 0), model("gemma2", 1), PAIRS, "dpo", layout="pairs")
     found = [
         values(inspect_pairs(model("gemma2", 0), model("gemma2", 1), short, "dpo", layout=layout))
@@ -239,11 +242,11 @@ def test_a_layout_that_would_be_wrong_is_found_out(monkeypatch):
     monkeypatch.setattr("sparsepo.models.segment_attention.ALL_ATTENTION_FUNCTIONS", {"sdpa": forgetful})
     from transformers import AttentionInterface
 
-    from sparsepo.models.segment_attention import segmented
+    from sparsepo.models.segment_attention import segment_attention
 
     AttentionInterface.register(SEGMENTED, forgetful)
     try:
-        assert "off by" in why_not(model("llama"), "shared", PAIRS)
+        assert "off by" in layout_problem(model("llama"), "shared", PAIRS)
     finally:
-        AttentionInterface.register(SEGMENTED, segmented)
-    assert why_not(model("llama"), "shared", PAIRS) is None
+        AttentionInterface.register(SEGMENTED, segment_attention)
+    assert layout_problem(model("llama"), "shared", PAIRS) is None

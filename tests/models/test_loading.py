@@ -100,7 +100,7 @@ def test_a_scratch_model_has_the_dtype_asked_for_and_no_dropout():
     ids=["unknown", "none", "encoder-decoder", "heads", "type", "llama-heads", "negative", "activation"],
 )
 def test_a_scratch_config_that_makes_no_causal_lm_is_a_users_mistake(config):
-    with pytest.raises(UserError, match="model.config makes no causal LM of transformers"):
+    with pytest.raises(UserError, match="model.config is no valid causal LM of transformers"):
         fetch_model({**SCRATCH, "config": config}, CORPUS)
 
 
@@ -159,7 +159,7 @@ BROKEN = {
     "weights of another width": (lambda f: edit(f / "config.json", n_embd=32), "cannot be loaded as a causal LM"),
     "weights of fewer layers": (
         lambda f: edit(f / "config.json", n_layer=3),
-        "the weights lack 12 tensors that config.json asks for",
+        "12 tensors of the model of config.json are missing",
     ),
 }
 

@@ -10,12 +10,13 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from sparsepo.config.preferences import SamplingConfig
 from sparsepo.config.training import AdapterConfig
-from sparsepo.data.collation import TokenPair
 from sparsepo.data.records import Prompt
+from sparsepo.data.tokenization import TokenPair
 from sparsepo.generation.generate import sample
 from sparsepo.models import adapters
-from sparsepo.models.architecture import check_head, checkpoint_blocks, decoder_layers, recording
-from sparsepo.models.loading import without_dropout
+from sparsepo.models.activations import record_activations
+from sparsepo.models.architecture import check_lm_head, checkpoint_blocks, decoder_layers
+from sparsepo.models.loading import disable_dropout
 from sparsepo.runtime.errors import UserError
 from sparsepo.training.inspection import inspect_pairs
 from sparsepo.training.layout_choice import choose_layout
@@ -81,10 +82,10 @@ FAILS_TO_GENERATE = ("xlstm",)
 """In transformers' own `generate`, with heads as small as these."""
 REFUSED = {
     "bert": "changes its logits",
-    "cpmant": "looks ahead",
+    "cpmant": "is no causal LM",
     "modernbert-decoder": "changes its logits",
     "rembert": "changes its logits",
-    "xlnet": "looks ahead",
+    "xlnet": "is no causal LM",
 }
 DRAWN = random.Random(0)
 PAIRS = [
@@ -107,7 +108,7 @@ def model(architecture, seed):
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-    return without_dropout(made).eval()
+    return disable_dropout(made).eval()
 
 
 @torch.no_grad()
@@ -121,7 +122,7 @@ def log_probs(causal_lm, prompt, response):
 def test_log_probs_in_the_best_layout_are_those_of_the_models_own_logits(architecture, capsys):
     """Alone and without padding; in a layout that was tried before, with a line for each that does not do."""
     policy, reference = model(architecture, 0), model(architecture, 1)
-    check_head(policy)
+    check_lm_head(policy)
     best = choose_layout([copy.deepcopy(policy)], "auto", PAIRS)
     assert (best == "shared") == (architecture in SHARED), capsys.readouterr().out
     for layout in {"padded", best}:
@@ -137,12 +138,12 @@ def test_log_probs_in_the_best_layout_are_those_of_the_models_own_logits(archite
 def test_an_architecture_whose_log_probs_would_be_wrong_is_refused(architecture):
     causal_lm = model(architecture, 0)
     with pytest.raises(UserError, match=f"{type(causal_lm).__name__} .*{REFUSED[architecture]}"):
-        check_head(causal_lm)
+        check_lm_head(causal_lm)
 
 
 def test_a_model_that_is_moved_by_padding_behind_its_tokens_is_refused(monkeypatch):
     causal_lm = copy.deepcopy(model("qwen3", 0))
-    check_head(causal_lm)
+    check_lm_head(causal_lm)
     forward = causal_lm.model.forward
 
     def counts_padding(input_ids, attention_mask, **others):
@@ -150,14 +151,14 @@ def test_a_model_that_is_moved_by_padding_behind_its_tokens_is_refused(monkeypat
         return forward(attention_mask=attention_mask, **others | {"inputs_embeds": embedded})
 
     monkeypatch.setattr(causal_lm.model, "forward", counts_padding)
-    with pytest.raises(UserError, match="Qwen3ForCausalLM sees padding"):
-        check_head(causal_lm)
+    with pytest.raises(UserError, match="Qwen3ForCausalLM reads padding"):
+        check_lm_head(causal_lm)
 
 
 @pytest.mark.parametrize("architecture", ["qwen4_exp_text", "hy_v4"])
 def test_learned_masks_refuse_blocks_that_put_out_several_states_a_token(architecture):
     torch.manual_seed(0)
-    with pytest.raises(UserError, match=r"layer 0 of 2 puts out \(.*not a state of width 32 a token.*another `mask`"):
+    with pytest.raises(UserError, match=r"layer 0 of 2 is \(.*not one state of width 32 a token.*another `mask`"):
         inspect_pairs(model(architecture, 0), model(architecture, 1), PAIRS, "sparsepo_common")
 
 
@@ -205,7 +206,7 @@ def test_the_activations_of_a_kind_are_those_of_the_named_modules(architecture, 
         )
         for block in decoder_layers(causal_lm)
     ]
-    with recording(causal_lm, {kind}) as record, torch.no_grad():
+    with record_activations(causal_lm, {kind}) as record, torch.no_grad():
         causal_lm(ids, attention_mask=torch.ones_like(ids), use_cache=False)
     for handle in handles:
         handle.remove()
@@ -218,7 +219,7 @@ def test_an_architecture_without_such_a_module_in_each_block_is_refused(architec
     """Experts, convolutions and recurrent layers have no one map to look at."""
     with (
         pytest.raises(UserError, match="other `activation_sites`"),
-        recording(model(architecture, 0), {"mlp", "attention"}),
+        record_activations(model(architecture, 0), {"mlp", "attention"}),
     ):
         pass
 
@@ -271,13 +272,13 @@ def test_a_sampled_text_does_not_depend_on_the_prompts_beside_it(architecture, c
 def test_what_an_adapter_learned_is_merged_into_plain_weights(architecture):
     """Routers of experts, which are linear maps in some of these, are not adapted."""
     causal_lm, ids = copy.deepcopy(model(architecture, 0)), torch.tensor([[3, 4, 5, 6, 7]])
-    adapters.add(causal_lm, AdapterConfig(rank=2))
+    adapters.add_adapter(causal_lm, AdapterConfig(rank=2))
     torch.manual_seed(0)
-    for value in adapters.trained(causal_lm).values():
+    for value in adapters.adapter_parameters(causal_lm).values():
         torch.nn.init.normal_(value, std=0.2)
     with torch.no_grad():
         plain, adapted, first = (
-            each(ids).logits for each in (adapters.merged(causal_lm), causal_lm, model(architecture, 0))
+            each(ids).logits for each in (adapters.merge_adapter(causal_lm), causal_lm, model(architecture, 0))
         )
     torch.testing.assert_close(plain, adapted, rtol=1e-4, atol=1e-4)
     assert not torch.allclose(adapted, first, atol=0.1)
@@ -285,12 +286,12 @@ def test_what_an_adapter_learned_is_merged_into_plain_weights(architecture):
 
 @pytest.mark.filterwarnings("ignore:The following .*_pattern keys")  # of peft, about the experts
 @pytest.mark.parametrize(
-    "architecture, reason", [("deepseek_v3", "would adapt the experts"), ("mamba2", "puts no adapter")]
+    "architecture, reason", [("deepseek_v3", "would adapt the experts"), ("mamba2", "cannot adapt")]
 )
 def test_maps_that_cannot_be_adapted_are_told_and_others_can(architecture, reason):
     with pytest.raises(UserError, match=f"peft .*{reason}.*adapter.target_modules"):
-        adapters.add(copy.deepcopy(model(architecture, 0)), AdapterConfig())
-    adapters.add(copy.deepcopy(model("deepseek_v3", 0)), AdapterConfig(target_modules=["o_proj"]))
+        adapters.add_adapter(copy.deepcopy(model(architecture, 0)), AdapterConfig())
+    adapters.add_adapter(copy.deepcopy(model("deepseek_v3", 0)), AdapterConfig(target_modules=["o_proj"]))
 
 
 def test_a_model_that_cannot_compute_blocks_again_is_told():

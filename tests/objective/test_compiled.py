@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sparsepo.objective import kernels
-from sparsepo.objective.kernels import Compiled
+from sparsepo.objective.compilation import Compiled
 
 
 class OnGpu(torch.Tensor):
@@ -38,7 +38,7 @@ def test_where_compiling_fails_the_function_runs_and_a_line_says_why_once(monkey
     assert doubled(values).tolist() == [4.0] * 3
     assert calls == [double]
     said = capsys.readouterr().out
-    assert said.count("double is not compiled") == 1 and "no C compiler" in said
+    assert said.count("double runs uncompiled") == 1 and "no C compiler" in said
 
 
 def test_an_error_of_the_function_itself_is_not_taken_for_one_of_the_compiler(monkeypatch):
@@ -59,16 +59,15 @@ def test_compiled_passes_give_the_numbers_of_plain_ones(softcap):
     rows, vocabulary = 9, 57
     raw, ref_raw = torch.randn(rows, vocabulary).bfloat16(), torch.randn(rows, vocabulary).bfloat16()
     raw[:, 3] = ref_raw[:, 3] = -torch.inf
-    labels, slopes = torch.arange(rows), list(torch.randn(3, rows))
-    bends = kernels.Bend(0.5, softcap), kernels.Bend(0.25, softcap)
+    labels, term_grads = torch.arange(rows), list(torch.randn(3, rows))
+    transforms = 0.5, softcap, 0.25, softcap
 
-    def both(terms, gradient):
-        found = terms(raw, ref_raw, labels, *bends, ("reverse", "forward"))
-        changed = raw.clone()
-        gradient(changed, ref_raw, labels, found[4], found[5], found[2], *slopes, *bends)
-        return [*found, changed]
+    def run(terms, gradient):
+        values = terms(raw, ref_raw, labels, *transforms, ("reverse", "forward"))
+        logit_grads = raw.clone()
+        gradient(logit_grads, ref_raw, labels, values[4], values[5], values[2], *term_grads, *transforms)
+        return [*values, logit_grads]
 
-    plain = both(kernels._terms.function, kernels._gradient.function)
-    wanted = both(*(torch.compile(one.function) for one in (kernels._terms, kernels._gradient)))
-    for one, other in zip(plain, wanted, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+    functions = kernels._terms_of_rows.function, kernels._write_logit_grads.function
+    for compiled, plain in zip(run(*map(torch.compile, functions)), run(*functions), strict=True):
+        torch.testing.assert_close(compiled, plain, rtol=1e-5, atol=1e-6)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from sparsepo.objective.f_divergence import DIVERGENCES, scale_for, surrogate, tilted_mean
+from sparsepo.objective.f_divergence import DIVERGENCES, fit_scale, surrogate, tilted_mean
 from sparsepo.runtime.errors import UserError
 
 OUTCOMES = 8
@@ -124,7 +124,7 @@ def test_shapes_that_differ_are_refused():
 def test_a_fitted_target_has_the_wanted_mean_by_enumeration(wanted):
     """Three prompts whose references are uniform over eight outcomes: the samples are all there is."""
     feature = (drawn(3, OUTCOMES, seed=5) > 0).double()
-    scale = scale_for(feature, wanted)
+    scale = fit_scale(feature, wanted)
     means = []
     for row in feature.tolist():
         weights = [math.exp(scale * value) / OUTCOMES for value in row]
@@ -134,15 +134,15 @@ def test_a_fitted_target_has_the_wanted_mean_by_enumeration(wanted):
 
 def test_the_mean_that_is_there_needs_no_tilt_and_a_higher_one_a_higher_tilt():
     values = drawn(4, 16, seed=6)
-    assert scale_for(values, float(values.mean())) == pytest.approx(0.0, abs=1e-9)
-    scales = [scale_for(values, float(values.mean()) + step) for step in (-0.5, 0.0, 0.5, 1.0)]
+    assert fit_scale(values, float(values.mean())) == pytest.approx(0.0, abs=1e-9)
+    scales = [fit_scale(values, float(values.mean()) + step) for step in (-0.5, 0.0, 0.5, 1.0)]
     assert scales == sorted(scales) and tilted_mean(values, scales[-1]) == pytest.approx(float(values.mean()) + 1.0)
 
 
 def test_a_mean_that_samples_cannot_attain_is_refused_with_what_they_can():
     """The second prompt never has the feature, so the mean of the two is below 1/2."""
     values = torch.tensor([[0.0, 1.0], [0.0, 0.0]])
-    with pytest.raises(UserError, match="a mean of 0.5 is out of reach: .* between 0 and 0.5, exclusive"):
-        scale_for(values, 0.5)
-    with pytest.raises(UserError, match="a mean of 0.3 is out of reach: .* between 0.25 and 0.25"):
-        scale_for(torch.full((2, 3), 0.25), 0.3)
+    with pytest.raises(UserError, match="the target mean 0.5 cannot be reached: .* between 0 and 0.5, exclusive"):
+        fit_scale(values, 0.5)
+    with pytest.raises(UserError, match="the target mean 0.3 cannot be reached: .* between 0.25 and 0.25"):
+        fit_scale(torch.full((2, 3), 0.25), 0.3)

@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparsepo.objective.token_terms import Head, SummedLoss, token_terms
+from sparsepo.objective.lm_head import LMHead
+from sparsepo.objective.token_terms import SummedLoss, token_terms
 
 TOKENS = 5  # of a pair; the first three are the chosen side
 SHAPES = {"plain": {}, "bias": {"bias": True}, "scaled and capped": {"scale": 1.7, "softcap": 2.0}}
@@ -46,7 +47,7 @@ def problem(pairs, *, bias=False, scale=1.0, softcap=None, seed=0):
     n = pairs * TOKENS
     trained = [normal(n, 6), normal(13, 6), normal(13) if bias else None]
     weights = [torch.rand(n, generator=draw, dtype=torch.float64) for _ in range(2)]
-    reference = normal(n, 4), Head(normal(13, 4), normal(13) if bias else None, scale / 2, softcap)
+    reference = normal(n, 4), LMHead(normal(13, 4), normal(13) if bias else None, scale / 2, softcap)
     return trained, weights, reference, torch.randint(13, (n,), generator=draw), scale, softcap
 
 
@@ -79,7 +80,7 @@ def in_forward(loss, made, groups):
     own = iter(leaves)
     hidden, weight, bias = next(own), next(own), None if bias is None else next(own)
     summed = SummedLoss(lambda rows, terms, values: loss(SIGN, vars(terms), values), groups, list(own))
-    terms = token_terms(hidden, ref_hidden, Head(weight, bias, scale, softcap), ref, labels, loss=summed)
+    terms = token_terms(hidden, ref_hidden, LMHead(weight, bias, scale, softcap), ref, labels, loss=summed)
     assert not any(getattr(terms, name).requires_grad for name in ("logps", "ref_logps", "reverse_kl", "forward_kl"))
     return terms.total, terms, torch.autograd.grad(3.0 * terms.total, leaves, allow_unused=True)
 
@@ -122,7 +123,7 @@ def test_a_single_trained_tensor_gets_the_gradient_it_gets_among_all(trains):
         [slice(0, 15)],
         [leaves["m_u"], leaves["m_d"]],
     )
-    head = Head(leaves["weight"], leaves["bias"])
+    head = LMHead(leaves["weight"], leaves["bias"])
     (3.0 * token_terms(leaves["hidden"], ref_hidden, head, ref, labels, loss=loss).total).backward()
     torch.testing.assert_close(leaves[trains].grad, expected[trains], rtol=1e-11, atol=1e-11)
     assert all(leaf.grad is None for name, leaf in leaves.items() if name != trains)
@@ -134,7 +135,7 @@ def test_bfloat16_gradients_are_those_of_recomputation():
     found = []
     for way in ("forward", "recompute"):
         states, matrix = (value.bfloat16().requires_grad_() for value in (hidden, weight))
-        where = states, ref_hidden.bfloat16(), Head(matrix), Head(ref.weight.bfloat16()), labels
+        where = states, ref_hidden.bfloat16(), LMHead(matrix), LMHead(ref.weight.bfloat16()), labels
         values = [value.float() for value in weights]
         if way == "forward":
             loss = SummedLoss(lambda r, terms, v: sparse(SIGN.float(), vars(terms), v), [slice(0, 20)], values)
@@ -154,7 +155,7 @@ def test_the_policy_alone_gives_its_log_probs_and_their_gradient():
     for fused in (True, False):
         states, matrix = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
         if fused:
-            terms = token_terms(states, None, Head(matrix), None, labels, kl=(), chunk=4)
+            terms = token_terms(states, None, LMHead(matrix), None, labels, kl=(), chunk=4)
             assert terms.ref_logps is terms.reverse_kl is terms.forward_kl is None
             logps = terms.logps
         else:
@@ -168,8 +169,8 @@ def test_the_policy_alone_gives_its_log_probs_and_their_gradient():
 @pytest.mark.parametrize("kl", [(), ("reverse",), ("forward",)])
 def test_only_the_directions_asked_for_are_computed(kl):
     (hidden, weight, _), _, (ref_hidden, ref), labels, *_ = problem(2)
-    terms = token_terms(hidden, ref_hidden, Head(weight), ref, labels, kl=kl)
-    whole = token_terms(hidden, ref_hidden, Head(weight), ref, labels)
+    terms = token_terms(hidden, ref_hidden, LMHead(weight), ref, labels, kl=kl)
+    whole = token_terms(hidden, ref_hidden, LMHead(weight), ref, labels)
     for direction in ("reverse", "forward"):
         value = getattr(terms, f"{direction}_kl")
         assert (value is not None) == (direction in kl)
@@ -179,11 +180,14 @@ def test_only_the_directions_asked_for_are_computed(kl):
 
 @pytest.mark.parametrize(
     "given, message",
-    [({"kl": ("reverse",)}, "need all of the reference"), ({"kl": ("backward",)}, "kl may name reverse, forward")],
+    [
+        ({"kl": ("reverse",)}, "give both ref_hidden and ref_head"),
+        ({"kl": ("backward",)}, "kl may name reverse, forward"),
+    ],
 )
 def test_a_kl_without_a_reference_and_an_unknown_direction_are_refused(given, message):
     (hidden, weight, _), _, (ref_hidden, ref), labels, *_ = problem(1)
     known = given["kl"] != ("reverse",)
-    where = hidden, ref_hidden if known else None, Head(weight), ref if known else None
+    where = hidden, ref_hidden if known else None, LMHead(weight), ref if known else None
     with pytest.raises(ValueError, match=message):
         token_terms(*where, labels, **given)

@@ -1,12 +1,14 @@
 """Mask heads: values by hand, a start that is alive, and what may never reach a weight."""
 
 import itertools
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from sparsepo.methods.registry import METHODS
 from sparsepo.objective.fixed_masks import ActivationHead, RandomHead, UniformHead
-from sparsepo.objective.learned_masks import LastHead, LayerHead
+from sparsepo.objective.learned_masks import LastHead, LayerHead, LayerStates
 from sparsepo.objective.mask_builder import Masks, build_masks
 from sparsepo.objective.masks import MaskHead, MaskInputs
 
@@ -20,12 +22,37 @@ def set_(parameter, values):
         parameter.copy_(torch.tensor(values))
 
 
-def views_of(*states, valid=None):
-    """MaskInputs of hidden states, one (s, t, d) nested list a layer."""
+def states_of(*states):
+    """Hidden states, one (s, t, d) nested list a layer, all of response tokens."""
     tensors = [torch.tensor(state) for state in states]
-    if valid is None:
-        valid = [[True] * tensors[0].shape[1]] * tensors[0].shape[0]
-    return MaskInputs(valid=torch.tensor(valid), states=tensors)
+    return SimpleNamespace(valid=torch.ones(tensors[0].shape[:2], dtype=torch.bool), states=tensors)
+
+
+def projections(head, states):
+    """(s, t, p): what a head computes from the states of each layer that it reads."""
+    parts = [head.project(layer, len(states), LayerStates(state)) for layer, state in enumerate(states)]
+    return torch.cat([part for part in parts if part is not None], -1)
+
+
+def weights_of(head, batch):
+    return head(projections(head, batch.states))
+
+
+def initialize(head, batch, zeros=0.25):
+    head.initialize(projections(head, batch.states)[batch.valid].detach(), zeros)
+
+
+def inputs_of(masks, batch):
+    """What a run gives to learned masks."""
+    parts = {name: projections(head, batch.states) for name, head in masks.heads.items()}
+    return MaskInputs(batch.valid, projections=parts)
+
+
+def method_masks(num_layers, width, *, share="common", **given):
+    """Masks with the defaults of the table."""
+    method = "mapo" if given.get("mask") == "activations" else "sparsepo_common"
+    _, parameters = METHODS[method].split_parameters(given)
+    return build_masks(num_layers, width, **parameters | {"share": share})
 
 
 # --- learned heads by hand
@@ -46,19 +73,19 @@ def layer_head(binary=False):
 
 
 HIGH, LOW = [100.0, 0.0], [0.0, 100.0]  # far enough apart that the epsilon of a LayerNorm does not count
-HAND = views_of([[HIGH, HIGH, LOW, LOW]], [[HIGH, LOW, HIGH, LOW]])
+HAND = states_of([[HIGH, HIGH, LOW, LOW]], [[HIGH, LOW, HIGH, LOW]])
 
 
 def test_a_layer_head_is_the_number_worked_out_by_hand():
     """ReLU(ReLU(3) - ReLU(-0.5)) = 3, ReLU(3 - 1.5) = 1.5, ReLU(ReLU(-1) - ReLU(-0.5)) = 0, ReLU(0 - 1.5) = 0."""
-    assert layer_head()(HAND)[0].tolist() == pytest.approx([3.0, 1.5, 0.0, 0.0], abs=1e-5)
-    assert layer_head(binary=True)(HAND).tolist() == [[1.0, 1.0, 0.0, 0.0]]
+    assert weights_of(layer_head(), HAND)[0].tolist() == pytest.approx([3.0, 1.5, 0.0, 0.0], abs=1e-5)
+    assert weights_of(layer_head(binary=True), HAND).tolist() == [[1.0, 1.0, 0.0, 0.0]]
 
 
 def test_a_binary_head_has_the_gradient_of_the_head_without_it():
     plain, binary = layer_head(), layer_head(binary=True)
     for head in (plain, binary):
-        (head(HAND) * torch.tensor([1.0, 2.0, 3.0, 4.0])).sum().backward()
+        (weights_of(head, HAND) * torch.tensor([1.0, 2.0, 3.0, 4.0])).sum().backward()
     for mine, theirs in zip(binary.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(mine.grad, theirs.grad)
     assert binary.merge.weight.grad.abs().sum() > 0
@@ -69,12 +96,12 @@ def test_the_layers_share_one_norm_with_learned_gain_and_shift():
     head = layer_head()
     set_(head.norm.weight, [2.0, 2.0])
     set_(head.norm.bias, [1.0, 1.0])
-    assert head(HAND)[0].tolist() == pytest.approx([7.0, 3.5, 0.0, 0.0], abs=1e-4)
+    assert weights_of(head, HAND)[0].tolist() == pytest.approx([7.0, 3.5, 0.0, 0.0], abs=1e-4)
 
 
 def test_the_scale_of_the_states_does_not_reach_a_layer_head():
-    larger = views_of(*[(50 * state).tolist() for state in HAND.states])
-    torch.testing.assert_close(layer_head()(larger), layer_head()(HAND), atol=1e-5, rtol=0)
+    larger = states_of(*[(50 * state).tolist() for state in HAND.states])
+    torch.testing.assert_close(weights_of(layer_head(), larger), weights_of(layer_head(), HAND), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("binary, expected", [(False, [[5.0, 0.5, 0.0]]), (True, [[1.0, 1.0, 0.0]])])
@@ -83,8 +110,8 @@ def test_a_last_head_is_the_number_worked_out_by_hand(binary, expected):
     head = LastHead(2, binary=binary)
     set_(head.layer.weight, [[1.0, -2.0]])
     set_(head.layer.bias, [0.5])
-    views = views_of([[[NAN, NAN]] * 3], [[[1.5, -1.5], [2.0, 1.0], [-1.0, 1.0]]])
-    assert head(views).tolist() == expected
+    batch = states_of([[[NAN, NAN]] * 3], [[[1.5, -1.5], [2.0, 1.0], [-1.0, 1.0]]])
+    assert weights_of(head, batch).tolist() == expected
 
 
 def test_a_feed_forward_head_is_two_maps_with_no_nonlinearity_between():
@@ -94,13 +121,13 @@ def test_a_feed_forward_head_is_two_maps_with_no_nonlinearity_between():
     set_(head.layer[0].bias, [0.0, 0.0, 0.0])
     set_(head.layer[1].weight, [[1.0, -3.0, -2.0]])
     set_(head.layer[1].bias, [5.0])
-    assert head(views_of([[[1.0, -3.0]]])).tolist() == [[1.0]]
+    assert weights_of(head, states_of([[[1.0, -3.0]]])).tolist() == [[1.0]]
 
 
 # --- calibration
 
 
-def random_views(seed, sequences=12, tokens=20, scale=1.0, padding=1e4):
+def random_states(seed, sequences=12, tokens=20, scale=1.0, padding=1e4):
     """States with a common offset, so that an uncalibrated head would be one-sided; responses of 1 to 20 tokens.
 
     States outside the responses are `padding`.
@@ -109,21 +136,21 @@ def random_views(seed, sequences=12, tokens=20, scale=1.0, padding=1e4):
     valid = torch.arange(tokens) < torch.randint(1, tokens + 1, (sequences, 1), generator=draw)
     offset = 3 * torch.randn(WIDTH, generator=torch.Generator().manual_seed(1))
     states = [scale * (offset + torch.randn(sequences, tokens, WIDTH, generator=draw)) for _ in range(LAYERS)]
-    return MaskInputs(valid=valid, states=[state.where(valid[..., None], padding) for state in states])
+    return SimpleNamespace(valid=valid, states=[state.where(valid[..., None], padding) for state in states])
 
 
 def built(head, seed):
     torch.manual_seed(seed)
-    return build_masks(LAYERS, WIDTH, mask=head).heads["common"]
+    return method_masks(LAYERS, WIDTH, mask=head).heads["common"]
 
 
 @pytest.mark.parametrize("zeros", [0.0, 0.25, 0.6])
 @pytest.mark.parametrize("head", LEARNED)
 def test_a_calibrated_head_has_the_wanted_zeros_and_mean_weight_one(head, zeros):
     for seed in range(20):
-        made, views = built(head, seed), random_views(seed)
-        made.start(made.projections(views)[views.valid].detach(), zeros)
-        weights = made(views)[views.valid].detach()
+        made, batch = built(head, seed), random_states(seed)
+        initialize(made, batch, zeros)
+        weights = weights_of(made, batch)[batch.valid].detach()
         share = float((weights == 0).float().mean())
         # the token at the quantile itself may fall either way
         assert abs(share - zeros) <= 1.5 / len(weights)
@@ -137,21 +164,20 @@ def test_a_calibrated_head_has_the_wanted_zeros_and_mean_weight_one(head, zeros)
 def test_rounding_decides_no_weight_of_a_calibrated_head(head):
     """Not even where a token stands at the quantile, as the eleventh of 41 does: it weighs 0 like those below it."""
     for seed in range(20):
-        made, views = built(head, seed).double(), random_views(seed)
-        raw = made.projections(views)[views.valid][:41].detach().double()
-        made.start(raw.clone(), 0.25)
-        projected = made.projections(views)[views.valid][:41]
+        made, batch = built(head, seed).double(), random_states(seed)
+        made.initialize(projections(made, batch.states)[batch.valid][:41].detach().double(), 0.25)
+        projected = projections(made, batch.states)[batch.valid][:41]
         for factor in (1 - 1e-9, 1 + 1e-9):
-            assert int((made.weigh(projected + (factor - 1) * projected.abs().max()) == 0).sum()) == 11
+            assert int((made(projected + (factor - 1) * projected.abs().max()) == 0).sum()) == 11
 
 
 @pytest.mark.parametrize("head", LEARNED)
 def test_a_calibrated_head_is_alive_on_an_unseen_batch(head):
     for seed in range(20):
         made = built(head, seed)
-        made.start(made.projections(random_views(seed))[random_views(seed).valid].detach(), 0.25)
-        unseen = random_views(1000 + seed)
-        weights = made(unseen)[unseen.valid]
+        initialize(made, random_states(seed))
+        unseen = random_states(1000 + seed)
+        weights = weights_of(made, unseen)[unseen.valid]
         assert (weights == 0).any() and (weights > 0).any()
         weights.sum().backward()
         assert all(p.grad.abs().sum() > 0 for n, p in made.named_parameters() if not n.startswith("norm"))
@@ -160,36 +186,36 @@ def test_a_calibrated_head_is_alive_on_an_unseen_batch(head):
 @pytest.mark.parametrize("head", ["layers", "last"])
 def test_calibration_copes_with_states_of_any_scale(head):
     for scale in (1e-3, 1e3):
-        made, views = built(head, 0), random_views(0, scale=scale)
-        made.start(made.projections(views)[views.valid].detach(), 0.25)
-        weights = made(views)[views.valid].detach()
+        made, batch = built(head, 0), random_states(0, scale=scale)
+        initialize(made, batch)
+        weights = weights_of(made, batch)[batch.valid].detach()
         assert float(weights.mean()) == pytest.approx(1.0, abs=1e-3)
         assert 0.2 <= float((weights == 0).float().mean()) <= 0.3
 
 
 @pytest.mark.parametrize("head", LEARNED)
 def test_calibration_of_a_single_token_or_of_equal_ones_leaves_a_finite_head(head):
-    for seed, views in enumerate(
-        [views_of(*[[[[1.0] * WIDTH]]] * LAYERS), views_of(*[[[[0.5] * WIDTH] * 5]] * LAYERS)]
+    for seed, batch in enumerate(
+        [states_of(*[[[[1.0] * WIDTH]]] * LAYERS), states_of(*[[[[0.5] * WIDTH] * 5]] * LAYERS)]
     ):
         made = built(head, seed)
-        made.start(made.projections(views)[views.valid].detach(), 0.25)
-        assert made(views).isfinite().all()
+        initialize(made, batch)
+        assert weights_of(made, batch).isfinite().all()
         assert all(parameter.isfinite().all() for parameter in made.parameters())
 
 
 @pytest.mark.parametrize("head", LEARNED)
 def test_calibration_leaves_no_trace_in_the_graph(head):
-    made, views = built(head, 0), random_views(0)
-    made.start(made.projections(views)[views.valid].detach(), 0.25)
+    made, batch = built(head, 0), random_states(0)
+    initialize(made, batch)
     assert all(parameter.is_leaf and parameter.requires_grad for parameter in made.parameters())
 
 
 def test_both_heads_of_independent_masks_are_calibrated():
     torch.manual_seed(0)
-    masks, views = build_masks(LAYERS, WIDTH, share="independent", init_sparsity=0.5), random_views(3)
-    masks.calibrate([views])
-    m_u, m_d = (weights[views.valid].detach() for weights in masks(views))
+    masks, batch = method_masks(LAYERS, WIDTH, share="independent", init_sparsity=0.5), random_states(3)
+    masks.calibrate([inputs_of(masks, batch)])
+    m_u, m_d = (weights[batch.valid].detach() for weights in masks(inputs_of(masks, batch)))
     assert not torch.equal(m_u, m_d)
     for weights in (m_u, m_d):
         assert float((weights == 0).float().mean()) == pytest.approx(0.5, abs=0.02)
@@ -200,9 +226,10 @@ def test_calibration_does_not_depend_on_how_tokens_are_cut_into_batches():
     masks = []
     for cut in ([slice(None)], [slice(0, 1), slice(1, None)]):
         torch.manual_seed(0)
-        made, whole = build_masks(LAYERS, WIDTH, share="independent"), random_views(3)
-        made.calibrate([MaskInputs(valid=whole.valid[at], states=[state[at] for state in whole.states]) for at in cut])
-        masks.append(made(whole))
+        made, whole = method_masks(LAYERS, WIDTH, share="independent"), random_states(3)
+        parts = [SimpleNamespace(valid=whole.valid[at], states=[state[at] for state in whole.states]) for at in cut]
+        made.calibrate(inputs_of(made, part) for part in parts)
+        masks.append(made(inputs_of(made, whole)))
     for one, other in zip(*masks, strict=True):
         torch.testing.assert_close(one, other)
 
@@ -212,9 +239,9 @@ def test_calibration_does_not_depend_on_how_tokens_are_cut_into_batches():
 def test_padding_reaches_neither_calibration_nor_the_weight_of_a_response_token(head, padding):
     weights = []
     for fill in (0.0, padding):
-        made, views = built(head, 0), random_views(5, padding=fill)
-        made.start(made.projections(views)[views.valid].detach(), 0.25)
-        weights.append(made(views)[views.valid])
+        made, batch = built(head, 0), random_states(5, padding=fill)
+        initialize(made, batch)
+        weights.append(weights_of(made, batch)[batch.valid])
     assert torch.equal(*weights)
 
 
@@ -222,8 +249,8 @@ def test_padding_reaches_neither_calibration_nor_the_weight_of_a_response_token(
 def test_padding_reaches_no_gradient_of_a_learned_head(head):
     grads = []
     for fill in (0.0, 1e4):
-        made, views = built(head, 0), random_views(5, padding=fill)
-        made(views).where(views.valid, 0.0).sum().backward()
+        made, batch = built(head, 0), random_states(5, padding=fill)
+        weights_of(made, batch).where(batch.valid, 0.0).sum().backward()
         grads.append([parameter.grad for parameter in made.parameters()])
     for mine, theirs in zip(*grads, strict=True):
         torch.testing.assert_close(mine, theirs)
@@ -232,37 +259,37 @@ def test_padding_reaches_no_gradient_of_a_learned_head(head):
 # --- activation heads
 
 
-def activation_views(*modules, valid=None, kind="mlp"):
+def activation_inputs(*modules, valid=None):
     values = [torch.tensor(module) for module in modules]
     valid = torch.ones(values[0].shape, dtype=torch.bool) if valid is None else torch.tensor(valid)
-    return MaskInputs(valid=valid, activations={kind: values})
+    return MaskInputs(valid=valid, activations={"mlp": values})
 
 
 def test_minmax_weights_are_the_numbers_worked_out_by_hand():
     """(2, 4, 6) is rescaled to (0, 0.5, 1), (3, 1, 2) to (1, 0, 0.5); their mean follows."""
-    views = activation_views([[2.0, 4.0, 6.0]], [[3.0, 1.0, 2.0]])
-    assert ActivationHead(("mlp",), "minmax")(views).tolist() == [[0.5, 0.25, 0.75]]
+    inputs = activation_inputs([[2.0, 4.0, 6.0]], [[3.0, 1.0, 2.0]])
+    assert ActivationHead(("mlp",), "minmax")(inputs).tolist() == [[0.5, 0.25, 0.75]]
 
 
 def test_zscore_weights_are_the_numbers_worked_out_by_hand():
     """(2, 4, 6): mean 4, unbiased deviation 2."""
-    views = activation_views([[2.0, 4.0, 6.0]])
-    assert ActivationHead(("mlp",), "zscore")(views).tolist() == [[-1.0, 0.0, 1.0]]
+    inputs = activation_inputs([[2.0, 4.0, 6.0]])
+    assert ActivationHead(("mlp",), "zscore")(inputs).tolist() == [[-1.0, 0.0, 1.0]]
 
 
 def test_kinds_count_equally_however_many_modules_they_have():
     """Three modules say (0, 1), one of another kind says (1, 0)."""
     up, down = torch.tensor([[1.0, 2.0]]), torch.tensor([[2.0, 1.0]])
-    views = MaskInputs(valid=torch.tensor([[True, True]]), activations={"mlp": [up, up, up], "residual": [down]})
-    assert ActivationHead(("mlp", "residual"), "minmax")(views).tolist() == [[0.5, 0.5]]
-    assert ActivationHead(("residual",), "minmax")(views).tolist() == [[1.0, 0.0]]
+    inputs = MaskInputs(valid=torch.tensor([[True, True]]), activations={"mlp": [up, up, up], "residual": [down]})
+    assert ActivationHead(("mlp", "residual"), "minmax")(inputs).tolist() == [[0.5, 0.5]]
+    assert ActivationHead(("residual",), "minmax")(inputs).tolist() == [[1.0, 0.0]]
 
 
 @pytest.mark.parametrize("normalisation, lonely", [("minmax", 1.0), ("zscore", 0.0)])
 def test_a_response_with_nothing_to_compare_gets_a_defined_weight(normalisation, lonely):
     """One token, or the same activation at all tokens."""
-    views = activation_views([[5.0, NAN, NAN], [7.0, 7.0, 7.0]], valid=[[True, False, False], [True, True, True]])
-    weights = ActivationHead(("mlp",), normalisation)(views)
+    inputs = activation_inputs([[5.0, NAN, NAN], [7.0, 7.0, 7.0]], valid=[[True, False, False], [True, True, True]])
+    weights = ActivationHead(("mlp",), normalisation)(inputs)
     assert weights[0, 0] == lonely
     assert weights[1].tolist() == [lonely] * 3
 
@@ -271,28 +298,28 @@ def test_a_response_with_nothing_to_compare_gets_a_defined_weight(normalisation,
 @pytest.mark.parametrize("padding", [NAN, float("inf"), -float("inf"), 1e6])
 def test_padding_never_reaches_an_activation_weight(normalisation, padding):
     head = ActivationHead(("mlp",), normalisation)
-    alone = head(activation_views([[1.0, 4.0, 2.0]]))
-    padded = activation_views([[1.0, 4.0, 2.0, padding]], valid=[[True, True, True, False]])
+    alone = head(activation_inputs([[1.0, 4.0, 2.0]]))
+    padded = activation_inputs([[1.0, 4.0, 2.0, padding]], valid=[[True, True, True, False]])
     assert head(padded)[:, :3].tolist() == alone.tolist()
     assert head(padded)[0, 3] == 0.0
 
 
 def test_activation_weights_do_not_depend_on_scale_or_offset():
     head = ActivationHead(("mlp",), "minmax")
-    assert head(activation_views([[10.0, 70.0, 30.0]])).tolist() == head(activation_views([[1.0, 7.0, 3.0]])).tolist()
+    assert head(activation_inputs([[10.0, 70.0, 30.0]])).tolist() == head(activation_inputs([[1.0, 7.0, 3.0]])).tolist()
 
 
 def test_constant_activations_that_are_not_exact_in_binary_are_still_constant():
     """The mean of five 0.1 is not 0.1 in floating point; were the z-score not 0, rounding would decide a weight."""
     for count, value in itertools.product((3, 5, 7, 10), (0.1, 0.7, 1e-3, 123.456)):
-        views = activation_views([[value] * count])
-        assert ActivationHead(("mlp",), "zscore")(views).abs().max() < 1e-3
-        assert ActivationHead(("mlp",), "minmax")(views).tolist() == [[1.0] * count]
+        inputs = activation_inputs([[value] * count])
+        assert ActivationHead(("mlp",), "zscore")(inputs).abs().max() < 1e-3
+        assert ActivationHead(("mlp",), "minmax")(inputs).tolist() == [[1.0] * count]
 
 
 def test_half_precision_activations_are_normalised_in_float32():
-    views = activation_views([[2.0, 4.0, 6.0]])
-    half = MaskInputs(valid=views.valid, activations={"mlp": [views.activations["mlp"][0].bfloat16()]})
+    inputs = activation_inputs([[2.0, 4.0, 6.0]])
+    half = MaskInputs(valid=inputs.valid, activations={"mlp": [inputs.activations["mlp"][0].bfloat16()]})
     assert ActivationHead(("mlp",), "minmax")(half).dtype == torch.float32
 
 
@@ -301,8 +328,8 @@ def test_half_precision_activations_are_normalised_in_float32():
 
 def test_random_weights_are_uniform_and_drawn_anew():
     torch.manual_seed(0)
-    views = MaskInputs(valid=torch.ones(50, 200, dtype=torch.bool))
-    first, second = RandomHead()(views), RandomHead()(views)
+    inputs = MaskInputs(valid=torch.ones(50, 200, dtype=torch.bool))
+    first, second = RandomHead()(inputs), RandomHead()(inputs)
     assert not torch.equal(first, second)
     assert first.min() >= 0 and first.max() < 1
     assert float(first.mean()) == pytest.approx(0.5, abs=0.01)
@@ -323,8 +350,8 @@ class Constant(MaskHead):
         super().__init__()
         self.value = value
 
-    def forward(self, views):
-        return torch.full(views.valid.shape, self.value)
+    def forward(self, inputs):
+        return torch.full(inputs.valid.shape, self.value)
 
 
 THREE = MaskInputs(valid=torch.tensor([[True, True, True], [True, False, False]]))
@@ -360,27 +387,27 @@ def test_the_penalty_counts_response_tokens_alone():
 @pytest.mark.parametrize("share, sides", [("common", ["common"]), ("independent", ["u", "d"])])
 @pytest.mark.parametrize("head", [*LEARNED, "activations", "random", "uniform"])
 def test_every_head_comes_in_every_share(head, share, sides):
-    masks = build_masks(LAYERS, WIDTH, mask=head, share=share)
+    masks = method_masks(LAYERS, WIDTH, mask=head, share=share)
     assert list(masks.heads) == sides
-    assert masks.learned == (head in LEARNED)
-    needs = {"activations": "activations", "random": "nothing", "uniform": "nothing"}.get(head, "states")
-    assert masks.looks_at == {needs}
+    assert masks.has_parameters == (head in LEARNED)
+    needs = {"activations": "activations", "random": "nothing", "uniform": "nothing"}.get(head, "hidden_states")
+    assert masks.reads == {needs}
 
 
 @pytest.mark.parametrize("share, side", [("reward_only", "u"), ("kl_only", "d")])
 def test_an_ablated_side_has_no_head(share, side):
-    assert list(build_masks(LAYERS, WIDTH, share=share).heads) == [side]
+    assert list(method_masks(LAYERS, WIDTH, share=share).heads) == [side]
 
 
 def test_an_unknown_head_or_share_is_refused_with_what_is_allowed():
     with pytest.raises(ValueError, match="mask 'layer' is unknown; allowed: layers, last, .*uniform"):
-        build_masks(LAYERS, WIDTH, mask="layer")
+        build_masks(LAYERS, WIDTH, mask="layer", share="common")
     with pytest.raises(
         ValueError, match="mask share 'both' is unknown; allowed: common, independent, reward_only, kl_"
     ):
-        build_masks(LAYERS, WIDTH, share="both")
+        build_masks(LAYERS, WIDTH, mask="layers", share="both")
 
 
 def test_a_model_with_more_layers_than_the_head_was_built_for_is_refused():
-    with pytest.raises(ValueError):
-        LayerHead(2, 2)(views_of([[HIGH]], [[HIGH]], [[HIGH]]))
+    with pytest.raises(ValueError, match="a mask head for 2 layers cannot read a model of 3 layers"):
+        weights_of(LayerHead(2, 2), states_of([[HIGH]], [[HIGH]], [[HIGH]]))

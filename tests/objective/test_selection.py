@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsepo.objective.fixed_masks import highest
+from sparsepo.objective.fixed_masks import select_highest
 from sparsepo.objective.losses import LOSSES
 from sparsepo.objective.mask_builder import build_masks
 from sparsepo.objective.masks import MaskInputs
@@ -40,7 +40,7 @@ def kept_one_by_one(row, percent):
 @given(ROWS, SHARES)
 def test_the_highest_are_those_that_are_taken_one_by_one(rows, percent):
     scores, valid = grid(rows)
-    found = highest(scores, valid, percent / 100)
+    found = select_highest(scores, valid, percent / 100)
     for row, own, ok in zip(rows, found, valid, strict=True):
         assert own[ok].tolist() == kept_one_by_one(row, percent) and not own[~ok].any()
 

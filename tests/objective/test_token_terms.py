@@ -1,4 +1,4 @@
-"""Fused token terms against a plain float64 log-softmax, and the label shift against hand-written rows."""
+"""Fused token terms against a plain float64 log-softmax, and the label shift against rows worked out by hand."""
 
 import math
 from types import SimpleNamespace
@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from sparsepo.objective.kernels import OutputMap
-from sparsepo.objective.token_terms import Head, response_rows, token_terms
+from sparsepo.objective.lm_head import LMHead
+from sparsepo.objective.response_index import ResponseIndex
+from sparsepo.objective.token_terms import token_terms
 
 NAMES = ("logps", "ref_logps", "reverse_kl", "forward_kl")
 SHAPES = {
@@ -36,7 +37,7 @@ def problem(n=9, width=5, ref_width=4, vocabulary=11, *, bias=False, scale=1.0, 
         weight=normal(vocabulary, width).requires_grad_(),
         bias=normal(vocabulary).requires_grad_() if bias else None,
         ref_hidden=normal(n, ref_width),
-        ref_head=Head(normal(vocabulary, ref_width), normal(vocabulary) if bias else None, scale / 2, softcap),
+        ref_head=LMHead(normal(vocabulary, ref_width), normal(vocabulary) if bias else None, scale / 2, softcap),
         labels=torch.randint(vocabulary, (n,), generator=draw),
         cotangent={name: normal(n) for name in NAMES},
         scale=scale,
@@ -45,7 +46,7 @@ def problem(n=9, width=5, ref_width=4, vocabulary=11, *, bias=False, scale=1.0, 
 
 
 def fused(p, **options):
-    head = Head(p.weight, p.bias, p.scale, p.softcap)
+    head = LMHead(p.weight, p.bias, p.scale, p.softcap)
     return token_terms(p.hidden, p.ref_hidden, head, p.ref_head, p.labels, **options)
 
 
@@ -102,7 +103,7 @@ def test_gradients_are_those_of_finite_differences(name, shape):
     inputs = [tensor for tensor in (p.hidden, p.weight, p.bias) if tensor is not None]
 
     def term(hidden, weight, bias=None):
-        head = Head(weight, bias, p.scale, p.softcap)
+        head = LMHead(weight, bias, p.scale, p.softcap)
         return getattr(token_terms(hidden, p.ref_hidden, head, p.ref_head, p.labels, chunk=3), name)
 
     assert torch.autograd.gradcheck(term, inputs, eps=1e-6, atol=1e-8, rtol=1e-6)
@@ -137,7 +138,7 @@ def test_no_response_token_at_all_gives_empty_terms():
 
 
 def test_two_uniform_models_give_log_of_the_vocabulary_and_no_kl():
-    head = Head(torch.zeros(7, 3))
+    head = LMHead(torch.zeros(7, 3))
     terms = token_terms(torch.randn(2, 3), torch.randn(2, 3), head, head, torch.tensor([0, 6]))
     assert terms.logps.tolist() == pytest.approx([-math.log(7)] * 2)
     assert terms.reverse_kl.tolist() == terms.forward_kl.tolist() == [0.0, 0.0]
@@ -145,7 +146,7 @@ def test_two_uniform_models_give_log_of_the_vocabulary_and_no_kl():
 
 def test_kl_directions_are_named_as_worked_out_by_hand():
     """pi = (3/4, 1/4), ref = (1/2, 1/2): KL(pi || ref) = log 2 - H(pi), KL(ref || pi) = -log 2 - (log 3/16) / 2."""
-    policy, reference = Head(torch.tensor([[math.log(3.0)], [0.0]])), Head(torch.zeros(2, 1))
+    policy, reference = LMHead(torch.tensor([[math.log(3.0)], [0.0]])), LMHead(torch.zeros(2, 1))
     terms = token_terms(torch.ones(1, 1), torch.ones(1, 1), policy, reference, torch.tensor([1]))
     assert terms.logps.item() == pytest.approx(math.log(1 / 4), rel=1e-6)
     assert terms.ref_logps.item() == pytest.approx(math.log(1 / 2), rel=1e-6)
@@ -163,7 +164,7 @@ def test_bfloat16_states_give_the_kl_of_their_own_rounded_logits(distance):
     hidden = p.hidden.detach().bfloat16()
     weight, ref_weight = p.weight.detach().bfloat16(), p.weight.detach().bfloat16()
     ref_hidden = (p.hidden.detach() + distance * torch.randn(40, 16, dtype=torch.float64)).bfloat16()
-    terms = token_terms(hidden, ref_hidden, Head(weight), Head(ref_weight), p.labels)
+    terms = token_terms(hidden, ref_hidden, LMHead(weight), LMHead(ref_weight), p.labels)
     log_p, log_q = (torch.nn.functional.linear(h, weight).double().log_softmax(-1) for h in (hidden, ref_hidden))
     reverse = (log_p.exp() * (log_p - log_q)).sum(-1)
     forward = (log_q.exp() * (log_q - log_p)).sum(-1)
@@ -179,7 +180,7 @@ def test_bfloat16_gradients_are_close_to_those_of_float64():
     for name in ("hidden", "weight", "bias"):
         setattr(p, name, getattr(p, name).detach().bfloat16().requires_grad_())
     p.ref_hidden = p.ref_hidden.bfloat16()
-    p.ref_head = Head(p.ref_head.weight.bfloat16(), p.ref_head.bias.bfloat16(), p.ref_head.scale)
+    p.ref_head = LMHead(p.ref_head.weight.bfloat16(), p.ref_head.bias.bfloat16(), p.ref_head.scale)
     p.cotangent = {name: value.float() for name, value in p.cotangent.items()}
     for mine, theirs in zip(gradients(p, fused(p)), wide, strict=True):
         assert mine.dtype == torch.bfloat16
@@ -188,7 +189,7 @@ def test_bfloat16_gradients_are_close_to_those_of_float64():
 
 def test_gradients_of_half_precision_weights_are_summed_over_chunks_in_float32():
     """Two uniform tokens: each row adds (1/2, -1/2) to the bias, 300 in all; a bfloat16 sum would stall at 128."""
-    head = Head(torch.zeros(2, 1).bfloat16().requires_grad_(), torch.zeros(2).bfloat16().requires_grad_())
+    head = LMHead(torch.zeros(2, 1).bfloat16().requires_grad_(), torch.zeros(2).bfloat16().requires_grad_())
     ones = torch.ones(600, 1).bfloat16()
     token_terms(ones, ones, head, head, torch.zeros(600, dtype=torch.long), chunk=1).logps.sum().backward()
     assert head.bias.grad.tolist() == [300.0, -300.0]
@@ -198,10 +199,10 @@ def test_gradients_of_half_precision_weights_are_summed_over_chunks_in_float32()
 def test_autocast_computes_logits_in_its_dtype_and_statistics_in_float32():
     p = problem(n=6)
     low = {name: getattr(p, name).detach().float() for name in ("hidden", "weight", "ref_hidden")}
-    head, ref_head = Head(low["weight"]), Head(p.ref_head.weight.float(), scale=p.ref_head.scale)
+    head, ref_head = LMHead(low["weight"]), LMHead(p.ref_head.weight.float(), scale=p.ref_head.scale)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         mixed = token_terms(low["hidden"], low["ref_hidden"], head, ref_head, p.labels)
-    halves = [Head(h.weight.bfloat16(), scale=h.scale) for h in (head, ref_head)]
+    halves = [LMHead(h.weight.bfloat16(), scale=h.scale) for h in (head, ref_head)]
     half = token_terms(low["hidden"].bfloat16(), low["ref_hidden"].bfloat16(), *halves, p.labels)
     for name in NAMES:
         assert getattr(mixed, name).dtype == torch.float32
@@ -217,7 +218,7 @@ def test_logits_of_ten_thousand_stay_finite(dtype):
     weight = torch.eye(4, dtype=dtype).requires_grad_()
     hidden = torch.tensor([[1e4, 0, 0, -1e4], [-1e4, 1e4, 0, 0]], dtype=dtype).requires_grad_()
     ref_hidden = torch.tensor([[-1e4, 0, 0, 1e4], [-1e4, 1e4, 0, 0]], dtype=dtype)
-    terms = token_terms(hidden, ref_hidden, Head(weight), Head(torch.eye(4, dtype=dtype)), torch.tensor([3, 1]))
+    terms = token_terms(hidden, ref_hidden, LMHead(weight), LMHead(torch.eye(4, dtype=dtype)), torch.tensor([3, 1]))
     exact = dtype != torch.bfloat16  # which rounds 1e4 to 9984
     assert terms.logps.tolist() == pytest.approx([-2e4, 0.0], rel=0 if exact else 2e-3, abs=1e-9)
     assert terms.reverse_kl.tolist() == pytest.approx([2e4, 0.0], rel=0 if exact else 2e-3, abs=1e-9)
@@ -238,8 +239,8 @@ def test_a_token_that_both_models_ban_changes_nothing(dtype):
     for keep, ban in ((8, banned), (7, banned[:7])):
         hidden, weight = (value.detach().to(dtype).requires_grad_() for value in (p.hidden, p.weight[:keep]))
         bias = (p.bias[:keep].detach().to(dtype) + ban).requires_grad_()
-        ref_head = Head(p.ref_head.weight[:keep].to(dtype), p.ref_head.bias[:keep].to(dtype) + ban)
-        terms = token_terms(hidden, p.ref_hidden.to(dtype), Head(weight, bias), ref_head, p.labels)
+        ref_head = LMHead(p.ref_head.weight[:keep].to(dtype), p.ref_head.bias[:keep].to(dtype) + ban)
+        terms = token_terms(hidden, p.ref_hidden.to(dtype), LMHead(weight, bias), ref_head, p.labels)
         (terms.logps + 2 * terms.reverse_kl + 3 * terms.forward_kl).sum().backward()
         results.append((terms, [hidden.grad, weight.grad[:7], bias.grad[:7]], [weight.grad[7:], bias.grad[7:]]))
     (with_ban, grads, banned_grads), (without, expected, _) = results
@@ -263,7 +264,7 @@ def test_a_kl_is_never_negative(seed, spread, near, dtype):
     hidden, weight = p.hidden.detach().to(dtype), p.weight.detach().to(dtype)
     ref_hidden = hidden + 1e-3 if near else p.ref_hidden.to(dtype)
     ref_weight = weight if near else p.ref_head.weight.to(dtype)
-    terms = token_terms(hidden, ref_hidden, Head(weight), Head(ref_weight), p.labels)
+    terms = token_terms(hidden, ref_hidden, LMHead(weight), LMHead(ref_weight), p.labels)
     assert all(getattr(terms, name).isfinite().all() for name in NAMES)
     assert (terms.reverse_kl >= 0).all() and (terms.forward_kl >= 0).all()
     assert (terms.logps <= 0).all() and (terms.ref_logps <= 0).all()
@@ -308,11 +309,11 @@ def test_no_tensor_of_more_than_a_chunk_of_logits_is_ever_made(passes):
 
 
 @pytest.mark.parametrize("bias", [None, torch.randn(11)], ids=["plain", "bias"])
-def test_the_logits_of_one_part_are_written_over_those_of_the_last(bias):
-    side = OutputMap(torch.randn(7, 4), torch.randn(11, 4), bias)
-    found = [(raw.data_ptr(), raw.clone()) for raw in side.raw([slice(0, 2), slice(2, 7)])]
-    assert len({place for place, _ in found}) == 1
-    torch.testing.assert_close(torch.cat([raw for _, raw in found]), F.linear(side.hidden, side.weight, bias))
+def test_the_logits_of_a_chunk_are_written_over_those_of_the_last(bias):
+    hidden, head = torch.randn(7, 4), LMHead(torch.randn(11, 4), bias)
+    chunks = [(raw.data_ptr(), raw.clone()) for raw in head.raw_logits(hidden, [slice(0, 2), slice(2, 7)])]
+    assert len({address for address, _ in chunks}) == 1
+    torch.testing.assert_close(torch.cat([raw for _, raw in chunks]), F.linear(hidden, head.weight, bias))
 
 
 # --- refusals
@@ -321,7 +322,7 @@ def test_the_logits_of_one_part_are_written_over_those_of_the_last(bias):
 def test_different_vocabularies_are_refused_with_both_sizes():
     p = problem()
     with pytest.raises(ValueError, match="different vocabularies: 11 and 12"):
-        token_terms(p.hidden, p.ref_hidden, Head(p.weight), Head(torch.randn(12, 4)), p.labels)
+        token_terms(p.hidden, p.ref_hidden, LMHead(p.weight), LMHead(torch.randn(12, 4)), p.labels)
 
 
 @pytest.mark.parametrize(
@@ -341,50 +342,34 @@ def test_mismatched_shapes_are_refused(change):
         fused(p)
 
 
-# --- response rows
-
-MASK = torch.tensor([[0, 1, 1, 0], [0, 0, 0, 1]], dtype=torch.bool)
+# --- where response tokens are
 
 
-def test_rows_of_a_hand_written_mask():
-    """Sequence 0 answers at positions 1 and 2, sequence 1 at 3: flattened 1, 2 and 7, each predicted one before."""
-    rows = response_rows(MASK)
-    assert rows.target.tolist() == [1, 2, 7]
-    assert rows.index.tolist() == [0, 1, 6]
-    assert rows.slot.tolist() == [0, 1, 2]
-    assert rows.valid.tolist() == [[True, True], [True, False]]
-    assert rows.labels(torch.tensor([[10, 11, 12, 13], [20, 21, 22, 23]])).tolist() == [11, 12, 23]
-    assert rows.take(torch.arange(8.0).reshape(2, 4, 1)).tolist() == [[0.0], [1.0], [6.0]]
-    assert rows.take(torch.arange(8.0).reshape(2, 4)).tolist() == [0.0, 1.0, 6.0]
-    assert rows.grid(torch.tensor([5.0, 6.0, 7.0])).tolist() == [[5.0, 6.0], [7.0, 0.0]]
-    assert rows.grid(torch.tensor([[5.0], [6.0], [7.0]])).shape == (2, 2, 1)
+def two_responses():
+    """Sequence 0 answers at positions 1 and 2, sequence 1 at 3, each of 4 positions: flattened 1, 2 and 7."""
+    return ResponseIndex.from_spans(before=[0, 6], start=[1, 7], length=[2, 1], grid_row=[0, 1])
 
 
-def test_a_response_may_have_gaps():
-    """Positions 1 and 3 answer, 2 does not: the grid has no hole."""
-    rows = response_rows(torch.tensor([[False, True, False, True]]))
-    assert (rows.index.tolist(), rows.slot.tolist(), rows.valid.tolist()) == ([0, 2], [0, 1], [[True, True]])
+def test_an_index_of_spans_is_the_one_worked_out_by_hand():
+    index = two_responses()
+    assert index.token.tolist() == [1, 2, 7]
+    assert index.hidden.tolist() == [0, 1, 6]
+    assert index.cell.tolist() == [0, 1, 2]
+    assert index.valid.tolist() == [[True, True], [True, False]]
+    assert index.select_labels(torch.tensor([[10, 11, 12, 13], [20, 21, 22, 23]])).tolist() == [11, 12, 23]
+    assert index.select_hidden(torch.arange(8.0).reshape(2, 4, 1)).tolist() == [[0.0], [1.0], [6.0]]
+    assert index.select_hidden(torch.arange(8.0).reshape(2, 4)).tolist() == [0.0, 1.0, 6.0]
+    assert index.to_grid(torch.tensor([5.0, 6.0, 7.0])).tolist() == [[5.0, 6.0], [7.0, 0.0]]
+    assert index.to_grid(torch.tensor([[5.0], [6.0], [7.0]])).shape == (2, 2, 1)
+
+
+def test_a_first_token_may_be_predicted_from_anywhere_before_it():
+    """As where two responses share a prompt: the second one follows the first, and is predicted by the prompt."""
+    index = ResponseIndex.from_spans(before=[1, 1], start=[2, 4], length=[2, 2], grid_row=[0, 1])
+    assert index.hidden.tolist() == [1, 2, 1, 4]
 
 
 def test_the_grid_passes_gradients_to_the_tokens_it_holds():
     values = torch.tensor([5.0, 6.0, 7.0], requires_grad=True)
-    (response_rows(MASK).grid(values) * torch.tensor([[1.0, 2.0], [3.0, 4.0]])).sum().backward()
+    (two_responses().to_grid(values) * torch.tensor([[1.0, 2.0], [3.0, 4.0]])).sum().backward()
     assert values.grad.tolist() == [1.0, 2.0, 3.0]
-
-
-@pytest.mark.parametrize(
-    "mask, message",
-    [
-        ([[False, True], [False, False]], "at least one response token"),
-        ([[True, True]], "a prompt token before its response"),
-    ],
-)
-def test_sequences_that_cannot_be_scored_are_refused(mask, message):
-    with pytest.raises(ValueError, match=message):
-        response_rows(torch.tensor(mask))
-
-
-@pytest.mark.parametrize("mask", [torch.ones(2, 3), torch.ones(3, dtype=torch.bool)])
-def test_anything_but_a_boolean_matrix_is_refused(mask):
-    with pytest.raises(ValueError, match="boolean mask is expected"):
-        response_rows(mask)

@@ -9,12 +9,12 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from sparsepo.data.collation import TokenPair
+from sparsepo.data.tokenization import TokenPair
 
 FOLDER = Path(__file__).parents[1] / "fixtures" / "golden"
 
 
-EXACT = [("float64", layout) for layout in ("padded", "left", "packed", "shared", "pairs")]
+EXACT = [("float64", layout) for layout in ("padded", "left", "shared", "pairs")]
 
 
 @pytest.fixture(scope="session", params=[*EXACT, ("float32", "padded"), ("float32", "shared")], ids="-".join)
@@ -36,6 +36,6 @@ def problem(request):
         heads={name: value.to(dtype) for name, value in load_file(FOLDER / "mask_heads.safetensors").items()},
         dtype=dtype,
         layout=request.param[1],
-        gradients="forward" if request.param[1] in ("packed", "shared") else "recompute",
+        gradients="forward" if request.param[1] == "shared" else "recompute",
         tolerance={"float64": 1e-9, "float32": 2e-5}[request.param[0]],
     )

@@ -5,21 +5,25 @@ cancellation and losses such as IPO's reach 100.
 """
 
 import json
+from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
 import torch
 
-from sparsepo.data.collation import collate, rows_of
+from sparsepo.data.batches import ModelInputs, PairBatch
+from sparsepo.data.collation import collate_pairs
 from sparsepo.methods.registry import check_parameters
 from sparsepo.objective import losses
 from sparsepo.objective.fixed_masks import ActivationHead
 from sparsepo.objective.mask_builder import Masks
 from sparsepo.objective.masks import MaskHead, MaskInputs
+from sparsepo.objective.response_index import ResponseIndex
 from sparsepo.objective.response_terms import Side
-from sparsepo.objective.token_terms import rows_at
-from sparsepo.training.inspection import describe, inspect_pairs
-from sparsepo.training.pair_objective import PairObjective, look, masks_for
+from sparsepo.training.inspection import inspect_pairs, pair_records
+from sparsepo.training.pair_objective import PairObjective, build_method_masks
+from sparsepo.training.reference_outputs import run_reference
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "fixtures" / "golden" / "golden.json").read_text())
 TOKENS, LOSSES, SPARSEPO, MAPO, LEFT = (GOLDEN[part] for part in ("tokens", "losses", "sparsepo", "mapo", "left"))
@@ -57,7 +61,7 @@ def our_name(published):
 def heads_of(problem, variant):
     """The mask heads that a golden variant used, built the way a run builds them, with the golden weights."""
     settings = {name: variant[name] for name in ("l1_u", "l1_d")} | {"mask": variant["head"]}
-    masks = masks_for(f"sparsepo_{variant['share']}", problem.reference, settings).to(problem.dtype)
+    masks = build_method_masks(f"sparsepo_{variant['share']}", problem.reference, settings).to(problem.dtype)
     assert set(masks.heads) == set(variant["weights"])
     for side, source in variant["weights"].items():
         own = {name: value for name, value in problem.heads.items() if name.startswith(f"{source}.")}
@@ -66,7 +70,7 @@ def heads_of(problem, variant):
 
 
 def left_padded(pairs, positions=True):
-    """What `collate` makes of pairs, but padded on the left; without position ids a token's place is its column."""
+    """As `collate_pairs`, but padded on the left; without `positions` a token's position is its column."""
     sequences = [pair.prompt + getattr(pair, side) for side in SIDES for pair in pairs]
     width = max(map(len, sequences))
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in sequences])
@@ -77,16 +81,20 @@ def left_padded(pairs, positions=True):
     ]
     lengths = [len(getattr(pair, name)) for pair in pairs for name in SIDES]
     places = [side * len(pairs) + at for at in range(len(pairs)) for side in (0, 1)]
-    batch = {
-        "input_ids": torch.tensor([[PAD] * (width - len(row)) + row for row in sequences]),
-        "attention_mask": mask,
-        **vars(rows_at([place - 1 for place in start], start, lengths, places)),
-    }
-    return batch if positions else {**batch, "position_ids": torch.arange(width).expand(len(sequences), -1)}
+    ids = torch.tensor([[PAD] * (width - len(row)) + row for row in sequences])
+    inputs = ModelInputs.with_padding(ids, mask)
+    if not positions:
+        inputs = replace(inputs, position_ids=torch.arange(width).expand(len(sequences), -1))
+    return PairBatch(
+        num_tokens=sum(map(len, sequences)),
+        inputs=inputs,
+        responses=ResponseIndex.from_spans([place - 1 for place in start], start, lengths, places),
+        pair_ends=tuple(accumulate(len(pair.chosen) + len(pair.rejected) for pair in pairs)),
+    )
 
 
 def batch_of(problem):
-    return left_padded(problem.pairs) if problem.layout == "left" else collate(problem.pairs, PAD, problem.layout)
+    return left_padded(problem.pairs) if problem.layout == "left" else collate_pairs(problem.pairs, PAD, problem.layout)
 
 
 def inspect(problem, method, given=None, masks=None, batch=None):
@@ -94,11 +102,11 @@ def inspect(problem, method, given=None, masks=None, batch=None):
     if problem.layout != "left" and batch is None:
         pairs = problem.policy, problem.reference, problem.pairs
         return inspect_pairs(*pairs, method, given, masks, layout=problem.layout)
-    hyper, _ = check_parameters(method, given or {}).split(given or {})
-    own = masks if masks is not None else masks_for(method, problem.reference, given or {})
+    hyper, _ = check_parameters(method, given or {}).split_parameters(given or {})
+    own = masks if masks is not None else build_method_masks(method, problem.reference, given or {})
     with torch.no_grad():
         made = PairObjective(problem.policy, problem.reference, method, hyper, own)
-        return describe(made(batch_of(problem) if batch is None else batch))
+        return pair_records(made(batch_of(problem) if batch is None else batch))
 
 
 def sequence_states(problem, states):
@@ -108,14 +116,14 @@ def sequence_states(problem, states):
     """
     made, used = [], torch.zeros(states.shape[:2], dtype=torch.bool)
     batch, shared = batch_of(problem), problem.layout in ("shared", "pairs")
-    rows = rows_of(batch)
-    ends = torch.cat([torch.tensor([0]), rows.valid.sum(1).cumsum(0)])
-    target = rows.target[rows.slot.argsort()]  # in the order of the grid
+    index = batch.responses
+    ends = torch.cat([torch.tensor([0]), index.valid.sum(1).cumsum(0)])
+    token = index.token[index.cell.argsort()]  # in the order of the grid
     flat_states, flat_used = states.flatten(0, 1), used.flatten()
     for place, sequence in enumerate((side, pair) for side in SIDES for pair in problem.pairs):
         prompt = len(sequence[1].prompt)
-        own = target[ends[place] : ends[place + 1]]
-        first = rows.index[rows.slot.argsort()][ends[place]]
+        own = token[ends[place] : ends[place + 1]]
+        first = index.hidden[index.cell.argsort()][ends[place]]
         before = torch.arange(int(first) - prompt + 1, int(first) + 1)
         flat_used[torch.cat([before, own])] = True
         part = flat_states[torch.cat([before, own])].clone()
@@ -324,7 +332,7 @@ def test_gradient_norms_are_what_the_authors_code_computed(problem, name, form):
 class Drawn(MaskHead):
     """The golden draws in the place of new ones."""
 
-    def forward(self, views):
+    def forward(self, inputs):
         rows = [flat(row) for side in SIDES for row in GOLDEN["random"]["m_u"][side]]
         return torch.nn.utils.rnn.pad_sequence(rows, True, float("nan"))
 
@@ -332,7 +340,7 @@ class Drawn(MaskHead):
 @pytest.mark.parametrize("form", ["paper", "released"])
 def test_a_mask_of_given_draws_gives_the_golden_loss(problem, form):
     hyper = {"beta": GOLDEN["random"]["beta"], "form": form}
-    records = inspect(problem, "sparsepo_common", hyper, Masks({"common": Drawn()}))
+    records = inspect(problem, "sparsepo_common", hyper, Masks({"common": Drawn()}, l1_u=0.0, l1_d=0.0))
     assert_close(column(records, "loss"), GOLDEN["random"][form], problem.tolerance)
     if form == "released":
         assert_close(column(records, "loss"), GOLDEN["random"]["published"], PUBLISHED)
@@ -363,18 +371,17 @@ def test_left_padding_without_position_ids_gives_the_golden_sparsepo_losses_of_t
 # --- MaPO
 
 
-def recorded(problem, kinds):
-    """The reference's views of the golden batch, for heads that read these activations."""
-    masks = masks_for("mapo", problem.reference, {"kinds": kinds})
-    batch = batch_of(problem)
-    return look(problem.reference, masks, batch, rows_of(batch))[1]
+def recorded(problem, sites):
+    """What heads that read these activations get from the reference for the golden batch."""
+    masks = build_method_masks("mapo", problem.reference, {"activation_sites": sites})
+    return run_reference(problem.reference, masks, batch_of(problem)).mask_inputs
 
 
 @pytest.mark.parametrize("kind", ["attention", "residual"])
 @pytest.mark.parametrize("layer", [0, 1, 2])
 def test_weights_read_off_one_module_are_the_golden_ones(problem, kind, layer):
-    views = recorded(problem, (kind,))
-    one = MaskInputs(valid=views.valid, activations={kind: [views.activations[kind][layer]]})
+    inputs = recorded(problem, (kind,))
+    one = MaskInputs(valid=inputs.valid, activations={kind: [inputs.activations[kind][layer]]})
     expected = MAPO["first_chosen"][kind][layer]
     assert_close(ActivationHead((kind,), "minmax")(one)[0, : len(expected)], expected, problem.tolerance)
 
@@ -383,7 +390,7 @@ def test_weights_read_off_one_module_are_the_golden_ones(problem, kind, layer):
 def test_weights_read_off_the_feed_forward_blocks_are_the_golden_ones(problem, side):
     """Golden masks average kinds: three without the feed-forward blocks, four with, so 4 x - 3 y is theirs alone."""
     without, both = flat(MAPO["all"]["mask"][side]), flat(MAPO["all_and_mlp"]["mask"][side])
-    masks = masks_for("mapo", problem.reference, {"activation_sites": ("mlp",)})
+    masks = build_method_masks("mapo", problem.reference, {"activation_sites": ("mlp",)})
     records = inspect(problem, "mapo", {}, masks)
     assert_close(column(records, "m_u", side), 4 * both - 3 * without, problem.tolerance)
     assert column(records, "m_d", side) == column(records, "m_u", side)
@@ -409,7 +416,7 @@ def golden_side(side, mask):
 
 @pytest.mark.parametrize("form", ["paper", "released"])
 def test_uniform_weights_give_the_golden_mapo_loss(problem, form):
-    masks = masks_for("sparsepo_common", problem.reference, {"mask": "uniform"})
+    masks = build_method_masks("sparsepo_common", problem.reference, {"mask": "uniform"})
     hyper = {"beta": MAPO["beta"], "form": form}
     records = inspect(problem, "sparsepo_common", hyper, masks)
     assert_close(column(records, "loss"), MAPO["uniform"][form], problem.tolerance)
@@ -418,7 +425,7 @@ def test_uniform_weights_give_the_golden_mapo_loss(problem, form):
 
 
 def test_uniform_weights_in_the_released_form_are_tdpo1(problem):
-    masks = masks_for("sparsepo_common", problem.reference, {"mask": "uniform"})
+    masks = build_method_masks("sparsepo_common", problem.reference, {"mask": "uniform"})
     released = {"beta": MAPO["beta"], "form": "released"}
     sparse = inspect(problem, "sparsepo_common", released, masks)
     tdpo1 = inspect(problem, "tdpo1", {"beta": MAPO["beta"]})

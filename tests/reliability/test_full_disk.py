@@ -62,7 +62,7 @@ def test_training_goes_on_from_the_last_checkpoint_that_found_room(lab, prepared
     assert code == 1 and "Traceback" not in first, said
     sentence = first.splitlines()[-1]
     assert sentence.startswith(f"error: {out}/checkpoint/checkpoint-") and "could not be written (" in sentence
-    assert sentence.endswith("make room on the disk and run again to go on from the last one")
+    assert sentence.endswith("free disk space and run again to resume from the last one")
     assert last == 0 and "resuming at step " in second, said
     lab.finish(prepared.train(tmp_path / "whole"), prepared.folder)
     assert lab.left_by(tmp_path / "second") == lab.left_by(tmp_path / "whole")

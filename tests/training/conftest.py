@@ -89,9 +89,9 @@ def toy(tokenizer):
 
     def trainer(folder, method="dpo", *, reference=None, policy=None, data=20, killed_at=None, **given):
         """Settings of the config by name; `data`: the pairs, or how many of them."""
-        names = ("hyper", "seed", "identity", "measure", "cache", "validation")
+        names = ("hyper", "seed", "identity", "measure", "caches", "validation")
         options = {name: given.pop(name) for name in names if name in given}
-        if "cache" not in options:
+        if "caches" not in options:
             reference = model() if reference is None else reference
         made = PreferenceTrainer(
             copy.deepcopy(reference) if policy is None else policy,

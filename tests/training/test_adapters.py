@@ -9,9 +9,9 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
 from sparsepo.config.training import AdapterConfig
-from sparsepo.data.collation import encode_pairs
+from sparsepo.data.tokenization import encode_pairs
 from sparsepo.models import adapters
-from sparsepo.models.architecture import recording
+from sparsepo.models.activations import record_activations
 from sparsepo.runtime.errors import UserError
 from sparsepo.training.inspection import inspect_pairs
 
@@ -34,9 +34,9 @@ def logits(model):
 
 def filled(model, seed=0, **settings):
     """The model with an adapter that does something."""
-    adapters.add(model, AdapterConfig(**{"rank": 3, **settings}))
+    adapters.add_adapter(model, AdapterConfig(**{"rank": 3, **settings}))
     torch.manual_seed(seed)
-    for value in adapters.trained(model).values():
+    for value in adapters.adapter_parameters(model).values():
         torch.nn.init.normal_(value, std=0.2)
     return model
 
@@ -79,7 +79,7 @@ def test_before_the_first_step_policy_and_reference_agree_in_every_bit(toy, tmp_
 def test_policy_and_reference_share_every_weight(toy):
     model = toy.model()
     clone_sharing_weights = adapters.clone_sharing_weights(model)
-    adapters.add(model, AdapterConfig())
+    adapters.add_adapter(model, AdapterConfig())
     owned = {id(value) for value in model.parameters()}
     assert all(id(value) in owned for value in clone_sharing_weights.parameters())
     assert not any(value.requires_grad for value in clone_sharing_weights.parameters())
@@ -100,8 +100,8 @@ def test_mask_heads_are_trained_beside_an_adapter_as_fast_as_without(toy, tmp_pa
 
 def test_only_the_named_targets_get_an_adapter(toy):
     model = toy.model("llama")
-    adapters.add(model, AdapterConfig(target_modules=["q_proj", "mlp.down_proj"]))
-    found = {name.split("/lora_")[0] for name in adapters.trained(model)}
+    adapters.add_adapter(model, AdapterConfig(target_modules=["q_proj", "mlp.down_proj"]))
+    found = {name.split("/lora_")[0] for name in adapters.adapter_parameters(model)}
     kinds = ("self_attn/q_proj", "mlp/down_proj")
     assert found == {f"model/layers/{layer}/{kind}" for layer in (0, 1) for kind in kinds}
 
@@ -109,8 +109,8 @@ def test_only_the_named_targets_get_an_adapter(toy):
 @pytest.mark.parametrize("architecture, count", [("gpt2", 4), ("gpt_bigcode", 4), ("llama", 7), ("gpt_neox", 4)])
 def test_all_linear_is_every_map_of_every_block_and_no_other(toy, architecture, count):
     model = toy.model(architecture)
-    adapters.add(model, AdapterConfig())
-    assert len(adapters.trained(model)) == 2 * 2 * count
+    adapters.add_adapter(model, AdapterConfig())
+    assert len(adapters.adapter_parameters(model)) == 2 * 2 * count
     outside = (model.get_output_embeddings(), model.get_input_embeddings())
     assert not any(hasattr(module, "base_layer") for module in outside)
 
@@ -120,7 +120,7 @@ def test_all_linear_is_every_map_of_every_block_and_no_other(toy, architecture, 
 
 @pytest.mark.parametrize("method", ["tdpo1", "sparsepo_independent"])
 def test_an_adapted_policy_takes_one_course_in_every_layout_and_with_checkpointing(toy, tmp_path, method):
-    ways = [{"layout": name} for name in ("padded", "packed", "shared", "pairs")]
+    ways = [{"layout": name} for name in ("padded", "shared", "pairs")]
     ways += [{"gradient_checkpointing": True}, {"gradients": "forward"}, {"gradients": "recompute"}]
     courses = []
     for place, way in enumerate(ways):
@@ -134,9 +134,9 @@ def test_an_adapted_policy_takes_one_course_in_every_layout_and_with_checkpointi
 
 def test_a_bfloat16_model_has_a_float32_adapter_and_can_train(toy, tmp_path):
     trainer = adapted_trainer(toy, tmp_path, model=toy.model(dtype=torch.bfloat16), max_steps=2)
-    assert {value.dtype for value in adapters.trained(trainer.policy).values()} == {torch.float32}
+    assert {value.dtype for value in adapters.adapter_parameters(trainer.policy).values()} == {torch.float32}
     trainer.train()
-    assert adapters.merged(trainer.policy).dtype == torch.bfloat16
+    assert adapters.merge_adapter(trainer.policy).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "llama", "gpt_neox", "opt"])
@@ -145,11 +145,11 @@ def test_activations_are_read_off_the_model_not_off_its_adapter(toy, architectur
     model = toy.model(architecture, **changed).eval()
     found = []
     for _ in range(2):
-        with recording(model, {"mlp", "attention", "residual"}) as record:
+        with record_activations(model, {"mlp", "attention", "residual"}) as record:
             logits(model)
         found.append(record)
         if not adapters.has_adapter(model):
-            adapters.add(model, AdapterConfig())
+            adapters.add_adapter(model, AdapterConfig())
     for kind, values in found[0].items():
         assert len(values) == 2
         assert all(map(torch.equal, values, found[1][kind]))
@@ -166,7 +166,7 @@ def test_dropout_is_on_in_training_mode_and_off_in_eval_mode_and_in_merged_weigh
     assert not any(module.training for module in model.modules())
     expected = logits(dry)
     assert torch.equal(logits(model), expected)
-    torch.testing.assert_close(logits(adapters.merged(model)), expected, rtol=0, atol=1e-10)
+    torch.testing.assert_close(logits(adapters.merge_adapter(model)), expected, rtol=0, atol=1e-10)
     model.train()
     with torch.no_grad():
         first, second = (model(input_ids=IDS).logits for _ in range(2))
@@ -236,7 +236,7 @@ def test_a_checkpoint_holds_what_is_trained_and_nothing_else(toy, tmp_path):
 @pytest.mark.parametrize("architecture", ["gpt2", "gpt_bigcode", "llama", "gpt_neox", "qwen2"])
 def test_a_merged_model_is_the_adapted_one(toy, architecture, tied):
     model = filled(toy.model(architecture, dtype=torch.float64, tie_word_embeddings=tied), alpha=5)
-    plain = adapters.merged(model)
+    plain = adapters.merge_adapter(model)
     assert type(plain) is type(model) and not adapters.has_adapter(plain)
     torch.testing.assert_close(logits(plain), logits(model), rtol=0, atol=1e-10)
     assert plain.state_dict().keys() == toy.model(architecture, tie_word_embeddings=tied).state_dict().keys()
@@ -302,14 +302,14 @@ def test_a_mistake_in_the_config_is_told(given, sentence):
     [
         (["c_atn"], "GPT2LMHeadModel has no linear map 'c_atn' in its blocks; allowed: .*did you mean 'c_attn'"),
         (["attn"], "GPT2LMHeadModel has no linear map 'attn' in its blocks"),
-        (["c_attn", "transformer.wte"], "'transformer.wte' is an embedding or the output head, which stay as they are"),
-        (["lm_head"], "'lm_head' is an embedding or the output head, which stay as they are"),
+        (["c_attn", "transformer.wte"], "'transformer.wte' is an embedding or the output head, which are not adapted"),
+        (["lm_head"], "'lm_head' is an embedding or the output head, which are not adapted"),
     ],
 )
 def test_targets_that_are_no_maps_of_the_blocks_are_refused_by_name(toy, targets, sentence):
     model = toy.model()
     with pytest.raises(UserError, match=sentence):
-        adapters.add(
+        adapters.add_adapter(
             model, AdapterConfig.model_construct(target_modules=targets, rank=2, alpha=2.0, quantization="none")
         )
     assert not adapters.has_adapter(model)
@@ -318,11 +318,11 @@ def test_targets_that_are_no_maps_of_the_blocks_are_refused_by_name(toy, targets
 def test_what_cannot_be_adapted_is_refused(toy, tmp_path):
     model = toy.model()
     with pytest.raises(UserError, match=r"was not loaded so: load_model\(folder, quantization='nf4'\)"):
-        adapters.add(model, AdapterConfig(quantization="nf4"))
+        adapters.add_adapter(model, AdapterConfig(quantization="nf4"))
     with pytest.raises(UserError, match="policy and reference must be two models"):
         adapted_trainer(toy, tmp_path, model=model, adapter=None)
-    adapters.add(model, AdapterConfig())
+    adapters.add_adapter(model, AdapterConfig())
     with pytest.raises(UserError, match="has an adapter already; merge it first"):
-        adapters.add(model, AdapterConfig())
-    with pytest.raises(UserError, match="make the twin first"):
+        adapters.add_adapter(model, AdapterConfig())
+    with pytest.raises(UserError, match="call clone_sharing_weights before add_adapter"):
         adapters.clone_sharing_weights(model)

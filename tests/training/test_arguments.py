@@ -3,7 +3,7 @@
 from transformers import TrainingArguments
 
 from sparsepo.config.training import PreferenceConfig
-from sparsepo.training.base_trainer import arguments_of
+from sparsepo.training.base_trainer import training_arguments
 
 
 def test_a_process_that_sees_several_gpus_trains_a_batch_of_the_size_that_was_asked_for(tmp_path, monkeypatch):
@@ -14,5 +14,5 @@ def test_a_process_that_sees_several_gpus_trains_a_batch_of_the_size_that_was_as
         arguments._n_gpu = 4
 
     monkeypatch.setattr(TrainingArguments, "__post_init__", seeing_four)
-    arguments = arguments_of(PreferenceConfig(batch_size=8), tmp_path, 0)
+    arguments = training_arguments(PreferenceConfig(batch_size=8), tmp_path, 0)
     assert (arguments.n_gpu, arguments.train_batch_size) == (1, 8)

@@ -9,6 +9,7 @@ import runpy
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -16,7 +17,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sparsepo.training.distributed import Shares
+from sparsepo.data.batches import Batch
+from sparsepo.training.distributed import StepCollator
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKER = Path(__file__).with_name("worker.py")
@@ -45,14 +47,19 @@ pytestmark = pytest.mark.timeout(900)
 # --- shares
 
 
+@dataclass(frozen=True, kw_only=True)
+class NumberBatch(Batch):
+    numbers: list
+
+
 class Numbers:
     """Micro-batches of at most two numbers."""
 
-    def cut(self, items):
+    def split(self, items):
         return [list(items[at : at + 2]) for at in range(0, len(items), 2)]
 
     def collate(self, items):
-        return {"of": items}
+        return NumberBatch(num_tokens=0, numbers=items)
 
     def count(self, items):
         return len(items)
@@ -61,12 +68,12 @@ class Numbers:
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4])
 @pytest.mark.parametrize("size", [1, 2, 5, 8, 9])
 def test_the_shares_of_a_batch_are_the_batch_and_each_has_as_many_micro_batches(size, ranks):
-    found = [Shares(Numbers(), rank, ranks)(list(range(size))) for rank in range(ranks)]
-    assert {share["count"] for share in found} == {size}
-    assert len({len(share["micro"]) for share in found}) == 1
-    weighed = [micro for share in found for micro in share["micro"] if micro["weight"] == 1]
-    assert sorted(number for micro in weighed for number in micro["of"]) == list(range(size))
-    assert {micro["weight"] for share in found for micro in share["micro"]} <= {0, 1}
+    shares = [StepCollator(Numbers(), rank, ranks)(list(range(size))) for rank in range(ranks)]
+    assert {share["count"] for share in shares} == {size}
+    assert len({len(share["micro_batches"]) for share in shares}) == 1
+    batches = [batch for share in shares for batch in share["micro_batches"]]
+    assert sorted(number for batch in batches if batch.weight == 1 for number in batch.numbers) == list(range(size))
+    assert {batch.weight for batch in batches} <= {0, 1}
 
 
 # --- runs

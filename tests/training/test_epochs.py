@@ -8,7 +8,7 @@ import torch
 from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.records import Preference
 from sparsepo.runtime.errors import UserError
-from sparsepo.training.reference_cache import Cache, write_cache
+from sparsepo.training.reference_cache import ReferenceCache, write_cache
 
 
 def fresh(toy, epochs=3, count=20):
@@ -19,7 +19,10 @@ def fresh(toy, epochs=3, count=20):
 
 def places(trainer):
     """Places of the pairs of each step."""
-    return [[at for batch in step["micro"] for at in batch["pairs"]] for step in trainer.get_train_dataloader()]
+    return [
+        [index for batch in step["micro_batches"] for index in batch.pair_indices]
+        for step in trainer.get_train_dataloader()
+    ]
 
 
 def test_each_epoch_sees_its_own_pairs_once_and_no_other(toy, tmp_path):
@@ -77,11 +80,11 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(toy, tmp_path, step):
 def test_a_cache_of_all_pairs_serves_their_epochs(toy, tmp_path):
     reference, pairs = toy.model(dtype=torch.float64), fresh(toy, epochs=2)
     online = toy.trainer(tmp_path / "online", reference=reference, data=pairs, num_train_epochs=2, log_kl=False)
-    token_pairs = online.data_collator.batches.pairs
+    token_pairs = online.data_collator.maker.pairs
     write_cache(reference, token_pairs, "logps", PreferenceConfig(), tmp_path / "logps", "this")
-    cache = [Cache.open(tmp_path / "logps", "this")]
+    cache = [ReferenceCache.open(tmp_path / "logps", "this")]
     policy = toy.model(dtype=torch.float64)
-    cached = toy.trainer(tmp_path / "cached", policy=policy, cache=cache, data=pairs, num_train_epochs=2, log_kl=False)
+    cached = toy.trainer(tmp_path / "cached", policy=policy, caches=cache, data=pairs, num_train_epochs=2, log_kl=False)
     for trainer in (online, cached):
         trainer.train()
     for mine, theirs in zip(toy.rows(tmp_path / "online"), toy.rows(tmp_path / "cached"), strict=True):

@@ -90,8 +90,8 @@ def test_a_4_bit_run_is_a_run_on_the_weights_that_the_4_bits_stand_for(toy, tmp_
     """Also after the model was used in eval mode, where some CPUs would lose the gradient."""
     model, zero = four_bits(architecture), four_bits(architecture)
     logits(model)
-    adapters.add(zero, AdapterConfig(**RUN["adapter"]))
-    plain = adapters.merged(zero)
+    adapters.add_adapter(zero, AdapterConfig(**RUN["adapter"]))
+    plain = adapters.merge_adapter(zero)
     torch.testing.assert_close(logits(plain), logits(model), rtol=0, atol=1e-4)
     for name, start, kind in (("4", model, "nf4"), ("32", plain, "none")):
         adapter = {"rank": 4, "quantization": kind}

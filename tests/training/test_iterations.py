@@ -9,8 +9,8 @@ import torch
 from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.records import Preference
 from sparsepo.runtime.errors import UserError
-from sparsepo.training.iterations import joined, record_of, seed_of
-from sparsepo.training.token_scores import with_logps
+from sparsepo.training.iterations import join_logs, join_records, round_seed
+from sparsepo.training.token_scores import add_logps
 
 HYPER = {"beta": 0.2}
 
@@ -23,7 +23,7 @@ def logps_of(model, ids, first):
 
 
 def pairs_from(toy, former, count=20, **changed):
-    pairs, dropped = with_logps(former, toy.tokenizer, toy.pairs(count), PreferenceConfig(batch_size=8, **changed))
+    pairs, dropped = add_logps(former, toy.tokenizer, toy.pairs(count), PreferenceConfig(batch_size=8, **changed))
     assert not dropped
     return pairs
 
@@ -35,7 +35,7 @@ def pairs_from(toy, former, count=20, **changed):
 def test_the_values_of_a_pair_are_the_log_probs_of_the_policy_it_was_sampled_from(toy, layout):
     former = toy.model(seed=1, dtype=torch.float64).eval()
     cut = [Preference("w00 w01", "w02 w03", "w04", chosen_ended=False)]
-    pairs, dropped = with_logps(former, toy.tokenizer, toy.pairs(5) + cut, PreferenceConfig(layout=layout))
+    pairs, dropped = add_logps(former, toy.tokenizer, toy.pairs(5) + cut, PreferenceConfig(layout=layout))
     assert len(pairs) == 6 and not dropped
     for pair in pairs:
         prompt = toy.tokenizer(pair.prompt)["input_ids"]
@@ -49,7 +49,7 @@ def test_the_values_of_a_pair_are_the_log_probs_of_the_policy_it_was_sampled_fro
 def test_what_training_cuts_off_a_response_has_0_and_an_unusable_pair_is_counted(toy):
     former = toy.model(seed=1).eval()
     pairs = [Preference("w00 w01", "w02 w03 w04 w05", "w06"), Preference("w00 w01 w02 w03", "w04", "w05")]
-    made, dropped = with_logps(
+    made, dropped = add_logps(
         former, toy.tokenizer, pairs, PreferenceConfig(max_response_tokens=2, max_prompt_tokens=3)
     )
     assert dropped == {"prompt is longer than 3 tokens": 1}
@@ -61,10 +61,10 @@ def test_what_training_cuts_off_a_response_has_0_and_an_unusable_pair_is_counted
 
 
 def test_no_two_rounds_of_any_runs_share_a_seed_and_no_round_has_that_of_its_run():
-    seeds = [seed_of(seed, iteration) for seed in range(20) for iteration in range(0, 20)]
+    seeds = [round_seed(seed, iteration) for seed in range(20) for iteration in range(0, 20)]
     assert len(set(seeds)) == len(seeds) and all(0 <= seed < 2**32 for seed in seeds)
-    assert [seed_of(seed, 0) for seed in (0, 7)] == [0, 7]
-    assert seed_of(3, 2) == seed_of(3, 2)
+    assert [round_seed(seed, 0) for seed in (0, 7)] == [0, 7]
+    assert round_seed(3, 2) == round_seed(3, 2)
 
 
 # --- training
@@ -109,7 +109,7 @@ def test_pairs_without_log_probs_are_refused_before_the_first_step(toy, tmp_path
 @pytest.mark.parametrize("step", [1, 3, 4, 6])
 def test_a_round_that_is_killed_ends_as_an_uninterrupted_one(toy, tmp_path, step):
     former = toy.model(seed=1).eval()
-    how = {"data": pairs_from(toy, former), "hyper": HYPER, "seed": seed_of(0, 2), "identity": "round 2"}
+    how = {"data": pairs_from(toy, former), "hyper": HYPER, "seed": round_seed(0, 2), "identity": "round 2"}
     how |= {"num_train_epochs": 2, "checkpoint_every": 2, "micro_batch_size": 4}
 
     def start(folder, **more):
@@ -142,7 +142,7 @@ def test_a_round_is_measured_at_its_end_also_where_no_step_before_is(toy, tmp_pa
 
 def test_logs_are_joined_with_steps_counted_on():
     rounds = [[{"step": 1, "loss": 4.0}, {"step": 3, "loss": 3.0}], [], [{"step": 0, "x": 1}, {"step": 2, "loss": 1.0}]]
-    assert list(joined(rounds)) == [
+    assert list(join_logs(rounds)) == [
         {"step": 1, "loss": 4.0, "iteration": 1},
         {"step": 3, "loss": 3.0, "iteration": 1},
         {"step": 3, "x": 1, "iteration": 3},
@@ -155,7 +155,7 @@ def test_the_record_of_a_run_is_that_of_its_last_round_with_the_time_of_all():
         rest = {"code": "c", "inputs": {}, "pairs": {}, "kept_step": 6, "training_seconds": seconds - 1, "git": seed}
         return {"seeds": {"training": seed}, "seconds": seconds} | rest
 
-    made = record_of([record(1, 10.5), record(2, 3.25)])
+    made = join_records([record(1, 10.5), record(2, 3.25)])
     assert (made["seconds"], made["training_seconds"], made["git"], made["seeds"]) == (13.75, 11.75, 2, {"training": 2})
     assert [(one["iteration"], one["seeds"]["training"], one["seconds"]) for one in made["rounds"]] == [
         (1, 1, 10.5),

@@ -12,8 +12,8 @@ from sparsepo.training.checkpoints import lock_folder
 HOLDS = """
 import sys, time
 from pathlib import Path
-from sparsepo.training.checkpoints import hold
-hold(Path(sys.argv[1]))
+from sparsepo.training.checkpoints import lock_folder
+lock_folder(Path(sys.argv[1]))
 print("held", flush=True)
 time.sleep(600)
 """
@@ -25,16 +25,18 @@ def test_a_folder_is_held_by_one_process_until_it_dies(tmp_path):
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as other:
         try:
             assert other.stdout.readline() == "held\n"
-            with pytest.raises(UserError, match=f"^{tmp_path}: process {other.pid} on .* is training there; wait for"):
-                lock_folder(tmp_path, patience=0.0)
+            with pytest.raises(
+                UserError, match=f"^{tmp_path}: process {other.pid} on .* is training there; wait until"
+            ):
+                lock_folder(tmp_path, timeout=0.0)
         finally:
             other.kill()
     lock_folder(tmp_path)
-    lock_folder(tmp_path, patience=0.0)  # one's own
+    lock_folder(tmp_path, timeout=0.0)  # one's own
 
 
 def test_a_trainer_holds_its_folder_while_it_trains(toy, tmp_path, monkeypatch):
     held = []
-    monkeypatch.setattr("sparsepo.training.base_trainer.hold", held.append)
+    monkeypatch.setattr("sparsepo.training.base_trainer.lock_folder", held.append)
     toy.trainer(tmp_path).train()
     assert held == [tmp_path]

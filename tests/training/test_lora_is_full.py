@@ -18,7 +18,7 @@ def lora(toy, folder, method, a, **changed):
     settings = {"rank": WIDEST, "alpha": WIDEST, "target_modules": "all-linear"}
     reference = adapters.clone_sharing_weights(policy)
     trainer = toy.trainer(folder, method, policy=policy, reference=reference, adapter=settings, **RUN | changed)
-    for name, value in adapters.trained(policy).items():
+    for name, value in adapters.adapter_parameters(policy).items():
         if "lora_A" in name:
             value.requires_grad_(False).copy_(a[:, : value.shape[1]])
     return trainer
@@ -41,7 +41,7 @@ def assert_one_course(toy, adapted, plain):
     assert abs(mine[-1]["loss"] - mine[0]["loss"]) > 1e-3
     for one, two in zip(mine, theirs, strict=True):
         assert one == pytest.approx(two, rel=1e-9, abs=1e-9)
-    merged = adapters.merged(adapted.policy).state_dict()
+    merged = adapters.merge_adapter(adapted.policy).state_dict()
     for name, value in plain.policy.state_dict().items():
         torch.testing.assert_close(merged[name], value, rtol=0, atol=1e-9)
 
@@ -74,7 +74,7 @@ def test_lora_is_full_training_under_gradient_descent_when_a_is_orthonormal(toy,
 
 def test_lora_of_a_low_rank_is_not_full_training(toy, tmp_path):
     adapted = lora(toy, tmp_path / "lora", "dpo", orthonormal(WIDEST))
-    for name, value in adapters.trained(adapted.policy).items():
+    for name, value in adapters.adapter_parameters(adapted.policy).items():
         if "lora_A" in name:
             value[4:] = 0
     plain = full(toy, tmp_path / "full", "dpo")

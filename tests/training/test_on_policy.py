@@ -12,7 +12,7 @@ from sparsepo.config.training import AdapterConfig, PreferenceConfig
 from sparsepo.data.records import Prompt
 from sparsepo.fdpg.running_estimates import BASELINE_WINDOW, RunningEstimates
 from sparsepo.fdpg.target import Target, contains_word, fit_target
-from sparsepo.fdpg.trainer import OnPolicyTrainer
+from sparsepo.fdpg.trainer import OnPolicyTrainer, PromptBatch
 from sparsepo.objective.f_divergence import DIVERGENCES
 from sparsepo.runtime.errors import UserError
 
@@ -53,7 +53,7 @@ def start(toy, tmp_path):
     return of
 
 
-def outcome(toy, trainer):
+def output(toy, trainer):
     estimates = {name: value.clone() for name, value in vars(trainer.estimates).items()}
     return toy.weights(trainer.model) | estimates, toy.rows(trainer.folder)
 
@@ -69,7 +69,7 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(toy, start, step):
     toy.run_killed(start("killed", step))
     again = start("killed")
     again.train()
-    (weights, rows), (others, other_rows) = outcome(toy, whole), outcome(toy, again)
+    (weights, rows), (others, other_rows) = output(toy, whole), output(toy, again)
     assert rows == other_rows and [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
     assert weights.keys() == others.keys()
     assert [name for name, value in weights.items() if not torch.equal(value, others[name])] == []
@@ -118,7 +118,7 @@ def test_the_gradient_of_a_first_step_is_that_of_the_formula(toy, start, diverge
         "tv": -(t.log().sign()) / 2,
     }[divergence]
     expected = torch.autograd.grad(-(reward * logp).mean(), list(policy.parameters()))
-    trainer.training_step(trainer.model, {"micro": [{"places": [1, 3]}]})
+    trainer.training_step(trainer.model, {"micro_batches": [PromptBatch(num_tokens=0, prompts=[1, 3])]})
     for value, wanted in zip(trainer.model.parameters(), expected, strict=True):
         torch.testing.assert_close(value.grad, wanted, rtol=1e-4, atol=1e-6)
 
@@ -209,7 +209,7 @@ def test_a_fitted_target_weighs_the_samples_of_the_reference_to_the_wanted_mean(
     assert target.name == "feature" and "wanted 0.6" in capsys.readouterr().out
     fresh = fit_target(reference, toy.tokenizer, prompts, feature, 0.6, draws.model_copy(update={"seed": 1}))
     assert fresh.scale == pytest.approx(target.scale, abs=0.4) and target.scale > 0
-    with pytest.raises(UserError, match="a mean of 1 is out of reach"):
+    with pytest.raises(UserError, match="the target mean 1 cannot be reached"):
         fit_target(reference, toy.tokenizer, prompts, feature, 1.0, draws)
 
 

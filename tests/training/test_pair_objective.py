@@ -1,17 +1,18 @@
 """One batch of preferences as a module: what reaches what, what is left alone, and what a look inside a pair tells."""
 
+from dataclasses import replace
 from functools import cache
 
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from sparsepo.data.collation import TokenPair, collate
+from sparsepo.data.collation import collate_pairs
+from sparsepo.data.tokenization import TokenPair
 from sparsepo.methods.registry import METHODS as TABLE
-from sparsepo.objective.mask_builder import build_masks
 from sparsepo.runtime.errors import UserError
 from sparsepo.training.inspection import inspect_pairs
-from sparsepo.training.pair_objective import PairObjective, masks_for
+from sparsepo.training.pair_objective import PairObjective, build_method_masks
 
 VOCABULARY = 23
 PAIRS = [
@@ -43,18 +44,18 @@ def model(seed, **options):
 
 def batch_of(pairs, method, pad=0):
     """What the trainer makes of pairs for this method, as one step."""
-    of_the_step = {"step": {"kl": 0.25}} if METHODS[method].statistic == "mismatched_kl" else {}
-    return collate(pairs, pad) | of_the_step
+    loss_kwargs = {"kl": 0.25} if METHODS[method].statistic == "mismatched_kl" else {}
+    return replace(collate_pairs(pairs, pad), loss_kwargs=loss_kwargs)
 
 
 def objective(method, policy_seed=0, **given):
     """policy, reference and calibrated masks of a method."""
     torch.manual_seed(0)
     reference = model(1)
-    hyper, _ = METHODS[method].split(given)
-    masks = masks_for(method, reference, given)
+    hyper, _ = METHODS[method].split_parameters(given)
+    masks = build_method_masks(method, reference, given)
     made = PairObjective(model(policy_seed), reference, method, hyper, masks.double() if masks else None)
-    made.calibrate([collate(PAIRS, 0)])
+    made.calibrate([collate_pairs(PAIRS, 0)])
     return made
 
 
@@ -81,8 +82,8 @@ def test_the_reference_is_not_saved_with_the_rest(method):
 
 @pytest.mark.parametrize("method", [name for name in METHODS if METHODS[name].needs_reference])
 def test_rewards_are_zero_before_the_first_step(method):
-    outcome = objective(method, policy_seed=1)(batch_of(PAIRS, method))
-    assert not outcome.pair.chosen_reward.any() and not outcome.pair.rejected_reward.any()
+    output = objective(method, policy_seed=1)(batch_of(PAIRS, method))
+    assert not output.pair.chosen_reward.any() and not output.pair.rejected_reward.any()
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -92,9 +93,9 @@ def test_the_pad_token_changes_nothing(method):
     results = []
     for pad in (0, 1, 20):
         made.zero_grad()
-        outcome = made(batch_of(PAIRS, method, pad))
-        outcome.loss.mean().backward()
-        results.append([outcome.loss.detach(), *(p.grad.clone() for p in made.parameters() if p.grad is not None)])
+        output = made(batch_of(PAIRS, method, pad))
+        output.loss.mean().backward()
+        results.append([output.loss.detach(), *(p.grad.clone() for p in made.parameters() if p.grad is not None)])
     for other in results[1:]:
         for mine, theirs in zip(other, results[0], strict=True):
             torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-12)
@@ -117,16 +118,14 @@ def test_the_gradient_of_a_batch_is_the_mean_over_its_pairs(method):
 def test_what_is_optimised_is_the_loss_plus_the_penalty_of_both_responses(method):
     l1 = {"l1_u": 0.3, "l1_d": 0.7} if method in LEARNED else {}
     made = objective(method, **l1)
-    outcome = made(collate(PAIRS, 0))
+    output = made(collate_pairs(PAIRS, 0))
     norms = {
-        name: sum(
-            getattr(side, name).abs().where(side.valid, 0.0).sum(-1) for side in (outcome.chosen, outcome.rejected)
-        )
+        name: sum(getattr(side, name).abs().where(side.valid, 0.0).sum(-1) for side in (output.chosen, output.rejected))
         for name in ("m_u", "m_d")
     }
     penalty = l1.get("l1_u", 0) * norms["m_u"] + l1.get("l1_d", 0) * norms["m_d"]
-    torch.testing.assert_close(outcome.penalty, penalty)
-    torch.testing.assert_close(outcome.loss, outcome.pair.loss + penalty)
+    torch.testing.assert_close(output.penalty, penalty)
+    torch.testing.assert_close(output.loss, output.pair.loss + penalty)
 
 
 def test_a_reference_of_another_architecture_and_width_will_do_with_the_same_vocabulary():
@@ -204,7 +203,7 @@ def test_hyper_parameters_go_to_the_loss_and_to_masks_built_here():
 
 def test_given_masks_are_used_as_they_are():
     reference = model(1)
-    masks = build_masks(2, 16).double()
+    masks = build_method_masks("sparsepo_common", reference, {}).double()
     before = {name: value.clone() for name, value in masks.state_dict().items()}
     first = inspect_pairs(model(0), reference, PAIRS, "sparsepo_common", {}, masks)
     assert first == inspect_pairs(model(0), reference, PAIRS, "sparsepo_common", {}, masks)

@@ -8,8 +8,8 @@ from statistics import fmean
 import pytest
 import torch
 
-from sparsepo.data.collation import encode_pairs
 from sparsepo.data.records import Preference
+from sparsepo.data.tokenization import encode_pairs
 from sparsepo.methods.registry import METHODS as TABLE
 from sparsepo.runtime.errors import UserError
 from sparsepo.training.inspection import inspect_pairs

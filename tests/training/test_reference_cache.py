@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from sparsepo.config.training import PreferenceConfig
-from sparsepo.data.collation import collate, encode_pairs, rows_of
+from sparsepo.data.collation import collate_pairs
+from sparsepo.data.tokenization import encode_pairs
 from sparsepo.methods.registry import METHODS
 from sparsepo.models.loading import save_model
 from sparsepo.runtime.errors import UserError
 from sparsepo.training.inspection import inspect_pairs
-from sparsepo.training.reference_cache import Cache, content, write_cache
+from sparsepo.training.reference_cache import ReferenceCache, content_hash, write_cache
 
 KINDS = ("states", "logps", "weights~minmax~mlp+attention+residual", "weights~zscore~residual")
 CACHED = {  # what each method reads when the KL is logged, and when it is not
@@ -33,7 +34,7 @@ def token_pairs(toy, count=20):
 def written(toy, folder, kind, reference, count=20, **settings):
     """A cache of the toy pairs, opened."""
     write_cache(reference, token_pairs(toy, count), kind, PreferenceConfig(**settings), folder / kind, "this")
-    return Cache.open(folder / kind, "this")
+    return ReferenceCache.open(folder / kind, "this")
 
 
 # --- values
@@ -52,14 +53,14 @@ def test_cached_values_are_those_of_the_reference_itself(toy, tmp_path, kind, se
     reference = toy.model(dtype=torch.float64)
     cache, pairs = written(toy, tmp_path, kind, reference, **settings), token_pairs(toy)
     if kind == "states":
-        batch = collate(pairs, 0)
+        batch = collate_pairs(pairs, 0)
         with torch.no_grad():
-            ids, mask = batch["input_ids"], batch["attention_mask"]
-            expected = rows_of(batch).take(reference.base_model(ids, attention_mask=mask).last_hidden_state)
+            ids, mask = batch.inputs.input_ids, batch.inputs.attention_mask
+            expected = batch.responses.select_hidden(reference.base_model(ids, attention_mask=mask).last_hidden_state)
     else:
         method, name = ("mapo", "m_u") if kind.startswith("weights") else ("dpo", "ref_logps")
-        _, normalisation, kinds = (*kind.split("~"), "", "")[:3]
-        hyper = {"normalisation": normalisation, "kinds": kinds.split("+")} if method == "mapo" else {}
+        _, normalisation, sites = (*kind.split("~"), "", "")[:3]
+        hyper = {"normalisation": normalisation, "activation_sites": sites.split("+")} if method == "mapo" else {}
         records = inspect_pairs(toy.model(seed=1, dtype=torch.float64), reference, pairs, method, hyper)
         values = [value for record in records for side in ("chosen", "rejected") for value in record[side][name]]
         expected = torch.tensor(values, dtype=torch.float64)
@@ -79,7 +80,7 @@ def test_a_run_without_its_reference_is_the_run_with_it(toy, tmp_path, method, l
     online.train()
     kinds = METHODS[method].required_reference_outputs({}, log_kl)
     cache = [written(toy, tmp_path, kind, reference) for kind in kinds]
-    cached = toy.trainer(tmp_path / "cached", method, policy=toy.model(dtype=torch.float64), cache=cache, **given)
+    cached = toy.trainer(tmp_path / "cached", method, policy=toy.model(dtype=torch.float64), caches=cache, **given)
     assert cached.model.reference is None
     cached.train()
     rows = toy.rows(tmp_path / "online"), toy.rows(tmp_path / "cached")
@@ -99,7 +100,7 @@ KL_NAMES = {f"{direction}_kl_{side}" for direction in ("reverse", "forward") for
 
 
 def test_simpo_asks_nothing_of_a_reference_when_no_kl_is_logged(toy, tmp_path):
-    trainer = toy.trainer(tmp_path, "simpo", policy=toy.model(), cache=[], log_kl=False)
+    trainer = toy.trainer(tmp_path, "simpo", policy=toy.model(), caches=[], log_kl=False)
     trainer.train()
     names = set(toy.rows(tmp_path)[0])
     assert "reward_margin" in names and not names & {*KL_NAMES, "logp_change_chosen"}
@@ -126,10 +127,10 @@ def folder(toy, tmp_path):
 )
 def test_the_content_hash_changes_with_every_file(toy, tmp_path, name, text):
     sft, pairs = folder(toy, tmp_path), toy.pairs(20)
-    before = content(sft, pairs, PreferenceConfig())
-    assert content(sft, pairs, PreferenceConfig()) == before
+    before = content_hash(sft, pairs, PreferenceConfig())
+    assert content_hash(sft, pairs, PreferenceConfig()) == before
     sft.joinpath(name).write_text("{}")
-    assert content(sft, pairs, PreferenceConfig()) != before
+    assert content_hash(sft, pairs, PreferenceConfig()) != before
 
 
 @pytest.mark.parametrize(
@@ -151,12 +152,12 @@ def test_the_content_hash_changes_with_every_file(toy, tmp_path, name, text):
 def test_the_content_hash_changes_with_every_text_of_the_pairs_and_nothing_else_of_them(toy, tmp_path, change, same):
     sft, pairs = folder(toy, tmp_path), toy.pairs(20)
     changed = [*pairs[:7], replace(pairs[7], **change), *pairs[8:]]
-    assert (content(sft, changed, PreferenceConfig()) == content(sft, pairs, PreferenceConfig())) == same
+    assert (content_hash(sft, changed, PreferenceConfig()) == content_hash(sft, pairs, PreferenceConfig())) == same
 
 
 def test_the_content_hash_changes_with_the_order_and_the_number_of_pairs(toy, tmp_path):
     sft, pairs = folder(toy, tmp_path), toy.pairs(20)
-    assert len({content(sft, some, PreferenceConfig()) for some in (pairs, pairs[::-1], pairs[:19])}) == 3
+    assert len({content_hash(sft, some, PreferenceConfig()) for some in (pairs, pairs[::-1], pairs[:19])}) == 3
 
 
 @pytest.mark.parametrize(
@@ -171,21 +172,21 @@ def test_the_content_hash_changes_with_the_order_and_the_number_of_pairs(toy, tm
 )
 def test_the_content_hash_changes_with_truncation_and_precision_alone(toy, tmp_path, changed, same):
     sft, pairs = folder(toy, tmp_path), toy.pairs(20)
-    found = content(sft, pairs, PreferenceConfig()) == content(sft, pairs, PreferenceConfig(**changed))
+    found = content_hash(sft, pairs, PreferenceConfig()) == content_hash(sft, pairs, PreferenceConfig(**changed))
     assert found == same
 
 
 def test_a_cache_of_another_content_is_refused_with_both_hashes(toy, tmp_path):
     written(toy, tmp_path, "logps", toy.model())
-    with pytest.raises(UserError, match=r"logps was made of other weights.*content this, needed that.*remove it"):
-        Cache.open(tmp_path / "logps", "that")
+    with pytest.raises(UserError, match=r"logps was computed from other weights.*content this, needed that.*remove it"):
+        ReferenceCache.open(tmp_path / "logps", "that")
 
 
 def test_a_cache_that_is_not_finished_is_none(toy, tmp_path):
     written(toy, tmp_path, "logps", toy.model())
     (tmp_path / "logps" / "index.json").unlink()
     with pytest.raises(UserError, match="no cache of a reference"):
-        Cache.open(tmp_path / "logps", "this")
+        ReferenceCache.open(tmp_path / "logps", "this")
 
 
 def test_a_cache_that_was_cut_is_refused_when_it_is_read(toy, tmp_path):
@@ -201,19 +202,19 @@ def test_a_cache_that_was_cut_is_refused_when_it_is_read(toy, tmp_path):
     [
         ("dpo", [], "dpo needs the reference model or a cache of its states"),
         ("mapo", ["states"], "mapo needs the reference model or a cache of its weights~minmax~mlp"),
-        ("sparsepo_common", ["states"], "sparsepo_common looks at more of the reference than a cache holds"),
+        ("sparsepo_common", ["states"], "sparsepo_common needs more of the reference than a cache holds"),
     ],
 )
 def test_a_run_that_lacks_what_it_needs_of_the_reference_is_refused(toy, tmp_path, method, kinds, message):
     cache = [written(toy, tmp_path, kind, toy.model()) for kind in kinds]
     with pytest.raises(UserError, match=message):
-        toy.trainer(tmp_path / "run", method, policy=toy.model(), cache=cache)
+        toy.trainer(tmp_path / "run", method, policy=toy.model(), caches=cache)
 
 
 def test_a_cache_of_other_pairs_is_refused_with_both_counts(toy, tmp_path):
     cache = written(toy, tmp_path, "states", toy.model(), count=19)
-    with pytest.raises(UserError, match="holds 19 pairs, not the 20 that can train"):
-        toy.trainer(tmp_path / "run", "dpo", policy=toy.model(), cache=[cache])
+    with pytest.raises(UserError, match="holds 19 pairs, not the 20 that can be trained on"):
+        toy.trainer(tmp_path / "run", "dpo", policy=toy.model(), caches=[cache])
 
 
 def test_an_index_says_what_the_values_are(toy, tmp_path):

@@ -28,7 +28,7 @@ def start(toy, folder, method="dpo", **changed):
     return toy.trainer(folder, method, **RUN | {"hyper": METHODS.get(method, {}), "measure": size_of} | changed)
 
 
-def outcome(toy, trainer, *logs):
+def output(toy, trainer, *logs):
     """Everything a run leaves, to the last bit."""
     return toy.weights(trainer.model), *(toy.rows(trainer.folder, name) for name in ("dynamics.jsonl", *logs))
 
@@ -50,7 +50,7 @@ def whole(toy, tmp_path_factory):
         if key not in found:
             trainer = start(toy, tmp_path_factory.mktemp(method), method, **changed)
             trainer.train()
-            found[key] = outcome(toy, trainer, "frontier.jsonl")
+            found[key] = output(toy, trainer, "frontier.jsonl")
         return found[key]
 
     return of
@@ -59,7 +59,7 @@ def whole(toy, tmp_path_factory):
 def go_on(toy, folder, method="dpo", **changed):
     trainer = start(toy, folder, method, **changed)
     trainer.train()
-    return outcome(toy, trainer, "frontier.jsonl")
+    return output(toy, trainer, "frontier.jsonl")
 
 
 # --- killed and resumed
@@ -113,7 +113,7 @@ def test_a_checkpoint_of_other_settings_is_dropped_and_said(toy, tmp_path, capsy
     assert_same(go_on(toy, tmp_path), whole())
     said = capsys.readouterr().out
     for step in (2, 4):
-        assert f"{tmp_path}/checkpoint-{step}: half-written or from other settings, code or data; dropped\n" in said
+        assert f"{tmp_path}/checkpoint-{step}: half-written or from other settings, code or data; deleted\n" in said
     assert "resuming" not in said
 
 
@@ -196,7 +196,7 @@ def test_a_full_disk_is_told_in_a_sentence_and_the_checkpoint_before_it_serves(
             trainer.train()
     message = str(told.value)
     assert message.startswith(f"{tmp_path}/checkpoint-4: the checkpoint at step 4 could not be written (")
-    assert "make room on the disk and run again" in message and "\n" not in message
+    assert "free disk space and run again" in message and "\n" not in message
     assert is_complete(tmp_path / "checkpoint-2", "mine") and not (tmp_path / "checkpoint-4").exists()
     capsys.readouterr()
     assert_same(go_on(toy, tmp_path), whole())
@@ -222,7 +222,7 @@ def test_killed_fine_tuning_ends_as_uninterrupted(toy, tmp_path, step):
     toy.run_killed(killed)
     resumed = sft(toy, tmp_path / "killed")
     resumed.train()
-    assert_same(outcome(toy, resumed), outcome(toy, straight))
+    assert_same(output(toy, resumed), output(toy, straight))
 
 
 def test_fine_tuning_that_had_finished_takes_no_further_step(toy, tmp_path):
@@ -230,5 +230,5 @@ def test_fine_tuning_that_had_finished_takes_no_further_step(toy, tmp_path):
     for _ in range(2):
         trainer = sft(toy, tmp_path, max_steps=5, lr_scheduler_type="constant_with_warmup")
         trainer.train()
-        found.append(outcome(toy, trainer))
+        found.append(output(toy, trainer))
     assert_same(*found)

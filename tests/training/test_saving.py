@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from sparsepo.data.collation import encode_pairs
+from sparsepo.data.tokenization import encode_pairs
 from sparsepo.models.loading import load_tokenizer
 from sparsepo.runtime.errors import UserError
 from sparsepo.training.inspection import inspect_pairs
@@ -58,5 +58,5 @@ def test_a_policy_without_masks_has_none_to_load(toy, tmp_path):
 @pytest.mark.parametrize("other", [{"n_embd": 32}, {"n_layer": 3}])
 def test_heads_of_another_reference_are_refused(toy, tmp_path, other):
     toy.trainer(tmp_path / "work", "sparsepo_common").save(tmp_path / "out")
-    with pytest.raises(UserError, match=f"{tmp_path}/out/masks.safetensors: heads of another reference model"):
+    with pytest.raises(UserError, match=f"{tmp_path}/out/masks.safetensors: mask heads of another reference model"):
         load_masks(tmp_path / "out", toy.model(**other))

@@ -8,9 +8,9 @@ from transformers import AutoModelForCausalLM
 from sparsepo.config.training import SftConfig
 from sparsepo.data.records import Text
 from sparsepo.models import adapters
-from sparsepo.models.loading import without_dropout
+from sparsepo.models.loading import disable_dropout
 from sparsepo.runtime.errors import UserError
-from sparsepo.training.sft_trainer import IGNORED, SFTTrainer, collate, encode_document
+from sparsepo.training.sft_trainer import IGNORED_LABEL, Document, DocumentBatches, SFTTrainer, encode_document
 
 DOCUMENTS = [
     Text("w01 w02 w03 w04 w05"),
@@ -22,7 +22,7 @@ DOCUMENTS = [
 
 def fine_tune(toy, folder, documents=DOCUMENTS, architecture="gpt2", **changed):
     given = {"batch_size": 4, "learning_rate": 1e-3, "checkpoint_every": 0, "max_steps": 1} | changed
-    model = without_dropout(toy.model(architecture))
+    model = disable_dropout(toy.model(architecture))
     return SFTTrainer(model, toy.tokenizer, documents, config=SftConfig(**given), folder=folder)
 
 
@@ -77,10 +77,12 @@ def test_a_document_becomes_its_ids_with_the_end_and_the_length_of_its_prompt(to
 
 
 def test_a_batch_is_the_one_worked_out_by_hand():
-    batch = collate([([5, 6, 7, 0], 2), ([8, 0], 0)], pad_id=0)
-    assert batch["input_ids"].tolist() == [[5, 6, 7, 0], [8, 0, 0, 0]]
-    assert batch["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
-    assert batch["labels"].tolist() == [[IGNORED, IGNORED, 7, 0], [IGNORED, 0, IGNORED, IGNORED]]
+    batch = DocumentBatches(pad_id=0, size=None).collate([Document([5, 6, 7, 0], 2), Document([8, 0], 0)])
+    assert batch.input_ids.tolist() == [[5, 6, 7, 0], [8, 0, 0, 0]]
+    assert batch.attention_mask.tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
+    ignored = IGNORED_LABEL
+    assert batch.labels.tolist() == [[ignored, ignored, 7, 0], [ignored, 0, ignored, ignored]]
+    assert (batch.num_tokens, batch.num_targets) == (6, 3)
 
 
 def test_too_few_documents_are_refused_and_what_is_left_out_is_said(toy, tmp_path, capsys):

@@ -7,15 +7,15 @@ import pytest
 from safetensors.torch import load_file
 
 from sparsepo.config.training import SftConfig
-from sparsepo.data.collation import encode_pairs
 from sparsepo.data.records import Preference, Text
+from sparsepo.data.tokenization import encode_pairs
 from sparsepo.runtime.errors import UserError
 from sparsepo.training.sft_trainer import SFTTrainer
 
 
 def test_a_policy_that_is_not_the_reference_is_refused_at_step_0(toy, tmp_path):
     trainer = toy.trainer(tmp_path, policy=toy.model(seed=1))
-    with pytest.raises(UserError, match="policy and reference differ before the first step .*allowed 0.001"):
+    with pytest.raises(UserError, match="policy and the reference differ before the first step .*allowed 0.001"):
         trainer.train()
 
 

@@ -8,12 +8,17 @@ import torch
 from tokenizers.normalizers import Replace
 
 from sparsepo.config.training import PreferenceConfig
-from sparsepo.data.collation import encode_pairs
 from sparsepo.data.records import Preference
+from sparsepo.data.tokenization import encode_pairs
 from sparsepo.models.loading import save_model, train_tokenizer
 from sparsepo.runtime.errors import UserError
-from sparsepo.training.reference_cache import Cache, content, write_cache
-from sparsepo.training.token_scores import check_reach, check_same_tokens, context_at, with_scores
+from sparsepo.training.reference_cache import ReferenceCache, content_hash, write_cache
+from sparsepo.training.token_scores import (
+    add_token_scores,
+    check_context_length,
+    check_same_tokenizer,
+    folder_context_length,
+)
 
 CONFIG = PreferenceConfig(max_prompt_tokens=5, max_response_tokens=6)
 
@@ -34,7 +39,7 @@ def models(toy):
 
 
 def score(toy, models, records, config=CONFIG):
-    return with_scores(*models, toy.tokenizer, records, config)
+    return add_token_scores(*models, toy.tokenizer, records, config)
 
 
 @pytest.mark.parametrize("layout", ["shared", "padded"])
@@ -87,12 +92,12 @@ def test_a_run_on_scored_pairs_reads_the_cache_of_the_bare_ones(toy, models, tmp
     save_model(toy.model(), toy.tokenizer, tmp_path / "sft")
     scored = score(toy, models, bare, config)
     encoded = encode_pairs(toy.tokenizer, bare, 512, 512, 48).pairs
-    write_cache(toy.model(), encoded, "logps", config, tmp_path / "logps", content(tmp_path / "sft", bare, config))
-    cache = [Cache.open(tmp_path / "logps", content(tmp_path / "sft", scored, config))]
+    write_cache(toy.model(), encoded, "logps", config, tmp_path / "logps", content_hash(tmp_path / "sft", bare, config))
+    cache = [ReferenceCache.open(tmp_path / "logps", content_hash(tmp_path / "sft", scored, config))]
     given = {"hyper": {"mask": "selected", "k_chosen": 0.5}, "data": scored, "log_kl": False}
     runs = [
         toy.trainer(tmp_path / "online", **given),
-        toy.trainer(tmp_path / "cached", **given, policy=toy.model(), cache=cache),
+        toy.trainer(tmp_path / "cached", **given, policy=toy.model(), caches=cache),
     ]
     for run in runs:
         run.train()
@@ -105,9 +110,9 @@ def test_an_oracle_of_objective_sft_minimises_the_mean_log_loss_of_chosen_respon
     pairs, reference = toy.pairs(8), toy.model()
     own = copy.deepcopy(reference).eval()
     run = toy.trainer(tmp_path, "rho", hyper={"mask": "uniform"}, data=pairs, reference=reference)
-    batches = run.data_collator.batches
-    run.model({**batches.collate(range(8)), "weight": 1}).total.backward()
-    for pair in batches.pairs:
+    maker = run.data_collator.maker
+    run.model(maker.collate(range(8))).total.backward()
+    for pair in maker.pairs:
         ids = torch.tensor([pair.prompt + pair.chosen])
         labels = ids.clone()
         labels[0, : len(pair.prompt)] = -100
@@ -120,39 +125,41 @@ def test_an_oracle_of_objective_sft_minimises_the_mean_log_loss_of_chosen_respon
 
 
 def test_the_same_tokenizer_is_taken(toy):
-    check_same_tokens(copy.deepcopy(toy.tokenizer), toy.tokenizer, toy.pairs(3), "oracle 'small'")
+    check_same_tokenizer(copy.deepcopy(toy.tokenizer), toy.tokenizer, toy.pairs(3), "oracle 'small'")
 
 
 def test_a_tokenizer_of_another_vocabulary_is_refused(toy):
     other = train_tokenizer(["w01 w02 w03"], "word", 100)
     with pytest.raises(UserError, match=r"^oracle 'small': its tokenizer differs .* \(6 and 63 tokens\)"):
-        check_same_tokens(other, toy.tokenizer, toy.pairs(3), "oracle 'small'")
+        check_same_tokenizer(other, toy.tokenizer, toy.pairs(3), "oracle 'small'")
 
 
 def test_a_tokenizer_of_one_vocabulary_that_encodes_otherwise_is_refused(toy):
     other = copy.deepcopy(toy.tokenizer)
     other.backend_tokenizer.normalizer = Replace("w01", "w02")
-    with pytest.raises(UserError, match=r'^oracle \'small\': its tokenizer encodes "w03 w01" otherwise'):
-        check_same_tokens(other, toy.tokenizer, [Preference("w03 w01", "w04", "w05")], "oracle 'small'")
+    with pytest.raises(UserError, match=r'^oracle \'small\': its tokenizer encodes "w03 w01" differently'):
+        check_same_tokenizer(other, toy.tokenizer, [Preference("w03 w01", "w04", "w05")], "oracle 'small'")
 
 
 def test_another_end_token_is_refused(toy):
     other = copy.deepcopy(toy.tokenizer)
     other.eos_token = "<pad>"
     with pytest.raises(UserError, match=r"its end token is '<pad>', that of the task's model '<end>'"):
-        check_same_tokens(other, toy.tokenizer, [], "oracle 'small'")
+        check_same_tokenizer(other, toy.tokenizer, [], "oracle 'small'")
 
 
 def test_a_model_that_sees_less_than_a_pair_may_have_is_refused():
-    check_reach(48, 64, (20, 28), "oracle 'small'")
-    check_reach(48, 48, (512, 512), "oracle 'small'")
-    with pytest.raises(UserError, match=r"^oracle 'small': its model looks at 48 tokens, and a pair may have 49 "):
-        check_reach(48, 64, (20, 29), "oracle 'small'")
+    check_context_length(48, 64, (20, 28), "oracle 'small'")
+    check_context_length(48, 48, (512, 512), "oracle 'small'")
+    with pytest.raises(
+        UserError, match=r"^oracle 'small': the context of its model is 48 tokens, and a pair may have 49 "
+    ):
+        check_context_length(48, 64, (20, 29), "oracle 'small'")
 
 
 def test_the_context_is_read_off_a_folder_without_its_weights(toy, tmp_path):
     save_model(toy.model(n_positions=37), toy.tokenizer, tmp_path)
     (tmp_path / "model.safetensors").unlink()
-    assert context_at(tmp_path) == 37
+    assert folder_context_length(tmp_path) == 37
     (tmp_path / "config.json").write_text('{"model_type": "of_its_own", "max_position_embeddings": 12}')
-    assert context_at(tmp_path) == 12
+    assert folder_context_length(tmp_path) == 12

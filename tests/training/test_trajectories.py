@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sparsepo.data.collation import encode_pairs
+from sparsepo.data.tokenization import encode_pairs
 from sparsepo.runtime.errors import UserError
 from sparsepo.training.inspection import inspect_pairs
 
@@ -40,7 +40,6 @@ def test_a_batch_of_8_is_two_of_4(toy, tmp_path, method, count):
 
 
 WAYS = {
-    "packed": {"layout": "packed"},
     "padded": {"layout": "padded"},
     "pairs": {"layout": "pairs"},
     "recomputed": {"gradients": "recompute"},
@@ -67,9 +66,9 @@ def test_how_a_step_is_computed_does_not_change_the_trajectory(toy, tmp_path, me
 
 def test_a_token_budget_cuts_every_step_and_loses_no_pair(toy, tmp_path):
     trainer = toy.trainer(tmp_path, data=24, micro_batch_tokens=40)
-    micro = trainer.data_collator(range(8))["micro"]
-    assert len(micro) > 1 and all(batch["input_ids"].numel() <= 40 for batch in micro)
-    assert sorted(place for batch in micro for place in batch["pairs"]) == list(range(8))
+    batches = trainer.data_collator(range(8))["micro_batches"]
+    assert len(batches) > 1 and all(batch.inputs.input_ids.numel() <= 40 for batch in batches)
+    assert sorted(index for batch in batches for index in batch.pair_indices) == list(range(8))
 
 
 class CountsSyncs(TorchDispatchMode):

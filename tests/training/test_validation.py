@@ -8,14 +8,14 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 
 from sparsepo.config.training import PreferenceConfig
-from sparsepo.data.collation import encode_pairs
 from sparsepo.data.records import Preference
+from sparsepo.data.tokenization import encode_pairs
 from sparsepo.models import adapters
 from sparsepo.models.loading import load_model
 from sparsepo.runtime.errors import UserError
 from sparsepo.training.inspection import inspect_pairs
 from sparsepo.training.preference_trainer import load_masks
-from sparsepo.training.reference_cache import Cache, write_cache
+from sparsepo.training.reference_cache import ReferenceCache, write_cache
 
 # 20 pairs, three steps an epoch, learned by heart: other pairs get worse again after one to three steps
 RUN = {
@@ -144,9 +144,9 @@ def test_a_run_on_a_cache_validates_as_one_that_runs_its_reference(toy, tmp_path
     pairs = encode_pairs(toy.tokenizer, toy.pairs(20), 512, 512, 48).pairs
     for kind in kinds:
         write_cache(reference, pairs, kind, PreferenceConfig(), tmp_path / kind, "this")
-    cache = [Cache.open(tmp_path / kind, "this") for kind in kinds]
+    cache = [ReferenceCache.open(tmp_path / kind, "this") for kind in kinds]
     for name, known in (("online", ()), ("cached", cache)):
-        start(toy, tmp_path / name, method, policy=toy.model(dtype=torch.float64), cache=known, **given).train()
+        start(toy, tmp_path / name, method, policy=toy.model(dtype=torch.float64), caches=known, **given).train()
     for mine, theirs in zip(*(validated(toy, tmp_path / name)[1:] for name in ("online", "cached")), strict=True):
         assert mine == pytest.approx(theirs, rel=1e-5, abs=1e-6)
 
@@ -245,10 +245,10 @@ def test_validation_needs_a_usable_pair(toy, tmp_path):
 def test_a_cache_of_training_pairs_is_not_enough_to_validate(toy, tmp_path):
     pairs = encode_pairs(toy.tokenizer, toy.pairs(20), 512, 512, 48).pairs
     write_cache(toy.model(), pairs, "states", PreferenceConfig(), tmp_path / "states", "this")
-    cache = [Cache.open(tmp_path / "states", "this")]
+    cache = [ReferenceCache.open(tmp_path / "states", "this")]
     with pytest.raises(UserError, match="validation runs the reference on pairs that a cache .* does not hold"):
-        start(toy, tmp_path, policy=toy.model(), cache=cache)
-    start(toy, tmp_path / "simpo", "simpo", policy=toy.model(), cache=[], log_kl=False, max_steps=1).train()
+        start(toy, tmp_path, policy=toy.model(), caches=cache)
+    start(toy, tmp_path / "simpo", "simpo", policy=toy.model(), caches=[], log_kl=False, max_steps=1).train()
     assert len(validated(toy, tmp_path / "simpo")) == 2
 
 

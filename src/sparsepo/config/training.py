@@ -26,7 +26,7 @@ from sparsepo.config.online import OnPolicyConfig, RoundsConfig
 from sparsepo.runtime.errors import format_value
 
 NOT_ADAPTED = {"lm_head", "embed_out", "embed_in", "embed_tokens", "wte", "wpe"}
-"""Common names of output heads and embeddings; `adapters.add` refuses them by what they are, whatever their name."""
+"""Common names of output heads and embeddings; `add_adapter` refuses them by what they are, whatever their name."""
 
 
 class AdapterConfig(Section):
@@ -152,7 +152,7 @@ class PreferenceConfig(OptimisationConfig):
     """The weights that a run ends with: of the last step, or of the lowest validation loss."""
     micro_batch_tokens: Count | None = None
     """In place of `micro_batch_size`: positions, padding included, that a process computes at once."""
-    layout: Literal["auto", "shared", "packed", "pairs", "padded"] = "auto"
+    layout: Literal["auto", "shared", "pairs", "padded"] = "auto"
     """How pairs lie in a batch, which changes time and memory only. `shared`: each prompt once, for both of its
     responses, without padding. `auto` takes it, or what else the architecture computes correctly."""
     gradients: Literal["auto", "forward", "recompute"] = "auto"
@@ -182,6 +182,13 @@ class PreferenceConfig(OptimisationConfig):
     def changed(self, values: Mapping[str, Any]) -> "PreferenceConfig":
         """This section with other values of some keys."""
         return PreferenceConfig(**self.model_dump() | values)
+
+    @field_validator("layout", mode="before")
+    @classmethod
+    def _check_layout(cls, layout: Any) -> Any:
+        if layout == "packed":
+            raise_error("the layout 'packed' was removed: write shared, which has each prompt only once, or auto")
+        return layout
 
     @model_validator(mode="after")
     def _check_micro_batch(self) -> "PreferenceConfig":

@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 
-from sparsepo.data.collation import collate_responses, encode_prompt, onto, rows_of
+from sparsepo.data.collation import collate_responses
 from sparsepo.data.records import Completion
+from sparsepo.data.tokenization import encode_prompt
 from sparsepo.models.architecture import hidden_states, lm_head
 from sparsepo.objective.token_terms import token_terms
 
@@ -38,13 +39,12 @@ def response_divergences(
         indices = order[start : start + batch_size]
         prompts = [encode_prompt(tokenizer, completions[index].prompt) for index in indices]
         tokens = [completions[index].tokens for index in indices]
-        batch = onto(device, collate_responses(prompts, tokens, tokenizer.pad_token_id))
-        rows = rows_of(batch)
-        hidden, ref_hidden = (rows.take(hidden_states(model, batch)) for model in (policy, reference))
-        labels = rows.labels(batch["input_ids"])
-        terms = token_terms(hidden, ref_hidden, lm_head(policy), lm_head(reference), labels, kl=("reverse",))
-        sample = rows.grid(terms.logps - terms.ref_logps).sum(-1).tolist()
-        exact = rows.grid(terms.reverse_kl).sum(-1).tolist()
-        logp = rows.grid(terms.logps).sum(-1).tolist()
+        batch = collate_responses(prompts, tokens, tokenizer.pad_token_id).to(device)
+        index = batch.responses
+        hidden, ref_hidden = (index.select_hidden(hidden_states(model, batch.inputs)) for model in (policy, reference))
+        terms = token_terms(hidden, ref_hidden, lm_head(policy), lm_head(reference), batch.labels, kl=("reverse",))
+        sample = index.to_grid(terms.logps - terms.ref_logps).sum(-1).tolist()
+        exact = index.to_grid(terms.reverse_kl).sum(-1).tolist()
+        logp = index.to_grid(terms.logps).sum(-1).tolist()
         divergences |= zip(indices, map(ResponseDivergence, sample, exact, logp), strict=True)
     return [divergences[index] for index in range(len(completions))]

@@ -17,14 +17,14 @@ def load_classifier(name: str, role: str, pickled_weights: bool = False) -> tupl
 
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    from sparsepo.models.trust import keywords, refusal
+    from sparsepo.models.trust import trust_error, trust_kwargs
 
-    settings = keywords(pickled_weights=pickled_weights) | {"output_loading_info": True}
+    settings = trust_kwargs(pickled_weights=pickled_weights) | {"output_loading_info": True}
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         model, loading = AutoModelForSequenceClassification.from_pretrained(name, **settings)
     except (OSError, ValueError, UnpicklingError) as error:
-        reason = refusal(name, error, trusted=True) or str(error).split("\n")[0]
+        reason = trust_error(name, error, trusted=True) or str(error).split("\n")[0]
         unless = "" if pickled_weights else "; pickled weights are refused unless the config says pickled_weights: true"
         raise UserError(f"{role} '{name}' cannot be loaded: {reason}{unless}") from None
     if loading["missing_keys"]:

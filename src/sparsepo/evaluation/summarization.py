@@ -119,11 +119,11 @@ def _bert_scorer(model: str, layers: int, pickled_weights: bool) -> Any:
     from bert_score import BERTScorer
     from transformers import AutoModel
 
-    from sparsepo.models.trust import keywords
+    from sparsepo.models.trust import trust_kwargs
 
     try:
         # bert-score loads pickled weights too; here they are refused first
-        AutoModel.from_pretrained(model, **keywords(pickled_weights=pickled_weights))
+        AutoModel.from_pretrained(model, **trust_kwargs(pickled_weights=pickled_weights))
         return BERTScorer(model_type=model, num_layers=layers, idf=True, nthreads=0)
     except (OSError, ValueError, AssertionError) as error:
         reason = str(error).split("\n")[0]

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
-from sparsepo.data.collation import TokenPair, encode_pairs
 from sparsepo.data.planted import polar_spans
 from sparsepo.data.records import Preference
+from sparsepo.data.tokenization import TokenPair, encode_pairs
 from sparsepo.evaluation.frontier import ScoredSamples
 from sparsepo.evaluation.statistics import distinct_n
 from sparsepo.runtime.errors import UserError

@@ -10,11 +10,11 @@ import torch
 
 from sparsepo.config.preferences import SamplingConfig
 from sparsepo.config.training import PreferenceConfig
-from sparsepo.data.collation import encode_prompt
 from sparsepo.data.records import Prompt
+from sparsepo.data.tokenization import encode_prompt
 from sparsepo.evaluation.scorers import Scorer
 from sparsepo.generation.generate import sample
-from sparsepo.objective.f_divergence import scale_for
+from sparsepo.objective.f_divergence import fit_scale
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def fit_target(
     """
     samples = sample(reference, tokenizer, prompts, sampling)
     values = torch.tensor(feature([row.prompt for row in samples], [row.text for row in samples]))
-    scale = scale_for(values.unflatten(0, (-1, sampling.samples)), mean)
+    scale = fit_scale(values.unflatten(0, (-1, sampling.samples)), mean)
     print(f"feature: mean {values.mean():.4g} of the reference, wanted {mean:g}: lambda {scale:.4g}", flush=True)
     return Target("feature", feature, scale)
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,18 @@ from torch import Tensor
 
 from sparsepo.config.preferences import SamplingConfig
 from sparsepo.config.training import PreferenceConfig
-from sparsepo.data.collation import collate_responses, encode_prompt, onto, rows_of
+from sparsepo.data.batches import Batch, ResponseBatch
+from sparsepo.data.collation import collate_responses
 from sparsepo.data.records import Completion, Prompt
+from sparsepo.data.tokenization import encode_prompt
 from sparsepo.evaluation.statistics import distinct_n
 from sparsepo.fdpg.running_estimates import RunningEstimates
 from sparsepo.fdpg.target import Target, usable_prompts
 from sparsepo.generation.generate import sample
 from sparsepo.generation.sampler import response_seed
-from sparsepo.models import adapters
+from sparsepo.models.adapters import add_adapter, save_merged
 from sparsepo.models.architecture import checkpoint_blocks, hidden_states, lm_head
-from sparsepo.models.loading import context_of, without_dropout
+from sparsepo.models.loading import context_length, disable_dropout
 from sparsepo.objective.f_divergence import DIVERGENCES, surrogate
 from sparsepo.objective.token_terms import token_terms
 from sparsepo.runtime.errors import UserError
@@ -68,13 +71,13 @@ class OnPolicyTrainer(ResumableTrainer):
         measure: Callable[[Any], dict[str, float]] | None = None,
     ):
         check_models(policy, reference, tokenizer, config)
-        self.prompts, self.dropped = usable_prompts(tokenizer, prompts, config, sampling, context_of(policy))
+        self.prompts, self.dropped = usable_prompts(tokenizer, prompts, config, sampling, context_length(policy))
         print(f"{len(self.prompts)} of {len(prompts)} prompts can train; dropped: {self.dropped or 'none'}", flush=True)
         step_prompts = prompts_per_step(config, sampling, len(self.prompts), self.dropped)
         self.tokenizer, self.target, self.sampling = tokenizer, target, sampling
         self.divergence = DIVERGENCES[divergence]
         self.estimates = RunningEstimates(len(self.prompts))
-        self.reference = without_dropout(reference).requires_grad_(False).eval()
+        self.reference = disable_dropout(reference).requires_grad_(False).eval()
         prepare_policy(policy, config, seed)
         self._sums: Counter[str] = Counter()
         self._count = 0
@@ -92,28 +95,29 @@ class OnPolicyTrainer(ResumableTrainer):
         self.reference.to(self.args.device)
 
     def save(self, folder: str | Path) -> None:
-        """The policy as a Hugging Face folder; an adapter is merged into plain weights, see `adapters.save`."""
-        adapters.save(self.model, self.tokenizer, folder)
+        """Write the policy as a Hugging Face folder, see `save_merged`."""
+        save_merged(self.model, self.tokenizer, folder)
 
     # --- methods of transformers' Trainer
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         """Sample responses to the prompts of the step, and train on them in micro-batches."""
-        (step,) = inputs["micro"]
+        (step,) = inputs["micro_batches"]
         model.eval()
-        responses = self._sample_responses(step["places"])
+        responses = self._sample_responses(step.prompts)
         batches = self._batches(responses)
         with torch.no_grad(), self.compute_loss_context_manager():
             log_q, log_a = (
-                _in_sampling_order([(batch["at"], response_logps(network, batch)) for batch in batches])
+                _in_sampling_order([(batch.indices, response_logps(network, batch)) for batch in batches])
                 for network in (model, self.reference)
             )
-        advantage = self._advantages(torch.tensor(step["places"]), responses, log_q, log_a)
-        micro = [
-            {**batch, "weight": 1, "log_q": log_q[batch["at"]].float(), "advantage": advantage[batch["at"]].float()}
+        advantage = self._advantages(torch.tensor(step.prompts), responses, log_q, log_a)
+        batches = [
+            replace(batch, log_q=log_q[batch.indices].float(), advantage=advantage[batch.indices].float())
             for batch in batches
         ]
-        return super().training_step(model, {"micro": micro, "count": len(responses)}, num_items_in_batch)
+        inputs = {"micro_batches": [batch.to(self.args.device) for batch in batches], "count": len(responses)}
+        return super().training_step(model, inputs, num_items_in_batch)
 
     def _advantages(self, prompts: Tensor, responses: Sequence[Completion], log_q: Tensor, log_a: Tensor) -> Tensor:
         """(c * s,) pseudo-rewards minus the baseline, of s responses to each of c prompts."""
@@ -131,7 +135,7 @@ class OnPolicyTrainer(ResumableTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The sum of the losses of a micro-batch's responses."""
-        return surrogate(response_logps(model, inputs), inputs["log_q"], inputs["advantage"]).sum()
+        return surrogate(response_logps(model, inputs), inputs.log_q, inputs.advantage).sum()
 
     def _sample_responses(self, indices: Sequence[int]) -> list[Completion]:
         """Responses to these prompts; those to one prompt are neighbours."""
@@ -140,8 +144,8 @@ class OnPolicyTrainer(ResumableTrainer):
         sampling = self.sampling.model_copy(update={"seed": seed, "temperature": 1.0, "top_p": 1.0})
         return sample(self.model, self.tokenizer, prompts, sampling, quiet=True)
 
-    def _batches(self, responses: Sequence[Completion]) -> list[dict[str, Any]]:
-        """Micro-batches of responses of similar length, the longest first; `at` are the indices of their responses."""
+    def _batches(self, responses: Sequence[Completion]) -> list["SampleBatch"]:
+        """Micro-batches of responses of similar length, the longest first."""
         size = self.settings.micro_batch_size or len(responses)
         prompts = [encode_prompt(self.tokenizer, row.prompt) for row in responses]
         lengths = [len(prompt) + len(row.tokens) for prompt, row in zip(prompts, responses, strict=True)]
@@ -154,8 +158,7 @@ class OnPolicyTrainer(ResumableTrainer):
                 [responses[index].tokens for index in part],
                 self.tokenizer.pad_token_id,
             )
-            tokens = sum(lengths[index] for index in part)
-            batches.append({**onto(self.args.device, batch), "at": part, "tokens": tokens})
+            batches.append(SampleBatch(**vars(batch.to(self.args.device)), indices=part))
         return batches
 
     def _record(self, responses: Sequence[Completion], log_w: Tensor, values: dict[str, Tensor]) -> None:
@@ -180,17 +183,33 @@ class OnPolicyTrainer(ResumableTrainer):
         self.estimates.read(Path(resume_from_checkpoint) / ESTIMATES_FILE)
 
 
+@dataclass(frozen=True, kw_only=True)
+class PromptBatch(Batch):
+    """The indices of the prompts of a step."""
+
+    prompts: list[int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleBatch(ResponseBatch):
+    """Some of the responses of a step: their indices, log-probs under the sampling policy and advantages (b,)."""
+
+    indices: list[int]
+    log_q: Tensor | None = None
+    advantage: Tensor | None = None
+
+
 class PromptBatches:
-    """The prompts of a step as one batch: their responses are sampled first, and then cut into micro-batches."""
+    """The prompts of a step as one batch: their responses are sampled first, and then split into micro-batches."""
 
-    def cut(self, places: Sequence[int]) -> list[Sequence[int]]:
-        return [places]
+    def split(self, prompts: Sequence[int]) -> list[Sequence[int]]:
+        return [prompts]
 
-    def collate(self, places: Sequence[int]) -> dict[str, Any]:
-        return {"places": list(places)}
+    def collate(self, prompts: Sequence[int]) -> PromptBatch:
+        return PromptBatch(num_tokens=0, prompts=list(prompts))
 
-    def count(self, places: Sequence[int]) -> int:
-        return len(places)
+    def count(self, prompts: Sequence[int]) -> int:
+        return len(prompts)
 
 
 def prompts_per_step(config: PreferenceConfig, sampling: SamplingConfig, usable: int, dropped: dict[str, int]) -> int:
@@ -208,19 +227,18 @@ def prompts_per_step(config: PreferenceConfig, sampling: SamplingConfig, usable:
 def prepare_policy(policy: Any, config: PreferenceConfig, seed: int) -> None:
     """Switch dropout off, as pi must be the policy that the responses are sampled from, and add the adapter, if any."""
     torch.manual_seed(seed)
-    without_dropout(policy)
+    disable_dropout(policy)
     if config.adapter is not None:
-        adapters.add(policy, config.adapter)
+        add_adapter(policy, config.adapter)
     if config.gradient_checkpointing:
         checkpoint_blocks(policy)
 
 
-def response_logps(model: Any, batch: dict[str, Any]) -> Tensor:
-    """(b,) log-probs of the responses of a batch of `collate_responses`, nats, with gradient."""
-    rows = rows_of(batch)
-    hidden = rows.take(hidden_states(model, batch))
-    terms = token_terms(hidden, None, lm_head(model), None, rows.labels(batch["input_ids"]), kl=())
-    return rows.grid(terms.logps).sum(-1)
+def response_logps(model: Any, batch: ResponseBatch) -> Tensor:
+    """(b,) log-probs of the responses, nats, with gradient."""
+    hidden = batch.responses.select_hidden(hidden_states(model, batch.inputs))
+    terms = token_terms(hidden, None, lm_head(model), None, batch.labels, kl=())
+    return batch.responses.to_grid(terms.logps).sum(-1)
 
 
 def _in_sampling_order(parts: Sequence[tuple[list[int], Tensor]]) -> Tensor:

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from sparsepo.config.preferences import SamplingConfig
-from sparsepo.data.collation import encode_prompt
 from sparsepo.data.records import Completion, Prompt
+from sparsepo.data.tokenization import encode_prompt
 from sparsepo.generation.decoding import decode, is_plain
 from sparsepo.generation.generic_decoding import batching_limits, decode_with_generate
 from sparsepo.generation.sampler import (
@@ -24,7 +24,7 @@ from sparsepo.generation.sampler import (
     token_drawer,
 )
 from sparsepo.generation.vllm import VllmEngine, vllm_usable
-from sparsepo.models.loading import context_of, load_model
+from sparsepo.models.loading import context_length, load_model
 from sparsepo.runtime.errors import UserError
 from sparsepo.runtime.progress import progress
 from sparsepo.runtime.result_cache import ResultCache, get_or_compute
@@ -180,7 +180,7 @@ def check_prompt_lengths(
     model: Any, tokenizer: Any, prompts: Sequence[Prompt], config: SamplingConfig, path: str | Path
 ) -> None:
     """Raises UserError, naming file and line, when a prompt and its response do not fit into the model's context."""
-    context = context_of(model)
+    context = context_length(model)
     for line, prompt in enumerate(prompts, start=1):
         length = len(encode_prompt(tokenizer, prompt.prompt))
         if length == 0 or length + config.max_new_tokens > context:

@@ -4,27 +4,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-LEARNED = ("layers", "last", "feed_forward_layers", "feed_forward_last", "binary_layers", "binary_last")
+LEARNED_MASKS = ("layers", "last", "feed_forward_layers", "feed_forward_last", "binary_layers", "binary_last")
 """Masks that are trained."""
-BROUGHT = ("given", "selected", "excess")
-"""Masks that are made of numbers that came with the pairs, one a token."""
-_OF_LEARNED = ("l1_u", "l1_d", "init_sparsity", "mask_weight_decay")
-_SELECTING = ("k_chosen", "k_rejected", "oracle")
+VALUE_MASKS = ("given", "selected", "excess")
+"""Masks that are computed from numbers that the pairs have for each token."""
+_LEARNED_PARAMETERS = ("l1_u", "l1_d", "init_sparsity", "mask_weight_decay")
+_SELECTION_PARAMETERS = ("k_chosen", "k_rejected", "oracle")
 MASKS: dict[str, tuple[str, ...]] = {
-    "layers": _OF_LEARNED,
-    "last": _OF_LEARNED,
-    "feed_forward_layers": _OF_LEARNED,
-    "feed_forward_last": _OF_LEARNED,
-    "binary_layers": _OF_LEARNED,
-    "binary_last": _OF_LEARNED,
+    "layers": _LEARNED_PARAMETERS,
+    "last": _LEARNED_PARAMETERS,
+    "feed_forward_layers": _LEARNED_PARAMETERS,
+    "feed_forward_last": _LEARNED_PARAMETERS,
+    "binary_layers": _LEARNED_PARAMETERS,
+    "binary_last": _LEARNED_PARAMETERS,
     "activations": ("activation_sites", "normalisation"),
     "given": ("oracle",),
-    "selected": _SELECTING,
-    "excess": _SELECTING,
+    "selected": _SELECTION_PARAMETERS,
+    "excess": _SELECTION_PARAMETERS,
     "random": (),
     "uniform": (),
 }
-"""Mask -> the parameters that it looks at; its class stands in `masks.HEADS`."""
+"""Mask -> the parameters that it reads; its class is in `mask_builder.HEADS`."""
 
 
 MISMATCHED_KL = "mismatched_kl"
@@ -33,20 +33,21 @@ RUNNING_MARGIN = "running_margin"
 
 @dataclass(frozen=True)
 class Method:
-    """One row. `loss` names a function of `losses.py`; `hyper` are its keywords with defaults.
+    """One row. A config may set the keys of `hyper`, `masks`, `adaptive`, `rounds` and `training`.
 
-    `trainer`: `pairs`, on given preference pairs; `rounds`, on pairs of samples of its own policy, made anew in each
-    round; or `on_policy`, on such samples without pairs towards a target (see `targets.py`), where `loss` is None.
-    `rounds`: what a grid may say of the rounds, with defaults.
-
-    `masks` are parameters of the token weights with defaults, `share` says which of the two weights they make (see
-    `masks.build_masks`); a `mask` of `none` is no weights. `mask_choices`: the masks that this method may have, all but
-    `none` where empty. A config may set the keys of `hyper`, `masks` and `adaptive` (to what `PARAMETERS` says).
-    `training` are settings of the training section that a grid may set instead, for this method; those of mask heads
-    are added where it may have learned masks. `statistic` is what a step computes over all its pairs before their
-    losses, see `training.statistics`, and `adaptive` its keywords. `needs_scores`, `needs_values`: the loss itself
-    looks at scores of the responses, at numbers of their tokens. `kl`: the direction that the loss looks at, or one for
-    each value of `form`.
+    loss: a function of `objective.losses`; hyper: its keywords with defaults.
+    trainer: `pairs`, on given preference pairs; `rounds`, on pairs of samples of its own policy, new in each round; or
+    `on_policy`, on such samples without pairs towards a target (see `fdpg.target`), where `loss` is None. rounds:
+    parameters of the rounds with defaults.
+    masks: parameters of the token weights with defaults; a `mask` of `none` is no weights. share: which of the two
+    weights they are (see `mask_builder.SHARES`). mask_choices: the masks that this method may have, only `none` where
+    empty.
+    training: settings of the training section that a grid may set for this method; those of mask heads are added where
+    it may have learned masks.
+    statistic: what a step computes over all its pairs before their losses, see `training.step_statistics`; adaptive:
+    its parameters with defaults.
+    needs_reference, needs_scores, needs_values: whether the loss reads log-probs of the reference, scores of the
+    responses, numbers of their tokens. kl: the direction that the loss reads, or one for each value of `form`.
     """
 
     label: str
@@ -69,77 +70,79 @@ class Method:
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """Every name a config may set, with its default; None is what the training section says."""
-        return {**self.hyper, **self.adaptive, **self.rounds, **self.masks, **dict.fromkeys(self.of_training)}
+        """Every name that a config may set, with its default; None: the value of the training section."""
+        return {**self.hyper, **self.adaptive, **self.rounds, **self.masks, **dict.fromkeys(self.training_keys)}
 
     @property
-    def of_training(self) -> tuple[str, ...]:
+    def training_keys(self) -> tuple[str, ...]:
         """Settings of the training section that a grid may set instead."""
-        return (*self.training, *(("mask_weight_decay",) if set(self.mask_choices) & set(LEARNED) else ()))
+        has_learned_masks = bool(set(self.mask_choices) & set(LEARNED_MASKS))
+        return (*self.training, *(("mask_weight_decay",) if has_learned_masks else ()))
 
     def kl_directions(self, hyper: Mapping[str, Any]) -> tuple[str, ...]:
-        """Directions of the KL that the loss looks at with these keywords: `reverse`, `forward` or none."""
+        """Directions of the KL that the loss reads with these keywords: `reverse`, `forward` or none."""
         if isinstance(self.kl, Mapping):
             return (self.kl[hyper.get("form", self.hyper["form"])],)
         return () if self.kl is None else (self.kl,)
 
-    def required_reference_outputs(self, given: Mapping[str, Any], log_kl: bool) -> tuple[str, ...] | None:
+    def required_reference_outputs(self, hyper: Mapping[str, Any], log_kl: bool) -> tuple[str, ...] | None:
         """What a run needs of the frozen reference and can be computed once, before any run.
 
         `states`: its last hidden states, for a KL; `logps`: its log-probs of the response tokens;
-        `weights~NORMALISATION~SITES`: MaPO's mask. None: it has to be run, as learned masks look at all layers, which
-        are too large to store, KTO at responses to other prompts, and pairs of later rounds are not known before.
+        `weights~NORMALISATION~SITES`: MaPO's mask. None: the run has to run the reference, as learned masks read all
+        layers, which are too large to store, KTO responses to other prompts, and later rounds pairs that do not exist
+        yet.
         """
-        hyper, masks = self.split(given)
-        mask = self.mask(given)
-        if mask in LEARNED or self.statistic == MISMATCHED_KL or self.trainer != "pairs":
+        loss_kwargs, masks = self.split_parameters(hyper)
+        mask = self.mask(hyper)
+        if mask in LEARNED_MASKS or self.statistic == MISMATCHED_KL or self.trainer != "pairs":
             return None
-        compares = self.needs_reference or mask == "excess"
-        needs = ("states",) if log_kl or self.kl_directions(hyper) else ("logps",) if compares else ()
+        needs_logps = self.needs_reference or mask == "excess"
+        outputs = ("states",) if log_kl or self.kl_directions(loss_kwargs) else ("logps",) if needs_logps else ()
         if mask == "activations":
-            needs += (f"weights~{masks['normalisation']}~{'+'.join(masks['activation_sites'])}",)
-        return needs
+            outputs += (f"weights~{masks['normalisation']}~{'+'.join(masks['activation_sites'])}",)
+        return outputs
 
-    def mask(self, given: Mapping[str, Any]) -> str:
-        """Where the token weights come from; `none` for a method without."""
-        return given.get("mask", self.masks.get("mask", "none"))
+    def mask(self, hyper: Mapping[str, Any]) -> str:
+        """The name of the mask; `none` for a method without."""
+        return hyper.get("mask", self.masks.get("mask", "none"))
 
-    def oracle(self, given: Mapping[str, Any]) -> str | None:
-        """The oracle whose numbers the pairs bring, `data` where they are the user's own; None: no numbers are read."""
-        return given.get("oracle", self.masks.get("oracle")) if self.mask(given) in BROUGHT else None
+    def oracle(self, hyper: Mapping[str, Any]) -> str | None:
+        """The oracle whose scores the mask reads, `data` for numbers of the user's own; None: it reads none."""
+        return hyper.get("oracle", self.masks.get("oracle")) if self.mask(hyper) in VALUE_MASKS else None
 
-    def reads(self, mask: str) -> tuple[str, ...]:
-        """The parameters that this method looks at with such a mask."""
+    def used_parameters(self, mask: str) -> tuple[str, ...]:
+        """The parameters that this method reads with such a mask."""
         of_mask = () if mask == "none" else MASKS[mask]
-        own = [name for name in of_mask if name in (*self.masks, *self.of_training)]
+        own = [name for name in of_mask if name in (*self.masks, *self.training_keys)]
         always = (*self.hyper, *self.adaptive, *self.rounds, *(("mask",) if "mask" in self.masks else ()))
         return (*always, *own, *self.training)
 
-    def split(self, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Defaults overridden by `given`, as (keywords of the loss, keywords of build_masks; none without masks)."""
-        values, mask = {**self.parameters, **given}, self.mask(given)
-        hyper = {name: values[name] for name in self.hyper}
+    def split_parameters(self, hyper: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Defaults overridden by `hyper`, as (keywords of the loss, keywords of build_masks; none without masks)."""
+        values, mask = {**self.parameters, **hyper}, self.mask(hyper)
+        loss_kwargs = {name: values[name] for name in self.hyper}
         if mask == "none":
-            return hyper, {}
-        read = [name for name in self.reads(mask) if name in self.masks and name != "oracle"]
-        return hyper, {"mask": mask, "share": self.share} | {name: values[name] for name in read}
+            return loss_kwargs, {}
+        names = [name for name in self.used_parameters(mask) if name in self.masks and name != "oracle"]
+        return loss_kwargs, {"mask": mask, "share": self.share} | {name: values[name] for name in names}
 
-    def adaptation(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Keywords of the statistic, defaults overridden by `given`."""
-        return {name: given.get(name, default) for name, default in self.adaptive.items()}
+    def statistic_parameters(self, hyper: Mapping[str, Any]) -> dict[str, Any]:
+        """Parameters of the statistic, defaults overridden by `hyper`."""
+        return {name: hyper.get(name, default) for name, default in self.adaptive.items()}
 
-    def resolved(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """`given` with the defaults of what it leaves out, of all that is read."""
-        hyper, masks = self.split(given)
+    def resolve(self, hyper: Mapping[str, Any]) -> dict[str, Any]:
+        """`hyper` with the defaults of what it leaves out, of all parameters that are read."""
+        loss_kwargs, masks = self.split_parameters(hyper)
         masks.pop("share", None)
-        return hyper | masks | self.adaptation(given) | dict(given)
+        return loss_kwargs | masks | self.statistic_parameters(hyper) | dict(hyper)
 
     @property
     def definition(self) -> dict[str, Any]:
-        """What makes the method what it is, besides its hyper-parameters; words about it left out."""
-        beside = ("label", "equation", "source", "hyper", "masks", "mask_choices", "adaptive", "rounds")
-        return {name: value for name, value in vars(self).items() if name not in beside}
+        """What defines the method, without its parameters and its descriptions."""
+        left_out = ("label", "equation", "source", "hyper", "masks", "mask_choices", "adaptive", "rounds")
+        return {name: value for name, value in vars(self).items() if name not in left_out}
 
-    def training_settings(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """What `given` says in place of the training section."""
-        return {name: given[name] for name in self.of_training if name in given}
+    def training_overrides(self, hyper: Mapping[str, Any]) -> dict[str, Any]:
+        """What `hyper` sets instead of the training section."""
+        return {name: hyper[name] for name in self.training_keys if name in hyper}

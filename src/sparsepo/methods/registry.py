@@ -1,20 +1,21 @@
-"""THE table: method -> loss, masks, what it needs, defaults, equation, source. Plain data, without torch."""
+"""The table of methods: loss, masks, what it needs, defaults, equation and source. Plain data, without torch."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from sparsepo.methods.method import BROUGHT, MASKS, MISMATCHED_KL, RUNNING_MARGIN, Method
+from sparsepo.methods.method import MASKS, MISMATCHED_KL, RUNNING_MARGIN, VALUE_MASKS, Method
 from sparsepo.methods.parameters import PARAMETERS
 from sparsepo.runtime.errors import UserError, did_you_mean
 from sparsepo.runtime.validation import error_message
 
 DEFAULT_INSPECTION_METHOD = "dpo"
-"""The method that looks into pairs for the SFT model, where all log-ratios are 0, and for methods of other trainers."""
+"""The method whose numbers are shown for pairs of the SFT model, where all log-ratios are 0, and of runs that do not
+train on given pairs."""
 
 _KL_BY_FORM = {"paper": "reverse", "released": "forward"}
-_HEADS = tuple(name for name in MASKS if name != "activations")
+_SPARSE_MASKS = tuple(name for name in MASKS if name != "activations")
 _ACTIVATIONS = {"activation_sites": ("mlp", "attention", "residual"), "normalisation": "minmax"}
 _SELECTION = {"k_chosen": 0.3, "k_rejected": 0.3, "oracle": "data"}
 _LEARNED = {"l1_u": 0.0, "init_sparsity": 0.25}
@@ -24,13 +25,13 @@ _WEIGHS_REWARD = {
     "mask_choices": ("none", *MASKS),
     "share": "reward_only",
 }
-_WEIGHS_OWN = _WEIGHS_REWARD | {
+_WEIGHS_WITHOUT_VALUES = _WEIGHS_REWARD | {
     "masks": {"mask": "none", **_LEARNED, **_ACTIVATIONS},
-    "mask_choices": ("none", *(mask for mask in MASKS if mask not in BROUGHT)),
+    "mask_choices": ("none", *(mask for mask in MASKS if mask not in VALUE_MASKS)),
 }
 _WEIGHS_BOTH = _WEIGHS_REWARD | {"share": "common", "masks": {**_TOKEN_MASKS, "l1_d": 0.0}}
-"""What a loss that is a sum over tokens may weigh them by: the log-ratios, or the KL of each token too; `OWN`: without
-the masks that read numbers of the pairs, where the loss reads them itself."""
+"""Masks of a loss that is a sum over tokens: on the log-ratios, or also on the KL of each token. WITHOUT_VALUES: for a
+loss that reads the numbers of the pairs itself, without the masks that read them."""
 
 METHODS: dict[str, Method] = {
     "dpo": Method(
@@ -126,7 +127,7 @@ METHODS: dict[str, Method] = {
         equation="-log σ(u - δ), u = β Δ Σ m_u log π/ref, δ = β Δ Σ m_d KL(π‖ref), m_u = m_d learned",
         source="arXiv 2410.05102, Eq. 6-10",
         masks={"mask": "layers", **_LEARNED, "l1_d": 0.0, **_SELECTION},
-        mask_choices=_HEADS,
+        mask_choices=_SPARSE_MASKS,
         share="common",
         kl=_KL_BY_FORM,
     ),
@@ -137,7 +138,7 @@ METHODS: dict[str, Method] = {
         equation="-log σ(u - δ) as above, m_u and m_d learned apart",
         source="arXiv 2410.05102, Eq. 6-10",
         masks={"mask": "layers", **_LEARNED, "l1_d": 0.0, **_SELECTION},
-        mask_choices=_HEADS,
+        mask_choices=_SPARSE_MASKS,
         share="independent",
         kl=_KL_BY_FORM,
     ),
@@ -148,7 +149,7 @@ METHODS: dict[str, Method] = {
         equation="-log σ(u - δ) as above, m_u learned, m_d = 1",
         source="arXiv 2410.05102, Section 5 (ablation)",
         masks={"mask": "layers", **_LEARNED, "l1_d": 0.0, **_SELECTION},
-        mask_choices=_HEADS,
+        mask_choices=_SPARSE_MASKS,
         share="reward_only",
         kl=_KL_BY_FORM,
     ),
@@ -159,7 +160,7 @@ METHODS: dict[str, Method] = {
         equation="-log σ(u - δ) as above, m_u = 1, m_d learned",
         source="arXiv 2410.05102, Section 5 (ablation)",
         masks={"mask": "layers", **_LEARNED, "l1_d": 0.0, **_SELECTION},
-        mask_choices=_HEADS,
+        mask_choices=_SPARSE_MASKS,
         share="kl_only",
         kl=_KL_BY_FORM,
     ),
@@ -231,7 +232,7 @@ METHODS: dict[str, Method] = {
         trainer="rounds",
         rounds={"iterations": 3},
         needs_values=True,
-        **_WEIGHS_OWN,
+        **_WEIGHS_WITHOUT_VALUES,
     ),
     "fdpg": Method(
         label="f-DPG",
@@ -255,7 +256,7 @@ METHODS: dict[str, Method] = {
 """By the name that a config gives."""
 
 
-def looking_into_pairs(method: str) -> str:
+def inspection_method(method: str) -> str:
     """The method whose loss is shown for pairs of a run: its own if it trains on pairs, else DEFAULT_INSPECTION_METHOD.
 
     DPO's implicit reward, beta log pi/ref, is also that of a target ref exp(reward / beta).
@@ -263,7 +264,7 @@ def looking_into_pairs(method: str) -> str:
     return method if METHODS[method].trainer == "pairs" else DEFAULT_INSPECTION_METHOD
 
 
-def check_parameters(method: str, given: Mapping[str, Any]) -> Method:
+def check_parameters(method: str, hyper: Mapping[str, Any]) -> Method:
     """The row of a method. Raises UserError for an unknown method or parameter, and a value that it may not take.
 
     Also for a parameter that is not read with this mask.
@@ -271,14 +272,14 @@ def check_parameters(method: str, given: Mapping[str, Any]) -> Method:
     if method not in METHODS:
         raise UserError(f"method '{method}' is unknown; {did_you_mean(method, METHODS)}")
     row = METHODS[method]
-    for name, value in given.items():
+    for name, value in hyper.items():
         if name not in row.parameters:
             raise UserError(f"method '{method}' has no parameter '{name}'; {did_you_mean(name, row.parameters)}")
         try:
             TypeAdapter(parameter_type(method, name)).validate_python(value, strict=True)
         except ValidationError as error:
             raise UserError(f"parameter '{name}' of '{method}' {error_message(error.errors()[0])}") from None
-    check_used(method, given)
+    check_used(method, hyper)
     return row
 
 
@@ -287,20 +288,20 @@ def parameter_type(method: str, name: str) -> Any:
     return Literal[METHODS[method].mask_choices] if name == "mask" else PARAMETERS[name].type
 
 
-def check_used(method: str, given: Mapping[str, Any]) -> None:
+def check_used(method: str, hyper: Mapping[str, Any]) -> None:
     """Raises UserError for a parameter that is not read with this mask."""
     row = METHODS[method]
-    mask = row.mask(given)
-    for name in given:
-        if name not in row.reads(mask):
-            readers = [choice for choice in row.mask_choices if name in row.reads(choice)]
+    mask = row.mask(hyper)
+    for name in hyper:
+        if name not in row.used_parameters(mask):
+            readers = [choice for choice in row.mask_choices if name in row.used_parameters(choice)]
             listed = readers[0] if len(readers) == 1 else f"{', '.join(readers[:-1])} or {readers[-1]}"
             raise UserError(f"parameter '{name}' of '{method}' is not read where mask is '{mask}', but with {listed}")
 
 
-def check_pair_method(method: str, given: Mapping[str, Any]) -> Method:
+def check_pair_method(method: str, hyper: Mapping[str, Any]) -> Method:
     """As `check_parameters`; also raises UserError for a method that does not train on pairs."""
-    row = check_parameters(method, given)
+    row = check_parameters(method, hyper)
     if row.loss is None:
         raise UserError(f"method '{method}' trains on samples of its policy, not on pairs: use OnPolicyTrainer")
     return row

@@ -1,4 +1,4 @@
-"""The parts of a causal LM of any architecture: its states, its output head, and what its modules compute."""
+"""The parts of a causal LM of any architecture: its hidden states, its output head and its blocks."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -7,25 +7,16 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
-from sparsepo.models.segment_attention import leave_attention_alone, visibility
-from sparsepo.objective.token_terms import Head
+from sparsepo.data.batches import ModelInputs
+from sparsepo.models.segment_attention import attention_argument, exclude_attention_from_compilation
+from sparsepo.objective.lm_head import LMHead
 from sparsepo.runtime.errors import UserError
 
-LINEAR = (nn.Linear, Conv1D)
-LAST_MAPS = {
-    *("o_proj", "o_b_proj", "out_proj", "c_proj", "dense", "wo"),
-    *("down_proj", "fc2", "fc_out", "dense_4h_to_h", "w2", "w_out", "proj_down", "output_linear"),
-}
-"""What architectures call the last linear map of attention, and of the feed-forward part. It need not be made last:
-Phi-3 makes that of queries, keys and values after it, others a gate."""
-CHOOSES = ("router", "gate")
-"""In the names of maps that weigh or choose, and are never the last."""
-LARGE = 100.0
-"""Logits above any cap in use (15 to 50)."""
-See = Callable[[int, int, Tensor], None]
-"""(layer, depth, states (rows, T, d)) of layers 0 .. depth - 1, the last after the final norm."""
+LARGE_LOGIT = 100.0
+"""Above any logit cap in use (15 to 50)."""
+LayerCallback = Callable[[int, int, Tensor], None]
+"""Called with (layer, number of layers, states (rows, T, d)), layers from 0, the last one after the final norm."""
 
 
 def backbone(model: Any) -> nn.Module:
@@ -36,44 +27,44 @@ def backbone(model: Any) -> nn.Module:
     return model.model if decoder is model else decoder  # Llama 4 names neither
 
 
-def hidden_states(model: Any, batch: dict[str, Any], see: See | None = None) -> Tensor:
-    """Last hidden states (rows, T, d) of a batch in any layout, after the final norm.
+def hidden_states(
+    model: Any, inputs: ModelInputs, on_layer: LayerCallback | None = None, *, recompute_attention: bool = False
+) -> Tensor:
+    """Last hidden states (rows, T, d), after the final norm.
 
-    `see` is shown the states of every layer as they are computed; nothing else keeps them. Position ids are explicit,
-    so that padding, on whichever side, never moves a token.
+    `on_layer` is called with the states of every layer as they are computed; nothing else keeps them.
+    `recompute_attention`: in the backward pass, instead of keeping it; of inputs with segments only. Position ids are
+    explicit, so that padding never moves a token.
     """
-    positions = batch.get("position_ids")
-    if positions is None:
-        positions = (batch["attention_mask"].cumsum(-1) - 1).clamp_min(0)
-    with seeing(model, see):
+    with _layer_hooks(model, on_layer):
         return backbone(model)(
-            input_ids=batch["input_ids"],
-            attention_mask=visibility(model, batch),
-            position_ids=positions,
+            input_ids=inputs.input_ids,
+            attention_mask=attention_argument(model, inputs, recompute_attention),
+            position_ids=inputs.position_ids,
             use_cache=False,
             return_dict=True,
         ).last_hidden_state
 
 
 @contextmanager
-def seeing(model: Any, see: See | None) -> Iterator[None]:
-    """While open, each forward shows `see` what every block puts out; the last state comes from the whole backbone."""
+def _layer_hooks(model: Any, on_layer: LayerCallback | None) -> Iterator[None]:
+    """While open, each forward pass calls `on_layer`; the last states are those of the whole backbone."""
     handles = []
-    if see is not None:
+    if on_layer is not None:
         blocks = decoder_layers(model)
         depth = len(blocks)
 
-        def show(layer: int, states: Tensor) -> None:
+        def call(layer: int, states: Tensor) -> None:
             if states.dim() != 3 or states.shape[-1] != model.config.hidden_size:
                 raise UserError(
-                    f"{type(model).__name__}: layer {layer} of {depth} puts out {tuple(states.shape)}, not a state of "
-                    f"width {model.config.hidden_size} a token, so learned masks cannot look at it; use another `mask`"
+                    f"{type(model).__name__}: the output of layer {layer} of {depth} is {tuple(states.shape)}, not one "
+                    f"state of width {model.config.hidden_size} a token, which learned masks need; use another `mask`"
                 )
-            see(layer, depth, states)
+            on_layer(layer, depth, states)
 
         for layer, block in enumerate(blocks[:-1]):
-            handles.append(block.register_forward_hook(lambda _, __, out, at=layer: show(at, _first(out))))
-        last = backbone(model).register_forward_hook(lambda _, __, out: show(depth - 1, out.last_hidden_state))
+            handles.append(block.register_forward_hook(lambda _, __, out, at=layer: call(at, first_output(out))))
+        last = backbone(model).register_forward_hook(lambda _, __, out: call(depth - 1, out.last_hidden_state))
         handles.append(last)
     try:
         yield
@@ -82,91 +73,96 @@ def seeing(model: Any, see: See | None) -> Iterator[None]:
             handle.remove()
 
 
-def _first(out: Any) -> Tensor:
+def first_output(out: Any) -> Tensor:
+    """The output of a module that returns a tensor, or a tuple that begins with it."""
     return out[0] if isinstance(out, tuple | list) else out
 
 
-def lm_head(model: Any) -> Head:
-    """The output head with whatever the architecture does to its logits; see `check_head`."""
+def lm_head(model: Any) -> LMHead:
+    """The output head with all that the architecture does to its logits; see `check_lm_head`."""
     output, config = model.get_output_embeddings(), model.config
 
     def number(*names: str) -> float | None:
-        found = (getattr(config, name, None) for name in names)
-        return next((value for value in found if isinstance(value, int | float)), None)
+        values = (getattr(config, name, None) for name in names)
+        return next((value for value in values if isinstance(value, int | float)), None)
 
     scale = number("logit_scale", "lm_head_multiplier") or 1.0  # Cohere and Falcon-H1 multiply
     scale = scale / (number("logits_scaling") or 1.0)  # Granite divides
     cap = number("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")  # Gemma, RecurrentGemma, xLSTM
-    return Head(output.weight, output.bias, scale, cap)
+    return LMHead(output.weight, output.bias, scale, cap)
 
 
 @torch.no_grad()
-def check_head(model: Any) -> None:
+def check_lm_head(model: Any) -> None:
     """Raises UserError, naming the architecture, when log-probs of a padded batch would not be the model's own.
 
-    So where `lm_head` makes other logits, also of states so large that they come near any cap; and where most tokens
-    see later ones, or padding behind their sequence.
+    That is where `lm_head` gives other logits, also for states so large that a cap would show; and where most tokens
+    depend on later ones, or on padding after their sequence.
     """
     name, device = type(model).__name__, model.get_output_embeddings().weight.device
     ids = torch.arange(4, device=device)[None] % model.config.vocab_size
-    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    head, states = lm_head(model), hidden_states(model, batch)
-    own = _own_logits(model, batch)
-    if states.shape[-1] != head.weight.shape[-1] or not _close(head.logits(states), own):
-        raise UserError(f"{name} changes its logits in a way that is not known here, so its log-probs would be wrong")
-    factor = LARGE / float(own.where(own.isfinite(), 0.0).abs().max().clamp_min(1e-6))
-    large = _own_logits(model, batch, factor)
-    if large is not None and not _close(head.logits(states * factor), large):
-        raise UserError(f"{name} changes large logits in a way that is not known here, so log-probs would be wrong")
-    begun = [
-        hidden_states(model, {key: values[:, :size] for key, values in batch.items()})[:, -1] for size in (1, 2, 3)
-    ]
-    if not _mostly_close(torch.stack(begun, 1), states[:, :3]):
-        raise UserError(f"{name} looks ahead: what it says about a token depends on later ones, so it is no causal LM")
-    behind = {"input_ids": F.pad(ids, (0, 4)), "attention_mask": F.pad(batch["attention_mask"], (0, 4))}
-    if not _mostly_close(hidden_states(model, behind)[:, :4], states):
-        raise UserError(f"{name} sees padding: what it says about a token depends on what stands behind the sequence")
+    head, states = lm_head(model), hidden_states(model, _padded_inputs(ids))
+    logits = _model_logits(model, ids)
+    if states.shape[-1] != head.weight.shape[-1] or not _are_close(head.logits(states), logits):
+        raise UserError(f"{name} changes its logits in an unknown way, so its log-probs would be wrong")
+    factor = LARGE_LOGIT / float(logits.where(logits.isfinite(), 0.0).abs().max().clamp_min(1e-6))
+    large = _model_logits(model, ids, factor)
+    if large is not None and not _are_close(head.logits(states * factor), large):
+        raise UserError(f"{name} changes large logits in an unknown way, so its log-probs would be wrong")
+    prefixes = [hidden_states(model, _padded_inputs(ids[:, :size]))[:, -1] for size in (1, 2, 3)]
+    if not _are_mostly_close(torch.stack(prefixes, 1), states[:, :3]):
+        raise UserError(f"{name} is no causal LM: its output at a token depends on later tokens")
+    if not _are_mostly_close(hidden_states(model, _padded_inputs(ids, padding=4))[:, :4], states):
+        raise UserError(f"{name} reads padding: its output at a token depends on padding after the sequence")
 
 
-def _mostly_close(found: Tensor, expected: Tensor) -> bool:
+def _padded_inputs(ids: Tensor, padding: int = 0) -> ModelInputs:
+    """Of one sequence, with some padding after it."""
+    return ModelInputs.with_padding(F.pad(ids, (0, padding)), F.pad(torch.ones_like(ids), (0, padding)))
+
+
+def _are_mostly_close(states: Tensor, expected: Tensor) -> bool:
     """Whether most of the states (1, t, d) are: rounding may send a few tokens to other experts."""
-    same = [_close(found[:, at], expected[:, at], 0.05) for at in range(found.shape[1])]
+    same = [_are_close(states[:, at], expected[:, at], 0.05) for at in range(states.shape[1])]
     return 2 * sum(same) > len(same)
 
 
-def _own_logits(model: Any, batch: dict[str, Any], factor: float = 1.0) -> Tensor | None:
-    """What the model itself says, with the input of its output map times `factor`; None if it has no such module."""
-    entered: list[bool] = []
+def _model_logits(model: Any, ids: Tensor, factor: float = 1.0) -> Tensor | None:
+    """The model's own logits, with the input of its output map times `factor`; None if it has no such module."""
+    calls: list[bool] = []
 
     def enlarge(_: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        entered.append(True)
+        calls.append(True)
         return args[0] * factor, *args[1:]
 
     handle = model.get_output_embeddings().register_forward_pre_hook(enlarge)
     try:
-        logits = model(**batch, use_cache=False).logits.float()
+        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits.float()
     finally:
         handle.remove()
-    return logits if entered or factor == 1 else None
+    return logits if calls or factor == 1 else None
 
 
-def _close(found: Tensor, expected: Tensor, of_largest: float = 1e-3) -> bool:
+def _are_close(values: Tensor, expected: Tensor, share_of_largest: float = 1e-3) -> bool:
     """Up to rounding in bfloat16; infinite values must be the same."""
     largest = float(expected.where(expected.isfinite(), 0.0).abs().max())
-    return torch.allclose(found.float(), expected.float(), atol=of_largest * max(1.0, largest), rtol=1e-2)
+    return torch.allclose(values.float(), expected.float(), atol=share_of_largest * max(1.0, largest), rtol=1e-2)
 
 
 def decoder_layers(model: Any) -> nn.ModuleList:
-    """The stack of blocks, whatever the architecture calls it: the list as long as the config says."""
+    """The stack of blocks, whatever the architecture calls it: the list as long as the config says.
+
+    Raises UserError where there is none.
+    """
     depth = model.config.num_hidden_layers
-    found = [m for m in backbone(model).modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
-    if not found:
+    stacks = [m for m in backbone(model).modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
+    if not stacks:
         raise UserError(f"{type(model).__name__} has no list of {depth} blocks to read activations from")
-    return found[0]
+    return stacks[0]
 
 
 def checkpoint_blocks(model: Any) -> None:
-    """Compute each block again in the backward pass instead of keeping it. Raises UserError where that is not known."""
+    """Recompute each block in the backward pass instead of keeping it. Raises UserError for models that cannot."""
     try:
         model.activation_checkpointing_enable()
     except ValueError as error:
@@ -174,64 +170,10 @@ def checkpoint_blocks(model: Any) -> None:
 
 
 def compile_blocks(model: Any) -> None:
-    """Compile each block's forward pass, once for all of them and for batches of any size; attention stays as it is.
+    """Compile the forward pass of each block, once for all blocks and for batches of any size, but not attention.
 
-    Hooks on blocks stay outside of it, and so do adapters' weights, which are inputs of it like all others.
+    Hooks on blocks stay outside of the compiled code; adapters' weights are inputs of it like all others.
     """
-    leave_attention_alone()
+    exclude_attention_from_compilation()
     for block in decoder_layers(model):
         block.forward = torch.compile(block.forward, dynamic=True)
-
-
-@contextmanager
-def recording(model: Any, kinds: set[str]) -> Iterator[dict[str, list[Tensor]]]:
-    """While open, each forward records per kind and layer the mean over features, (s, T) tensors in layer order.
-
-    mlp: what enters the feed-forward block's last linear map, that is its output after the nonlinearity (and gate);
-    attention: what enters the attention block's last linear map, that is the merged heads; residual: a block's output.
-    """
-    record: dict[str, list[Tensor]] = {kind: [] for kind in kinds}
-
-    def keep(kind: str, value: Any) -> None:
-        value = _first(value)
-        record[kind].append(value.detach().to(torch.promote_types(value.dtype, torch.float32)).mean(-1))
-
-    handles = []
-    for block in decoder_layers(model) if kinds else ():
-        for kind in kinds & {"mlp", "attention"}:
-            linear = _last_linear(block, kind, type(model).__name__)
-            handles.append(linear.register_forward_pre_hook(lambda _, args, kind=kind: keep(kind, args[0])))
-        if "residual" in kinds:
-            handles.append(block.register_forward_hook(lambda _, __, out: keep("residual", out)))
-    try:
-        yield record
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def linears(module: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Named linear maps in a module, in its order; where an adapter wraps one, the map inside, not the adapter's."""
-    found = [(name, inner) for name, inner in module.named_modules() if isinstance(inner, LINEAR)]
-    return [(name.removesuffix(".base_layer"), inner) for name, inner in found if ".lora_" not in f".{name}"]
-
-
-def _last_linear(block: nn.Module, kind: str, architecture: str) -> nn.Module:
-    """The map whose output leaves a part of a block: by its name where that is known, else the one made last."""
-    names = {"mlp": ("mlp", "ffn", "feed_forward"), "attention": ("attn", "attention")}[kind]
-    for name, module in block.named_children():
-        maps = linears(module) if any(part in name for part in names) else []
-        if maps:
-            found = [(inner, linear) for inner, linear in maps if not any(part in inner for part in CHOOSES)]
-            if not found or any("expert" in inner for inner, _ in module.named_modules()):
-                raise UserError(
-                    f"{architecture}: a block's {kind} has experts, not one last map; use other `activation_sites`"
-                )
-            known = [linear for inner, linear in found if inner.rpartition(".")[2] in LAST_MAPS]
-            return (known or [linear for _, linear in found])[-1]
-    own = [module for name, module in linears(block) if "." not in name]
-    if kind == "mlp" and own:  # OPT: the feed-forward maps are the block's own
-        return own[-1]
-    raise UserError(
-        f"{architecture}: no {kind} module in a block (looked for {', '.join(names)}); use other `activation_sites`"
-    )

@@ -1,4 +1,4 @@
-"""Causal LMs and tokenizers, from a hub, a folder, a GGUF file in an installed package or scratch; and their parts."""
+"""Causal LMs and tokenizers: from a hub, a folder, a GGUF file in an installed package, or created from scratch."""
 
 import json
 from pathlib import Path
@@ -12,17 +12,14 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerFast
 
 from sparsepo.data.readers import package_file
-from sparsepo.models.trust import OPTIONS, announce, content, keywords, refusal
+from sparsepo.models.trust import TRUST_OPTIONS, code_hashes, log_custom_code, trust_error, trust_kwargs
 from sparsepo.runtime.atomic_folder import atomic_folder, check_model_folder
 from sparsepo.runtime.errors import UserError, did_you_mean
 
-UNLOADABLE = (
+LOADING_ERRORS = (
     *(OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, ArithmeticError, EOFError),
     *(SafetensorError, StrictDataclassError, UnpicklingError),
 )
-
-
-# --- loading
 
 
 def load_model(
@@ -36,34 +33,34 @@ def load_model(
 ) -> Any:
     """A causal LM from a Hugging Face folder: on the accelerator if there is one, in eval mode, dropout off.
 
-    quantization: `nf4` keeps the linear maps of the blocks in 4 bits, multiplied in the dtype `compute`. Code of the
-    folder's own runs only with `trust_remote_code`, and is named in the log. Raises UserError when the folder holds no
-    such model, or not all of its weights, or what is not allowed, or the library for 4 bits is not there.
+    quantization: `nf4` keeps the linear maps of the blocks in 4 bits and multiplies in the dtype `compute`. The
+    folder's own code runs only with `trust_remote_code`, and is named in the log. Raises UserError when the folder has
+    no such model, or not all of its weights, or needs what is not allowed, or the library for 4 bits is missing.
     """
     folder = Path(folder)
     require_model_folder(folder, pickled_weights)
     settings = {"dtype": getattr(torch, dtype), "output_loading_info": True}
-    settings |= keywords(pickled_weights=pickled_weights, trust_remote_code=trust_remote_code)
+    settings |= trust_kwargs(pickled_weights=pickled_weights, trust_remote_code=trust_remote_code)
     try:
         if trust_remote_code:
-            announce(folder, content(folder))
+            log_custom_code(folder, code_hashes(folder))
         if quantization != "none":
-            settings["quantization_config"] = _four_bits(quantization, compute)
+            settings["quantization_config"] = _quantization_config(quantization, compute)
         model, info = AutoModelForCausalLM.from_pretrained(folder, **settings)
     except ImportError as error:
         raise UserError(f"quantization '{quantization}' cannot be used here ({_first_line(error)})") from None
-    except UNLOADABLE as error:
-        refused = refusal(folder, error, trust_remote_code)
+    except LOADING_ERRORS as error:
+        refused = trust_error(folder, error, trust_remote_code)
         raise UserError(refused or f"{folder}: cannot be loaded as a causal LM ({_first_line(error)})") from None
     if info["missing_keys"]:
-        lost = sorted(info["missing_keys"])
-        raise UserError(f"{folder}: the weights lack {len(lost)} tensors that config.json asks for, {lost[0]} first")
+        missing = sorted(info["missing_keys"])
+        raise UserError(f"{folder}: {len(missing)} tensors of the model of config.json are missing, {missing[0]} first")
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-    return without_dropout(_kept_trainable(model)).eval().to(device)
+    return disable_dropout(_keep_trainable(model)).eval().to(device)
 
 
-def _four_bits(kind: str, compute: str) -> BitsAndBytesConfig:
-    """As in QLoRA: 4 bits a weight, and the scales of each block of weights quantised once more."""
+def _quantization_config(kind: str, compute: str) -> BitsAndBytesConfig:
+    """As in QLoRA: 4 bits a weight, and double quantisation of the scales."""
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type=kind,
@@ -72,9 +69,9 @@ def _four_bits(kind: str, compute: str) -> BitsAndBytesConfig:
     )
 
 
-def _kept_trainable(model: Any) -> Any:
-    """On some CPUs bitsandbytes packs 4-bit weights anew at their first use in eval mode, with a product that has no
-    gradient: training after it would go wrong in silence. Not so here."""
+def _keep_trainable(model: Any) -> Any:
+    """On some CPUs bitsandbytes repacks 4-bit weights at their first use in eval mode, for a product without gradient,
+    and training after it would be wrong without an error. This turns it off."""
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
@@ -82,28 +79,31 @@ def _kept_trainable(model: Any) -> Any:
 
 
 def load_tokenizer(folder: str | Path) -> Any:
-    """The tokenizer beside a model; a missing pad token becomes the end token (padding is masked by position)."""
+    """The tokenizer beside a model; a missing pad token becomes the end token (padding is masked by position).
+
+    Raises UserError for a folder without a tokenizer, or one that has no end token.
+    """
     require_model_folder(Path(folder), pickled_weights=True)
     try:
         tokenizer = _tokenizer_class(Path(folder)).from_pretrained(folder, trust_remote_code=False)
-    except UNLOADABLE as error:
+    except LOADING_ERRORS as error:
         raise UserError(f"{folder}: no tokenizer that transformers can load ({_first_line(error)})") from None
     if not tokenizer("a b c", add_special_tokens=False)["input_ids"]:
         raise UserError(f"{folder}: no tokenizer files, or a tokenizer that encodes text to nothing")
     if tokenizer.eos_token_id is None:
         raise UserError(f"{folder}: the tokenizer has no end-of-text token, which responses need")
-    return _padding(tokenizer)
+    return _set_pad_token(tokenizer)
 
 
-def _padding(tokenizer: Any) -> Any:
-    """The tokenizer, padding with the end token if it has no token for it."""
+def _set_pad_token(tokenizer: Any) -> Any:
+    """The tokenizer, with the end token as pad token if it has none."""
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
 def _tokenizer_class(folder: Path) -> Any:
-    """AutoTokenizer, but for a generic fast tokenizer, which it would replace by that of the architecture."""
+    """AutoTokenizer, except for a generic fast tokenizer, which AutoTokenizer would replace by the architecture's."""
     try:
         named = json.loads((folder / "tokenizer_config.json").read_text()).get("tokenizer_class")
     except (OSError, ValueError, AttributeError):
@@ -113,7 +113,7 @@ def _tokenizer_class(folder: Path) -> Any:
 
 
 def require_model_folder(folder: Path, pickled_weights: bool = False) -> None:
-    """Raises UserError unless `folder` has a config.json and safetensors weights, or pickled ones where allowed."""
+    """Raises UserError unless the folder has a config.json and safetensors weights, or pickled ones where allowed."""
     problem = check_model_folder(folder, pickled_weights)
     if problem:
         raise UserError(problem)
@@ -121,46 +121,46 @@ def require_model_folder(folder: Path, pickled_weights: bool = False) -> None:
 
 def fetch_model(spec: dict[str, Any], corpus: list[str]) -> tuple[Any, Any]:
     """(model, tokenizer) of a config's `model` section; `corpus` trains the tokenizer of a model from scratch."""
-    makers = {"hub": _from_hub, "folder": _from_folder, "gguf": _from_gguf}
+    loaders = {"hub": _from_hub, "folder": _from_folder, "gguf": _from_gguf}
     if spec["source"] == "scratch":
         model, tokenizer = _from_scratch(spec, corpus)
     else:
-        model, tokenizer = makers[spec["source"]](spec)
-    return without_dropout(model), _padding(tokenizer)
+        model, tokenizer = loaders[spec["source"]](spec)
+    return disable_dropout(model), _set_pad_token(tokenizer)
 
 
 def _from_folder(spec: dict[str, Any]) -> tuple[Any, Any]:
-    allowed = {option: spec[option] for option in OPTIONS}
-    return load_model(spec["path"], spec["dtype"], **allowed), load_tokenizer(spec["path"])
+    trust = {option: spec[option] for option in TRUST_OPTIONS}
+    return load_model(spec["path"], spec["dtype"], **trust), load_tokenizer(spec["path"])
 
 
 def _from_hub(spec: dict[str, Any]) -> tuple[Any, Any]:
     name, trusted = spec["id"], spec["trust_remote_code"]
     settings = {"revision": spec["revision"], "dtype": getattr(torch, spec["dtype"])}
-    settings |= keywords(**{option: spec[option] for option in OPTIONS})
+    settings |= trust_kwargs(**{option: spec[option] for option in TRUST_OPTIONS})
     try:
         if trusted:
-            announce(name, spec["revision"])
+            log_custom_code(name, spec["revision"])
         return AutoModelForCausalLM.from_pretrained(name, **settings), fetch_tokenizer(spec)
-    except UNLOADABLE as error:
-        refused = refusal(name, error, trusted, spec["revision"])
+    except LOADING_ERRORS as error:
+        refused = trust_error(name, error, trusted, spec["revision"])
         raise UserError(refused or f"model.id '{name}' cannot be loaded from the hub ({_first_line(error)})") from None
 
 
 def _from_gguf(spec: dict[str, Any]) -> tuple[Any, Any]:
-    """De-quantised to full precision; what marks the model as quantised is dropped so that it saves as a plain one."""
+    """Dequantised to full precision; the marks of a quantised model are removed so that it saves as a plain one."""
     path = package_file(spec["package"], spec["file"])
     dtype = getattr(torch, spec["dtype"])
     model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=dtype)
     for owner, name in ((model, "hf_quantizer"), (model.config, "quantization_config")):
         if hasattr(owner, name):
             delattr(owner, name)
-    model.is_quantized, model.quantization_method = False, None  # else it is taken for one that cannot be trained
+    model.is_quantized, model.quantization_method = False, None  # else transformers refuses to train it
     return model, fetch_tokenizer(spec)
 
 
 def fetch_tokenizer(spec: dict[str, Any]) -> Any:
-    """The tokenizer alone of a model that has one already (hub, folder or gguf)."""
+    """The tokenizer of a model of source hub, folder or gguf."""
     if spec["source"] == "folder":
         return load_tokenizer(spec["path"])
     if spec["source"] == "gguf":
@@ -168,7 +168,7 @@ def fetch_tokenizer(spec: dict[str, Any]) -> Any:
         return AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     try:
         return AutoTokenizer.from_pretrained(spec["id"], revision=spec["revision"], trust_remote_code=False)
-    except UNLOADABLE as error:
+    except LOADING_ERRORS as error:
         raise UserError(f"model.id '{spec['id']}' cannot be loaded from the hub ({_first_line(error)})") from None
 
 
@@ -181,21 +181,21 @@ def _from_scratch(spec: dict[str, Any], corpus: list[str]) -> tuple[Any, Any]:
         known = AutoConfig.for_model(settings["model_type"])
         unknown = [key for key in settings if key != "model_type" and not _is_setting(known, key)]
         if unknown:
-            nearest = did_you_mean(unknown[0], known.to_dict())
-            raise UserError(f"model.config has an unknown key '{unknown[0]}'; {nearest}")
+            hint = did_you_mean(unknown[0], known.to_dict())
+            raise UserError(f"model.config has an unknown key '{unknown[0]}'; {hint}")
         config = AutoConfig.for_model(**settings, **ids, pad_token_id=tokenizer.pad_token_id)
         return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, spec["dtype"])), tokenizer
-    except UNLOADABLE as error:
-        raise UserError(f"model.config makes no causal LM of transformers ({_first_line(error)})") from None
+    except LOADING_ERRORS as error:
+        raise UserError(f"model.config is no valid causal LM of transformers ({_first_line(error)})") from None
 
 
 def _is_setting(config: Any, key: str) -> bool:
-    """Whether a key is a value of a config of transformers, not one of its methods."""
+    """Whether a key is a value of a transformers config, not one of its methods."""
     return not key.startswith("_") and hasattr(config, key) and not callable(getattr(config, key))
 
 
 def train_tokenizer(corpus: list[str], kind: str, vocabulary: int) -> PreTrainedTokenizerFast:
-    """`word`: one token a whitespace word; `bpe`: byte-level BPE. Both trained on `corpus`, deterministic."""
+    """`word`: one token for each word between spaces; `bpe`: byte-level BPE. Trained on `corpus`, deterministic."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     special = ["<end>", "<pad>", "<unk>"]
@@ -217,7 +217,7 @@ def train_tokenizer(corpus: list[str], kind: str, vocabulary: int) -> PreTrained
 
 
 def save_model(model: Any, tokenizer: Any, folder: str | Path) -> None:
-    """A Hugging Face folder that `from_pretrained` loads anywhere."""
+    """Write a Hugging Face folder that `from_pretrained` can load."""
     with atomic_folder(folder) as place:
         model.save_pretrained(place, max_shard_size="1000GB")  # one file, which a workflow can name
         tokenizer.save_pretrained(place)
@@ -227,8 +227,8 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
-def without_dropout(model: Any) -> Any:
-    """Turn dropout off for good, also where it is a plain number: policy and reference must agree at step 0."""
+def disable_dropout(model: Any) -> Any:
+    """Set all dropout to 0, also where it is a plain number: policy and reference must agree at step 0."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -238,6 +238,6 @@ def without_dropout(model: Any) -> Any:
     return model
 
 
-def context_of(model: Any) -> int:
-    """How many tokens the model can look at; a model without a limit says a million."""
+def context_length(model: Any) -> int:
+    """How many tokens the model can read at once; a million for a model without a limit."""
     return getattr(model.config, "max_position_embeddings", None) or 1_000_000

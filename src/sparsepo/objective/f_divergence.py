@@ -20,8 +20,8 @@ LOG_2 = math.log(2)
 class Divergence:
     """An f-divergence D(pi || p) = E_p[f(t)] as two functions of log w, elementwise.
 
-    pseudo_reward: -f'(t), as E_pi[f'(t) grad log pi] is the gradient of the divergence. estimate: what has the
-    divergence as its mean over samples of the policy, nats; a single value may be negative.
+    pseudo_reward: -f'(t), as E_pi[f'(t) grad log pi] is the gradient of the divergence. estimate: nats; its mean over
+    samples of the policy estimates the divergence, a single value may be negative.
     """
 
     pseudo_reward: Callable[[Tensor], Tensor]
@@ -41,7 +41,7 @@ DIVERGENCES = {
 }
 """`kl` is KL(p || pi), `reverse_kl` is KL(pi || p), `js` Jensen-Shannon (<= log 2), `tv` total variation (<= 1).
 
-The pseudo-reward of `js` is the published one, which is the gradient of twice the divergence that is estimated here.
+The pseudo-reward of `js` is the published one, whose gradient is that of twice the divergence estimated here.
 Source: Go et al. 2023 (f-DPG); naver/disco, tuners/losses.
 """
 
@@ -49,8 +49,8 @@ Source: Go et al. 2023 (f-DPG); naver/disco, tuners/losses.
 def surrogate(logps: Tensor, log_q: Tensor, advantage: Tensor) -> Tensor:
     """(b,) -> (b,): -sg(pi / q) advantage log pi, whose mean has the gradient of the divergence.
 
-    logps: log pi of responses that were drawn from q, with gradient; log_q: theirs under q. advantage: pseudo-reward
-    minus a baseline, which leaves the expected gradient as it is. Raises ValueError where shapes differ.
+    logps: log pi of responses that were sampled from q, with gradient; log_q: their log-probs under q. advantage:
+    pseudo-reward minus a baseline, which does not change the expected gradient. Raises ValueError where shapes differ.
     """
     if not logps.shape == log_q.shape == advantage.shape:
         raise ValueError(f"shapes differ: {tuple(logps.shape)}, {tuple(log_q.shape)}, {tuple(advantage.shape)}")
@@ -58,31 +58,31 @@ def surrogate(logps: Tensor, log_q: Tensor, advantage: Tensor) -> Tensor:
 
 
 def tilted_mean(values: Tensor, scale: float) -> float:
-    """Mean over prompts of E_p[v], p = a exp(scale v) / Z: (c, s) values of s samples of a -> a number.
+    """Mean over prompts of E_p[v], p = a exp(scale v) / Z, from (c, s) values of s samples of a for each of c prompts.
 
-    Expectations are estimated for each prompt with weights that sum to 1, so with a bias of order 1 / s.
+    Expectations are estimated for each prompt with weights that sum to 1, hence with a bias of order 1 / s.
     """
     return float(((scale * values).softmax(-1) * values).sum(-1).mean())
 
 
-def scale_for(values: Tensor, mean: float) -> float:
-    """The scale (lambda) at which `tilted_mean` is `mean`: one for all prompts, as it grows with the scale.
+def fit_scale(values: Tensor, target_mean: float) -> float:
+    """The scale (lambda) at which `tilted_mean` is `target_mean`, one for all prompts; the mean grows with the scale.
 
-    values: (c, s), a feature of s responses of the reference to each of c prompts. Raises UserError, with the range
-    that these samples can attain, for a mean outside it. Source: Khalifa et al. 2021 (GDC).
+    values: (c, s), a feature of s responses of the reference to each of c prompts. Raises UserError for a mean that
+    these samples cannot have, with the range that they can. Source: Khalifa et al. 2021 (GDC).
     """
     values = values.double()
     low, high = (float(ends.mean()) for ends in values.aminmax(dim=-1))
-    if not low < mean < high:
+    if not low < target_mean < high:
         raise UserError(
-            f"a mean of {mean:g} is out of reach: the samples of the reference attain means of the feature between "
-            f"{low:.4g} and {high:.4g}, exclusive"
+            f"the target mean {target_mean:g} cannot be reached: with the samples of the reference the mean of the "
+            f"feature can be between {low:.4g} and {high:.4g}, exclusive"
         )
 
-    def missing(scale: float) -> float:
-        return tilted_mean(values, scale) - mean
+    def error(scale: float) -> float:
+        return tilted_mean(values, scale) - target_mean
 
-    sign, bound = (1, 1.0) if missing(0.0) <= 0 else (-1, 1.0)
-    while sign * missing(sign * bound) < 0:
+    sign, bound = (1, 1.0) if error(0.0) <= 0 else (-1, 1.0)
+    while sign * error(sign * bound) < 0:
         bound *= 2
-    return brentq(missing, *sorted((0.0, sign * bound)), xtol=1e-12)
+    return brentq(error, *sorted((0.0, sign * bound)), xtol=1e-12)

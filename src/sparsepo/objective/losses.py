@@ -1,6 +1,7 @@
-"""Preference losses: one pure function each, over the token terms of the chosen and the rejected side.
+"""Preference losses: one pure function each, of the token terms of the chosen and the rejected side.
 
-Every sum and mean over a response's tokens is weighted by its masks where it has some.
+Each takes two `Side`s of (b, t) tensors and returns a `PairLoss` of unreduced (b,) values; log-probs, KL and rewards
+are in nats. Sums and means over the tokens of a response are weighted by its masks where it has some.
 """
 
 from collections.abc import Callable
@@ -23,7 +24,7 @@ def dpo(chosen: Side, rejected: Side, *, beta: float) -> PairLoss:
 
 
 def cdpo(chosen: Side, rejected: Side, *, beta: float, label_smoothing: float) -> PairLoss:
-    r"""-(1 - e) log sigmoid(beta h) - e log sigmoid(-beta h), e = `label_smoothing`: labels are wrong with chance e.
+    r"""-(1 - e) log sigmoid(beta h) - e log sigmoid(-beta h), e = `label_smoothing`, the share of wrong labels.
 
     Source: Mitchell 2023, "A note on DPO with noisy preferences"; the eric-mitchell repository.
     """
@@ -33,9 +34,10 @@ def cdpo(chosen: Side, rejected: Side, *, beta: float, label_smoothing: float) -
 
 
 def robust(chosen: Side, rejected: Side, *, beta: float, label_smoothing: float) -> PairLoss:
-    r"""[-(1 - e) log sigmoid(beta h) + e log sigmoid(-beta h)] / (1 - 2 e), 0 <= e < 1/2: unbiased if labels flip.
+    r"""[-(1 - e) log sigmoid(beta h) + e log sigmoid(-beta h)] / (1 - 2 e), unbiased where a share e of the labels
+    is wrong, e = `label_smoothing`.
 
-    Source: Chowdhury et al. 2024, Eq. 12; TRL's `robust`.
+    Raises ValueError unless 0 <= e < 1/2. Source: Chowdhury et al. 2024, Eq. 12; TRL's `robust`.
     """
     if not 0 <= label_smoothing < 0.5:
         raise ValueError(f"label_smoothing must be in [0, 0.5), not {label_smoothing}")
@@ -46,7 +48,10 @@ def robust(chosen: Side, rejected: Side, *, beta: float, label_smoothing: float)
 
 
 def hinge(chosen: Side, rejected: Side, *, beta: float) -> PairLoss:
-    r"""max(0, 1 - beta h). Source: SLiC-HF (Zhao et al. 2023) with log-ratios; TRL's `hinge`."""
+    r"""max(0, 1 - beta h), h and rewards as in `dpo`.
+
+    Source: SLiC-HF (Zhao et al. 2023) with log-ratios; TRL's `hinge`.
+    """
     r_c, r_r = (beta * reward_sum(side.logratio, side) for side in (chosen, rejected))
     return PairLoss(torch.relu(1 - (r_c - r_r)), r_c, r_r)
 
@@ -64,7 +69,7 @@ def ipo(chosen: Side, rejected: Side, *, beta: float, reduction: Literal["sum", 
 def simpo(chosen: Side, rejected: Side, *, beta: float, gamma: float) -> PairLoss:
     r"""-log sigmoid(beta (mean log pi of the chosen - of the rejected) - gamma), reference-free.
 
-    `gamma` is absolute, as in the SparsePO paper; the official code states gamma / beta. Rewards beta * mean log pi.
+    `gamma` is absolute, as in the SparsePO paper; the official code takes gamma / beta. Rewards beta * mean log pi.
     Source: Meng et al. 2024, Eq. 6.
     """
     r_c, r_r = (beta * reward_mean(side.logps, side) for side in (chosen, rejected))
@@ -72,9 +77,10 @@ def simpo(chosen: Side, rejected: Side, *, beta: float, gamma: float) -> PairLos
 
 
 def dpop(chosen: Side, rejected: Side, *, beta: float, penalty: float) -> PairLoss:
-    r"""-log sigmoid(beta [h - penalty * max(0, log ref/pi of the chosen)]): DPO that keeps the chosen response likely.
+    r"""-log sigmoid(beta [h - penalty * max(0, log ref/pi of the chosen)]): DPO with a penalty where
+    the chosen response becomes less likely.
 
-    The chosen reward carries the penalty: beta [r_c - penalty * max(0, -r_c)]. Source: Pal et al. 2024 (Smaug), Eq. 3.
+    The chosen reward includes the penalty: beta [r_c - penalty * max(0, -r_c)]. Source: Pal et al. 2024 (Smaug), Eq. 3.
     """
     h_c, h_r = (reward_sum(side.logratio, side) for side in (chosen, rejected))
     r_c, r_r = beta * (h_c - penalty * torch.relu(-h_c)), beta * h_r
@@ -82,7 +88,7 @@ def dpop(chosen: Side, rejected: Side, *, beta: float, penalty: float) -> PairLo
 
 
 def tdpo1(chosen: Side, rejected: Side, *, beta: float) -> PairLoss:
-    r"""-log sigmoid(beta [h - (F_r - F_c)]), F = sum_t KL(ref || pi); both F carry gradient.
+    r"""-log sigmoid(beta [h - (F_r - F_c)]), F = sum_t KL(ref || pi), both with gradient.
 
     Rewards beta (sum log pi/ref + F). Source: Zeng et al. 2024 (TDPO), Eq. 13.
     """
@@ -93,8 +99,8 @@ def tdpo1(chosen: Side, rejected: Side, *, beta: float) -> PairLoss:
 def tdpo2(chosen: Side, rejected: Side, *, beta: float, alpha: float) -> PairLoss:
     r"""-log sigmoid(beta [h - alpha (F_r - stopgrad F_c)]), F = sum_t KL(ref || pi).
 
-    Rewards beta (sum log pi/ref + alpha F), whose difference is the argument of the sigmoid (the official code logs
-    alpha = 1 whatever it trains with). Source: Zeng et al. 2024 (TDPO), Eq. 17.
+    Rewards beta (sum log pi/ref + alpha F), whose difference is the argument of the sigmoid (the official code always
+    logs alpha = 1). Source: Zeng et al. 2024 (TDPO), Eq. 17.
     """
     kl_c, kl_r = kl_sum(chosen.forward_kl, chosen).detach(), kl_sum(rejected.forward_kl, rejected)
     r_c = beta * (reward_sum(chosen.logratio, chosen) + alpha * kl_c)
@@ -127,9 +133,9 @@ def _sparse_reward_released(side: Side) -> Tensor:
 
 
 def odpo(chosen: Side, rejected: Side, *, beta: float, alpha: float) -> PairLoss:
-    r"""-log sigmoid(beta h - alpha log(s_c - s_r)), s = `score` of the response: the better, the larger the margin.
+    r"""-log sigmoid(beta h - alpha log(s_c - s_r)), s = `score` of the response.
 
-    Scores must differ, s_c > s_r. Source: Amini et al. 2024 (ODPO), with f = log.
+    Needs s_c > s_r. Source: Amini et al. 2024 (ODPO), with f = log.
     """
     r_c, r_r = (beta * reward_sum(side.logratio, side) for side in (chosen, rejected))
     offset = alpha * torch.log(chosen.score - rejected.score)
@@ -142,7 +148,9 @@ def kto(
     r"""Mean over both responses of w_D (1 - sigmoid(r_c - z)) and w_U (1 - sigmoid(z - r_r)), r = beta sum log pi/ref.
 
     z = beta * `kl`, where `kl` >= 0 estimates KL(pi || ref) from responses to other prompts, without gradient (see
-    `training.statistics`). A pair is one desirable and one undesirable example. Source: Ethayarajh et al. 2024.
+    `training.step_statistics`). w_D = `desirable`, w_U = `undesirable`; a pair is one example of each.
+
+    Source: Ethayarajh et al. 2024.
     """
     r_c, r_r = (beta * reward_sum(side.logratio, side) for side in (chosen, rejected))
     z = beta * kl
@@ -151,7 +159,7 @@ def kto(
 
 
 def orpo(chosen: Side, rejected: Side, *, beta: float) -> PairLoss:
-    r"""-mean log pi of the chosen - beta log sigmoid(o_c - o_r), o = log p / (1 - p), p = exp(mean log pi).
+    r"""-mean log pi of the chosen - beta log sigmoid(o_c - o_r), o = log(p / (1 - p)), p = exp(mean log pi).
 
     Reference-free; beta is the paper's lambda. Rewards beta * o. Source: Hong et al. 2024 (ORPO).
     """
@@ -161,24 +169,24 @@ def orpo(chosen: Side, rejected: Side, *, beta: float) -> PairLoss:
 
 
 def _log_odds(logp: Tensor) -> Tensor:
-    """log p - log(1 - p); p = 1 is taken as the number below it, as its odds have no end."""
+    """log p - log(1 - p); p = 1, whose odds are infinite, is replaced by the largest number below it."""
     logp = logp.clamp_max(-torch.finfo(logp.dtype).eps)
     return logp - torch.log(-torch.expm1(logp))
 
 
 def sepo(chosen: Side, rejected: Side, *, beta: float) -> PairLoss:
-    r"""-log sigmoid(beta (mean log pi of the kept chosen tokens - of the kept rejected ones)), no reference.
+    r"""-log sigmoid(beta (mean log pi of the selected chosen tokens - of the selected rejected ones)), no reference.
 
-    m_u is 1 on the tokens that an oracle's scores keep, see `masks.SelectedHead`. The authors' code has no beta, as if
-    it were 1. Rewards beta * mean log pi. Source: Yang et al. 2024 (SePO), arXiv 2408.13518.
+    m_u is 1 on the tokens that an oracle's scores select, see `fixed_masks.SelectedHead`. The authors' code has no beta
+    (beta = 1). Rewards beta * mean log pi. Source: Yang et al. 2024 (SePO), arXiv 2408.13518.
     """
     return simpo(chosen, rejected, beta=beta, gamma=0.0)
 
 
 def selective_nll(chosen: Side, rejected: Side) -> PairLoss:
-    r"""-mean log pi of the kept chosen tokens: language modelling on the tokens that m_u keeps.
+    r"""-mean log pi of the selected chosen tokens: language modelling on the tokens where m_u is 1.
 
-    The rejected response has no part in it. Rewards are the means. Source: Lin et al. 2024 (Rho-1).
+    The rejected response has no effect. Rewards are the means. Source: Lin et al. 2024 (Rho-1).
     """
     l_c, l_r = (reward_mean(side.logps, side) for side in (chosen, rejected))
     return PairLoss(-l_c, l_c, l_r)
@@ -187,9 +195,10 @@ def selective_nll(chosen: Side, rejected: Side) -> PairLoss:
 def inpo(chosen: Side, rejected: Side, *, beta: float, ratio: float) -> PairLoss:
     r"""(D_pi - ratio D_ref - (1 - ratio) D_prev - 1 / (2 beta))^2, D = sum log-prob of the chosen - of the rejected.
 
-    beta is the paper's eta, `ratio` its tau / eta; log-probs of the previous policy are the `values` that came with the
-    pairs. In the first round, where that is the reference, this is IPO. Rewards beta * (sum log pi - ratio log ref -
-    (1 - ratio) log prev). Source: Zhang et al. 2024 (INPO).
+    beta is the paper's eta, `ratio` its tau / eta; log-probs of the previous policy are the `values` of the pairs. In
+    the first round, where the previous policy is the reference, this is IPO.
+
+    Rewards beta * (sum log pi - ratio log ref - (1 - ratio) log prev). Source: Zhang et al. 2024 (INPO).
     """
     h_c, h_r = (
         reward_sum(side.logps - ratio * side.ref_logps - (1 - ratio) * side.values, side) for side in (chosen, rejected)
@@ -215,4 +224,4 @@ LOSSES: dict[str, Callable[..., PairLoss]] = {
     "selective_nll": selective_nll,
     "inpo": inpo,
 }
-"""By the name in a row of `METHODS`; a run depends on the code of its own row alone."""
+"""By the name in a row of `METHODS`; the code version of a run counts its own row only."""

@@ -1,6 +1,6 @@
-"""Mask heads: modules that give each response token a weight, from what the reference model makes of the text so far.
+"""Mask heads: modules that give each response token a weight, from what the reference computes for the text before it.
 
-A head sees features at the position that predicts a token (t - 1 weighs token t), so it never sees the token itself.
+A head reads features at the position that predicts a token (position t - 1 weighs token t), never those of the token.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,30 +12,32 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class MaskInputs:
-    """What a mask head may look at, taken from the reference at the positions that predict response tokens.
+    """What mask heads read: (s, t) grids of s responses, the chosen ones first, t tokens in the longest one.
 
-    states: one (s, t, d) tensor a layer, 1..L, the last after the final norm (the embedding output is not among them).
-    projected: instead of states, what each learned head made of them layer by layer: name -> (s, t, p).
-    weights: instead of all else, the weight (s, t) that a head without parameters gave before.
-    activations: kind -> one (s, t) tensor a module, the mean over the features of what that module computed.
-    values: (s, t) numbers that came with the pairs; chosen responses are the first half of s.
-    logratio: (s, t) log pi - log ref of each token, without gradient; for heads that look at the policy.
-    valid: (s, t) True on response tokens; what lies elsewhere must not matter.
+    valid: True on response tokens; other cells must have no effect.
+    projections: learned head by name -> (s, t, p), what it computed from the reference's hidden states, layer by layer.
+    activations: site -> one grid for each module, the mean of its activations over the features.
+    weights: instead of `activations`, the weights that were computed from them before and stored.
+    values: numbers that the pairs have for each token.
+    logratio: log pi - log ref of each token, without gradient.
     """
 
     valid: Tensor
-    states: Sequence[Tensor] = ()
+    projections: Mapping[str, Tensor] = field(default_factory=dict)
     activations: Mapping[str, Sequence[Tensor]] | None = None
-    projected: Mapping[str, Tensor] = field(default_factory=dict)
     weights: Tensor | None = None
     values: Tensor | None = None
     logratio: Tensor | None = None
 
 
 class MaskHead(nn.Module):
-    """Abstract: views -> weights (s, t). `looks_at` says which view the head needs."""
+    """Abstract: MaskInputs -> weights (s, t). `reads` says which of the inputs the head needs.
 
-    looks_at: Literal["states", "activations", "values", "policy", "nothing"] = "nothing"
+    sites: the activations that it reads: some of `mlp`, `attention`, `residual`.
+    """
 
-    def forward(self, views: MaskInputs) -> Tensor:
+    reads: Literal["hidden_states", "activations", "values", "logratio", "nothing"] = "nothing"
+    sites: tuple[str, ...] = ()
+
+    def forward(self, inputs: MaskInputs) -> Tensor:
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""What losses are sentences about: one response of each pair, token by token, and what a loss says of a pair."""
+"""Per-token terms of one response of each pair, the input of every loss, and what a loss returns."""
 
 from dataclasses import dataclass
 
@@ -8,12 +8,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Side:
-    """One response of each pair, token by token; every tensor is (b, t), b = pair, t = response position.
+    """The chosen or the rejected response of each pair; tensors are (b, t), b = pair, t = response position.
 
     logps, ref_logps: log-probs of the tokens, nats. reverse_kl = KL(policy || reference) and forward_kl =
     KL(reference || policy) at each position, nats, >= 0. valid: True on response tokens. m_u, m_d: token weights
-    on the reward and on the KL, 1 where None. values: numbers that came with the pairs, one a token; score: (b,), one
-    a response. None: not computed, or not given, as no loss asks for it.
+    on the reward and on the KL, 1 where None. values: numbers that the pairs have for each token; score: (b,), one for
+    each response. None: not computed or not given, as no loss needs it. Raises ValueError where shapes differ.
     """
 
     logps: Tensor
@@ -35,7 +35,7 @@ class Side:
 
     @property
     def by_token(self) -> dict[str, Tensor]:
-        """What there is of each token, by name."""
+        """The (b, t) tensors that are there, by name."""
         by_token = {name: value for name, value in vars(self).items() if name not in ("valid", "score")}
         return {name: value for name, value in by_token.items() if value is not None}
 
@@ -47,7 +47,10 @@ class Side:
 
 @dataclass(frozen=True)
 class PairLoss:
-    """Unreduced values (b,): the loss, and the two rewards it was computed from (attached to the graph)."""
+    """Unreduced (b,) values: the loss, and the two rewards that it was computed from, with their graph.
+
+    Raises ValueError unless there is one chosen response for each rejected one.
+    """
 
     loss: Tensor
     chosen_reward: Tensor
@@ -62,7 +65,7 @@ class PairLoss:
 def weighted_sum(values: Tensor, weight: Tensor | None, valid: Tensor) -> Tensor:
     """(b, t) -> (b,): sum over response tokens of weight * value, weight 1 if None.
 
-    What lies outside `valid` never enters, not even its gradient: `where` comes before the product, as 0 * nan is nan.
+    Values outside `valid` have no effect, not even on gradients: `where` comes before the product, as 0 * nan is nan.
     """
     values = values.where(valid, 0.0)
     return (values if weight is None else values * weight.where(valid, 0.0)).sum(-1)
@@ -74,7 +77,7 @@ def reward_sum(values: Tensor, side: Side) -> Tensor:
 
 
 def reward_mean(values: Tensor, side: Side) -> Tensor:
-    """(b,): sum_t m_u v_t / sum_t m_u; without a mask the plain mean; 0 where no token has a weight."""
+    """(b,): sum_t m_u v_t / sum_t m_u; without a mask the plain mean; 0 where all weights are 0."""
     if side.m_u is None:
         return reward_sum(values, side) / side.valid.sum(-1)
     weight = side.m_u.where(side.valid, 0.0).sum(-1)

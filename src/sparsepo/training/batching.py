@@ -1,61 +1,69 @@
-"""What a step is made of: text pairs as token pairs, and places among them as micro-batches."""
+"""What a step consists of: preference pairs as token pairs, and micro-batches of them."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch.utils.data import Sampler
 
 from sparsepo.config.training import PreferenceConfig
-from sparsepo.data.collation import Encoded, TokenPair, collate, encode_pairs, split
+from sparsepo.data.batches import PairBatch
+from sparsepo.data.collation import collate_pairs, split_into_micro_batches
 from sparsepo.data.records import Preference, as_record
-from sparsepo.models.loading import context_of
+from sparsepo.data.tokenization import EncodedPairs, TokenPair, encode_pairs
+from sparsepo.models.loading import context_length
 from sparsepo.runtime.errors import UserError
-from sparsepo.training.reference_cache import Cache
+from sparsepo.training.reference_cache import ReferenceCache
 
 Pairs = Sequence[Preference | Mapping[str, Any]]
 
 
-def records_of(pairs: Pairs) -> list[Preference]:
-    """Pairs as records; UserError for a mapping that is none."""
+def as_preferences(pairs: Pairs) -> list[Preference]:
+    """Pairs as records. Raises UserError for a mapping that is no preference."""
     return [
-        pair if isinstance(pair, Preference) else as_record(pair, Preference, f"pairs[{place}]")
-        for place, pair in enumerate(pairs)
+        pair if isinstance(pair, Preference) else as_record(pair, Preference, f"pairs[{index}]")
+        for index, pair in enumerate(pairs)
     ]
 
 
-def encode(tokenizer: Any, pairs: Pairs, config: PreferenceConfig, model: Any, use: str = "train") -> Encoded:
-    """The token pairs that are usable, within the config's limits and the model's context; a line says how many."""
-    records = records_of(pairs)
-    limits = config.max_prompt_tokens, config.max_response_tokens, context_of(model)
+def encode_usable_pairs(
+    tokenizer: Any, pairs: Pairs, config: PreferenceConfig, model: Any, use: str = "train"
+) -> EncodedPairs:
+    """The pairs that fit the config's limits and the model's context; prints how many there are to `use`."""
+    records = as_preferences(pairs)
+    limits = config.max_prompt_tokens, config.max_response_tokens, context_length(model)
     encoded = encode_pairs(tokenizer, records, *limits)
     print(f"{len(encoded.pairs)} of {len(records)} pairs can {use}; dropped: {encoded.dropped or 'none'}", flush=True)
     return encoded
 
 
-class MicroBatches:
-    """Batches of places in `pairs`, with what is cached of the reference; pairs are counted."""
+class PairBatches:
+    """Makes batches of pairs, by their indices, with the cached outputs of the reference."""
 
-    def __init__(self, pairs: Sequence[TokenPair], layout: str, config: PreferenceConfig, cache: Sequence[Cache] = ()):
-        self.pairs, self.layout, self.config, self.cache = pairs, layout, config, cache
+    def __init__(
+        self, pairs: Sequence[TokenPair], layout: str, config: PreferenceConfig, caches: Sequence[ReferenceCache] = ()
+    ):
+        self.pairs, self.layout, self.config, self.caches = pairs, layout, config, caches
 
-    def cut(self, places: Sequence[int]) -> list[list[int]]:
-        return split(places, self.pairs, self.layout, self.config.micro_batch_size, self.config.micro_batch_tokens)
+    def split(self, indices: Sequence[int]) -> list[list[int]]:
+        limits = self.config.micro_batch_size, self.config.micro_batch_tokens
+        return split_into_micro_batches(indices, self.pairs, self.layout, *limits)
 
-    def collate(self, places: Sequence[int]) -> dict[str, Any]:
-        batch = collate([self.pairs[place] for place in places], 0, self.layout)
-        known = {cache.field: cache.of_pairs(places) for cache in self.cache}
-        return {**batch, **known, "pairs": tuple(places)}
+    def collate(self, indices: Sequence[int]) -> PairBatch:
+        batch = collate_pairs([self.pairs[index] for index in indices], 0, self.layout)
+        cached = {cache.field: cache.of_pairs(indices) for cache in self.caches}
+        return replace(batch, pair_indices=tuple(indices), **cached)
 
-    def count(self, places: Sequence[int]) -> int:
-        return len(places)
+    def count(self, indices: Sequence[int]) -> int:
+        return len(indices)
 
 
 class EpochSampler(Sampler[int]):
-    """Places of pairs of which each belongs to one epoch: epoch by epoch, shuffled within, in an order of the seed's.
+    """Indices of pairs that belong to one epoch each: epoch by epoch, shuffled within each by the seed.
 
-    A batch may hold the last pairs of an epoch and the first of the next.
+    A batch may contain the last pairs of an epoch and the first of the next.
     """
 
     def __init__(self, epochs: Sequence[int], seed: int):
@@ -67,24 +75,25 @@ class EpochSampler(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed)
         for epoch in sorted(set(self.epochs)):
-            places = [place for place, own in enumerate(self.epochs) if own == epoch]
-            yield from (places[at] for at in torch.randperm(len(places), generator=generator).tolist())
+            indices = [index for index, own_epoch in enumerate(self.epochs) if own_epoch == epoch]
+            yield from (indices[at] for at in torch.randperm(len(indices), generator=generator).tolist())
 
 
-def order_of(epochs: Sequence[int | None], wanted: float, seed: int) -> EpochSampler | None:
-    """The order of pairs that belong to one epoch each; None where all pairs are for every epoch.
+def epoch_sampler(pair_epochs: Sequence[int | None], num_epochs: float, seed: int) -> EpochSampler | None:
+    """A sampler for pairs that belong to one epoch each; None where all pairs are for every epoch.
 
-    Raises UserError unless there are pairs for each of the `wanted` epochs and for no other.
+    Raises UserError unless there are pairs for each of the `num_epochs` epochs and for no other.
     """
-    given = set(epochs)
-    if given == {None}:
+    epochs = set(pair_epochs)
+    if epochs == {None}:
         return None
-    if None in given:
-        raise UserError(f"{epochs.count(None)} of {len(epochs)} pairs name no 'epoch': all must name one, or none")
-    if given != set(range(math.ceil(wanted))):
-        named = ", ".join(map(str, sorted(given)))
+    if None in epochs:
+        count = f"{pair_epochs.count(None)} of {len(pair_epochs)}"
+        raise UserError(f"{count} pairs have no 'epoch': all must have one, or none")
+    if epochs != set(range(math.ceil(num_epochs))):
+        listed = ", ".join(map(str, sorted(epochs)))
         raise UserError(
-            f"the usable pairs are of the epochs {named}, and training.num_train_epochs is {wanted:g}: "
-            f"there must be pairs for each of 0 ... {math.ceil(wanted) - 1} and for no other"
+            f"the usable pairs are of the epochs {listed}, and training.num_train_epochs is {num_epochs:g}: "
+            f"there must be pairs for each of 0 ... {math.ceil(num_epochs) - 1} and for no other"
         )
-    return EpochSampler(epochs, seed)
+    return EpochSampler(pair_epochs, seed)

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there: marked when complete, tied to their run, found again after a kill."""
+"""Checkpoints: marked when complete, tied to their run, found again after a kill."""
 
 import fcntl
 import json
@@ -19,46 +19,46 @@ from sparsepo.data.records import write_json
 from sparsepo.runtime.atomic_folder import sync_to_disk
 from sparsepo.runtime.errors import UserError
 
-MARK = "complete.json"
+COMPLETE_MARK = "complete.json"
 
 
 def mark_complete(folder: Path, identity: str) -> None:
-    """Written last, when every file has reached the disk: the identity of the run and the sizes."""
+    """Write the identity of the run and the sizes of all files, after these have reached the disk."""
     sync_to_disk(folder)
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != MARK]
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != COMPLETE_MARK]
     sizes = {str(path.relative_to(folder)): path.stat().st_size for path in files}
-    write_json(folder / MARK, {"identity": identity, "sizes": sizes})
+    write_json(folder / COMPLETE_MARK, {"identity": identity, "sizes": sizes})
 
 
 def is_complete(folder: Path, identity: str) -> bool:
-    """Whether `folder` was finished, by this run (same settings, code, seed and inputs), and no file was cut since."""
+    """Whether this run (same settings, code, seed and inputs) completed the folder, and all files have their size."""
     try:
-        mark = json.loads((folder / MARK).read_text())
+        mark = json.loads((folder / COMPLETE_MARK).read_text())
         sizes = {name: (folder / name).stat().st_size for name in mark["sizes"]}
     except (OSError, ValueError, KeyError, TypeError):
         return False
     return mark["identity"] == identity and sizes == mark["sizes"]
 
 
-def latest(root: Path, identity: str) -> Path | None:
-    """The newest complete checkpoint of this run under `root`; what is stale or half-written is deleted, and said."""
-    found = sorted(root.glob("checkpoint-*"), key=step_of)
-    good = [folder for folder in found if is_complete(folder, identity)]
-    for folder in found:
-        if folder not in good:
-            print(f"{folder}: half-written or from other settings, code or data; dropped", flush=True)
+def latest_checkpoint(root: Path, identity: str) -> Path | None:
+    """The newest complete checkpoint of this run under `root`; others are deleted, with a line in the log."""
+    folders = sorted(root.glob("checkpoint-*"), key=checkpoint_step)
+    complete = [folder for folder in folders if is_complete(folder, identity)]
+    for folder in folders:
+        if folder not in complete:
+            print(f"{folder}: half-written or from other settings, code or data; deleted", flush=True)
             shutil.rmtree(folder)
-    return good[-1] if good else None
+    return complete[-1] if complete else None
 
 
-def step_of(folder: Path) -> int:
+def checkpoint_step(folder: Path) -> int:
     """The optimiser step of a folder named `checkpoint-<step>`."""
     return int(folder.name.rsplit("-", 1)[1])
 
 
 @contextmanager
-def writing(folder: Path, step: int) -> Iterator[None]:
-    """Turn a full disk (or any failure to write) into a sentence, and leave no half-written folder behind."""
+def deleted_on_error(folder: Path, step: int) -> Iterator[None]:
+    """Turn a failure to write (a full disk, say) into a UserError, and delete the half-written folder."""
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
@@ -66,57 +66,58 @@ def writing(folder: Path, step: int) -> Iterator[None]:
         reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
         raise UserError(
             f"{folder}: the checkpoint at step {step} could not be written ({reason}); "
-            "earlier checkpoints are untouched: make room on the disk and run again to go on from the last one"
+            "earlier checkpoints are untouched: free disk space and run again to resume from the last one"
         ) from None
 
 
 def trained_weights(model: nn.Module) -> dict[str, Tensor]:
-    """The parameters that training changes, each once, by name: the very ones, or of sharded ones a whole copy.
+    """The parameters that training changes, each once, by name; of sharded ones a full copy.
 
-    All processes have to ask for those at once.
+    All processes have to call it.
     """
-    return {name: whole(value.detach()) for name, value in model.named_parameters() if value.requires_grad}
+    return {name: full_tensor(value.detach()) for name, value in model.named_parameters() if value.requires_grad}
 
 
-def whole(value: Tensor) -> Tensor:
+def full_tensor(value: Tensor) -> Tensor:
     """A tensor, gathered onto the CPU if it is sharded over processes."""
     return value.full_tensor().to("cpu", copy=True) if isinstance(value, DTensor) else value
 
 
 @torch.no_grad()
 def set_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Put the values of such parameters back. Raises KeyError if one is missing."""
+    """Set the parameters that training changes. Raises KeyError if one is missing."""
     for name, value in model.named_parameters():
         if value.requires_grad:
-            value.copy_(_like(value, weights[name]))
+            value.copy_(_shard_like(value, weights[name]))
 
 
-def _like(value: Tensor, given: Tensor) -> Tensor:
-    """`given`, sharded as `value` is."""
-    if not isinstance(value, DTensor):
-        return given
-    return distribute_tensor(given.to(value.device), value.device_mesh, value.placements)
+def _shard_like(parameter: Tensor, value: Tensor) -> Tensor:
+    """`value`, sharded as the parameter is."""
+    if not isinstance(parameter, DTensor):
+        return value
+    return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
 
 
-def replace_weight(model: nn.Module, names: Sequence[str], value: Tensor) -> None:
-    """Put a tensor in the place of a parameter, whatever that is, under all its names; the model can only be saved."""
-    made = nn.Parameter(value, requires_grad=False)
+def replace_parameter(model: nn.Module, names: Sequence[str], value: Tensor) -> None:
+    """Put a tensor in the place of a parameter, under all its names; after that the model can only be saved."""
+    parameter = nn.Parameter(value, requires_grad=False)
     for name in names:
         owner, _, leaf = name.rpartition(".")
-        setattr(model.get_submodule(owner), leaf, made)
+        setattr(model.get_submodule(owner), leaf, parameter)
 
 
-PATIENCE = 30.0  # seconds: a process that was killed may take some to go
-_HELD: list[int] = []  # descriptors, open for the life of this process
+LOCK_TIMEOUT = 30.0
+"""Seconds: a process that was killed may take some to end."""
+_LOCKS: list[int] = []  # descriptors, open until this process ends
 
 
-def lock_folder(folder: Path, patience: float = PATIENCE) -> None:
-    """Lock a folder for this process until it ends, however it ends; it may be locked again by the same process.
+def lock_folder(folder: Path, timeout: float = LOCK_TIMEOUT) -> None:
+    """Lock a folder for this process until it ends; the same process may lock it again.
 
-    Raises UserError, naming the other process, if that does not let go within `patience` seconds. A file system that
-    knows no locks has none.
+    Raises UserError, naming the other process, if that keeps the lock for `timeout` seconds. On a file system without
+    locks nothing is locked.
     """
-    path, deadline = folder / "lock", time.monotonic() + patience
+    path, deadline = folder / "lock", time.monotonic() + timeout
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
@@ -126,12 +127,12 @@ def lock_folder(folder: Path, patience: float = PATIENCE) -> None:
         except OSError:
             return
         else:
-            if os.fstat(descriptor).st_nlink:  # else the other one has deleted it, with its folder
+            if os.fstat(descriptor).st_nlink:  # else the other process has deleted it, with its folder
                 os.truncate(descriptor, 0)
                 os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
-                _HELD.append(descriptor)
+                _LOCKS.append(descriptor)
                 return
         os.close(descriptor)
         if time.monotonic() >= deadline:
-            raise UserError(f"{folder}: {other} is training there; wait for its end, or end it, and run again")
+            raise UserError(f"{folder}: {other} is training there; wait until it has ended, or stop it, and run again")
         time.sleep(0.5)

@@ -1,4 +1,4 @@
-"""What a preference run refuses, before it starts and at its first step, a sentence each."""
+"""What a preference run refuses, before it starts and at its first step."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,73 +6,74 @@ from typing import Any
 import torch
 
 from sparsepo.config.training import PreferenceConfig
-from sparsepo.data.collation import Encoded, TokenPair
+from sparsepo.data.tokenization import EncodedPairs, TokenPair
 from sparsepo.methods.registry import METHODS
-from sparsepo.models import adapters
-from sparsepo.models.architecture import check_head
-from sparsepo.models.loading import without_dropout
+from sparsepo.models.adapters import is_sharing_weights
+from sparsepo.models.architecture import check_lm_head
+from sparsepo.models.loading import disable_dropout
 from sparsepo.runtime.errors import UserError
 from sparsepo.training.pair_objective import PairOutput
-from sparsepo.training.reference_cache import Cache, check_cache
+from sparsepo.training.reference_cache import ReferenceCache, check_caches
 
 STEP_0_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
-STARTS = {"ref_logps": ("reference", "ref"), "values": ("the one that the pairs were sampled from", "prev")}
-"""Token terms that a policy starts from -> whose they are, in words and in a formula."""
+"""Nats, of a token; 0.5 in half precision."""
+START_NAMES = {"ref_logps": ("the reference", "ref"), "values": ("the model that the pairs were sampled from", "prev")}
+"""Log-probs that a policy starts from -> whose they are, in words and in a formula."""
 
 
 def check_models(policy: Any, reference: Any | None, tokenizer: Any, config: PreferenceConfig) -> None:
-    """Raises UserError for one model as both, a tokenizer without an end, or logits that cannot be reproduced."""
-    if policy is reference or (config.adapter is None and adapters.are_twins(policy, reference)):
+    """Raises UserError for one model as both, a tokenizer without an end token, or logits that are not known."""
+    if policy is reference or (config.adapter is None and is_sharing_weights(policy, reference)):
         raise UserError("policy and reference must be two models, as one is trained: pass copy.deepcopy(policy)")
     if tokenizer.eos_token_id is None:
         raise UserError("the tokenizer has no end-of-text token (tokenizer.eos_token), which responses need")
     for model in (policy, reference):
         if model is not None:
-            check_head(without_dropout(model))
+            check_lm_head(disable_dropout(model))
 
 
-def check_pairs(encoded: Encoded, held_out: Encoded, config: PreferenceConfig) -> None:
-    """Raises UserError for fewer usable pairs than one batch, and for nothing to validate on."""
-    if len(encoded.pairs) < config.batch_size:
+def check_num_pairs(training: EncodedPairs, validation: EncodedPairs, config: PreferenceConfig) -> None:
+    """Raises UserError for fewer usable pairs than one batch, and for validation without pairs."""
+    if len(training.pairs) < config.batch_size:
         raise UserError(
-            f"{len(encoded.pairs)} usable pairs are fewer than one batch of {config.batch_size} "
-            f"(training.batch_size); dropped: {encoded.dropped or 'none'}"
+            f"{len(training.pairs)} usable pairs are fewer than one batch of {config.batch_size} "
+            f"(training.batch_size); dropped: {training.dropped or 'none'}"
         )
-    if config.validate_every and not held_out.pairs:
+    if config.validate_every and not validation.pairs:
         raise UserError(
             f"training.validate_every is {config.validate_every}, and no validation pair is usable; "
-            f"dropped: {held_out.dropped or 'none'}"
+            f"dropped: {validation.dropped or 'none'}"
         )
 
 
-def check_brought(method: str, hyper: Mapping[str, Any], pairs: Sequence[TokenPair]) -> None:
-    """Raises UserError unless all pairs bring the numbers and the scores that the method looks at."""
+def check_pair_data(method: str, hyper: Mapping[str, Any], pairs: Sequence[TokenPair]) -> None:
+    """Raises UserError unless all pairs have the token values and the scores that the method reads."""
     row = METHODS[method]
     if row.needs_values or row.oracle(hyper) is not None:
-        bare = next((place for place, pair in enumerate(pairs) if pair.values is None), None)
-        if bare is not None:
+        without = next((number for number, pair in enumerate(pairs, start=1) if pair.values is None), None)
+        if without is not None:
             reader = f"mask '{row.mask(hyper)}'" if row.oracle(hyper) is not None else f"method '{method}'"
-            wanted = "chosen_values and rejected_values, a number for each token of a response"
-            raise UserError(f"{reader} needs {wanted}; usable pair {bare + 1} of {len(pairs)} has none")
+            needed = "chosen_values and rejected_values, a number for each token of a response"
+            raise UserError(f"{reader} needs {needed}; usable pair {without} of {len(pairs)} has none")
     if row.needs_scores:
-        for place, pair in enumerate(pairs, start=1):
+        for number, pair in enumerate(pairs, start=1):
             if pair.scores is None or not pair.scores[0] > pair.scores[1]:
-                wanted = "a chosen_score above its rejected_score"
-                given = "none" if pair.scores is None else f"{pair.scores[0]:g} and {pair.scores[1]:g}"
-                raise UserError(f"method '{method}' needs {wanted}; usable pair {place} of {len(pairs)} has {given}")
+                needed = "a chosen_score above its rejected_score"
+                scores = "none" if pair.scores is None else f"{pair.scores[0]:g} and {pair.scores[1]:g}"
+                raise UserError(f"method '{method}' needs {needed}; usable pair {number} of {len(pairs)} has {scores}")
 
 
-def check_known(
+def check_reference(
     method: str,
     hyper: Mapping[str, Any],
     config: PreferenceConfig,
     reference: Any | None,
-    cache: Sequence[Cache],
-    pairs: int,
+    caches: Sequence[ReferenceCache],
+    num_pairs: int,
 ) -> None:
-    """Raises UserError unless all that the method needs of the reference is there, for training and validation."""
-    if reference is None or cache:
-        check_cache(method, hyper, config, cache, pairs)
+    """Raises UserError unless the reference or caches of it are there, as the method needs, also for validation."""
+    if reference is None or caches:
+        check_caches(method, hyper, config, caches, num_pairs)
     if reference is None and config.validate_every and METHODS[method].required_reference_outputs(hyper, config.log_kl):
         raise UserError(
             "validation runs the reference on pairs that a cache of the training pairs does not hold: "
@@ -80,20 +81,20 @@ def check_known(
         )
 
 
-def check_step_0(outcome: PairOutput, dtype: torch.dtype, autocast: bool, start: str = "ref_logps") -> None:
-    """Raises UserError if the policy differs from where it starts before anything was trained.
+def check_step_0(output: PairOutput, dtype: torch.dtype, autocast: bool, start: str = "ref_logps") -> None:
+    """Raises UserError if the policy differs from the model it should start from before anything was trained.
 
-    start: the reference, or `values`, the log-probs of the former policy that came with the pairs.
+    start: log-probs of that model, `ref_logps` of the reference, or `values` of the previous policy.
     """
-    sides = (outcome.chosen, outcome.rejected)
-    if getattr(outcome.chosen, start) is None:
+    sides = (output.chosen, output.rejected)
+    if getattr(output.chosen, start) is None:
         return
-    apart = [(side.logps - getattr(side, start)).detach().where(side.valid, 0.0) for side in sides]
-    worst = max(float(part.abs().max()) for part in apart)
+    differences = [(side.logps - getattr(side, start)).detach().where(side.valid, 0.0) for side in sides]
+    largest = max(float(difference.abs().max()) for difference in differences)
     tolerance = 0.5 if autocast else STEP_0_TOLERANCE.get(dtype, 0.5)
-    if worst > tolerance:
-        other, short = STARTS[start]
+    if largest > tolerance:
+        other, symbol = START_NAMES[start]
         raise UserError(
-            f"policy and {other} differ before the first step (largest |log pi - log {short}| of a token: {worst:.3g}"
-            f", allowed {tolerance:g}): both must start from the same weights, dtype and tokenizer"
+            f"policy and {other} differ before the first step (largest |log pi - log {symbol}| of a token: "
+            f"{largest:.3g}, allowed {tolerance:g}): both must start from the same weights, dtype and tokenizer"
         )

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,88 +15,92 @@ from torch.distributed.tensor import DTensor
 from transformers import Trainer
 from transformers.trainer import SCHEDULER_NAME
 
-from sparsepo.training.checkpoints import replace_weight, set_weights, trained_weights, whole
+from sparsepo.data.batches import Batch
+from sparsepo.training.checkpoints import full_tensor, replace_parameter, set_weights, trained_weights
 
 
-class SharedTrainer(Trainer):
-    """A Trainer that may run on one process or on several, see `sparsepo.runtime.launch`, as DDP, FSDP or DeepSpeed.
+class DistributedTrainer(Trainer):
+    """A Trainer for one process or several, see `sparsepo.runtime.launch`, as DDP, FSDP or DeepSpeed.
 
-    All processes draw the same data in the same order, and `Shares`, the collator, takes the share of each: what a step
-    learns from does not depend on how many there are.
+    All processes draw the same data in the same order, and `StepCollator` takes the share of each: the result does not
+    depend on the number of processes.
     """
 
-    def gather(self) -> bool:
-        """When training is over: give a model whose weights are sharded whole ones; whether this process is to save it.
+    def gather_weights(self) -> bool:
+        """After training: give a model with sharded weights full ones. Returns whether this process is to save them.
 
-        All processes have to call it at once.
+        All processes have to call it.
         """
-        mine, state = self.is_world_process_zero(), self._deepspeed_state()
+        is_first, state = self.is_world_process_zero(), self._deepspeed_state()
         names: dict[Tensor, list[str]] = {}
         for name, value in self.model.named_parameters(remove_duplicate=False):
             names.setdefault(value, []).append(name)
-        for value, tied in names.items():
-            found = [whole(value)] if isinstance(value, DTensor) else [state[name] for name in tied if name in state]
-            if mine and found:
-                replace_weight(self.model, tied, found[0])
-        return mine
+        for value, tied_names in names.items():
+            if isinstance(value, DTensor):
+                full = [full_tensor(value)]
+            else:
+                full = [state[name] for name in tied_names if name in state]
+            if is_first and full:
+                replace_parameter(self.model, tied_names, full[0])
+        return is_first
 
     def _deepspeed_state(self) -> dict[str, Tensor]:
-        """All weights that its engine has, on the process that saves them."""
+        """All weights of DeepSpeed's engine, on the process that saves them."""
         return {} if self.deepspeed is None else self.accelerator.get_state_dict(self.model_wrapped) or {}
 
     def get_train_dataloader(self):
-        """Every process draws all data of a step, and its collator takes its share."""
+        """Every process loads all data of a step, and its collator takes its share."""
         loader = super().get_train_dataloader()
-        if self.args.world_size > 1:  # accelerate would deal whole batches out in turn, some of them twice
-            dealer = loader.batch_sampler
-            dealer.num_processes, dealer.process_index, dealer.even_batches = 1, 0, False
+        if self.args.world_size > 1:  # accelerate would give whole batches to processes in turn, some of them twice
+            sampler = loader.batch_sampler
+            sampler.num_processes, sampler.process_index, sampler.even_batches = 1, 0, False
         return loader
 
     def training_step(self, model, inputs, num_items_in_batch=None):
-        """One step: the gradient of the mean loss over all that counts, on all processes, by micro-batches."""
+        """One step: the gradient of the mean loss over all items of all processes, by micro-batches."""
         model.train()
-        inputs = self._prepare_inputs(inputs)
-        self.prepare(model, inputs["micro"])
+        batches = self.prepare_step(model, inputs["micro_batches"])
         count = inputs["count"] / self.args.world_size  # gradients are averaged over processes
-        found = []
-        for batch in inputs["micro"]:
-            with self._exchanging(model, len(found) == len(inputs["micro"]) - 1):
+        losses = []
+        for number, batch in enumerate(batches, start=1):
+            with self._gradient_sync(model, is_last=number == len(batches)):
                 with self.compute_loss_context_manager():
-                    loss = batch["weight"] * self.compute_loss(model, batch) / count
+                    loss = batch.weight * self.compute_loss(model, batch) / count
                 self.accelerator.backward(loss)
-            found.append(loss.detach())
-            self.watch(found[-1], batch)
-        return torch.stack(found).sum()
+            losses.append(loss.detach())
+            self.on_micro_batch(losses[-1], batch)
+        return torch.stack(losses).sum()
 
-    def _exchanging(self, model: Any, last: bool) -> AbstractContextManager:
-        """Processes exchange gradients in the backward pass of the last micro-batch alone."""
-        self.accelerator.gradient_state._set_sync_gradients(last)  # DeepSpeed's engine asks this
-        return nullcontext() if last else self.accelerator.no_sync(model)
+    def _gradient_sync(self, model: Any, is_last: bool) -> AbstractContextManager:
+        """Processes exchange gradients in the backward pass of the last micro-batch only."""
+        self.accelerator.gradient_state._set_sync_gradients(is_last)  # DeepSpeed's engine reads this
+        return nullcontext() if is_last else self.accelerator.no_sync(model)
 
-    def prepare(self, model: Any, micro: Sequence[dict[str, Any]]) -> None:
-        """Given all micro-batches of a step before the first of them: adds what their losses need of the whole step."""
+    def prepare_step(self, model: Any, batches: Sequence[Batch]) -> Sequence[Batch]:
+        """All micro-batches of a step, with what their losses need of the whole step; called before the first loss."""
+        return batches
 
-    def rest(self) -> None:
-        """After a pass without gradient: FSDP takes its weights back, as a backward pass would have it do."""
+    def reshard(self) -> None:
+        """After a forward pass without gradient: FSDP shards its weights again, as after a backward pass."""
         if isinstance(self.model, FSDPModule):
             self.model.reshard()
 
-    def watch(self, loss: Tensor, batch: dict[str, Any]) -> None:
-        """Told of each micro-batch."""
+    def on_micro_batch(self, loss: Tensor, batch: Batch) -> None:
+        """Called after each micro-batch."""
 
-    def total(self, values: Sequence[Tensor | float]) -> list[float]:
-        """The sum of each over all processes."""
+    def sum_over_processes(self, values: Sequence[Tensor | float]) -> list[float]:
+        """The sum of each value."""
         kind = {"dtype": torch.float64, "device": self.args.device}
         return self.accelerator.reduce(torch.stack([torch.as_tensor(value, **kind) for value in values])).tolist()
 
     def save_model(self, output_dir=None, _internal_call=False):
-        """The trained parameters alone."""
-        target, weights = Path(output_dir or self.folder), self._trained()
+        """The trained parameters only."""
+        target, weights = Path(output_dir or self.folder), self._trained_weights()
         if self.is_world_process_zero():
             target.mkdir(parents=True, exist_ok=True)
             save_file(weights, target / "model.safetensors")
 
-    def _trained(self) -> dict[str, Tensor]:
+    def _trained_weights(self) -> dict[str, Tensor]:
         if self.deepspeed is None:
             return trained_weights(self.model)
         names, state = [n for n, value in self.model.named_parameters() if value.requires_grad], self._deepspeed_state()
@@ -113,34 +118,35 @@ class SharedTrainer(Trainer):
         set_weights(self.model, load_file(Path(resume_from_checkpoint) / "model.safetensors"))
 
 
-class Batches(Protocol):
-    """How data become batches: `cut` into micro-batches, each collated, its `tokens` counted too.
+class BatchMaker(Protocol):
+    """How items become batches.
 
-    `count`: how many things there are in them whose mean loss is minimised.
+    split: into the items of each micro-batch. collate: the batch of one micro-batch. count: how many losses there are,
+    of which the mean is minimised.
     """
 
-    def cut(self, items: Sequence[Any]) -> list[Any]: ...
+    def split(self, items: Sequence[Any]) -> list[Any]: ...
 
-    def collate(self, items: Sequence[Any]) -> dict[str, Any]: ...
+    def collate(self, items: Sequence[Any]) -> Batch: ...
 
     def count(self, items: Sequence[Any]) -> int: ...
 
 
-class Shares:
-    """Collates all data of a step into the share of process `rank` of `ranks`.
+class StepCollator:
+    """Collates the items of a step into the share of process `rank` of `num_ranks`.
 
-    `micro`: its micro-batches, each with a `weight`; `count`: that of the whole step, whatever the number of processes.
-    Every process gets as many, since sharded weights are gathered by all at once: who has less to do computes another's
+    micro_batches: those of this process; count: that of the whole step. Every process gets the same number of
+    micro-batches, since all have to gather sharded weights together: one with fewer also computes another process's,
     with weight 0.
     """
 
-    def __init__(self, batches: Batches, rank: int = 0, ranks: int = 1):
-        self.batches, self.rank, self.ranks = batches, rank, ranks
+    def __init__(self, maker: BatchMaker, rank: int = 0, num_ranks: int = 1):
+        self.maker, self.rank, self.num_ranks = maker, rank, num_ranks
 
     def __call__(self, items: Sequence[Any]) -> dict[str, Any]:
-        parts = [self.batches.cut(items[rank :: self.ranks]) for rank in range(self.ranks)]
-        own, spare = parts[self.rank], parts[0][-1]
-        idle = [spare] * (max(map(len, parts)) - len(own))
-        micro = [{**self.batches.collate(part), "weight": 1} for part in own]
-        micro += [{**self.batches.collate(part), "weight": 0} for part in idle]
-        return {"micro": micro, "count": self.batches.count(items)}
+        shares = [self.maker.split(items[rank :: self.num_ranks]) for rank in range(self.num_ranks)]
+        own, spare = shares[self.rank], shares[0][-1]
+        num_idle = max(map(len, shares)) - len(own)
+        micro_batches = [self.maker.collate(part) for part in own]
+        micro_batches += [replace(self.maker.collate(spare), weight=0) for _ in range(num_idle)]
+        return {"micro_batches": micro_batches, "count": self.maker.count(items)}

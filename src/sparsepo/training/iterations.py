@@ -4,31 +4,34 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-OF_EACH = ("seeds", "code", "inputs", "seconds", "training_seconds", "pairs", "kept_step")
-"""What the record of a whole run keeps of each round; all else is the same in all of them."""
+ROUND_FIELDS = ("seeds", "code", "inputs", "seconds", "training_seconds", "pairs", "kept_step")
+"""What the record of a whole run has for each round; all else is the same in all of them."""
 
 
-def seed_of(seed: int, iteration: int) -> int:
-    """32 bits for a round of a run with this seed; `iteration` 0, which is no round, has the seed itself."""
+def round_seed(seed: int, iteration: int) -> int:
+    """32 bits for a round of a run with this seed; `iteration` 0, a run without rounds, has the seed itself."""
     if not iteration:
         return seed
     digest = hashlib.sha256(f"round {iteration} of seed {seed}".encode()).digest()
     return int.from_bytes(digest[:4], "big")
 
 
-def joined(rounds: Sequence[Iterable[Mapping[str, Any]]]) -> Iterator[dict[str, Any]]:
-    """Rows of the logs of all rounds, with the number of the `iteration`, and steps counted on from round to round."""
-    before = 0
-    for iteration, rows in enumerate(rounds, start=1):
-        last = before
+def join_logs(logs: Sequence[Iterable[Mapping[str, Any]]]) -> Iterator[dict[str, Any]]:
+    """Rows of the logs of all rounds, with the number of the `iteration`, and steps counted from round to round."""
+    previous_steps = 0
+    for iteration, rows in enumerate(logs, start=1):
+        last = previous_steps
         for row in rows:
-            last = max(last, before + row["step"])
-            yield row | {"iteration": iteration, "step": before + row["step"]}
-        before = last
+            last = max(last, previous_steps + row["step"])
+            yield row | {"iteration": iteration, "step": previous_steps + row["step"]}
+        previous_steps = last
 
 
-def record_of(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def join_records(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The record of a run of rounds: that of the last, with the seconds of all, and what differs between them."""
-    rounds = [{"iteration": at} | {name: one[name] for name in OF_EACH} for at, one in enumerate(records, start=1)]
-    whole = {name: round(sum(one[name] for one in records), 2) for name in ("seconds", "training_seconds")}
-    return {**records[-1], **whole, "rounds": rounds}
+    rounds = [
+        {"iteration": iteration} | {name: record[name] for name in ROUND_FIELDS}
+        for iteration, record in enumerate(records, start=1)
+    ]
+    seconds = {name: round(sum(record[name] for record in records), 2) for name in ("seconds", "training_seconds")}
+    return {**records[-1], **seconds, "rounds": rounds}

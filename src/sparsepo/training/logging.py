@@ -1,4 +1,4 @@
-"""What a training run says while it runs: lines for people, rows of JSON for the report."""
+"""The logs of a training run: lines for people, rows of JSON for the report."""
 
 import json
 import os
@@ -11,13 +11,13 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from sparsepo.data.records import write_text
-from sparsepo.objective.response_terms import Side
+from sparsepo.objective.response_terms import Side, weighted_sum
 from sparsepo.runtime.errors import add_path_to_disk_error
 from sparsepo.runtime.progress import Loop
 from sparsepo.runtime.status import update_metrics
 from sparsepo.training.pair_objective import PairOutput
 
-SHOWN = (
+PRINTED = (
     "loss",
     "reward",
     "feature",
@@ -30,12 +30,12 @@ SHOWN = (
 )
 
 
-class Progress(TrainerCallback):
-    """Keeps the status file of the job, prints a line every tenth of a run, and lets a row be logged at each checkpoint
+class ProgressLogger(TrainerCallback):
+    """Updates the status file of the job, prints a line every tenth of a run, and has a row logged at each checkpoint
     and at the end."""
 
     def __init__(self):
-        self._tenth, self._loop = -1, None
+        self._last_tenth, self._loop = -1, None
 
     def on_train_begin(self, args, state, control, **_):
         self._loop = Loop("training", state.max_steps, done=state.global_step)
@@ -44,36 +44,32 @@ class Progress(TrainerCallback):
         self._loop.close()
 
     def on_log(self, args, state, control, logs=None, **_):
-        shown = {name: float(f"{value:.4g}") for name, value in (logs or {}).items() if name in SHOWN}
-        update_metrics(shown)
+        numbers = {name: float(f"{value:.4g}") for name, value in (logs or {}).items() if name in PRINTED}
+        update_metrics(numbers)
         tenth = 10 * state.global_step // state.max_steps
-        if tenth > self._tenth:
-            self._tenth = tenth
-            print(f"step {state.global_step}/{state.max_steps} {json.dumps(shown)}", flush=True)
+        if tenth > self._last_tenth:
+            self._last_tenth = tenth
+            print(f"step {state.global_step}/{state.max_steps} {json.dumps(numbers)}", flush=True)
 
     def on_step_end(self, args, state, control, **_):
         self._loop.advance(state.global_step)
         if control.should_save or state.global_step == state.max_steps:
-            control.should_log = True  # so that no line averages over steps before and after a checkpoint
+            control.should_log = True  # so that no row averages over steps before and after a checkpoint
 
 
-class Every(TrainerCallback):
-    """Calls `act` every `every` steps and after the last one."""
+class EveryNSteps(TrainerCallback):
+    """Calls `action` every `interval` steps and after the last one; with `at_start` also before the first."""
 
-    def __init__(self, every: int, act: Callable[[], None]):
-        self.every, self.act = every, act
-
-    def on_step_end(self, args, state, control, **_):
-        if state.global_step % self.every == 0 or state.global_step == state.max_steps:
-            self.act()
-
-
-class EveryFromTheStart(Every):
-    """The same, and before the first step."""
+    def __init__(self, interval: int, action: Callable[[], None], *, at_start: bool = False):
+        self.interval, self.action, self.at_start = interval, action, at_start
 
     def on_train_begin(self, args, state, control, **_):
-        if state.global_step == 0:
-            self.act()
+        if self.at_start and state.global_step == 0:
+            self.action()
+
+    def on_step_end(self, args, state, control, **_):
+        if state.global_step % self.interval == 0 or state.global_step == state.max_steps:
+            self.action()
 
 
 def append_line(path: Path, row: dict[str, Any]) -> None:
@@ -84,54 +80,50 @@ def append_line(path: Path, row: dict[str, Any]) -> None:
         os.fsync(file.fileno())
 
 
-def keep_until(path: Path, step: int) -> None:
-    """Drop lines after `step` (steps that a resumed run will do again) and a half-written last line."""
+def truncate_log(path: Path, step: int) -> None:
+    """Drop lines after `step`, which a resumed run writes again, and a half-written last line."""
     if not path.exists():
         return
-    rows = []
+    lines = []
     for line in path.read_text().splitlines():
         try:
             row = json.loads(line)
         except json.JSONDecodeError:
             break
         if row["step"] <= step:
-            rows.append(line + "\n")
-    write_text(path, "".join(rows))
+            lines.append(line + "\n")
+    write_text(path, "".join(lines))
 
 
-def metrics(outcome: PairOutput) -> dict[str, Tensor]:
-    """Each (b,); rewards are those the loss itself used, KL and log-probs sums over the response.
+def pair_metrics(output: PairOutput) -> dict[str, Tensor]:
+    """Each (b,); rewards are those of the loss, KL and log-probs sums over the response.
 
-    What was not computed is not among them.
+    What was not computed is left out.
     """
-    pair = outcome.pair
+    pair = output.pair
     values = {
         "reward_chosen": pair.chosen_reward,
         "reward_rejected": pair.rejected_reward,
         "reward_margin": pair.chosen_reward - pair.rejected_reward,
         "reward_accuracy": (pair.chosen_reward > pair.rejected_reward).float(),
     }
-    for name, side in (("chosen", outcome.chosen), ("rejected", outcome.rejected)):
+    for name, side in (("chosen", output.chosen), ("rejected", output.rejected)):
         for term in ("reverse_kl", "forward_kl"):
             if getattr(side, term) is not None:
-                values[f"{term}_{name}"] = _total(getattr(side, term), side)
+                values[f"{term}_{name}"] = weighted_sum(getattr(side, term), None, side.valid)
         if side.ref_logps is not None:
-            values[f"logp_change_{name}"] = _total(side.logratio, side)
+            values[f"logp_change_{name}"] = weighted_sum(side.logratio, None, side.valid)
         for letter in "ud":
             weight = getattr(side, f"m_{letter}")
             if weight is not None:
-                values[f"sparsity_{letter}_{name}"] = _average((weight == 0).float(), side)
-    if outcome.chosen.m_u is not None:
+                values[f"sparsity_{letter}_{name}"] = _token_mean((weight == 0).float(), side)
+    if output.chosen.m_u is not None:
         for letter in "ud":
-            both = [_average(getattr(side, f"m_{letter}"), side) for side in (outcome.chosen, outcome.rejected)]
-            values[f"mask_{letter}_mean"] = torch.stack(both).mean(0)
-        values["mask_l1"] = outcome.penalty
+            means = [_token_mean(getattr(side, f"m_{letter}"), side) for side in (output.chosen, output.rejected)]
+            values[f"mask_{letter}_mean"] = torch.stack(means).mean(0)
+        values["mask_l1"] = output.penalty
     return values
 
 
-def _total(values: Tensor, side: Side) -> Tensor:
-    return values.where(side.valid, 0.0).sum(-1)
-
-
-def _average(values: Tensor, side: Side) -> Tensor:
-    return _total(values, side) / side.valid.sum(-1)
+def _token_mean(values: Tensor, side: Side) -> Tensor:
+    return weighted_sum(values, None, side.valid) / side.valid.sum(-1)

@@ -13,49 +13,49 @@ from safetensors.torch import save_model as save_weights
 from torch import Tensor
 
 from sparsepo.config.training import PreferenceConfig
-from sparsepo.data.collation import Encoded, onto
 from sparsepo.data.records import Preference, write_json
+from sparsepo.data.tokenization import EncodedPairs, TokenPair
 from sparsepo.methods.registry import METHODS, check_pair_method
-from sparsepo.models import adapters
+from sparsepo.models.adapters import add_adapter, save_merged
 from sparsepo.models.architecture import checkpoint_blocks, compile_blocks
-from sparsepo.models.loading import context_of, without_dropout
+from sparsepo.models.loading import context_length, disable_dropout
 from sparsepo.objective.mask_builder import Masks
-from sparsepo.objective.token_terms import KL
+from sparsepo.objective.token_terms import KL_DIRECTIONS
 from sparsepo.runtime.atomic_folder import atomic_folder
 from sparsepo.runtime.errors import UserError
 from sparsepo.training.base_trainer import ResumableTrainer
-from sparsepo.training.batching import MicroBatches, encode, order_of, records_of
+from sparsepo.training.batching import PairBatches, as_preferences, encode_usable_pairs, epoch_sampler
 from sparsepo.training.checkpoints import set_weights
-from sparsepo.training.checks import check_brought, check_known, check_models, check_pairs, check_step_0
-from sparsepo.training.distributed import Shares
+from sparsepo.training.checks import check_models, check_num_pairs, check_pair_data, check_reference, check_step_0
+from sparsepo.training.distributed import StepCollator
 from sparsepo.training.layout_choice import choose_gradients, choose_layout
-from sparsepo.training.logging import EveryFromTheStart, metrics
-from sparsepo.training.pair_objective import PairObjective, masks_for
-from sparsepo.training.reference_cache import Cache
-from sparsepo.training.step_statistics import statistic_of
-from sparsepo.training.validation import Best, validate
+from sparsepo.training.logging import EveryNSteps, pair_metrics
+from sparsepo.training.pair_objective import PairObjective, build_method_masks
+from sparsepo.training.reference_cache import ReferenceCache
+from sparsepo.training.step_statistics import build_statistic
+from sparsepo.training.validation import BestWeights, validate
 
 CALIBRATION_PAIRS = 64
-BEST = "best.safetensors"
-STATE = "statistic.json"
+BEST_FILE = "best.safetensors"
+STATISTIC_FILE = "statistic.json"
 
 
 class PreferenceTrainer(ResumableTrainer):
     """Train `policy` on preference pairs with a method of `METHODS`.
 
     policy, reference: causal LMs with the same vocabulary; the policy starts as a copy of the reference, or where the
-    loss looks at `values` of the pairs, as the model whose log-probs these are. With a `cache` of all that the method
-    needs of the reference (`training.reference`) the latter may be None, but for validation. With `config.adapter` an
-    adapter is added to the policy, whose own weights are frozen: then a reference of the same weights best is
-    `adapters.twin(policy)`, made before, which shares them, so that one model is in memory.
-    pairs: `Preference` records or mappings with `prompt`, `chosen`, `rejected` texts. Where they name an `epoch` each,
-    epoch by epoch is trained on its own pairs.
-    validation: such pairs to validate on, of which the epoch is no matter.
+    loss reads `values` of the pairs, as the model whose log-probs these are. With caches of all that the method needs
+    of the reference (`training.reference_cache`) it may be None, except for validation. With `config.adapter` an
+    adapter is added to the policy, whose own weights are frozen: then pass `clone_sharing_weights(policy)`, made
+    before, as the reference, so that one model is in memory.
+    pairs: `Preference` records or mappings with `prompt`, `chosen`, `rejected` texts. Where they have an `epoch` each,
+    every epoch trains on its own pairs.
+    validation: such pairs to validate on; their epoch is ignored.
     hyper: what to change from the method's defaults, mask parameters included.
-    folder: where checkpoints and `dynamics.jsonl` go while training.
+    folder: for checkpoints and `dynamics.jsonl` during training.
 
-    Raises UserError for an unknown method or parameter, an architecture whose logits cannot be reproduced, fewer
-    usable pairs than one batch, pairs of other epochs than are trained, and at step 0 if the policy is another.
+    Raises UserError for an unknown method or parameter, an architecture whose logits are not known, fewer usable pairs
+    than one batch, pairs of other epochs than are trained, and at step 0 if the policy starts from another model.
     """
 
     def __init__(
@@ -72,76 +72,90 @@ class PreferenceTrainer(ResumableTrainer):
         seed: int = 0,
         identity: str = "",
         measure: Callable[[Any], dict[str, float]] | None = None,
-        cache: Sequence[Cache] = (),
+        caches: Sequence[ReferenceCache] = (),
         validation: Sequence[Preference | Mapping[str, Any]] = (),
     ):
         self.method, self.tokenizer, self.hyper = method, tokenizer, dict(hyper or {})
         row = check_pair_method(method, self.hyper)
-        config = (config or PreferenceConfig()).changed(row.training_settings(self.hyper))
+        config = (config or PreferenceConfig()).changed(row.training_overrides(self.hyper))
         check_models(policy, reference, tokenizer, config)
-        records = records_of(pairs)
-        encoded = encode(tokenizer, records, config, policy)
-        validates = config.validate_every > 0
-        held_out = encode(tokenizer, validation, config, policy, "validate") if validates else Encoded([], [], {})
-        check_pairs(encoded, held_out, config)
-        check_brought(method, self.hyper, [*encoded.pairs, *held_out.pairs])
-        self.dropped = encoded.dropped
-        check_known(method, self.hyper, config, reference, cache, len(encoded.pairs))
-        self._order = order_of([records[place].epoch for place in encoded.kept], config.num_train_epochs, seed)
-        if self._order is not None:  # all epochs are one pass over all pairs
+        records = as_preferences(pairs)
+        training_pairs = encode_usable_pairs(tokenizer, records, config, policy)
+        validation_pairs = EncodedPairs([], [], {})
+        if config.validate_every:
+            validation_pairs = encode_usable_pairs(tokenizer, validation, config, policy, "validate")
+        check_num_pairs(training_pairs, validation_pairs, config)
+        all_pairs = [*training_pairs.pairs, *validation_pairs.pairs]
+        check_pair_data(method, self.hyper, all_pairs)
+        self.dropped = training_pairs.dropped
+        check_reference(method, self.hyper, config, reference, caches, len(training_pairs.pairs))
+        self._sampler = epoch_sampler([records[i].epoch for i in training_pairs.indices], config.num_train_epochs, seed)
+        if self._sampler is not None:  # all epochs are one pass over all pairs
             config = config.model_copy(
-                update={"num_train_epochs": config.num_train_epochs / len(set(self._order.epochs))}
+                update={"num_train_epochs": config.num_train_epochs / len(set(self._sampler.epochs))}
             )
-        objective = self._objective(policy, reference, config, seed, encoded.pairs)
+        objective = self._build_objective(policy, reference, config, seed, training_pairs.pairs)
         models = [model for model in (policy, reference) if model is not None]
-        layout = choose_layout(models, config.layout, [*encoded.pairs, *held_out.pairs])
-        batches = MicroBatches(encoded.pairs, layout, config, cache)
-        self.best: Best | None = None
-        self._sums: dict[str, Tensor] = {}
-        self._pairs = 0
+        layout = choose_layout(models, config.layout, all_pairs)
+        maker = PairBatches(training_pairs.pairs, layout, config, caches)
+        self.best: BestWeights | None = None
+        self._metric_sums: dict[str, Tensor] = {}
+        self._num_logged_pairs = 0
         super().__init__(
             objective,
-            range(len(encoded.pairs)),
-            batches,
+            range(len(training_pairs.pairs)),
+            maker,
             config,
             folder=folder,
             seed=seed,
             identity=identity,
-            measure=None if measure is None else lambda model: self._uncompiled(measure),
+            measure=None if measure is None else lambda model: self._measure_uncompiled(measure),
             measure_every=config.frontier_every,
         )
-        of = (method, self.hyper, encoded.pairs), (method, self.hyper, held_out.pairs)
-        self.statistic, self.of_held_out = (statistic_of(*each, layout, context_of(policy)) for each in of)
-        held = MicroBatches(held_out.pairs, layout, config)
-        self.held_out = Shares(held, self.args.process_index, self.args.world_size)
+        self.statistic, self.validation_statistic = (
+            build_statistic(method, self.hyper, encoded.pairs, layout, context_length(policy))
+            for encoded in (training_pairs, validation_pairs)
+        )
+        ranks = self.args.process_index, self.args.world_size
+        self.validation_collator = StepCollator(PairBatches(validation_pairs.pairs, layout, config), *ranks)
         if config.validate_every:
-            self.add_callback(EveryFromTheStart(config.validate_every, self._validate))
+            self.add_callback(EveryNSteps(config.validate_every, self._validate, at_start=True))
         if config.gradient_checkpointing:
             checkpoint_blocks(policy)
         if reference is not None:
             reference.to(self.args.device)
-        some = batches.cut(range(min(CALIBRATION_PAIRS, len(encoded.pairs))))
-        objective.calibrate(onto(self.args.device, batches.collate(places)) for places in some)
+        calibration = maker.split(range(min(CALIBRATION_PAIRS, len(training_pairs.pairs))))
+        objective.calibrate(maker.collate(indices).to(self.args.device) for indices in calibration)
         if config.compile:
             for model in models:
                 compile_blocks(model)
 
-    def _uncompiled(self, measure: Callable[[Any], dict[str, float]]) -> dict[str, float]:
-        """What is measured of the policy; sampling would have its blocks compiled anew, for caches."""
+    def _measure_uncompiled(self, measure: Callable[[Any], dict[str, float]]) -> dict[str, float]:
+        """Numbers of the policy; sampling would compile its blocks again, for key-value caches."""
         with torch.compiler.set_stance("force_eager") if self.settings.compile else nullcontext():
             return measure(self.policy)
 
-    def _objective(self, policy, reference, config, seed, pairs) -> PairObjective:
+    def _build_objective(
+        self,
+        policy: Any,
+        reference: Any | None,
+        config: PreferenceConfig,
+        seed: int,
+        pairs: Sequence[TokenPair],
+    ) -> PairObjective:
         """The objective with new mask heads, and with a new adapter on the policy if the config has one."""
         if reference is not None:
-            reference = without_dropout(reference).requires_grad_(False).eval()
+            reference = disable_dropout(reference).requires_grad_(False).eval()
         torch.manual_seed(seed)
-        masks = masks_for(self.method, policy, self.hyper)
+        masks = build_method_masks(self.method, policy, self.hyper)
         if config.adapter is not None:
-            adapters.add(policy, config.adapter)
-        hyper, _ = METHODS[self.method].split(self.hyper)
-        how = {"kl": KL if config.log_kl else (), "gradients": choose_gradients(policy, config.gradients, pairs)}
-        return PairObjective(policy, reference, self.method, hyper, masks, **how)
+            add_adapter(policy, config.adapter)
+        loss_kwargs, _ = METHODS[self.method].split_parameters(self.hyper)
+        options = {
+            "kl": KL_DIRECTIONS if config.log_kl else (),
+            "gradients": choose_gradients(policy, config.gradients, pairs),
+        }
+        return PairObjective(policy, reference, self.method, loss_kwargs, masks, **options)
 
     @property
     def policy(self) -> Any:
@@ -157,53 +171,56 @@ class PreferenceTrainer(ResumableTrainer):
         return self.state.global_step if self.best is None else self.best.step
 
     def train(self) -> None:
-        """Train; where the config says so, end with the weights of the lowest validation loss."""
+        """Train; with `checkpoint_selection: best`, end with the weights of the lowest validation loss."""
         super().train()
         if self.best is not None:
             set_weights(self.model, self.best.weights)
 
     def save(self, folder: str | Path) -> None:
-        """The policy as a Hugging Face folder, and its mask heads beside it; heads are not needed for inference.
+        """Write the policy as a Hugging Face folder, see `save_merged`, with its mask heads, if any, beside it.
 
-        An adapter is merged into plain weights, see `adapters.save`.
+        Mask heads are not needed for inference.
         """
-        if not self.gather():
+        if not self.gather_weights():
             return
         with atomic_folder(folder) as place:
-            adapters.save(self.policy, self.tokenizer, place)
+            save_merged(self.policy, self.tokenizer, place)
             if self.masks is not None:
                 write_json(place / "masks.json", {"method": self.method, "hyper": self.hyper})
                 save_weights(self.masks, str(place / "masks.safetensors"))
 
-    # what transformers' Trainer asks for
-
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The sum of the losses of a micro-batch's pairs."""
-        outcome = model(inputs)
+        output = model(inputs)
         if self.state.global_step == 0:
             start = "values" if METHODS[self.method].needs_values else "ref_logps"
-            check_step_0(outcome, self.policy.dtype, self.args.bf16 or self.args.fp16, start)
-        self._pairs += inputs["weight"] * len(outcome.loss)
+            check_step_0(output, self.policy.dtype, self.args.bf16 or self.args.fp16, start)
+        self._num_logged_pairs += inputs.weight * len(output.loss)
         with torch.no_grad():
-            for name, value in metrics(outcome).items():
-                self._sums[name] = self._sums.get(name, 0.0) + inputs["weight"] * value.sum()
-        return (outcome.total, outcome) if return_outputs else outcome.total
+            for name, value in pair_metrics(output).items():
+                self._metric_sums[name] = self._metric_sums.get(name, 0.0) + inputs.weight * value.sum()
+        return (output.total, output) if return_outputs else output.total
 
-    def prepare(self, model, micro):
+    def prepare_step(self, model, batches):
+        """With what the losses of some methods need of all pairs of the step."""
         if self.statistic is None:
-            return
+            return batches
         with self.compute_loss_context_manager():
-            self.statistic.prepare(model, micro, self.total, self.args.seed, trains=True)
-        self.rest()
+            batches = self.statistic.add_to_batches(
+                model, batches, self.sum_over_processes, self.args.seed, is_training=True
+            )
+        self.reshard()
+        return batches
 
-    def content(self, batch):
+    def batch_content(self, batch):
         """The token ids of its pairs."""
-        return [vars(self.data_collator.batches.pairs[place]) for place in batch["pairs"]]
+        return [vars(self.data_collator.maker.pairs[index]) for index in batch.pair_indices]
 
     def extra_logs(self) -> dict[str, float]:
-        pairs, *totals = self.total([self._pairs, *self._sums.values()])
-        means = {name: total / pairs for name, total in zip(self._sums, totals, strict=True)}
-        self._sums, self._pairs = {}, 0
+        """Means over all pairs since the last row."""
+        num_pairs, *sums = self.sum_over_processes([self._num_logged_pairs, *self._metric_sums.values()])
+        means = {name: total / num_pairs for name, total in zip(self._metric_sums, sums, strict=True)}
+        self._metric_sums, self._num_logged_pairs = {}, 0
         return means
 
     def create_optimizer(self, model=None):
@@ -211,56 +228,57 @@ class PreferenceTrainer(ResumableTrainer):
         if self.optimizer is None:
             config = self.settings
             groups = [{"params": [p for p in self.policy.parameters() if p.requires_grad]}]
-            if self.masks is not None and self.masks.learned:
-                heads = list(self.masks.parameters())
-                groups.append(
-                    {"params": heads, "lr": config.mask_learning_rate, "weight_decay": config.mask_weight_decay}
-                )
-            self.optimizer = self.optimizer_of(groups)
+            if self.masks is not None and self.masks.has_parameters:
+                settings = {"lr": config.mask_learning_rate, "weight_decay": config.mask_weight_decay}
+                groups.append({"params": list(self.masks.parameters())} | settings)
+            self.optimizer = self.build_optimizer(groups)
         return self.optimizer
 
     def _get_train_sampler(self, train_dataset=None):
-        return self._order if self._order is not None else super()._get_train_sampler(train_dataset)
+        return self._sampler if self._sampler is not None else super()._get_train_sampler(train_dataset)
 
     def _validate(self) -> None:
-        """A row of the log; after a step, the weights too if no earlier ones were better and the best are wanted."""
+        """Write a row of the log; after a step keep the weights if they are the best and the best are selected."""
         step = self.state.global_step
         with self.exclude_from_timing():
-            how = (self.compute_loss_context_manager, self.args.seed, self.total)
-            row = validate(self.model, self.held_out, *how, self.of_held_out)
-            self.rest()
-        self.write_line("dynamics.jsonl", {"step": step} | row)
+            options = self.compute_loss_context_manager, self.args.seed, self.sum_over_processes
+            row = validate(self.model, self.validation_collator, *options, self.validation_statistic)
+            self.reshard()
+        self.write_log_row("dynamics.jsonl", {"step": step} | row)
         loss = row["validation_loss"]
         if self.settings.checkpoint_selection == "best" and step > 0 and (self.best is None or loss < self.best.loss):
-            self.best = Best.of(self.model, step, loss)
+            self.best = BestWeights.of_model(self.model, step, loss)
 
     def save_model(self, output_dir=None, _internal_call=False):
         super().save_model(output_dir)
         if not self.is_world_process_zero():
             return
         if self.best is not None:
-            self.best.write(Path(output_dir) / BEST)
+            self.best.write(Path(output_dir) / BEST_FILE)
         if self.statistic is not None:
-            write_json(Path(output_dir) / STATE, self.statistic.state)
+            write_json(Path(output_dir) / STATISTIC_FILE, self.statistic.state)
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         super()._load_from_checkpoint(resume_from_checkpoint)
         if self.statistic is not None:
-            self.statistic.state = json.loads((Path(resume_from_checkpoint) / STATE).read_text())
-        best = Path(resume_from_checkpoint) / BEST
-        self.best = Best.read(best) if best.exists() else None
+            self.statistic.state = json.loads((Path(resume_from_checkpoint) / STATISTIC_FILE).read_text())
+        best = Path(resume_from_checkpoint) / BEST_FILE
+        self.best = BestWeights.read(best) if best.exists() else None
 
 
 def load_masks(folder: str | Path, reference: Any) -> Masks | None:
-    """The mask heads that `PreferenceTrainer.save` put beside a policy, or None. UserError on another reference."""
+    """The mask heads that `PreferenceTrainer.save` wrote beside a policy, or None if it has none.
+
+    Raises UserError for a reference that they do not fit.
+    """
     folder = Path(folder)
     if not (folder / "masks.json").exists():
         return None
-    made = json.loads((folder / "masks.json").read_text())
-    masks = masks_for(made["method"], reference, made["hyper"])
+    saved = json.loads((folder / "masks.json").read_text())
+    masks = build_method_masks(saved["method"], reference, saved["hyper"])
     try:
         load_weights(masks, str(folder / "masks.safetensors"))
     except (RuntimeError, OSError, SafetensorError) as error:
         reason = str(error).splitlines()[0][:160]
-        raise UserError(f"{folder}/masks.safetensors: heads of another reference model ({reason})") from None
+        raise UserError(f"{folder}/masks.safetensors: mask heads of another reference model ({reason})") from None
     return masks

@@ -1,4 +1,4 @@
-"""What runs need of the frozen reference, computed once for all of them and read from memory-mapped files."""
+"""Outputs of the frozen reference, computed once for all runs and read from memory-mapped files."""
 
 import hashlib
 import json
@@ -14,44 +14,46 @@ import torch
 from torch import Tensor
 
 from sparsepo.config.training import PreferenceConfig
-from sparsepo.data.collation import TokenPair, collate, onto, rows_of, split
+from sparsepo.data.batches import PairBatch
+from sparsepo.data.collation import collate_pairs, split_into_micro_batches
 from sparsepo.data.records import Preference, write_json
+from sparsepo.data.tokenization import TokenPair
 from sparsepo.methods.registry import METHODS
-from sparsepo.models.architecture import check_head, hidden_states, lm_head
-from sparsepo.models.loading import without_dropout
+from sparsepo.models.architecture import check_lm_head, hidden_states, lm_head
+from sparsepo.models.loading import disable_dropout
 from sparsepo.objective.mask_builder import build_masks
 from sparsepo.objective.token_terms import token_terms
 from sparsepo.runtime.errors import UserError, add_path_to_disk_error
 from sparsepo.runtime.result_cache import file_hash
 from sparsepo.training.layout_choice import choose_layout
-from sparsepo.training.pair_objective import look
+from sparsepo.training.reference_outputs import run_reference
 
-FIELDS = {"states": "ref_states", "logps": "ref_logps", "weights": "ref_weights"}
-"""Kind of a cache, up to the first ~ -> its name in a batch."""
-TEXTS = ("prompt", "chosen", "rejected", "chosen_ended", "rejected_ended")
-CUTS = ("max_prompt_tokens", "max_response_tokens", "precision")
+BATCH_FIELDS = {"states": "ref_states", "logps": "ref_logps", "weights": "ref_weights"}
+"""Kind of a cache, up to the first ~ -> field of a PairBatch."""
+TEXT_FIELDS = ("prompt", "chosen", "rejected", "chosen_ended", "rejected_ended")
+CONFIG_FIELDS = ("max_prompt_tokens", "max_response_tokens", "precision")
 
 
-def content(reference: Path, pairs: Sequence[Preference], config: PreferenceConfig) -> str:
-    """A hash of all that cached values depend on: weights, config, tokenizer, texts, truncation, precision.
+def content_hash(reference: Path, pairs: Sequence[Preference], config: PreferenceConfig) -> str:
+    """Of all that cached values depend on: weights, model config, tokenizer, texts, truncation, precision.
 
-    Numbers that pairs bring are no part of it, so that one cache serves them with the scores of whatever oracle.
+    Numbers and scores of the pairs are left out, so that one cache serves pairs with the scores of any oracle.
     """
     suffixes = (".safetensors", ".json", ".model", ".txt")
     files = sorted(path for path in reference.iterdir() if path.suffix in suffixes and path.name != "run.json")
     parts = [f"{path.name} {file_hash(path)}" for path in files]
-    parts += [json.dumps([getattr(pair, name) for name in TEXTS]) for pair in pairs]
-    parts += [f"{name} {getattr(config, name)}" for name in CUTS]
+    parts += [json.dumps([getattr(pair, name) for name in TEXT_FIELDS]) for pair in pairs]
+    parts += [f"{name} {getattr(config, name)}" for name in CONFIG_FIELDS]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
 @torch.no_grad()
 def write_cache(
-    reference: Any, pairs: Sequence[TokenPair], kind: str, config: PreferenceConfig, folder: str | Path, of: str
+    reference: Any, pairs: Sequence[TokenPair], kind: str, config: PreferenceConfig, folder: str | Path, content: str
 ) -> None:
-    """Write `values.bin`, the values of `kind` for every response token, pair by pair, chosen before rejected.
+    """Write `values.bin`, the values of a kind for every response token, pair by pair, chosen before rejected.
 
-    `index.json`, which says what they are and `of` which content, comes last: without it there is no cache.
+    `index.json`, with the kind and the `content_hash`, is written last: without it there is no cache.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -59,51 +61,53 @@ def write_cache(
     (folder / "values.bin").unlink(missing_ok=True)
     ends = list(accumulate(len(pair.chosen) + len(pair.rejected) for pair in pairs))
     target, shape = None, ()
-    for place, part in computed(reference, pairs, kind, config):
+    for number, values in reference_values(reference, pairs, kind, config):
         if target is None:
-            shape = part.shape[1:]
-            target = _mapped(folder / "values.bin", ends[-1], shape, part.dtype, new=True)
-        target[ends[place] - len(part) : ends[place]] = part
-    index = {"kind": kind, "of": of, "dtype": str(target.dtype).removeprefix("torch."), "shape": list(shape)}
+            shape = values.shape[1:]
+            target = _map_file(folder / "values.bin", ends[-1], shape, values.dtype, create=True)
+        target[ends[number] - len(values) : ends[number]] = values
+    index = {"kind": kind, "of": content, "dtype": str(target.dtype).removeprefix("torch."), "shape": list(shape)}
     write_json(folder / "index.json", index | {"ends": ends})
 
 
 @torch.no_grad()
-def computed(
+def reference_values(
     model: Any, pairs: Sequence[TokenPair], kind: str, config: PreferenceConfig
 ) -> Iterator[tuple[int, Tensor]]:
-    """(place, values) of each pair, in the order in which they are computed: (n, ...), chosen before rejected.
+    """Yields (index of the pair, values (n, ...), chosen before rejected), in the order in which they are computed.
 
-    The model is left in eval mode, without dropout. Raises UserError for one whose head is not known.
+    kind: `states`, `logps` or `weights~NORMALISATION~SITES`, see `Method.required_reference_outputs`. The model is left
+    in eval mode, without dropout. Raises UserError for one whose output head is not known.
     """
-    model = without_dropout(model).eval()
-    check_head(model)
+    model = disable_dropout(model).eval()
+    check_lm_head(model)
     layout = choose_layout((model,), config.layout, pairs)
     device, dtype = model.get_output_embeddings().weight.device, getattr(torch, config.precision)
-    for places in split(range(len(pairs)), pairs, layout, config.micro_batch_size or 8, config.micro_batch_tokens):
-        batch = onto(device, collate([pairs[place] for place in places], 0, layout))
+    limits = config.micro_batch_size or 8, config.micro_batch_tokens
+    for indices in split_into_micro_batches(range(len(pairs)), pairs, layout, *limits):
+        batch = collate_pairs([pairs[index] for index in indices], 0, layout).to(device)
         with torch.autocast(device.type, dtype, enabled=dtype in (torch.bfloat16, torch.float16)):
-            values = compute(model, batch, kind).cpu()
-        yield from zip(places, values.tensor_split(batch["ends"][:-1]), strict=True)
+            values = batch_values(model, batch, kind).cpu()
+        yield from zip(indices, values.tensor_split(batch.pair_ends[:-1]), strict=True)
 
 
-def compute(reference: Any, batch: dict[str, Any], kind: str) -> Tensor:
+def batch_values(model: Any, batch: PairBatch, kind: str) -> Tensor:
     """(n, ...) values of a kind for the response tokens of a batch."""
-    rows = rows_of(batch)
     name, *details = kind.split("~")
     if name == "weights":
-        normalisation, kinds = details
-        masks = build_masks(0, 0, mask="activations", activation_sites=kinds.split("+"), normalisation=normalisation)
-        return rows.tokens(masks(look(reference, masks, batch, rows)[1])[0])
-    states = rows.take(hidden_states(reference, batch))
+        normalisation, sites = details
+        parameters = {"normalisation": normalisation, "activation_sites": sites.split("+")}
+        masks = build_masks(0, 0, mask="activations", share="common", **parameters)
+        return batch.responses.from_grid(masks(run_reference(model, masks, batch).mask_inputs)[0])
+    hidden = batch.responses.select_hidden(hidden_states(model, batch.inputs))
     if name == "states":
-        return states
-    return token_terms(states, None, lm_head(reference), None, rows.labels(batch["input_ids"]), kl=()).logps
+        return hidden
+    return token_terms(hidden, None, lm_head(model), None, batch.labels, kl=()).logps
 
 
 @dataclass(frozen=True)
-class Cache:
-    """One kind of cached values, mapped when they are first read: a data loader's worker maps them itself."""
+class ReferenceCache:
+    """One kind of cached values; the file is mapped at the first read, in a data loader's worker by the worker."""
 
     folder: Path
     field: str
@@ -112,54 +116,57 @@ class Cache:
     ends: tuple[int, ...]
 
     @classmethod
-    def open(cls, folder: str | Path, of: str) -> "Cache":
-        """Raises UserError if there is no cache, or one of another content."""
+    def open(cls, folder: str | Path, content: str) -> "ReferenceCache":
+        """Raises UserError if there is no cache, or one of another `content_hash`."""
         folder = Path(folder)
         try:
             index = json.loads((folder / "index.json").read_text())
         except (OSError, ValueError):
             raise UserError(f"{folder}: no cache of a reference (index.json is missing or broken)") from None
-        if index["of"] != of:
+        if index["of"] != content:
             raise UserError(
-                f"{folder} was made of other weights, pairs or limits (content {index['of']}, needed {of}): remove it"
+                f"{folder} was computed from other weights, pairs or limits (content {index['of']}, needed {content}): "
+                "remove it"
             )
-        shape, field = tuple(index["shape"]), FIELDS[index["kind"].split("~")[0]]
+        shape, field = tuple(index["shape"]), BATCH_FIELDS[index["kind"].split("~")[0]]
         return cls(folder, field, getattr(torch, index["dtype"]), shape, tuple(index["ends"]))
 
     @cached_property
     def values(self) -> Tensor:
-        return _mapped(self.folder / "values.bin", self.ends[-1], self.shape, self.dtype, new=False)
+        return _map_file(self.folder / "values.bin", self.ends[-1], self.shape, self.dtype, create=False)
 
-    def of_pairs(self, places: Sequence[int]) -> Tensor:
-        """(n, ...) in the order of a batch's rows."""
+    def of_pairs(self, indices: Sequence[int]) -> Tensor:
+        """(n, ...) of the response tokens of these pairs, in the order of a PairBatch."""
         starts = (0, *self.ends)
-        return torch.cat([self.values[starts[place] : self.ends[place]] for place in places])
+        return torch.cat([self.values[starts[index] : self.ends[index]] for index in indices])
 
 
-def check_cache(
-    method: str, hyper: Mapping[str, Any], config: PreferenceConfig, cache: Sequence[Cache], pairs: int
+def check_caches(
+    method: str, hyper: Mapping[str, Any], config: PreferenceConfig, caches: Sequence[ReferenceCache], num_pairs: int
 ) -> None:
-    """Raises UserError unless these caches, of as many pairs, hold what the method needs of the reference."""
-    needs = METHODS[method].required_reference_outputs(hyper, config.log_kl)
-    if needs is None:
-        raise UserError(f"{method} looks at more of the reference than a cache holds (all layers, or other pairs)")
-    there = {one.field for one in cache}
-    missing = [kind for kind in needs if FIELDS[kind.split("~")[0]] not in there]
+    """Raises UserError unless these caches hold, for as many pairs, what the method needs of the reference."""
+    required = METHODS[method].required_reference_outputs(hyper, config.log_kl)
+    if required is None:
+        raise UserError(f"{method} needs more of the reference than a cache holds (all layers, or other pairs)")
+    fields = {cache.field for cache in caches}
+    missing = [kind for kind in required if BATCH_FIELDS[kind.split("~")[0]] not in fields]
     if missing:
         raise UserError(f"{method} needs the reference model or a cache of its {missing[0]}")
-    for one in cache:
-        if len(one.ends) != pairs:
-            raise UserError(f"{one.folder} holds {len(one.ends)} pairs, not the {pairs} that can train")
+    for cache in caches:
+        if len(cache.ends) != num_pairs:
+            raise UserError(f"{cache.folder} holds {len(cache.ends)} pairs, not the {num_pairs} that can be trained on")
 
 
-def _mapped(path: Path, rows: int, shape: Sequence[int], dtype: torch.dtype, new: bool) -> Tensor:
-    """(rows, *shape) backed by a file."""
+def _map_file(path: Path, rows: int, shape: Sequence[int], dtype: torch.dtype, create: bool) -> Tensor:
+    """(rows, *shape) backed by a file. Raises UserError for a file of another size, or without room on the disk."""
     size = rows * torch.Size(shape).numel()
-    wanted = size * torch.empty(0, dtype=dtype).element_size()
-    if not new and path.stat().st_size != wanted:
-        raise UserError(f"{path}: {path.stat().st_size} bytes, {wanted} are expected: remove it")
-    if new and hasattr(os, "posix_fallocate"):
-        with add_path_to_disk_error(path), open(path, "wb") as file:
-            # A mapped file that finds no room later kills its process.
-            os.posix_fallocate(file.fileno(), 0, wanted)
-    return torch.from_file(str(path), shared=new, size=size, dtype=dtype).view(rows, *shape)
+    num_bytes = size * torch.empty(0, dtype=dtype).element_size()
+    if not create and path.stat().st_size != num_bytes:
+        raise UserError(f"{path}: {path.stat().st_size} bytes, {num_bytes} are expected: remove it")
+    if create and hasattr(os, "posix_fallocate"):
+        with (
+            add_path_to_disk_error(path),
+            open(path, "wb") as file,
+        ):  # a mapped file that finds no room later kills its process
+            os.posix_fallocate(file.fileno(), 0, num_bytes)
+    return torch.from_file(str(path), shared=create, size=size, dtype=dtype).view(rows, *shape)

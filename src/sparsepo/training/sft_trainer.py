@@ -3,27 +3,50 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from sparsepo.config.training import SftConfig
-from sparsepo.data.collation import encode_prompt, encode_response
+from sparsepo.data.batches import Batch
 from sparsepo.data.records import Text
-from sparsepo.models import adapters
+from sparsepo.data.tokenization import encode_prompt, encode_response
+from sparsepo.models.adapters import add_adapter, save_merged
 from sparsepo.models.architecture import checkpoint_blocks
-from sparsepo.models.loading import context_of
+from sparsepo.models.loading import context_length
 from sparsepo.runtime.errors import UserError
 from sparsepo.training.base_trainer import ResumableTrainer
 
-IGNORED = -100  # what transformers' loss skips
+IGNORED_LABEL = -100  # of transformers' loss
+
+
+class Document(NamedTuple):
+    """Token ids, of which the first `prompt_length` are not learned; nor is a first token, which nothing predicts."""
+
+    ids: list[int]
+    prompt_length: int
+
+    @property
+    def first_target(self) -> int:
+        return max(self.prompt_length, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DocumentBatch(Batch):
+    """input_ids, labels, attention_mask: (documents, T), right-padded; num_targets: labels that are not ignored."""
+
+    input_ids: Tensor
+    labels: Tensor
+    attention_mask: Tensor
+    num_targets: int
 
 
 class SFTTrainer(ResumableTrainer):
     """Train `model` on documents; the loss is the mean over all target tokens of a batch (transformers' own).
 
-    With `config.adapter` an adapter is added to the model, whose own weights are frozen.
+    With `config.adapter` an adapter is added to the model, whose own weights are frozen. Raises UserError for fewer
+    usable documents than a batch.
     """
 
     def __init__(
@@ -37,67 +60,73 @@ class SFTTrainer(ResumableTrainer):
         seed: int = 0,
         identity: str = "",
     ):
-        limit = min(config.max_tokens, context_of(model))
-        rows = [row for row in (encode_document(tokenizer, text, limit) for text in corpus) if row is not None]
-        print(f"{len(rows)} of {len(corpus)} documents have tokens to learn within {limit} tokens", flush=True)
-        if len(rows) < config.batch_size:
+        limit = min(config.max_tokens, context_length(model))
+        encoded = (encode_document(tokenizer, text, limit) for text in corpus)
+        documents = [document for document in encoded if document is not None]
+        print(f"{len(documents)} of {len(corpus)} documents have tokens to learn within {limit} tokens", flush=True)
+        if len(documents) < config.batch_size:
             raise UserError(
-                f"the SFT corpus has {len(rows)} usable documents, fewer than sft.batch_size {config.batch_size}"
+                f"the SFT corpus has {len(documents)} usable documents, fewer than sft.batch_size {config.batch_size}"
             )
         self.tokenizer = tokenizer
         if config.adapter is not None:
             torch.manual_seed(seed)
-            adapters.add(model, config.adapter)
+            add_adapter(model, config.adapter)
         if config.gradient_checkpointing:
             checkpoint_blocks(model)
-        batches = Documents(tokenizer.pad_token_id, config.micro_batch_size)
-        super().__init__(model, rows, batches, config, folder=folder, seed=seed, identity=identity)
+        maker = DocumentBatches(tokenizer.pad_token_id, config.micro_batch_size)
+        super().__init__(model, documents, maker, config, folder=folder, seed=seed, identity=identity)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The sum of the losses of a micro-batch's target tokens."""
-        given = {name: inputs[name] for name in ("input_ids", "labels", "attention_mask")}
-        loss = super().compute_loss(model, given, num_items_in_batch=1)
-        return loss if self.model_accepts_loss_kwargs else loss * inputs["targets"]  # without them it is a mean
+        tensors = {name: getattr(inputs, name) for name in ("input_ids", "labels", "attention_mask")}
+        loss = super().compute_loss(model, tensors, num_items_in_batch=1)
+        return loss if self.model_accepts_loss_kwargs else loss * inputs.num_targets  # else transformers returns a mean
+
+    def batch_content(self, batch):
+        """The token ids."""
+        return batch.input_ids
 
     def save(self, folder: str | Path) -> None:
-        """The model as a Hugging Face folder; an adapter is merged into plain weights, see `adapters.save`."""
-        if self.gather():
-            adapters.save(self.model, self.tokenizer, folder)
+        """Write the model as a Hugging Face folder, see `save_merged`."""
+        if self.gather_weights():
+            save_merged(self.model, self.tokenizer, folder)
 
 
 @dataclass(frozen=True)
-class Documents:
-    """Batches of (ids, length of the prompt in them), cut into `size` documents each; target tokens are counted."""
+class DocumentBatches:
+    """Makes batches of `size` documents each (None: of all), padded with `pad_id`; counts target tokens."""
 
-    pad: int
+    pad_id: int
     size: int | None
 
-    def cut(self, rows: Sequence[tuple[list[int], int]]) -> list[Sequence[tuple[list[int], int]]]:
-        size = self.size or max(1, len(rows))
-        return [rows[start : start + size] for start in range(0, len(rows), size)]
+    def split(self, documents: Sequence[Document]) -> list[Sequence[Document]]:
+        size = self.size or max(1, len(documents))
+        return [documents[start : start + size] for start in range(0, len(documents), size)]
 
-    def collate(self, rows: Sequence[tuple[list[int], int]]) -> dict[str, Any]:
-        tokens = sum(len(ids) for ids, _ in rows)
-        return {**collate(rows, self.pad), "tokens": tokens, "targets": self.count(rows)}
+    def collate(self, documents: Sequence[Document]) -> DocumentBatch:
+        longest = max(len(document.ids) for document in documents)
+        ids, labels, mask = [], [], []
+        for document in documents:
+            padding, start = longest - len(document.ids), document.first_target
+            ids.append(document.ids + [self.pad_id] * padding)
+            labels.append([IGNORED_LABEL] * start + document.ids[start:] + [IGNORED_LABEL] * padding)
+            mask.append([1] * len(document.ids) + [0] * padding)
+        return DocumentBatch(
+            input_ids=torch.tensor(ids),
+            labels=torch.tensor(labels),
+            attention_mask=torch.tensor(mask),
+            num_tokens=sum(len(document.ids) for document in documents),
+            num_targets=self.count(documents),
+        )
 
-    def count(self, rows: Sequence[tuple[list[int], int]]) -> int:
-        return sum(len(ids) - max(prompt, 1) for ids, prompt in rows)
+    def count(self, documents: Sequence[Document]) -> int:
+        return sum(len(document.ids) - document.first_target for document in documents)
 
 
-def encode_document(tokenizer: Any, text: Text, limit: int) -> tuple[list[int], int] | None:
-    """(ids, length of the prompt in them), cut at `limit`; None when nothing is left to learn."""
+def encode_document(tokenizer: Any, text: Text, limit: int) -> Document | None:
+    """Prompt and text as one document, cut at `limit` tokens; None when no token is left to learn."""
     prompt = encode_prompt(tokenizer, text.prompt) if text.prompt else []
     ids = (prompt + encode_response(tokenizer, text.text, ended=True))[:limit]
-    return (ids, len(prompt)) if len(ids) > max(len(prompt), 1) else None
-
-
-def collate(batch: Sequence[tuple[list[int], int]], pad_id: int) -> dict[str, Tensor]:
-    """Right-padded ids with labels; prompt and padding are ignored by the loss."""
-    longest = max(len(ids) for ids, _ in batch)
-    ids, labels, mask = [], [], []
-    for row, prompt in batch:
-        padding, start = longest - len(row), max(prompt, 1)  # nothing predicts a first token, nor may it be counted
-        ids.append(row + [pad_id] * padding)
-        labels.append([IGNORED] * start + row[start:] + [IGNORED] * padding)
-        mask.append([1] * len(row) + [0] * padding)
-    return {"input_ids": torch.tensor(ids), "labels": torch.tensor(labels), "attention_mask": torch.tensor(mask)}
+    document = Document(ids, len(prompt))
+    return document if len(ids) > document.first_target else None

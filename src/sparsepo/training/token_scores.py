@@ -10,18 +10,17 @@ from typing import Any
 from transformers import CONFIG_MAPPING, AutoConfig
 
 from sparsepo.config.training import PreferenceConfig
-from sparsepo.data.collation import TokenPair, encode_pairs, with_values
 from sparsepo.data.records import Preference
-from sparsepo.models.loading import context_of
+from sparsepo.data.tokenization import TokenPair, add_token_values, encode_pairs
+from sparsepo.models.loading import context_length
 from sparsepo.runtime.errors import UserError, format_value
-from sparsepo.training.batching import encode
-from sparsepo.training.reference_cache import computed
+from sparsepo.training.batching import encode_usable_pairs
+from sparsepo.training.reference_cache import reference_values
 
-DIGITS = 6
-"""Of a score, after the point: what float32 tells apart."""
-SOME = 100
+SCORE_DIGITS = 6
+"""After the decimal point: the precision of float32."""
+COMPARED_PAIRS = 100
 """Pairs whose encodings by two tokenizers are compared."""
-WAYS = ({"add_special_tokens": True}, {"add_special_tokens": False})
 
 
 def token_scores(
@@ -31,81 +30,86 @@ def token_scores(
 
     The first token of a response has a score like any other. Source: Yang et al. 2024 (SePO).
     """
-    of_oracle, of_base = (dict(computed(model, pairs, "logps", config)) for model in (oracle, base))
-    found = []
-    for place, pair in enumerate(pairs):
-        numbers = [round(score, DIGITS) for score in (of_oracle[place].float() - of_base[place].float()).tolist()]
-        found.append((numbers[: len(pair.chosen)], numbers[len(pair.chosen) :]))
-    return found
+    oracle_logps, base_logps = (dict(reference_values(model, pairs, "logps", config)) for model in (oracle, base))
+    scores = []
+    for index, pair in enumerate(pairs):
+        differences = (oracle_logps[index].float() - base_logps[index].float()).tolist()
+        rounded = [round(score, SCORE_DIGITS) for score in differences]
+        scores.append((rounded[: len(pair.chosen)], rounded[len(pair.chosen) :]))
+    return scores
 
 
-def with_scores(
+def add_token_scores(
     oracle: Any, base: Any, tokenizer: Any, records: Sequence[Preference], config: PreferenceConfig
 ) -> list[Preference]:
     """The pairs with the scores of their tokens as `chosen_values` and `rejected_values`.
 
-    A token beyond a limit of the config has the score 0. A pair that cannot be encoded within them, and so trains
-    nothing, has no values.
+    A token beyond a limit of the config has the score 0. A pair that cannot be encoded within the limits, and so is not
+    trained on, has no values.
     """
-    encoded = encode(tokenizer, records, config, oracle, "be scored")
+    encoded = encode_usable_pairs(tokenizer, records, config, oracle, "be scored")
     scores = token_scores(oracle, base, encoded.pairs, config) if encoded.pairs else []
     scored = [replace(record, chosen_values=None, rejected_values=None) for record in records]
-    for place, numbers in zip(encoded.kept, scores, strict=True):
-        scored[place] = with_values(tokenizer, records[place], *numbers)
+    for index, numbers in zip(encoded.indices, scores, strict=True):
+        scored[index] = add_token_values(tokenizer, records[index], *numbers)
     return scored
 
 
-def check_same_tokens(own: Any, wanted: Any, pairs: Sequence[Preference], name: str) -> None:
+def add_logps(
+    model: Any, tokenizer: Any, records: Sequence[Preference], config: PreferenceConfig
+) -> tuple[list[Preference], dict[str, int]]:
+    """The usable pairs, with the model's log-probs (nats) of their tokens as values; and why others are dropped.
+
+    The tokens are those of the text, which training reads, not always those that were sampled. A token beyond a limit
+    of the config has 0.
+    """
+    limits = config.max_prompt_tokens, config.max_response_tokens, context_length(model)
+    encoded = encode_pairs(tokenizer, records, *limits)
+    logps = dict(reference_values(model, encoded.pairs, "logps", config))
+    pairs = []
+    for number, index in enumerate(encoded.indices):
+        values, num_chosen = logps[number].tolist(), len(encoded.pairs[number].chosen)
+        pairs.append(add_token_values(tokenizer, records[index], values[:num_chosen], values[num_chosen:]))
+    return pairs, encoded.dropped
+
+
+def check_same_tokenizer(tokenizer: Any, task_tokenizer: Any, pairs: Sequence[Preference], name: str) -> None:
     """Raises UserError unless both tokenizers have one vocabulary and encode some of these pairs alike.
 
-    name: of the oracle, for the sentence.
+    name: of the oracle, for the error.
     """
-    if own.get_vocab() != wanted.get_vocab():
-        sizes = f"{len(own.get_vocab())} and {len(wanted.get_vocab())} tokens"
+    if tokenizer.get_vocab() != task_tokenizer.get_vocab():
+        sizes = f"{len(tokenizer.get_vocab())} and {len(task_tokenizer.get_vocab())} tokens"
         raise UserError(f"{name}: its tokenizer differs from that of the task's model ({sizes}): scores are of tokens")
-    for pair in pairs[:SOME]:
+    for pair in pairs[:COMPARED_PAIRS]:
         for text in (pair.prompt, pair.chosen, pair.rejected):
-            if any(own(text, **how)["input_ids"] != wanted(text, **how)["input_ids"] for how in WAYS):
-                raise UserError(
-                    f"{name}: its tokenizer encodes {format_value(text)} otherwise than that of the task's model"
-                )
-    if own.eos_token_id != wanted.eos_token_id:
-        raise UserError(f"{name}: its end token is '{own.eos_token}', that of the task's model '{wanted.eos_token}'")
+            for special in (True, False):
+                ids = [each(text, add_special_tokens=special)["input_ids"] for each in (tokenizer, task_tokenizer)]
+                if ids[0] != ids[1]:
+                    raise UserError(
+                        f"{name}: its tokenizer encodes {format_value(text)} differently from that of the task's model"
+                    )
+    if tokenizer.eos_token_id != task_tokenizer.eos_token_id:
+        ends = f"'{tokenizer.eos_token}', that of the task's model '{task_tokenizer.eos_token}'"
+        raise UserError(f"{name}: its end token is {ends}")
 
 
-def context_at(folder: str | Path) -> int:
-    """How many tokens the model in a folder looks at, as its config.json says; code of its own is not run for that."""
+def folder_context_length(folder: str | Path) -> int:
+    """How many tokens the model in a folder can read at once, by its config.json; its own code is not run for that."""
     raw = json.loads((Path(folder) / "config.json").read_text())
-    known = raw.get("model_type") in CONFIG_MAPPING
-    return context_of(SimpleNamespace(config=AutoConfig.for_model(**raw) if known else SimpleNamespace(**raw)))
+    is_known = raw.get("model_type") in CONFIG_MAPPING
+    return context_length(SimpleNamespace(config=AutoConfig.for_model(**raw) if is_known else SimpleNamespace(**raw)))
 
 
-def check_reach(own: int, wanted: int, limits: tuple[int, int], name: str) -> None:
-    """Raises UserError unless a model that looks at `own` tokens sees all that is trained on.
+def check_context_length(oracle: int, task: int, limits: tuple[int, int], name: str) -> None:
+    """Raises UserError unless an oracle with this context length can read all that is trained on.
 
-    wanted: what the task's model looks at. limits: the longest prompt and the longest response. name: of the oracle.
+    task: context length of the task's model. limits: the longest prompt and the longest response. name: of the oracle.
     """
-    needed = min(wanted, sum(limits))
-    if own < needed:
+    needed = min(task, sum(limits))
+    if oracle < needed:
         raise UserError(
-            f"{name}: its model looks at {own} tokens, and a pair may have {needed} (training.max_prompt_tokens, "
-            "max_response_tokens and the context of the task's model): shorten them or take another model"
+            f"{name}: the context of its model is {oracle} tokens, and a pair may have {needed} "
+            "(training.max_prompt_tokens, max_response_tokens and the context of the task's model): reduce them or use "
+            "another model"
         )
-
-
-def with_logps(
-    model: Any, tokenizer: Any, pairs: Sequence[Preference], config: PreferenceConfig
-) -> tuple[list[Preference], dict[str, int]]:
-    """The pairs that can train, each with the model's log-probs (nats) of its tokens as `values`; why others cannot.
-
-    They are of the tokens that training reads, which are those of the text, not always those that were sampled. What is
-    cut there has 0, as nobody reads it.
-    """
-    limits = config.max_prompt_tokens, config.max_response_tokens, context_of(model)
-    encoded = encode_pairs(tokenizer, pairs, *limits)
-    known = dict(computed(model, encoded.pairs, "logps", config))
-    made = []
-    for at, place in enumerate(encoded.kept):
-        logps, first = known[at].tolist(), len(encoded.pairs[at].chosen)
-        made.append(with_values(tokenizer, pairs[place], logps[:first], logps[first:]))
-    return made, encoded.dropped

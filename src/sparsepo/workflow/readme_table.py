@@ -12,7 +12,7 @@ def method_table() -> str:
     """One row a method: name in a config, minimised loss per pair, parameters with defaults, source."""
     rows = ["| method | loss of a pair | parameters (default) | source |", "|---|---|---|---|"]
     for name, method in METHODS.items():
-        own = set(method.reads(method.mask({}))) - set(method.of_training)
+        own = set(method.used_parameters(method.mask({}))) - set(method.training_keys)
         parameters = ", ".join(f"{key} ({_shown(value)})" for key, value in method.parameters.items() if key in own)
         rows.append(f"| `{name}` | {method.equation.replace('|', chr(92) + '|')} | {parameters} | {method.source} |")
     return "\n".join(rows)

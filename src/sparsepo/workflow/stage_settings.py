@@ -12,7 +12,7 @@ from sparsepo.config.base import MAX_INT
 from sparsepo.config.online import judge_of_rounds, reward_of, sampling_of_rounds
 from sparsepo.config.runs import find_run, oracle_of, oracle_selected_runs
 from sparsepo.config.training import OptimisationConfig
-from sparsepo.methods.registry import DEFAULT_INSPECTION_METHOD, METHODS, looking_into_pairs
+from sparsepo.methods.registry import DEFAULT_INSPECTION_METHOD, METHODS, inspection_method
 from sparsepo.runtime.result_cache import file_hash
 
 PUBLISHED = Path(__file__).parents[1] / "report" / "tables" / "published.yaml"
@@ -89,10 +89,10 @@ def _selection(config: Config, task: TaskConfig, name: str, run: str) -> dict[st
 def _method(task: TaskConfig, run: str) -> dict[str, Any]:
     """The method that looks into a run's pairs, as it is: another default is seen by the runs that take it alone."""
     made = None if run == "sft" else find_run(task, run)
-    method = looking_into_pairs(made.method) if made else DEFAULT_INSPECTION_METHOD
+    method = inspection_method(made.method) if made else DEFAULT_INSPECTION_METHOD
     row, given = METHODS[method], made.hyper if made else {}
     given = {name: value for name, value in given.items() if name in row.parameters}
-    return {"method": method, "hyper": row.resolved(given), "definition": row.definition}
+    return {"method": method, "hyper": row.resolve(given), "definition": row.definition}
 
 
 def _train(config: Config, task: TaskConfig, name: str, run: str) -> dict[str, Any]:
@@ -118,7 +118,7 @@ def _train_round(config: Config, task: TaskConfig, name: str, run: str) -> dict[
     training = _dump(task.training, without=("rounds", "on_policy"))
     training |= {"frontier_every": task.training.frontier_every or MAX_INT} if scored else {}
     settings = {"method": made.method, "seed": made.seed, "training": training}
-    settings |= {"hyper": row.resolved(made.hyper), "definition": row.definition}
+    settings |= {"hyper": row.resolve(made.hyper), "definition": row.definition}
     settings |= {"loading": trusted(task)} | _spread(task.training)
     return settings | (_metered(task, name, always=True) if scored else {})
 
@@ -155,7 +155,7 @@ def _train_on_policy(config: Config, task: TaskConfig, name: str, run: str) -> d
     fits = "target_mean" in row.hyper
     words = own.words if fits else []
     settings = {"method": made.method, "seed": made.seed, "training": _dump(task.training, without=_OF_PAIRS)}
-    settings |= {"hyper": row.resolved(made.hyper), "definition": row.definition, "loading": trusted(task)}
+    settings |= {"hyper": row.resolve(made.hyper), "definition": row.definition, "loading": trusted(task)}
     settings |= {"draws": {key: getattr(task.sampling, key) for key in ("max_new_tokens", "batch_size")}}
     settings |= {"on_policy": _dump(own, without=() if fits else ("words", "fit_prompts", "fit_samples"))}
     settings |= {"scorer": None if words else _with_folder(_dump(reward_of(task)), name)}
