@@ -1,5 +1,6 @@
 """docs/extending.md, followed: its code goes where the page says, and a run is trained with it."""
 
+import ast
 import json
 import os
 import re
@@ -26,14 +27,12 @@ def blocks(language):
     return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, flags=re.M | re.S)
 
 
-# code of the page, in its order -> file, and the line that it is put before or after
+# code of the page, in its order -> file, and the line that opens its table; a definition is put at the end of its file
 PLACES = [
-    ("objective/mask_builder.py", "before", "HEADS: dict"),
-    ("objective/mask_builder.py", "after", "HEADS: dict[str, Callable[..., MaskHead]] = {\n"),
-    ("methods/method.py", "after", "MASKS: dict[str, tuple[str, ...]] = {\n"),
-    ("objective/losses.py", "before", "LOSSES: dict"),
-    ("objective/losses.py", "after", "LOSSES: dict[str, Callable[..., PairLoss]] = {\n"),
-    ("methods/registry.py", "after", "METHODS: dict[str, Method] = {\n"),
+    ("objective/fixed_masks.py", None),
+    ("methods/method.py", "MASKS: dict[str, Mask] = {\n"),
+    ("objective/losses.py", None),
+    ("methods/registry.py", "METHODS: dict[str, Method] = {\n"),
 ]
 
 TRIED = """
@@ -45,7 +44,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from pydantic import TypeAdapter, ValidationError
 
 from sparsepo.config.grids import Methods
-from sparsepo import METHODS, PreferenceTrainer, inspect_pairs
+from sparsepo import METHODS, EarlyHead, PreferenceTrainer, exponential, inspect_pairs
 from sparsepo.config.training import PreferenceConfig
 from sparsepo.models.loading import train_tokenizer
 
@@ -86,12 +85,19 @@ def followed(tmp_path_factory):
     copy = tmp_path_factory.mktemp("followed")
     for name in ("src", "workflow_scripts"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-    for code, (name, where, mark) in zip(blocks("python"), PLACES, strict=True):
+    for code, (name, opening) in zip(blocks("python"), PLACES, strict=True):
         path = copy / PACKAGE / name
         text = path.read_text()
-        assert text.count(mark) == 1
-        path.write_text(text.replace(mark, f"{code}\n\n{mark}" if where == "before" else f"{mark}{code}"))
+        assert opening is None or text.count(opening) == 1
+        path.write_text(f"{text}\n\n{code}" if opening is None else text.replace(opening, opening + code))
     return copy
+
+
+def test_a_mask_is_one_class_and_one_row_and_a_loss_one_function_and_one_row():
+    definitions = [ast.parse(code).body for code in blocks("python")[::2]]
+    assert [[type(node) for node in body] for body in definitions] == [[ast.ClassDef], [ast.FunctionDef]]
+    rows = [ast.parse(f"{{{code}}}").body[0].value for code in blocks("python")[1::2]]
+    assert [len(row.keys) for row in rows] == [1, 1]
 
 
 def test_the_code_of_the_page_trains_and_weighs_as_it_says(followed, tmp_path):

@@ -1,42 +1,51 @@
 """Token-level preference alignment of language models, and honest comparisons. Importing this imports no torch."""
 
+from functools import cache
 from typing import Any
 
 __version__ = "0.1.0"
 
-_LIVES_IN = {
-    "METHODS": "sparsepo.methods.registry",
-    "PreferenceConfig": "sparsepo.config.training",
-    "PreferenceTrainer": "sparsepo.training.preference_trainer",
-    "OnPolicyTrainer": "sparsepo.fdpg.trainer",
-    "inspect_pairs": "sparsepo.training.inspection",
-    "load_masks": "sparsepo.training.preference_trainer",
-    "Preference": "sparsepo.data.records",
-    "UserError": "sparsepo.runtime.errors",
+_MODULES = {
+    "METHODS": "methods.registry",
+    "PreferenceConfig": "config.training",
+    "PreferenceTrainer": "training.preference_trainer",
+    "OnPolicyTrainer": "fdpg.trainer",
+    "inspect_pairs": "training.inspection",
+    "load_masks": "training.preference_trainer",
+    "Preference": "data.records",
+    "UserError": "runtime.errors",
+    "LMHead": "objective.lm_head",
+    "TokenTerms": "objective.token_terms",
+    "token_terms": "objective.token_terms",
+    "Side": "objective.response_terms",
+    "PairLoss": "objective.response_terms",
+    "MaskInputs": "objective.masks",
+    "MaskHead": "objective.masks",
+    "Masks": "objective.mask_builder",
+    "build_masks": "objective.mask_builder",
 }
-_LIVES_IN |= dict.fromkeys(("TokenTerms", "token_terms"), "sparsepo.objective.token_terms")
-_LIVES_IN |= {"LMHead": "sparsepo.objective.lm_head"}
-_LIVES_IN |= dict.fromkeys(("Side", "PairLoss"), "sparsepo.objective.response_terms")
-_LIVES_IN |= dict.fromkeys(
-    "dpo cdpo robust hinge ipo simpo dpop tdpo1 tdpo2 sparsepo odpo kto orpo sepo selective_nll inpo".split(),
-    "sparsepo.objective.losses",
-)
-_LIVES_IN |= {"MaskInputs": "sparsepo.objective.masks"}
-_LIVES_IN |= dict.fromkeys(("LayerHead", "LastHead"), "sparsepo.objective.learned_masks")
-_LIVES_IN |= dict.fromkeys(
-    "ActivationHead GivenHead SelectedHead ExcessHead RandomHead UniformHead".split(), "sparsepo.objective.fixed_masks"
-)
-_LIVES_IN |= dict.fromkeys(("Masks", "build_masks"), "sparsepo.objective.mask_builder")
-__all__ = sorted(_LIVES_IN)
+"""Name -> the module that it is imported from at its first use; losses and mask heads are those of the tables."""
+
+
+@cache
+def _modules() -> dict[str, str]:
+    from sparsepo.methods.method import MASKS
+    from sparsepo.methods.registry import METHODS
+
+    losses = {row.loss: "sparsepo.objective.losses" for row in METHODS.values() if row.loss}
+    heads = {row.head.rpartition(".")[2]: row.head.rpartition(".")[0] for row in MASKS.values()}
+    return losses | heads | {name: f"sparsepo.{module}" for name, module in _MODULES.items()}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LIVES_IN:
+    if name == "__all__":
+        return sorted(_modules())
+    if name.startswith("_") or name not in _modules():
         raise AttributeError(f"module 'sparsepo' has no attribute '{name}'")
     from importlib import import_module
 
-    return getattr(import_module(_LIVES_IN[name]), name)
+    return getattr(import_module(_modules()[name]), name)
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "__version__"]
+    return [*_modules(), "__all__", "__version__"]

@@ -6,10 +6,10 @@ from typing import get_args
 import pytest
 from pydantic import TypeAdapter
 
+from sparsepo.methods.method import MASKS
 from sparsepo.methods.parameters import PARAMETERS
 from sparsepo.methods.registry import METHODS, check_parameters, parameter_type
 from sparsepo.objective.f_divergence import DIVERGENCES
-from sparsepo.objective.mask_builder import HEADS
 from sparsepo.runtime.errors import UserError
 
 
@@ -18,7 +18,7 @@ def test_every_parameter_belongs_to_some_method():
 
 
 def test_choices_are_those_of_the_code():
-    assert set(get_args(PARAMETERS["mask"].type)) == {"none", *HEADS}
+    assert set(get_args(PARAMETERS["mask"].type)) == {"none", *MASKS}
     assert get_args(PARAMETERS["divergence"].type) == tuple(DIVERGENCES)
 
 

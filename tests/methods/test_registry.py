@@ -12,11 +12,16 @@ from sparsepo.methods.registry import (
     check_parameters,
     inspection_method,
 )
-from sparsepo.objective.losses import LOSSES
-from sparsepo.objective.mask_builder import HEADS, Masks, build_masks
+from sparsepo.objective import losses
+from sparsepo.objective.mask_builder import Masks, build_masks
+from sparsepo.objective.masks import MaskHead
 from sparsepo.runtime.errors import UserError, did_you_mean
 
 WITH_LOSS = [name for name, row in METHODS.items() if row.trainer != "on_policy"]
+
+
+def subclasses(base):
+    return {base, *(deeper for child in base.__subclasses__() for deeper in subclasses(child))}
 
 
 def keyword_only(function):
@@ -28,12 +33,14 @@ def keyword_only(function):
 def test_a_row_names_a_loss_and_exactly_its_keywords(method):
     row = METHODS[method]
     of_the_step = {"kl"} if row.statistic == MISMATCHED_KL else set()
-    assert keyword_only(LOSSES[row.loss]) == {*row.hyper, *of_the_step}
+    assert keyword_only(getattr(losses, row.loss)) == {*row.hyper, *of_the_step}
 
 
-def test_every_loss_is_one_of_a_method_and_every_head_one_that_a_config_may_name():
-    assert set(LOSSES) == {METHODS[name].loss for name in WITH_LOSS}
-    assert set(HEADS) == set(MASKS)
+def test_every_loss_is_one_of_a_method_and_every_mask_head_one_of_a_row():
+    functions = inspect.getmembers(losses, lambda value: getattr(value, "__module__", None) == losses.__name__)
+    assert {name for name, _ in functions if name[0] != "_"} == {METHODS[name].loss for name in WITH_LOSS}
+    heads = {f"{head.__module__}.{head.__name__}" for head in subclasses(MaskHead) if not head.__subclasses__()}
+    assert {head for head in heads if head.startswith("sparsepo.")} <= {row.head for row in MASKS.values()}
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -30,7 +30,7 @@ def states_of(*states):
 
 def projections(head, states):
     """(s, t, p): what a head computes from the states of each layer that it reads."""
-    parts = [head.project(layer, len(states), LayerStates(state)) for layer, state in enumerate(states)]
+    parts = [head.project(layer, LayerStates(state)) for layer, state in enumerate(states)]
     return torch.cat([part for part in parts if part is not None], -1)
 
 
@@ -107,7 +107,7 @@ def test_the_scale_of_the_states_does_not_reach_a_layer_head():
 @pytest.mark.parametrize("binary, expected", [(False, [[5.0, 0.5, 0.0]]), (True, [[1.0, 1.0, 0.0]])])
 def test_a_last_head_is_the_number_worked_out_by_hand(binary, expected):
     """w = (1, -2), b = 0.5 on the last layer alone: 1.5 + 3 + 0.5, 2 - 2 + 0.5, -1 - 2 + 0.5."""
-    head = LastHead(2, binary=binary)
+    head = LastHead(2, 2, binary=binary)
     set_(head.layer.weight, [[1.0, -2.0]])
     set_(head.layer.bias, [0.5])
     batch = states_of([[[NAN, NAN]] * 3], [[[1.5, -1.5], [2.0, 1.0], [-1.0, 1.0]]])
@@ -116,7 +116,7 @@ def test_a_last_head_is_the_number_worked_out_by_hand(binary, expected):
 
 def test_a_feed_forward_head_is_two_maps_with_no_nonlinearity_between():
     """Inner (x, -y, x + y) of (1, -3) is (1, 3, -2), then 1 - 3 * 3 - 2 * -2 + 5 = 1, with no ReLU on the -2."""
-    head = LastHead(2, inner=3)
+    head = LastHead(1, 2, inner=3)
     set_(head.layer[0].weight, [[1.0, 0.0], [0.0, -1.0], [1.0, 1.0]])
     set_(head.layer[0].bias, [0.0, 0.0, 0.0])
     set_(head.layer[1].weight, [[1.0, -3.0, -2.0]])
@@ -410,4 +410,4 @@ def test_an_unknown_head_or_share_is_refused_with_what_is_allowed():
 
 def test_a_model_with_more_layers_than_the_head_was_built_for_is_refused():
     with pytest.raises(ValueError, match="a mask head for 2 layers cannot read a model of 3 layers"):
-        weights_of(LayerHead(2, 2), states_of([[HIGH]], [[HIGH]], [[HIGH]]))
+        Masks({"u": LayerHead(2, 2)}, l1_u=0.0, l1_d=0.0).project(0, 3, torch.zeros(4, 2))

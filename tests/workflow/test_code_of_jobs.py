@@ -10,6 +10,7 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
 import torch
@@ -24,9 +25,9 @@ from sparsepo.evaluation.sandbox import Sandbox, check_sandbox
 from sparsepo.evaluation.scorers import SCORERS
 from sparsepo.fdpg.trainer import OnPolicyTrainer
 from sparsepo.generation.generate import sample
+from sparsepo.methods.method import MASKS
 from sparsepo.methods.registry import METHODS
-from sparsepo.objective.losses import LOSSES
-from sparsepo.objective.mask_builder import HEADS, build_masks
+from sparsepo.objective import losses
 from sparsepo.objective.token_terms import token_terms
 from sparsepo.report.figures.style import new_figure
 from sparsepo.training.inspection import inspect_pairs
@@ -52,7 +53,7 @@ FILE = {
 }
 ON_PAIRS = [name for name, row in METHODS.items() if row.trainer != "on_policy"]
 GRIDS = {name: {"beta": "0.1"} if "beta" in METHODS[name].hyper else {"k_chosen": "0.3"} for name in ON_PAIRS}
-MASKS = [mask for mask in METHODS["sparsepo_common"].mask_choices]
+LOSSES = {row.loss: getattr(losses, row.loss) for row in METHODS.values() if row.loss}
 
 
 def stages_of(**tasks):
@@ -66,13 +67,13 @@ def name_of(value):
 
 def trainings():
     """Name -> (script, settings): a training by each method, and by one method with each of its masks."""
-    grids = {"sparsepo_common": {"beta": "0.1", "mask": MASKS}}
+    grids = {"sparsepo_common": {"beta": "0.1", "mask": [*METHODS["sparsepo_common"].mask_choices]}}
     stages = stages_of(methods={"methods": GRIDS} | FILE, masks={"methods": grids} | FILE)
     jobs = {}
     for name in ON_PAIRS:
         stage = "train_round" if METHODS[name].trainer == "rounds" else "train"
         jobs[name] = "train", stages.settings(stage, "methods", stages.first_run("methods", name))
-    for mask, run in zip(MASKS, stages.runs("masks", sft=False), strict=True):
+    for mask, run in zip(METHODS["sparsepo_common"].mask_choices, stages.runs("masks", sft=False), strict=True):
         jobs[f"mask {mask}"] = "train", stages.settings("train", "masks", run)
     return jobs
 
@@ -134,13 +135,13 @@ def test_a_changed_loss_changes_the_runs_that_use_it_and_no_other(copy, loss):
     assert users and changed_jobs(copy, LOSSES[loss], TRAININGS) == users
 
 
-@pytest.mark.parametrize("mask", HEADS)
+@pytest.mark.parametrize("mask", MASKS)
 def test_a_changed_mask_head_changes_the_runs_that_have_it_and_no_other(copy, mask):
     def head(mask):
-        return build_masks(2, 4, mask=mask).heads["common"]
+        return resolve_name(MASKS[mask].head)
 
-    users = {job for job in ALL if (other := chosen(job, "mask")) and isinstance(head(other), type(head(mask)))}
-    assert users and changed_jobs(copy, type(head(mask)), TRAININGS) == users
+    users = {job for job in ALL if (other := chosen(job, "mask")) and issubclass(head(other), head(mask))}
+    assert users and changed_jobs(copy, head(mask), TRAININGS) == users
 
 
 @pytest.mark.parametrize("statistic", STATISTICS)
@@ -358,7 +359,8 @@ def sources():
 
 
 def test_what_settings_choose_exists():
-    names = {f"{module}.{name}" for module, tree in sources() for name in Module(ast.unparse(tree), module).statements}
+    modules = {module: Module(ast.unparse(tree), module).statements for module, tree in sources()}
+    names = {f"{module}.{name}" for module, statements in modules.items() for name in ("*", *statements)}
     assert not set(CHOSEN_BY) - names
 
 
@@ -373,8 +375,9 @@ def test_a_table_whose_rows_are_chosen_is_only_looked_up_by_name():
         looked_up |= {part for call in calls if getattr(call.func, "attr", "") == "join" for part in call.args}
         loads = (node for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load))
         others = {node.id for node in loads if node.id in tables and node not in looked_up}
-        # What the table of methods makes of MASKS is in its rows, which settings hold by value.
-        assert not others or module == "sparsepo.methods.registry", f"{module}: {others}"
+        # What the table of methods makes of MASKS is in its rows, which settings hold by value; no job imports a name
+        # from the package itself.
+        assert not others or module in ("sparsepo.methods.registry", "sparsepo.__init__"), f"{module}: {others}"
 
 
 def test_no_definition_is_reached_without_its_name():

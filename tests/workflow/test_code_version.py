@@ -8,17 +8,18 @@ import pytest
 from sparsepo.workflow.code_version import ROOT, SourceTree, choices, code_version
 
 SCRIPT = "workflow_scripts/train.py"
-TRAINER, LOSSES = "src/sparsepo/training/base_trainer.py", "src/sparsepo/objective/losses.py"
+TRAINER, TABLE = "src/sparsepo/training/base_trainer.py", "src/sparsepo/training/step_statistics.py"
 SMOOTH, OTHER, ACTS = (f"src/sparsepo/objective/{name}.py" for name in ("smooth", "other", "acts"))
 TREE = {
     SCRIPT: "from sparsepo.training.base_trainer import run\n\nif __name__ == '__main__':\n    run()\n",
     TRAINER: (
         '"""The trainer."""\n\nimport math\n\nfrom sparsepo.config import STEPS\n'
-        "from sparsepo.objective.losses import LOSSES, base\nfrom sparsepo.runtime.errors import check\n\n\n"
+        "from sparsepo.training.step_statistics import STATISTICS, base\n"
+        "from sparsepo.runtime.errors import check\n\n\n"
         "def run(name):\n    check(STEPS)\n"
-        "    return math.exp(LOSSES[name](base(1)))\n\n\ndef unused():\n    return 1\n"
+        "    return math.exp(STATISTICS[name](base(1)))\n\n\ndef unused():\n    return 1\n"
     ),
-    LOSSES: """\
+    TABLE: """\
 import sparsepo.objective.acts
 from sparsepo.objective.smooth import softplus
 
@@ -47,7 +48,7 @@ def hinge(x):
     return other.hinge(x)
 
 
-LOSSES = {"dpo": dpo, "ipo": ipo, "hinge": lambda x: Kept(hinge(x))}
+STATISTICS = {"dpo": dpo, "ipo": ipo, "hinge": lambda x: Kept(hinge(x))}
 """,
     SMOOTH: "def softplus(x):\n    return x\n\n\ndef softmin(x):\n    return x\n",
     OTHER: "def hinge(x):\n    return x\n",
@@ -62,25 +63,25 @@ LOSSES = {"dpo": dpo, "ipo": ipo, "hinge": lambda x: Kept(hinge(x))}
 ROWS = ("dpo", "ipo", "hinge")
 ALL = set(ROWS)
 CHANGES = [
-    # file, old code, new code, the losses whose version it changes
+    # file, old code, new code, the rows whose version it changes
     (SCRIPT, "    run()", "    run('dpo')", ALL),
     (TRAINER, "math.exp", "math.log", ALL),
     (TRAINER, "import math", "import cmath as math", ALL),
     (TRAINER, "def unused():\n    return 1", "def unused():\n    return 2", set()),
     (TRAINER, "import math\n", "import math\n\nimport sparsepo.report\n", set()),
-    (LOSSES, "    return x\n", "    return +x\n", ALL),
-    (LOSSES, "return base(x) + LOW", "return base(x) - LOW", {"dpo"}),
-    (LOSSES, "return of(x)", "return -of(x)", {"ipo"}),
-    (LOSSES, "return other.hinge(x)", "return -other.hinge(x)", {"hinge"}),
-    (LOSSES, "value = HIGH", "value = -HIGH", {"hinge"}),
-    (LOSSES, "LOW, HIGH = 0, 1", "LOW, HIGH = 0, 2", {"dpo", "hinge"}),
-    (LOSSES, '"ipo": ipo', '"ipo": dpo', {"ipo"}),
-    (LOSSES, "lambda x: Kept", "lambda x: -Kept", {"hinge"}),
-    (LOSSES, "class Kept:", "def robust(x):\n    return x\n\n\nclass Kept:", set()),
-    (LOSSES, '{"dpo": dpo, ', '{"dpo": dpo, "robust": base, ', set()),
-    (LOSSES, "def hinge(x):", 'def hinge(x: int) -> int:\n    """Again."""\n    # A remark.\n', set()),
-    (LOSSES, "class Kept:", "TABLE = {}\n\n\nclass Kept:", set()),
-    (LOSSES, "class Kept:", "register(dpo)\n\n\nclass Kept:", ALL),  # it acts when the module is imported
+    (TABLE, "    return x\n", "    return +x\n", ALL),
+    (TABLE, "return base(x) + LOW", "return base(x) - LOW", {"dpo"}),
+    (TABLE, "return of(x)", "return -of(x)", {"ipo"}),
+    (TABLE, "return other.hinge(x)", "return -other.hinge(x)", {"hinge"}),
+    (TABLE, "value = HIGH", "value = -HIGH", {"hinge"}),
+    (TABLE, "LOW, HIGH = 0, 1", "LOW, HIGH = 0, 2", {"dpo", "hinge"}),
+    (TABLE, '"ipo": ipo', '"ipo": dpo', {"ipo"}),
+    (TABLE, "lambda x: Kept", "lambda x: -Kept", {"hinge"}),
+    (TABLE, "class Kept:", "def robust(x):\n    return x\n\n\nclass Kept:", set()),
+    (TABLE, '{"dpo": dpo, ', '{"dpo": dpo, "robust": base, ', set()),
+    (TABLE, "def hinge(x):", 'def hinge(x: int) -> int:\n    """Again."""\n    # A remark.\n', set()),
+    (TABLE, "class Kept:", "OTHERS = {}\n\n\nclass Kept:", set()),
+    (TABLE, "class Kept:", "register(dpo)\n\n\nclass Kept:", ALL),  # it acts when the module is imported
     (SMOOTH, "def softplus(x):\n    return x", "def softplus(x):\n    return -x", {"ipo"}),
     (SMOOTH, "def softmin(x):\n    return x", "def softmin(x):\n    return -x", set()),
     (OTHER, "return x", "return -x", {"hinge"}),
@@ -105,34 +106,62 @@ def write(tree, name, text):
     path.write_text(text)
 
 
-def version(tree, loss="dpo", **settings):
-    return SourceTree(tree).version(SCRIPT, choices(json.dumps({"method": {"loss": loss}} | settings)))
+def version(tree, row="dpo", **settings):
+    return SourceTree(tree).version(SCRIPT, choices(json.dumps({"method": {"statistic": row}} | settings)))
 
 
-def changed_losses(tree, name, old, new):
-    """The losses whose version changes with a file."""
-    before = {loss: version(tree, loss) for loss in ROWS}
+def changed_rows(tree, name, old, new):
+    """The rows whose version changes with a file."""
+    before = {row: version(tree, row) for row in ROWS}
     text = (tree / name).read_text()
     assert old in text
     write(tree, name, text.replace(old, new, 1) if old else new)
-    return {loss for loss in ROWS if version(tree, loss) != before[loss]}
+    return {row for row in ROWS if version(tree, row) != before[row]}
 
 
-@pytest.mark.parametrize(("name", "old", "new", "losses"), CHANGES, ids=[f"{c[0]}: {c[2][:30]}" for c in CHANGES])
-def test_a_change_is_seen_by_the_jobs_that_it_leads_to_and_by_no_other(tree, name, old, new, losses):
-    assert changed_losses(tree, name, old, new) == losses
+@pytest.mark.parametrize(("name", "old", "new", "rows"), CHANGES, ids=[f"{c[0]}: {c[2][:30]}" for c in CHANGES])
+def test_a_change_is_seen_by_the_jobs_that_it_leads_to_and_by_no_other(tree, name, old, new, rows):
+    assert changed_rows(tree, name, old, new) == rows
 
 
-def test_the_losses_have_different_versions(tree):
-    assert len({version(tree, loss) for loss in ROWS}) == 3
+def test_the_rows_have_different_versions(tree):
+    assert len({version(tree, row) for row in ROWS}) == 3
 
 
-def test_a_job_whose_settings_name_no_loss_depends_on_none(tree):
+def test_a_job_whose_settings_name_no_row_depends_on_none(tree):
     before = version(tree, None)
-    write(tree, LOSSES, TREE[LOSSES].replace("base(x) + LOW", "3").replace("of(x)", "4"))
+    write(tree, TABLE, TREE[TABLE].replace("base(x) + LOW", "3").replace("of(x)", "4"))
     assert version(tree, None) == before
-    write(tree, LOSSES, TREE[LOSSES].replace("    return x\n", "    return -x\n"))
+    write(tree, TABLE, TREE[TABLE].replace("    return x\n", "    return -x\n"))
     assert version(tree, None) != before
+
+
+LOSSES = "src/sparsepo/objective/losses.py"
+
+
+def test_of_a_module_whose_definitions_a_setting_names_only_that_one_counts(tree):
+    text = "def dpo(x):\n    return margin(x)\n\n\ndef margin(x):\n    return x\n\n\ndef ipo(x):\n    return x\n"
+    write(tree, LOSSES, text)
+    write(tree, SCRIPT, "from sparsepo.objective import losses\n\nuse(getattr(losses, NAME))\n")
+    before = {loss: version(tree, loss=loss) for loss in ("dpo", "ipo", None)}
+    for old, new, changed in [
+        ("return margin(x)", "return -margin(x)", {"dpo"}),
+        ("def margin(x):\n    return x", "def margin(x):\n    return -x", {"dpo"}),
+        ("def ipo(x):\n    return x", "def ipo(x):\n    return -x", {"ipo"}),
+    ]:
+        write(tree, LOSSES, text.replace(old, new))
+        assert {loss for loss in before if version(tree, loss=loss) != before[loss]} == changed
+
+
+def test_the_full_name_of_a_definition_in_a_row_leads_to_it(tree):
+    table, heads = "src/sparsepo/methods/method.py", "src/sparsepo/objective/heads.py"
+    rows = '{"last": Mask("sparsepo.objective.heads.Last"), "none": Mask("")}'
+    write(tree, table, f"class Mask:\n    pass\n\n\nMASKS = {rows}\n")
+    write(tree, heads, "class Last:\n    value = 1\n\n\nclass Other:\n    value = 1\n")
+    write(tree, SCRIPT, "from sparsepo.methods.method import MASKS\n\nuse(MASKS[NAME])\n")
+    before = {mask: version(tree, mask=mask) for mask in ("last", "none")}
+    write(tree, heads, "class Last:\n    value = 2\n\n\nclass Other:\n    value = 2\n")
+    assert [mask for mask in before if version(tree, mask=mask) != before[mask]] == ["last"]
 
 
 def test_a_function_behind_a_setting_counts_where_the_setting_is_given(tree):
@@ -159,17 +188,17 @@ def test_choices_are_found_wherever_they_stand_in_the_settings():
 @pytest.mark.parametrize(
     "text",
     [
-        "import sparsepo.objective.losses\n\nuse(sparsepo)\n",
-        "import sparsepo.objective.losses as losses\n\nuse(losses)\n",
-        "from sparsepo.objective import losses\n\nuse(losses)\n",
-        "from sparsepo.objective.losses import *\n",
-        "def f():\n    from sparsepo.objective import losses\n\n    return losses\n\n\nf()\n",
+        "import sparsepo.training.step_statistics\n\nuse(sparsepo)\n",
+        "import sparsepo.training.step_statistics as step_statistics\n\nuse(step_statistics)\n",
+        "from sparsepo.training import step_statistics\n\nuse(step_statistics)\n",
+        "from sparsepo.training.step_statistics import *\n",
+        "def f():\n    from sparsepo.training import step_statistics\n\n    return step_statistics\n\n\nf()\n",
     ],
 )
 def test_a_module_that_is_taken_whole_counts_whole_but_for_rows_that_are_not_chosen(tree, text):
     write(tree, SCRIPT, text)
-    assert changed_losses(tree, LOSSES, "LOW, HIGH = 0, 1", "LOW, HIGH = 0, 2") == ALL
-    assert changed_losses(tree, LOSSES, '"ipo": ipo', '"ipo": lambda x: x') == {"ipo"}
+    assert changed_rows(tree, TABLE, "LOW, HIGH = 0, 1", "LOW, HIGH = 0, 2") == ALL
+    assert changed_rows(tree, TABLE, '"ipo": ipo', '"ipo": lambda x: x') == {"ipo"}
 
 
 def test_file_times_and_the_place_of_the_tree_leave_the_version(tree, tmp_path_factory):

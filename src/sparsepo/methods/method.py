@@ -4,28 +4,48 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-LEARNED_MASKS = ("layers", "last", "feed_forward_layers", "feed_forward_last", "binary_layers", "binary_last")
-"""Masks that are trained."""
-VALUE_MASKS = ("given", "selected", "excess")
-"""Masks that are computed from numbers that the pairs have for each token."""
-_LEARNED_PARAMETERS = ("l1_u", "l1_d", "init_sparsity", "mask_weight_decay")
-_SELECTION_PARAMETERS = ("k_chosen", "k_rejected", "oracle")
-MASKS: dict[str, tuple[str, ...]] = {
-    "layers": _LEARNED_PARAMETERS,
-    "last": _LEARNED_PARAMETERS,
-    "feed_forward_layers": _LEARNED_PARAMETERS,
-    "feed_forward_last": _LEARNED_PARAMETERS,
-    "binary_layers": _LEARNED_PARAMETERS,
-    "binary_last": _LEARNED_PARAMETERS,
-    "activations": ("activation_sites", "normalisation"),
-    "given": ("oracle",),
-    "selected": _SELECTION_PARAMETERS,
-    "excess": _SELECTION_PARAMETERS,
-    "random": (),
-    "uniform": (),
-}
-"""Mask -> the parameters that it reads; its class is in `mask_builder.HEADS`."""
 
+@dataclass(frozen=True)
+class Mask:
+    """One row of the table of masks.
+
+    head: full name of its class in `objective.learned_masks` or `objective.fixed_masks`. parameters: those that a
+    config may set for a method with this mask. options: keywords of the class that this mask fixes.
+    """
+
+    head: str
+    parameters: tuple[str, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_learned(self) -> bool:
+        return "init_sparsity" in self.parameters
+
+    @property
+    def reads_values(self) -> bool:
+        """Whether it is computed from numbers that the pairs have for each token."""
+        return "oracle" in self.parameters
+
+
+_LEARNED = ("l1_u", "l1_d", "init_sparsity", "mask_weight_decay")
+_SELECTION = ("k_chosen", "k_rejected", "oracle")
+_INNER = {"inner": 200}
+_BINARY = {"binary": True}
+MASKS: dict[str, Mask] = {
+    "layers": Mask("sparsepo.objective.learned_masks.LayerHead", _LEARNED),
+    "last": Mask("sparsepo.objective.learned_masks.LastHead", _LEARNED),
+    "feed_forward_layers": Mask("sparsepo.objective.learned_masks.LayerHead", _LEARNED, _INNER),
+    "feed_forward_last": Mask("sparsepo.objective.learned_masks.LastHead", _LEARNED, _INNER),
+    "binary_layers": Mask("sparsepo.objective.learned_masks.LayerHead", _LEARNED, _BINARY),
+    "binary_last": Mask("sparsepo.objective.learned_masks.LastHead", _LEARNED, _BINARY),
+    "activations": Mask("sparsepo.objective.fixed_masks.ActivationHead", ("activation_sites", "normalisation")),
+    "given": Mask("sparsepo.objective.fixed_masks.GivenHead", ("oracle",)),
+    "selected": Mask("sparsepo.objective.fixed_masks.SelectedHead", _SELECTION),
+    "excess": Mask("sparsepo.objective.fixed_masks.ExcessHead", _SELECTION),
+    "random": Mask("sparsepo.objective.fixed_masks.RandomHead"),
+    "uniform": Mask("sparsepo.objective.fixed_masks.UniformHead"),
+}
+"""By the name that a config gives."""
 
 MISMATCHED_KL = "mismatched_kl"
 RUNNING_MARGIN = "running_margin"
@@ -76,7 +96,7 @@ class Method:
     @property
     def training_keys(self) -> tuple[str, ...]:
         """Settings of the training section that a grid may set instead."""
-        has_learned_masks = bool(set(self.mask_choices) & set(LEARNED_MASKS))
+        has_learned_masks = any(MASKS[mask].is_learned for mask in self.mask_choices if mask != "none")
         return (*self.training, *(("mask_weight_decay",) if has_learned_masks else ()))
 
     def kl_directions(self, hyper: Mapping[str, Any]) -> tuple[str, ...]:
@@ -95,7 +115,7 @@ class Method:
         """
         loss_kwargs, masks = self.split_parameters(hyper)
         mask = self.mask(hyper)
-        if mask in LEARNED_MASKS or self.statistic == MISMATCHED_KL or self.trainer != "pairs":
+        if (mask != "none" and MASKS[mask].is_learned) or self.statistic == MISMATCHED_KL or self.trainer != "pairs":
             return None
         needs_logps = self.needs_reference or mask == "excess"
         outputs = ("states",) if log_kl or self.kl_directions(loss_kwargs) else ("logps",) if needs_logps else ()
@@ -109,11 +129,14 @@ class Method:
 
     def oracle(self, hyper: Mapping[str, Any]) -> str | None:
         """The oracle whose scores the mask reads, `data` for numbers of the user's own; None: it reads none."""
-        return hyper.get("oracle", self.masks.get("oracle")) if self.mask(hyper) in VALUE_MASKS else None
+        mask = self.mask(hyper)
+        if mask == "none" or not MASKS[mask].reads_values:
+            return None
+        return hyper.get("oracle", self.masks.get("oracle"))
 
     def used_parameters(self, mask: str) -> tuple[str, ...]:
         """The parameters that this method reads with such a mask."""
-        of_mask = () if mask == "none" else MASKS[mask]
+        of_mask = () if mask == "none" else MASKS[mask].parameters
         own = [name for name in of_mask if name in (*self.masks, *self.training_keys)]
         always = (*self.hyper, *self.adaptive, *self.rounds, *(("mask",) if "mask" in self.masks else ()))
         return (*always, *own, *self.training)

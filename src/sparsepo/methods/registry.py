@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from sparsepo.methods.method import MASKS, MISMATCHED_KL, RUNNING_MARGIN, VALUE_MASKS, Method
+from sparsepo.methods.method import MASKS, MISMATCHED_KL, RUNNING_MARGIN, Method
 from sparsepo.methods.parameters import PARAMETERS
 from sparsepo.runtime.errors import UserError, did_you_mean
 from sparsepo.runtime.validation import error_message
@@ -27,7 +27,7 @@ _WEIGHS_REWARD = {
 }
 _WEIGHS_WITHOUT_VALUES = _WEIGHS_REWARD | {
     "masks": {"mask": "none", **_LEARNED, **_ACTIVATIONS},
-    "mask_choices": ("none", *(mask for mask in MASKS if mask not in VALUE_MASKS)),
+    "mask_choices": ("none", *(mask for mask in MASKS if not MASKS[mask].reads_values)),
 }
 _WEIGHS_BOTH = _WEIGHS_REWARD | {"share": "common", "masks": {**_TOKEN_MASKS, "l1_d": 0.0}}
 """Masks of a loss that is a sum over tokens: on the log-ratios, or also on the KL of each token. WITHOUT_VALUES: for a

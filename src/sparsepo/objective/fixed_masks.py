@@ -21,9 +21,9 @@ class ActivationHead(MaskHead):
 
     reads = "activations"
 
-    def __init__(self, sites: Sequence[str], normalisation: Literal["minmax", "zscore"]):
+    def __init__(self, activation_sites: Sequence[str], normalisation: Literal["minmax", "zscore"]):
         super().__init__()
-        self.sites = tuple(sites)
+        self.sites = tuple(activation_sites)
         self.normalise = {"minmax": _minmax, "zscore": _zscore}[normalisation]
 
     def forward(self, inputs: MaskInputs) -> Tensor:

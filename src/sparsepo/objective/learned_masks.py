@@ -26,13 +26,17 @@ class LearnedHead(MaskHead):
     """Abstract: a head whose weight is a ReLU over learned projections, each of the hidden states of one layer.
 
     A layer's states can be dropped as soon as they are projected, so the head is called on its projections (..., p)
-    instead of MaskInputs.
+    instead of MaskInputs. `inner` gives each projection a hidden width: two linear layers with no nonlinearity between
+    (authors' code). `binary`: the weight is 1 where it would be positive, with a straight-through gradient.
     """
 
     reads = "hidden_states"
-    binary: bool
 
-    def project(self, layer: int, num_layers: int, states: LayerStates) -> Tensor | None:
+    def __init__(self, num_layers: int, width: int, *, inner: int | None = None, binary: bool = False):
+        super().__init__()
+        self.num_layers, self.binary = num_layers, binary
+
+    def project(self, layer: int, states: LayerStates) -> Tensor | None:
         """(..., 1): the projection of layer 0 .. num_layers - 1, before any ReLU; None: the head does not read it."""
         raise NotImplementedError
 
@@ -60,22 +64,18 @@ class LayerHead(LearnedHead):
 
     One linear + ReLU for each layer, merged by a linear (no bias) + ReLU (arXiv 2410.05102, Eq. 9-10). The LayerNorm
     shared by all layers is in the authors' code, not in the paper; it makes the head independent of the scale of a
-    model's states. `inner` gives each layer's map a hidden width: two linear layers with no nonlinearity between
-    (authors' code). `binary`: the weight is 1 where the merged value is positive, with a straight-through gradient.
+    model's states.
     """
 
     def __init__(self, num_layers: int, width: int, *, inner: int | None = None, binary: bool = False):
-        super().__init__()
+        super().__init__(num_layers, width, inner=inner, binary=binary)
         self.norm = nn.LayerNorm(width)
         self.layer = nn.ModuleList(_projection(width, inner) for _ in range(num_layers))
         self.merge = nn.Linear(num_layers, 1, bias=False)
         nn.init.constant_(self.merge.weight, 1 / num_layers)
-        self.binary = binary
 
-    def project(self, layer: int, num_layers: int, states: LayerStates) -> Tensor:
+    def project(self, layer: int, states: LayerStates) -> Tensor:
         """The norm's gain and shift are folded into the linear map, so that all heads share the normalised states."""
-        if num_layers != len(self.layer):
-            raise ValueError(f"a mask head for {len(self.layer)} layers cannot read a model of {num_layers} layers")
         first, *others = _linears(self.layer[layer])
         bias = first.bias + first.weight @ self.norm.bias
         projection = F.linear(states.normalized.to(first.weight.dtype), first.weight * self.norm.weight, bias)
@@ -94,15 +94,16 @@ class LayerHead(LearnedHead):
 
 
 class LastHead(LearnedHead):
-    """Learned over the last layer only: m_t = ReLU(w . h_L + b); `inner` and `binary` as in LayerHead, no LayerNorm."""
+    """Learned over the last layer only: m_t = ReLU(w . h_L + b), without a LayerNorm."""
 
-    def __init__(self, width: int, *, inner: int | None = None, binary: bool = False):
-        super().__init__()
+    def __init__(self, num_layers: int, width: int, *, inner: int | None = None, binary: bool = False):
+        super().__init__(num_layers, width, inner=inner, binary=binary)
         self.layer = _projection(width, inner)
-        self.binary = binary
 
-    def project(self, layer: int, num_layers: int, states: LayerStates) -> Tensor | None:
-        return self.layer(states.values.to(next(self.parameters()).dtype)) if layer == num_layers - 1 else None
+    def project(self, layer: int, states: LayerStates) -> Tensor | None:
+        if layer < self.num_layers - 1:
+            return None
+        return self.layer(states.values.to(next(self.parameters()).dtype))
 
     def merge_projections(self, projections: Tensor) -> Tensor:
         return F.relu(projections)[..., 0]

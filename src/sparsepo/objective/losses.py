@@ -4,7 +4,6 @@ Each takes two `Side`s of (b, t) tensors and returns a `PairLoss` of unreduced (
 are in nats. Sums and means over the tokens of a response are weighted by its masks where it has some.
 """
 
-from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -204,24 +203,3 @@ def inpo(chosen: Side, rejected: Side, *, beta: float, ratio: float) -> PairLoss
         reward_sum(side.logps - ratio * side.ref_logps - (1 - ratio) * side.values, side) for side in (chosen, rejected)
     )
     return PairLoss((h_c - h_r - 1 / (2 * beta)) ** 2, beta * h_c, beta * h_r)
-
-
-LOSSES: dict[str, Callable[..., PairLoss]] = {
-    "dpo": dpo,
-    "cdpo": cdpo,
-    "robust": robust,
-    "hinge": hinge,
-    "ipo": ipo,
-    "simpo": simpo,
-    "dpop": dpop,
-    "tdpo1": tdpo1,
-    "tdpo2": tdpo2,
-    "sparsepo": sparsepo,
-    "odpo": odpo,
-    "kto": kto,
-    "orpo": orpo,
-    "sepo": sepo,
-    "selective_nll": selective_nll,
-    "inpo": inpo,
-}
-"""By the name in a row of `METHODS`; the code version of a run counts its own row only."""

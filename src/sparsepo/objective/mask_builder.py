@@ -1,20 +1,14 @@
 """The masks of a method: one head for both weights or one for each, built by name."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from pkgutil import resolve_name
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sparsepo.objective.fixed_masks import (
-    ActivationHead,
-    ExcessHead,
-    GivenHead,
-    RandomHead,
-    SelectedHead,
-    UniformHead,
-)
-from sparsepo.objective.learned_masks import LastHead, LayerHead, LayerStates, LearnedHead
+from sparsepo.methods.method import MASKS
+from sparsepo.objective.learned_masks import LayerStates, LearnedHead
 from sparsepo.objective.masks import MaskHead, MaskInputs
 
 SHARES = {"common": ("common",), "independent": ("u", "d"), "reward_only": ("u",), "kl_only": ("d",)}
@@ -44,16 +38,25 @@ class Masks(nn.Module):
 
     def forward(self, inputs: MaskInputs) -> tuple[Tensor, Tensor]:
         """m_u and m_d, each (s, t)."""
-        weights = {name: head(inputs.projections.get(name, inputs)) for name, head in self.heads.items()}
+        weights = {
+            name: head(inputs.projections[name] if name in inputs.projections else inputs)
+            for name, head in self.heads.items()
+        }
         if "common" in weights:
             return weights["common"], weights["common"]
         ones = torch.ones(inputs.valid.shape, device=inputs.valid.device)
         return weights.get("u", ones), weights.get("d", ones)
 
     def project(self, layer: int, num_layers: int, hidden_states: Tensor) -> dict[str, Tensor]:
-        """The projections of a layer's states (..., d) by all learned heads that read it: name -> (..., 1)."""
-        states = LayerStates(hidden_states)
-        projections = {name: head.project(layer, num_layers, states) for name, head in self._learned_heads().items()}
+        """The projections of a layer's states (..., d) by all learned heads that read it: name -> (..., 1).
+
+        Raises ValueError for a model of another number of layers than the heads.
+        """
+        states, heads = LayerStates(hidden_states), self._learned_heads()
+        for head in heads.values():
+            if head.num_layers != num_layers:
+                raise ValueError(f"a mask head for {head.num_layers} layers cannot read a model of {num_layers} layers")
+        projections = {name: head.project(layer, states) for name, head in heads.items()}
         return {name: projection for name, projection in projections.items() if projection is not None}
 
     def _learned_heads(self) -> dict[str, LearnedHead]:
@@ -82,33 +85,20 @@ class Masks(nn.Module):
         return torch.stack([coefficients[name] * norms[name] for name in with_head]).sum(0)
 
 
-HEADS: dict[str, Callable[..., MaskHead]] = {
-    "layers": lambda num_layers, width, **_: LayerHead(num_layers, width),
-    "last": lambda width, **_: LastHead(width),
-    "feed_forward_layers": lambda num_layers, width, **_: LayerHead(num_layers, width, inner=200),
-    "feed_forward_last": lambda width, **_: LastHead(width, inner=200),
-    "binary_layers": lambda num_layers, width, **_: LayerHead(num_layers, width, binary=True),
-    "binary_last": lambda width, **_: LastHead(width, binary=True),
-    "activations": lambda activation_sites, normalisation, **_: ActivationHead(activation_sites, normalisation),
-    "given": lambda **_: GivenHead(),
-    "selected": lambda k_chosen, k_rejected, **_: SelectedHead(k_chosen, k_rejected),
-    "excess": lambda k_chosen, k_rejected, **_: ExcessHead(k_chosen, k_rejected),
-    "random": lambda **_: RandomHead(),
-    "uniform": lambda **_: UniformHead(),
-}
-"""By the name that a config gives; the code version of a run counts its own row only."""
-
-
 def build_masks(num_layers: int, width: int, *, mask: str, share: str, **parameters: Any) -> Masks:
     """Masks for a reference with `num_layers` hidden states of `width` features.
 
     parameters: all that the mask reads, see `MASKS`; their defaults are in the table of methods. Raises ValueError for
     an unknown mask or share, naming the allowed ones, and TypeError for a missing parameter.
     """
-    if mask not in HEADS:
-        raise ValueError(f"mask '{mask}' is unknown; allowed: {', '.join(HEADS)}")
+    if mask not in MASKS:
+        raise ValueError(f"mask '{mask}' is unknown; allowed: {', '.join(MASKS)}")
     if share not in SHARES:
         raise ValueError(f"mask share '{share}' is unknown; allowed: {', '.join(SHARES)}")
-    heads = {name: HEADS[mask](num_layers=num_layers, width=width, **parameters) for name in SHARES[share]}
-    l1 = {name: parameters.get(name, 0.0) for name in ("l1_u", "l1_d")}  # a mask that does not read one pays nothing
-    return Masks(heads, **l1, init_sparsity=parameters.get("init_sparsity"))
+    row = MASKS[mask]
+    head_class = resolve_name(row.head)
+    l1 = {name: parameters.pop(name, 0.0) for name in ("l1_u", "l1_d")}  # a mask that does not read one pays nothing
+    init_sparsity = parameters.pop("init_sparsity", None)
+    size = {"num_layers": num_layers, "width": width} if row.is_learned else {}
+    heads = {name: head_class(**size, **row.options, **parameters) for name in SHARES[share]}
+    return Masks(heads, **l1, init_sparsity=init_sparsity)

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from sparsepo.data.batches import PairBatch
 from sparsepo.methods.registry import METHODS
 from sparsepo.models.architecture import hidden_states, lm_head
+from sparsepo.objective import losses
 from sparsepo.objective.fused_head import rows_per_group
-from sparsepo.objective.losses import LOSSES
 from sparsepo.objective.mask_builder import Masks, build_masks
 from sparsepo.objective.response_terms import PairLoss, Side, weighted_sum
 from sparsepo.objective.token_terms import KL_DIRECTIONS, SummedLoss, TokenTerms, token_terms
@@ -64,7 +64,7 @@ class PairObjective(nn.Module):
         self._no_split_modules = policy._no_split_modules  # the blocks, which FSDP shards one by one
         self._reference = (reference,)  # in a tuple, so that it is not a submodule
         self._ref_head = lm_head(policy).frozen_copy() if reference is None else None
-        self._loss = LOSSES[METHODS[method].loss]
+        self._loss = getattr(losses, METHODS[method].loss)
         self._hyper = dict(hyper)
         self._kl = tuple(name for name in KL_DIRECTIONS if name in {*kl, *METHODS[method].kl_directions(hyper)})
         mask_reads = set() if masks is None else masks.reads

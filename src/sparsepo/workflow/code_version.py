@@ -19,8 +19,7 @@ LEFT_OUT = ("sparsepo.config.", "sparsepo.runtime.", "sparsepo.workflow.", "spar
 CHOSEN_BY = {
     "sparsepo.methods.registry.METHODS": "",  # no row: what it says stands in the settings
     "sparsepo.methods.method.MASKS": "mask",
-    "sparsepo.objective.losses.LOSSES": "loss",
-    "sparsepo.objective.mask_builder.HEADS": "mask",
+    "sparsepo.objective.losses.*": "loss",
     "sparsepo.training.step_statistics.STATISTICS": "statistic",
     "sparsepo.data.sources.SOURCES": "source",
     "sparsepo.data.preference_formats.FORMATS": "source",
@@ -30,8 +29,9 @@ CHOSEN_BY = {
     "sparsepo.evaluation.frontier.frontier_evaluator": "frontier_every",
     "sparsepo.evaluation.sandbox.check_sandbox": "execution",
 }
-"""Table -> the setting that names its row: other rows do not count, nor does what only they lead to. Function -> the
-setting without which no job calls it: it counts where that is given, and neither null nor 0."""
+"""Table -> the setting that names its row: other rows do not count, nor does what only they lead to. Module.* -> the
+setting that names the definition of the module that a job uses. Function -> the setting without which no job calls it:
+it counts where that is given, and neither null nor 0."""
 SETTINGS = frozenset(CHOSEN_BY.values())
 
 Choices = frozenset[tuple[str, str]]
@@ -77,7 +77,7 @@ class SourceTree:
         if name == ON_IMPORT:
             places |= {(target, ON_IMPORT) for one in source.imports for target, _ in self._targets(module, one)}
         elif name == EVERYTHING:
-            places |= {(module, other) for other in source.statements}
+            places |= {(module, other) for other in source.statements if rows is None or other in rows}
         return parts, places
 
     def _targets(self, module: str, one: Import) -> Iterator[Place]:

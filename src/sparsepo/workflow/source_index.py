@@ -1,6 +1,7 @@
 """Python modules read without running them: the code of each top-level statement, and the names and imports in it."""
 
 import ast
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from copy import copy
@@ -82,8 +83,12 @@ def _parts(node: ast.stmt, rows: frozenset[str] | None) -> list[ast.AST]:
 
 
 def _imports(node: ast.AST) -> list[Import]:
+    """Also of a text that is the full name of a definition of the package, as rows of tables have them."""
     if isinstance(node, ast.Import):
         return [Import(alias.name, "", node.lineno) for alias in node.names]
+    if isinstance(node, ast.Constant) and isinstance(node.value, str) and re.fullmatch(r"sparsepo(\.\w+)+", node.value):
+        module, _, name = node.value.rpartition(".")
+        return [Import(module, name, node.lineno)]
     names = node.names if isinstance(node, ast.ImportFrom) else []
     return [Import("." * node.level + (node.module or ""), alias.name, node.lineno) for alias in names]
 
