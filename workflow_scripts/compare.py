@@ -5,8 +5,9 @@ import json
 from pathlib import Path
 
 from sparsepo.evaluation.tfidf import describe_fit
-from sparsepo.report.tables.comparison import comparison, write_comparison
-from sparsepo.report.tables.published import published
+from sparsepo.report.tables.cells import write_comparison
+from sparsepo.report.tables.comparison import compare
+from sparsepo.report.tables.published import load_published
 from sparsepo.runtime.entry_point import run_main
 
 
@@ -20,10 +21,10 @@ def main() -> None:
     options = parser.parse_args()
     settings = options.settings
     files = [json.loads(path.read_text()) for path in options.measures]
-    made = comparison(files, settings, published(settings["published"]))
+    comparison = compare(files, settings, load_published(settings["published"]))
     notes = [describe_fit(json.loads(path.read_text())) for path in options.scorer]
     targets = {kind: getattr(options, kind) for kind in ("csv", "markdown", "latex", "differences")}
-    write_comparison(made, **targets, notes=notes, provenance=settings["provenance"])
+    write_comparison(comparison, **targets, notes=notes, provenance=settings["provenance"])
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from sparsepo.report.figures.frontier import plot_diversity
-from sparsepo.report.figures.style import save
+from sparsepo.report.figures.style import save_figure
 from sparsepo.runtime.entry_point import run_main
 
 
@@ -14,7 +14,7 @@ def main() -> None:
     parser.add_argument("--scores", type=Path, nargs="+", required=True)
     parser.add_argument("--out", type=Path, nargs="+", required=True)
     options = parser.parse_args()
-    save(plot_diversity([json.loads(path.read_text()) for path in options.scores]), options.out[0])
+    save_figure(plot_diversity([json.loads(path.read_text()) for path in options.scores]), options.out[0])
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sparsepo.data.records import read_rows
 from sparsepo.report.figures.dynamics import plot_sparsity, plot_token_kl
-from sparsepo.report.figures.style import save
+from sparsepo.report.figures.style import save_figure
 from sparsepo.runtime.entry_point import run_main
 
 
@@ -20,8 +20,8 @@ def main() -> None:
     scores = [json.loads(path.read_text()) for path in options.scores]
     dynamics = {score["run"]: read_rows(path) for score, path in zip(scores, options.dynamics, strict=True)}
     labels = {score["method"]: score["label"] for score in scores}
-    save(plot_sparsity(dynamics, labels), options.sparsity[0])
-    save(plot_token_kl(dynamics, labels), options.token_kl[0])
+    save_figure(plot_sparsity(dynamics, labels), options.sparsity[0])
+    save_figure(plot_token_kl(dynamics, labels), options.token_kl[0])
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sparsepo.data.records import read_rows
 from sparsepo.report.figures.frontier import plot_frontier
-from sparsepo.report.figures.style import save
+from sparsepo.report.figures.style import save_figure
 from sparsepo.runtime.entry_point import run_main
 
 
@@ -19,7 +19,7 @@ def main() -> None:
     scores = [json.loads(path.read_text()) for path in options.scores]
     trained = [score["run"] for score in scores if score["method"] != "sft"]
     points = dict(zip(trained, map(read_rows, options.points), strict=True))
-    save(plot_frontier(scores, points), options.out[0])
+    save_figure(plot_frontier(scores, points), options.out[0])
 
 
 if __name__ == "__main__":

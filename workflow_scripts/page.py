@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from sparsepo.report.html.build import write_page
-from sparsepo.report.html.gather import TaskResults
+from sparsepo.report.html.task_results import TaskResults
 from sparsepo.runtime.entry_point import run_main
 
 

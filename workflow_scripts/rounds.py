@@ -7,7 +7,7 @@ from statistics import fmean
 
 from sparsepo.data.records import read_rows
 from sparsepo.report.figures.iterations import plot_rounds
-from sparsepo.report.figures.style import save
+from sparsepo.report.figures.style import save_figure
 from sparsepo.runtime.entry_point import run_main
 
 
@@ -19,7 +19,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, nargs="+", required=True)
     options = parser.parse_args()
     points = dict(zip(options.runs, map(read_rows, options.points), strict=True))
-    save(plot_rounds(points, fmean(json.loads(options.sft.read_text())["reward"])), options.out[0])
+    save_figure(plot_rounds(points, fmean(json.loads(options.sft.read_text())["reward"])), options.out[0])
 
 
 if __name__ == "__main__":

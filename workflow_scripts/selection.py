@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from sparsepo.data.records import Preference, read_records
-from sparsepo.report.figures.style import save
+from sparsepo.report.figures.style import save_figure
 from sparsepo.report.figures.token_selection import Oracle, plot_selection
 from sparsepo.runtime.entry_point import run_main
 
@@ -23,7 +23,7 @@ def main() -> None:
         name: Oracle(share, json.loads(summary.read_text())["parameters"], read_records(pairs, Preference))
         for (name, share), summary, pairs in files
     }
-    save(plot_selection([json.loads(path.read_text()) for path in options.scores], oracles), options.out[0])
+    save_figure(plot_selection([json.loads(path.read_text()) for path in options.scores], oracles), options.out[0])
 
 
 if __name__ == "__main__":

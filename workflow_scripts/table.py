@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from sparsepo.report.tables.grid import main_table, write_table
+from sparsepo.report.tables.grid import grid_frame, write_grid
 from sparsepo.runtime.entry_point import run_main
 
 
@@ -15,9 +15,9 @@ def main() -> None:
     for kind in ("csv", "markdown", "latex"):
         parser.add_argument(f"--{kind}", type=Path, required=True)
     options = parser.parse_args()
-    frame = main_table([json.loads(path.read_text()) for path in options.scores])
+    frame = grid_frame([json.loads(path.read_text()) for path in options.scores])
     targets = {kind: getattr(options, kind) for kind in ("csv", "markdown", "latex")}
-    write_table(frame, **targets, provenance=options.settings["provenance"])
+    write_grid(frame, **targets, provenance=options.settings["provenance"])
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from sparsepo.data.records import read_rows
-from sparsepo.report.figures.style import save
+from sparsepo.report.figures.style import save_figure
 from sparsepo.report.figures.token_heatmap import plot_tokens
 from sparsepo.runtime.entry_point import run_main
 
@@ -18,7 +18,7 @@ def main() -> None:
     options = parser.parse_args()
     score = json.loads(options.scores.read_text())
     setting = ", ".join(f"{name} {value}" for name, value in score["params"].items())
-    save(plot_tokens(read_rows(options.tokens), f"{score['label']}, {setting}"), options.out[0])
+    save_figure(plot_tokens(read_rows(options.tokens), f"{score['label']}, {setting}"), options.out[0])
 
 
 if __name__ == "__main__":

@@ -85,14 +85,14 @@ TABLE = """
 import sys
 from pathlib import Path
 from sparsepo.runtime.entry_point import run_main
-from sparsepo.report.tables.grid import main_table, write_table
+from sparsepo.report.tables.grid import grid_frame, write_grid
 folder, label = Path(sys.argv[1]), sys.argv[2] * int(sys.argv[3])
 values = {name: [0.5, 0.25] for name in ("prompt_ids", "reward", "kl_sample", "kl_exact", "entropy", "length")}
 score = values | {name: {} for name in ("params", "auc", "sparsity", "logp_change")}
 score |= {"run": "sft", "method": "sft", "label": label, "seed": None, "distinct_1": 0.5, "distinct_2": 0.5}
 def main():
     kinds = ("csv", "markdown", "latex")
-    write_table(main_table([score]), **{kind: folder / f"table.{kind}" for kind in kinds}, provenance="none")
+    write_grid(grid_frame([score]), **{kind: folder / f"table.{kind}" for kind in kinds}, provenance="none")
 run_main(main)
 """
 

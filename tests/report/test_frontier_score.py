@@ -1,11 +1,13 @@
 import math
+from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparsepo.report.frontier_score import frontier_scores, gain
+from sparsepo.report.frontier_score import frontier_scores, gain, upper_hull
 
 
 def _run(method, reward, kl, prompts=None, beta="0.1", seed=0):
@@ -225,3 +227,53 @@ def test_there_is_no_score_without(scores):
 
 def test_there_is_a_score_with_all_of_these():
     assert [row.method for row in frontier_scores([SFT, DPO]).methods] == ["dpo"]
+
+
+# --- the hull
+
+numbers = st.fractions(-50, 50, max_denominator=8)
+clouds = st.lists(st.tuples(numbers, numbers), min_size=1, max_size=30)
+
+
+def _height(hull, x):
+    """The envelope at x, by hand: linear between corners, flat after the last."""
+    for (left, low), (right, high) in pairwise(hull):
+        if left <= x <= right:
+            return low + (high - low) * (x - left) / (right - left)
+    return hull[-1][1]
+
+
+def test_the_hull_of_a_small_cloud_is_the_one_drawn_by_hand():
+    cloud = [(0, 0), (1, 3), (2, 4), (3, 4.5), (2, 1), (4, 4), (1, 1), (2.5, 4.2)]
+    assert upper_hull(cloud) == [(0, 0), (1, 3), (2, 4), (3, 4.5)]
+
+
+def test_points_on_one_line_leave_its_two_ends():
+    assert upper_hull([(0, 0), (2, 2), (1, 1), (3, 3)]) == [(0, 0), (3, 3)]
+
+
+def test_a_hull_that_only_falls_is_its_first_point():
+    assert upper_hull([(1, 2), (0, 5), (3, 5), (0, 4)]) == [(0, 5)]
+    assert upper_hull([]) == []
+
+
+@given(clouds)
+def test_every_point_lies_on_or_below_the_hull(cloud):
+    hull = upper_hull(cloud)
+    assert all(y <= _height(hull, x) for x, y in cloud)
+
+
+@given(clouds)
+def test_the_hull_rises_ever_more_slowly_from_the_leftmost_to_the_best_point(cloud):
+    hull = upper_hull(cloud)
+    slopes = [Fraction(d - b) / (c - a) for (a, b), (c, d) in pairwise(hull)]
+    assert set(hull) <= set(cloud)
+    assert hull[0][0] == min(x for x, _ in cloud) and hull[-1][1] == max(y for _, y in cloud)
+    assert all(slope > 0 for slope in slopes)
+    assert all(later < earlier for earlier, later in pairwise(slopes))
+
+
+@given(clouds, st.randoms())
+def test_the_hull_does_not_depend_on_the_order_of_the_points(cloud, random):
+    shuffled = random.sample(cloud, len(cloud))
+    assert upper_hull(shuffled) == upper_hull(cloud)

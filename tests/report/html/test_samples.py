@@ -4,8 +4,8 @@ import pytest
 
 from sparsepo.data.records import Completion, Prompt, write_json, write_records
 from sparsepo.report.html import samples
-from sparsepo.report.html.gather import TaskResults
-from sparsepo.report.html.samples import answers_of
+from sparsepo.report.html.samples import find_answers
+from sparsepo.report.html.task_results import TaskResults
 
 DPO = "dpo/beta~0.1/seed~0"
 
@@ -70,8 +70,8 @@ def _scored(tmp_path):
 
 
 def test_each_answer_has_its_own_reward(scored):
-    found = answers_of(scored, "samples")
-    assert (found.kind, found.columns, found.whole) == ("samples", ["reward", "KL"], 3)
+    found = find_answers(scored, "samples")
+    assert (found.columns, found.total) == (["reward", "KL"], 3)
     assert _texts(found, "sft") == [["0:a-0", "0:a-1"], ["0:b-0", "0:b-1"], ["0:c-0", "0:c-1"]]
     assert _numbers(found, DPO) == [
         [{"reward": 10.0 + 2 * place + at, "KL": 0.5} for at in (0, 1)] for place in range(3)
@@ -83,7 +83,7 @@ def test_a_prompt_that_was_drawn_in_two_places_keeps_its_answers_together(tmp_pa
     task = _task(tmp_path, runs=[])
     _write_rows(task, "samples", "sft", _drawn(["a", "b", "a"], 1))
     _write_measures(task, "scores", "sft", {"": {"reward": ([1.0, 2.0, 3.0], [0, 1, 0])}})
-    found = answers_of(task, "samples")
+    found = find_answers(task, "samples")
     assert [prompt["prompt"] for prompt in found.prompts] == ["a", "b"]
     assert _numbers(found, "sft") == [[{"reward": 1.0}, {"reward": 3.0}], [{"reward": 2.0}]]
 
@@ -95,14 +95,14 @@ def test_a_number_of_the_whole_run_belongs_to_no_answer(tmp_path, count):
     _write_rows(task, "samples", "sft", _drawn(["a", "b", "c"], count))
     rewards = ([0.5] * 3 * count, _groups(3, count))
     _write_measures(task, "scores", "sft", {"": {"reward": rewards, "auc_m_u": ([0.9], [0])}})
-    assert answers_of(task, "samples").columns == ["reward"]
+    assert find_answers(task, "samples").columns == ["reward"]
 
 
 def test_a_metric_that_only_one_run_has_is_missing_from_the_others(scored):
     _write_measures(
         scored, "scores", DPO, {"": {"reward": ([1.0] * 6, _groups(3, 2)), "extra": ([2.0] * 6, _groups(3, 2))}}
     )
-    found = answers_of(scored, "samples")
+    found = find_answers(scored, "samples")
     assert found.columns == ["reward", "KL", "extra"]
     assert found.runs["sft"][0][0][2] == [0.0, 0.5, None] and found.runs[DPO][0][0][2] == [1.0, None, 2.0]
 
@@ -113,8 +113,8 @@ def test_rows_and_values_of_validation_are_left_out(scored):
         _write_rows(scored, "samples", run, validation + _drawn(["a", "b", "c"], 2))
         values = {"": {"reward": ([1.0, 2.0, 3.0, 4.0, 5.0, 6.0], _groups(3, 2))}}
         _write_measures(scored, "scores", run, values, {"": {"reward": ([9.0] * 4, _groups(2, 2))}})
-    found = answers_of(scored, "samples")
-    assert [prompt["prompt"] for prompt in found.prompts] == ["a", "b", "c"] and found.whole == 3
+    found = find_answers(scored, "samples")
+    assert [prompt["prompt"] for prompt in found.prompts] == ["a", "b", "c"] and found.total == 3
     assert _texts(found, DPO)[2] == ["c-0", "c-1"]
     assert _numbers(found, DPO)[2] == [{"reward": 5.0}, {"reward": 6.0}]
 
@@ -125,11 +125,11 @@ def test_the_first_seed_of_each_setting_is_shown(tmp_path):
     for run in ("sft", *runs):
         _write_rows(task, "samples", run, _drawn(["a"], 1))
         _write_measures(task, "scores", run, {"": {}})
-    assert list(answers_of(task, "samples").runs) == ["sft", "dpo/beta~0.1/seed~3", "dpo/beta~0.5/seed~3"]
+    assert list(find_answers(task, "samples").runs) == ["sft", "dpo/beta~0.1/seed~3", "dpo/beta~0.5/seed~3"]
 
 
 def test_what_was_not_sampled_has_no_answers(scored):
-    assert answers_of(scored, "generations") is None and answers_of(scored, "programs") is None
+    assert find_answers(scored, "generations") is None and find_answers(scored, "programs") is None
 
 
 def test_references_stand_beside_their_prompts_and_may_be_missing(scored):
@@ -139,7 +139,7 @@ def test_references_stand_beside_their_prompts_and_may_be_missing(scored):
         Prompt("other", reference="none of these"),
     ]
     write_records(scored.folder / "prompts/test.jsonl", rows)
-    assert answers_of(scored, "samples").prompts == [
+    assert find_answers(scored, "samples").prompts == [
         {"prompt": "a", "reference": "good a"},
         {"prompt": "b", "reference": "good b"},
         {"prompt": "c", "reference": ""},
@@ -171,7 +171,7 @@ def _wins(task, **temperatures):
         name: {"win_rate": temperatures[key]} for key, name in (("t025", "0.25"), ("t1", "1")) if key in temperatures
     }
     _write_measures(task, "wins", "sft", found)
-    return _numbers(answers_of(task, "generations"), "sft")
+    return _numbers(find_answers(task, "generations"), "sft")
 
 
 def test_a_generation_has_the_win_and_the_length_of_its_temperature(judged):
@@ -180,7 +180,7 @@ def test_a_generation_has_the_win_and_the_length_of_its_temperature(judged):
     assert [answer["win rate %"] for answer in first] == [0.0, 100.0, 100.0, 100.0]
     assert [answer["win rate %"] for answer in second] == [50.0, 0.0, 0.0, 50.0]
     assert [answer["length"] for answer in first + second] == [1.0, 2.0, 5.0, 6.0, 3.0, 4.0, 7.0, 8.0]
-    answers = answers_of(judged, "generations").runs["sft"][1]
+    answers = find_answers(judged, "generations").runs["sft"][1]
     assert [answer[:2] for answer in answers] == [
         ["0.25:b-0", 0.25],
         ["0.25:b-1", 0.25],
@@ -209,7 +209,7 @@ def test_one_verdict_left_of_every_prompt_is_nobodys(judged):
 
 
 def test_without_a_judge_generations_have_what_else_was_measured(judged):
-    found = answers_of(_task(judged.results.parent, runs=[], parts=["summaries"]), "generations")
+    found = find_answers(_task(judged.results.parent, runs=[], parts=["summaries"]), "generations")
     assert found.columns == ["length", "self-BLEU"]
 
 
@@ -218,7 +218,7 @@ def test_an_empty_prompt_shares_nothing_with_the_others(tmp_path):
     task = _task(tmp_path, runs=[], parts=["wins"])
     _write_rows(task, "generations", "sft", _drawn(["b", ""], 1))
     _write_measures(task, "wins", "sft", {"1": {"win_rate": ([0.0, 1.0], ["b", ""])}})
-    assert _numbers(answers_of(task, "generations"), "sft") == [[{"win rate %": 0.0}], [{"win rate %": 100.0}]]
+    assert _numbers(find_answers(task, "generations"), "sft") == [[{"win rate %": 0.0}], [{"win rate %": 100.0}]]
 
 
 # --- programs
@@ -233,7 +233,7 @@ def test_pass_at_k_is_that_of_the_problem_by_its_id(tmp_path):
     suites = {"mbpp": {"pass@1": ([0.5, 1.0], ["mbpp/7", "mbpp/3"]), "pass@2": ([1.0, 0.0], ["mbpp/7", "mbpp/3"])}}
     suites |= {"humaneval": {"pass@1": ([0.0, 0.25], ["HumanEval/0", "HumanEval/1"])}}
     _write_measures(task, "code", "sft", suites)
-    found = answers_of(task, "programs")
+    found = find_answers(task, "programs")
     assert found.columns == ["pass@1 %", "pass@2 %"]
     assert [[numbers for _, _, numbers in answers] for answers in found.runs["sft"]] == [
         [[50.0, 100.0]] * 2, [[100.0, 0.0]] * 2, [[0.0, None]] * 2, [[25.0, None]] * 2
@@ -250,7 +250,7 @@ def test_long_texts_are_cut(tmp_path):
     _write_rows(task, "samples", "sft", rows)
     _write_measures(task, "scores", "sft", {"": {"reward": ([1.0, 2.0], [0, 1])}})
     write_records(task.folder / "prompts/test.jsonl", [Prompt(long, reference=long), Prompt(exact, reference=exact)])
-    found = answers_of(task, "samples")
+    found = find_answers(task, "samples")
     cut = "x" * 1500 + "…"
     assert found.prompts == [{"prompt": cut, "reference": cut}, {"prompt": exact, "reference": exact}]
     assert found.runs["sft"] == [[[cut, 1.0, [1.0]]], [[exact, 1.0, [2.0]]]]
@@ -267,15 +267,15 @@ def test_long_texts_are_cut(tmp_path):
     ],
 )
 def test_the_more_letters_there_are_the_fewer_prompts_a_page_holds(tmp_path, monkeypatch, length, runs, shown):
-    monkeypatch.setattr(samples, "LETTERS", 40_000)
+    monkeypatch.setattr(samples, "MAX_LETTERS", 40_000)
     names = [f"dpo/beta~{run}/seed~0" for run in range(runs - 1)]
     task = _task(tmp_path, runs=names)
     rows = [Completion(f"prompt {place}", "z" * length, [1], True) for place in range(100)]
     for run in ("sft", *names):
         _write_rows(task, "samples", run, rows)
         _write_measures(task, "scores", run, {"": {"length": ([float(at) for at in range(100)], list(range(100)))}})
-    found = answers_of(task, "samples")
+    found = find_answers(task, "samples")
     assert [prompt["prompt"] for prompt in found.prompts] == [f"prompt {place}" for place in range(shown)]
-    assert found.whole == 100
+    assert found.total == 100
     assert {len(answers) for answers in found.runs.values()} == {shown}
     assert _numbers(found, "sft")[-1] == [{"length": shown - 1.0}]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sparsepo.report.html.tokens import Pairs, pairs_of, token_values, top_tokens, values_of
+from sparsepo.report.html.tokens import TokenPairs, choose_pairs, token_values, top_tokens, values_by_pair
 from sparsepo.runtime.errors import UserError
 
 PLAIN = {"log_ratio", "reverse_kl", "forward_kl"}
@@ -66,14 +66,14 @@ def test_numbers_have_four_significant_digits():
 
 def test_a_pair_is_its_texts_and_what_was_planted():
     row = _row(_side([" good", " film"], planted=[1, 0]), _side([" bad"], planted=[1]), "a film is")
-    assert pairs_of([row], 1).shown == [
+    assert choose_pairs([row], 1).shown == [
         {
             "prompt": "a film is",
             "chosen": {"tokens": [" good", " film"], "planted": [1, 0]},
             "rejected": {"tokens": [" bad"], "planted": [1]},
         }
     ]
-    assert pairs_of(_rows(1, 2), 1).shown[0]["chosen"] == {"tokens": [" a"]}
+    assert choose_pairs(_rows(1, 2), 1).shown[0]["chosen"] == {"tokens": [" a"]}
 
 
 @pytest.mark.parametrize(
@@ -87,19 +87,19 @@ def test_a_pair_is_its_texts_and_what_was_planted():
     ],
 )
 def test_the_more_runs_there_are_the_fewer_pairs_a_page_holds(length, runs, count):
-    found = pairs_of(_rows(30, length), runs)
+    found = choose_pairs(_rows(30, length), runs)
     assert [pair["prompt"] for pair in found.shown] == [f"prompt {place}" for place in range(count)]
-    assert found.whole == 30
+    assert found.total == 30
     assert count * length * 8 * runs <= 500_000 or count == 2
 
 
 def test_the_longest_pair_decides():
-    assert len(pairs_of([*_rows(29, 2), *_rows(1, 200)], 40).shown) == 7
+    assert len(choose_pairs([*_rows(29, 2), *_rows(1, 200)], 40).shown) == 7
 
 
 def test_fewer_pairs_than_fit_are_all_shown():
-    found = pairs_of(_rows(1, 10), 1)
-    assert (len(found.shown), found.whole) == (1, 1)
+    found = choose_pairs(_rows(1, 10), 1)
+    assert (len(found.shown), found.total) == (1, 1)
 
 
 # --- what a run says of them
@@ -109,8 +109,8 @@ def test_a_run_says_of_each_pair_its_rewards_and_the_values_of_both_sides():
     rows = _rows(3, 4)
     rows[1] |= {"reward_chosen": 2.0, "reward_rejected": 1.23456}
     rows[1]["rejected"]["reverse_kl"] = [7.0, 8.0]
-    pairs = Pairs(pairs_of(rows, 1).shown[:2], 3)
-    first, second = values_of(rows, pairs, "dpo/beta~0.1/seed~0")
+    pairs = TokenPairs(choose_pairs(rows, 1).shown[:2], 3)
+    first, second = values_by_pair(rows, pairs, "dpo/beta~0.1/seed~0")
     assert (first["reward"], second["reward"]) == ([0.5, -0.25], [2.0, 1.235])
     assert (second["chosen"]["reverse_kl"], second["rejected"]["reverse_kl"]) == ([0.5, 0.5], [7.0, 8.0])
     assert set(first) == {"chosen", "rejected", "reward"} and set(first["chosen"]) == PLAIN
@@ -136,11 +136,11 @@ def _more(rows):
 @pytest.mark.parametrize("change", [_other_tokens, _other_order, _fewer, _more])
 def test_a_run_that_looked_into_other_pairs_is_refused_by_name(change):
     rows = _rows(3, 4)
-    pairs = pairs_of(rows, 1)
-    values_of(rows, pairs, "sft")
+    pairs = choose_pairs(rows, 1)
+    values_by_pair(rows, pairs, "sft")
     change(rows)
     with pytest.raises(UserError, match=r"^tokens/dpo/beta~0\.1/seed~0\.jsonl is not about the pairs of the other"):
-        values_of(rows, pairs, "dpo/beta~0.1/seed~0")
+        values_by_pair(rows, pairs, "dpo/beta~0.1/seed~0")
 
 
 # --- the tokens of the largest weights

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparsepo.report.tables.caption import caption, findings
-from sparsepo.report.tables.comparison import comparison, comparison_frame, differences_frame, write_comparison
+from sparsepo.report.tables.caption import comparison_caption, comparison_notes
+from sparsepo.report.tables.cells import write_comparison
+from sparsepo.report.tables.comparison import compare, comparison_frame, differences_frame
 from sparsepo.report.tables.published import Published
-from sparsepo.report.tables.systems import systems
+from sparsepo.report.tables.systems import build_systems
 from sparsepo.runtime.errors import UserError
 
 NOTHING = Published({}, "")
@@ -46,13 +47,13 @@ def _two_points(better, seed=0):
 
 def test_sft_comes_first_and_the_methods_as_given():
     files = [_file(name, {"reward": _numbers(1.0)}) for name in ("ipo", "dpo", "sft")]
-    assert [system.method for system in systems(files, "reward", "methods")] == ["sft", "ipo", "dpo"]
+    assert [system.method for system in build_systems(files, "reward", "methods")] == ["sft", "ipo", "dpo"]
 
 
 def test_with_settings_as_rows_every_point_stands_by_itself_and_nothing_is_chosen():
     files = _two_points(better="0.1")
-    made = comparison(files, BY_REWARD | {"rows": "settings"}, NOTHING)
-    assert [(system.method, system.points) for system in made.systems] == [("dpo", 1), ("dpo", 1)]
+    made = compare(files, BY_REWARD | {"rows": "settings"}, NOTHING)
+    assert [(system.method, system.candidates) for system in made.systems] == [("dpo", 1), ("dpo", 1)]
     assert len({system.name for system in made.systems}) == len({system.params for system in made.systems}) == 2
     (found,) = made.differences["", "reward"]
     assert {found.a, found.b} == {system.name for system in made.systems}
@@ -60,8 +61,8 @@ def test_with_settings_as_rows_every_point_stands_by_itself_and_nothing_is_chose
 
 @pytest.mark.parametrize("better", ["0.1", "0.5"])
 def test_a_method_stands_at_the_point_that_validation_prefers(better):
-    (system,) = systems(_two_points(better), "reward", "methods")
-    assert (system.params, system.points) == (f"beta={better}", 2)
+    (system,) = build_systems(_two_points(better), "reward", "methods")
+    assert (system.params, system.candidates) == (f"beta={better}", 2)
 
 
 @settings(max_examples=50, deadline=None)
@@ -71,7 +72,7 @@ def test_no_test_value_changes_the_choice(values):
         _file("dpo", {"reward": _numbers(*values[at::4])}, {"reward": _numbers(level)}, {"beta": beta}, seed)
         for at, (beta, seed, level) in enumerate([("0.1", 0, 0.3), ("0.1", 1, 0.4), ("0.5", 0, 0.9), ("0.5", 1, 0.0)])
     ]
-    (system,) = systems(files, "reward", "methods")
+    (system,) = build_systems(files, "reward", "methods")
     assert system.params == "beta=0.5"  # 0.45 against 0.35
 
 
@@ -81,47 +82,47 @@ def test_the_files_of_a_run_are_merged():
         _file("dpo", {"0.25": {"win_rate": _numbers(0.5)}}, measure="wins"),
         _file("dpo", {"0.25": {"length": _numbers(9)}}, measure="summaries"),
     ]
-    (system,) = systems(parts, "reward", "methods")
-    assert set(system.figures) == {("", "reward"), ("0.25", "win_rate"), ("0.25", "length")}
+    (system,) = build_systems(parts, "reward", "methods")
+    assert set(system.estimates) == {("", "reward"), ("0.25", "win_rate"), ("0.25", "length")}
     assert system.seeds == 1
 
 
 def test_win_rate_and_pass_at_k_are_percentages_and_rewards_are_not():
-    (system,) = systems(
+    (system,) = build_systems(
         [_file("dpo", {name: _numbers(0.25) for name in ("win_rate", "pass@7", "reward")})], "reward", "methods"
     )
-    means = {name: found.interval.mean for (_, name), found in system.figures.items()}
+    means = {name: found.interval.mean for (_, name), found in system.estimates.items()}
     assert means == {"win_rate": 25.0, "pass@7": 25.0, "reward": 0.25}
 
 
 def test_the_interval_of_one_seed_is_over_prompts_and_of_several_over_seeds():
-    one = systems(
+    one = build_systems(
         [_file("dpo", {"reward": _numbers(0.0, 1.0, 1.0, 1.0, groups=["p", "q", "q", "q"])})], "reward", "methods"
     )
-    found = one[0].figures["", "reward"].interval
+    found = one[0].estimates["", "reward"].interval
     assert (found.mean, found.low, found.high) == (0.75, 0.0, 1.0)
     files = [_file("dpo", {"reward": _numbers(level, level)}, seed=seed) for seed, level in enumerate([1.0, 3.0])]
-    found = systems(files, "reward", "methods")[0].figures["", "reward"].interval
+    found = build_systems(files, "reward", "methods")[0].estimates["", "reward"].interval
     assert (found.mean, found.high) == pytest.approx((2.0, 2 + 12.7062), abs=1e-4)
 
 
 def test_a_number_without_items_has_196_standard_errors_or_no_bounds():
     test = {"bbh": _numbers(10.0, stderr=2.0), "avg": _numbers(7.0, stderr=None)}
-    (system,) = systems([_file("dpo", test)], "reward", "methods")
-    found = system.figures["", "bbh"].interval
+    (system,) = build_systems([_file("dpo", test)], "reward", "methods")
+    found = system.estimates["", "bbh"].interval
     assert (found.low, found.high) == pytest.approx((6.08, 13.92))
-    assert math.isnan(system.figures["", "avg"].interval.low)
+    assert math.isnan(system.estimates["", "avg"].interval.low)
 
 
 def test_a_seed_without_a_metric_leaves_the_mean_to_the_others_and_is_told():
     files = [_file("dpo", {"reward": _numbers(1.0), "kl": _numbers(2.0)}), _file("dpo", {"kl": _numbers(4.0)}, seed=1)]
-    made = comparison(files, BY_REWARD, NOTHING)
-    assert made.systems[0].figures["", "reward"].interval.mean == 1.0
-    assert findings(made) == ["DPO: reward is the mean of 1 of 2 seeds; the others lack it"]
+    made = compare(files, BY_REWARD, NOTHING)
+    assert made.systems[0].estimates["", "reward"].interval.mean == 1.0
+    assert comparison_notes(made) == ["DPO: reward is the mean of 1 of 2 seeds; the others lack it"]
 
 
 def test_a_measurement_without_values_is_missing():
-    made = comparison([_file("dpo", {"reward": _numbers(1.0), "win_rate": _numbers()})], BY_REWARD, NOTHING)
+    made = compare([_file("dpo", {"reward": _numbers(1.0), "win_rate": _numbers()})], BY_REWARD, NOTHING)
     assert made.columns == [("", "reward")]
 
 
@@ -136,20 +137,20 @@ def test_a_measurement_without_values_is_missing():
 )
 def test_the_baseline_is_as_asked_else_dpo_else_sft(methods, asked, found):
     files = [_file(name, {"reward": _numbers(1.0)}) for name in methods]
-    made = comparison(files, BY_REWARD | {"baseline": asked}, NOTHING)
+    made = compare(files, BY_REWARD | {"baseline": asked}, NOTHING)
     assert (made.baseline and made.baseline.method) == found
 
 
 def test_a_baseline_without_a_run_is_a_users_mistake():
     with pytest.raises(UserError, match="evaluation.baseline: there is no run of 'ipo'; there are dpo"):
-        comparison([_file("dpo", {"reward": _numbers(1.0)})], BY_REWARD | {"baseline": "ipo"}, NOTHING)
+        compare([_file("dpo", {"reward": _numbers(1.0)})], BY_REWARD | {"baseline": "ipo"}, NOTHING)
 
 
 def test_the_frame_has_a_row_for_each_variant_and_system_and_nan_for_what_is_missing():
     test = {"": {"reward": _numbers(0.0, 1.0)}, "0.25": {"win_rate": _numbers(0.5)}}
     sft = _file("sft", {"0.25": {"win_rate": _numbers(0.25)}}, seed=None)
     files = [sft, _file("dpo", test, params={"beta": "0.1"})]
-    frame = comparison_frame(comparison(files, BY_REWARD, NOTHING))
+    frame = comparison_frame(compare(files, BY_REWARD, NOTHING))
     assert list(frame["method"] + frame["variant"]) == ["sft0.25", "dpo0.25", "sft", "dpo"]
     assert frame["win_rate"].tolist()[:2] == [25.0, 50.0] and frame["win_rate"].isna().tolist()[2:] == [True, True]
     last = frame.iloc[3]
@@ -159,7 +160,7 @@ def test_the_frame_has_a_row_for_each_variant_and_system_and_nan_for_what_is_mis
 def test_the_papers_figure_stands_beside_ours_by_metric_and_variant():
     test = {"": {"bbh": _numbers(3.0)}, "humaneval": {"pass@1": _numbers(0.1)}, "mbpp": {"pass@1": _numbers(0.2)}}
     paper = Published({"dpo": {"bbh": 4.5, "pass@1 mbpp": 33.0}}, "a paper")
-    frame = comparison_frame(comparison([_file("dpo", test)], BY_REWARD, paper)).set_index("variant")
+    frame = comparison_frame(compare([_file("dpo", test)], BY_REWARD, paper)).set_index("variant")
     assert frame["bbh_paper"][""] == 4.5
     assert frame["pass@1_paper"]["mbpp"] == 33.0 and math.isnan(frame["pass@1_paper"]["humaneval"])
 
@@ -171,7 +172,7 @@ def test_differences_tell_every_pair_and_which_are_real():
         _file(name, {"reward": _numbers(*(level + (name == "ipo") * (-1) ** at * x for at, x in enumerate(noise)))})
         for name, level in levels.items()
     ]
-    frame = differences_frame(comparison(files, BY_REWARD, NOTHING))
+    frame = differences_frame(compare(files, BY_REWARD, NOTHING))
     assert list(frame["system_a"] + " " + frame["system_b"]) == ["sft dpo", "sft ipo", "dpo ipo"]
     assert list(frame["real"]) == ["yes", "yes", "no"]
     assert frame["difference"][0] == -1.0 and set(frame["prompts"]) == {12}
@@ -180,15 +181,15 @@ def test_differences_tell_every_pair_and_which_are_real():
 
 def test_scores_without_items_are_listed_and_not_called_real_or_unreal():
     files = [_file(name, {"avg": _numbers(level)}) for name, level in (("sft", 1.0), ("dpo", 9.0))]
-    made = comparison(files, BY_REWARD, NOTHING)
+    made = compare(files, BY_REWARD, NOTHING)
     (row,) = differences_frame(made).to_dict("records")
     assert (row["difference"], row["real"]) == (-8.0, "") and math.isnan(row["p"])
-    assert "Scores without single items are not tested." in caption(made)
+    assert "Scores without single items are not tested." in comparison_caption(made)
 
 
 def test_the_written_csv_is_what_the_frame_says(tmp_path):
     files = [_file("sft", {"reward": _numbers(1 / 3)}), _file("dpo", {"kl": _numbers(2.0)})]
-    made = comparison(files, BY_REWARD, NOTHING)
+    made = compare(files, BY_REWARD, NOTHING)
     paths = {kind: tmp_path / kind for kind in ("csv", "markdown", "latex", "differences")}
     write_comparison(made, **paths, notes=["the scorer was right in 90%"], provenance="config a")
     rows = list(csv.DictReader(io.StringIO(paths["csv"].read_text())))

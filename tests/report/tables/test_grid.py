@@ -3,7 +3,8 @@ import re
 import pandas as pd
 import pytest
 
-from sparsepo.report.tables.grid import main_table, reading, write_table
+from sparsepo.report.tables.cautions import cautions
+from sparsepo.report.tables.grid import grid_frame, write_grid
 from sparsepo.report.tables.render import escaped_latex
 
 SFT = {
@@ -52,12 +53,12 @@ def _frame(*rows):
 
 def _written(frame, tmp_path):
     paths = {kind: tmp_path / f"main.{kind}" for kind in ("csv", "markdown", "latex")}
-    write_table(frame, **paths, provenance="config_a.yaml, 50% of a & b")
+    write_grid(frame, **paths, provenance="config_a.yaml, 50% of a & b")
     return {kind: path.read_text(encoding="utf-8") for kind, path in paths.items()}
 
 
 def test_sft_comes_first_and_the_methods_in_the_order_given():
-    table = main_table([DPO | {"method": "tdpo1"}, SFT, DPO, DPO | {"params": {"beta": "0.5"}}])
+    table = grid_frame([DPO | {"method": "tdpo1"}, SFT, DPO, DPO | {"params": {"beta": "0.5"}}])
     assert list(table["method"]) == ["sft", "tdpo1", "dpo", "dpo"]
     assert list(table["params"]) == ["-", "beta=0.1", "beta=0.1", "beta=0.5"]
 
@@ -65,7 +66,7 @@ def test_sft_comes_first_and_the_methods_in_the_order_given():
 def test_a_row_pools_the_samples_of_all_seeds():
     other = DPO | {"seed": 1, "reward": [0.2, 0.2, 0.2, 0.2]}
     other |= {"logp_change": {"chosen": 0.5, "rejected": -2.0}, "distinct_1": 0.1}
-    row = main_table([SFT, DPO, other]).iloc[1]
+    row = grid_frame([SFT, DPO, other]).iloc[1]
     assert row["seeds"] == 2
     assert row["reward"] == pytest.approx((0.6 + 0.7 + 0.8 + 0.9 + 4 * 0.2) / 8)
     assert row["reward_low"] < row["reward"] < row["reward_high"]
@@ -78,7 +79,7 @@ def test_a_row_pools_the_samples_of_all_seeds():
 def test_sampling_a_prompt_more_often_does_not_narrow_the_interval():
     once = DPO | {"reward": [0.1, 0.4, 0.5, 0.9], "prompt_ids": [0, 1, 2, 3]}
     often = {key: once[key] * 10 for key in ("reward", "prompt_ids", "kl_sample", "kl_exact", "entropy")}
-    first, second = main_table([once]).iloc[0], main_table([once | often]).iloc[0]
+    first, second = grid_frame([once]).iloc[0], grid_frame([once | often]).iloc[0]
     for bound in ("reward_low", "reward_high"):
         assert first[bound] == pytest.approx(second[bound])
 
@@ -86,7 +87,7 @@ def test_sampling_a_prompt_more_often_does_not_narrow_the_interval():
 def test_one_prompt_under_two_seeds_is_two_groups():
     flat = {"prompt_ids": [0, 1], "kl_sample": [0.0, 0.0], "kl_exact": [0.0, 0.0], "entropy": [9.0, 9.0]}
     runs = [DPO | flat | {"reward": [0.0, 1.0]}, DPO | flat | {"seed": 1, "reward": [1.0, 0.0]}]
-    row = main_table(runs).iloc[0]
+    row = grid_frame(runs).iloc[0]
     assert row["reward_high"] - row["reward_low"] > 0.3  # by prompt alone every group has mean 0.5
 
 
@@ -95,16 +96,16 @@ def test_columns_that_no_score_fills_are_dropped():
         "auc": {"m_u": {"chosen": 0.9, "rejected": None}, "abs_logratio": {"chosen": 0.7}},
         "sparsity": {"m_u": {"chosen": 0.2, "rejected": 0.4}},
     }
-    columns = set(main_table([SFT, masked]).columns)
+    columns = set(grid_frame([SFT, masked]).columns)
     assert {"auc_m_u_chosen", "auc_abs_logratio_chosen", "sparsity_m_u"} <= columns
     assert not {"auc_m_u_rejected", "auc_m_d_chosen", "sparsity_m_d"} & columns
-    assert main_table([SFT, masked])["sparsity_m_u"].iloc[1] == pytest.approx(0.3)
-    plain = main_table([SFT]).columns
+    assert grid_frame([SFT, masked])["sparsity_m_u"].iloc[1] == pytest.approx(0.3)
+    plain = grid_frame([SFT]).columns
     assert not [name for name in plain if name.startswith(("auc", "sparsity", "logp"))]
 
 
 def test_a_single_prompt_has_a_mean_and_no_interval(tmp_path):
-    table = main_table([SFT, DPO | {"prompt_ids": [3, 3, 3, 3]}])
+    table = grid_frame([SFT, DPO | {"prompt_ids": [3, 3, 3, 3]}])
     assert table["reward_low"].isna().tolist() == [False, True]
     assert "| **0.750** | 1.00 | 2.50 |" in _written(table, tmp_path)["markdown"]
 
@@ -168,29 +169,29 @@ def test_masks_are_set_as_maths_in_latex():
     assert escaped_latex("AUC m_u of a_m_u") == r"AUC $m_u$ of a\_m\_u"
 
 
-def test_reading_names_what_is_not_above_sft():
+def test_cautions_names_what_is_not_above_sft():
     frame = _frame(_row("DPO", "dpo", 0.5, 0.4, 0.6), _row("TDPO", "tdpo1", 0.6, 0.55, 0.7))
-    assert reading(frame) == ["The mean reward is not above SFT's (0.500): DPO (beta=0.1)."]
+    assert cautions(frame) == ["The mean reward is not above SFT's (0.500): DPO (beta=0.1)."]
 
 
-def test_reading_says_when_there_is_one_seed():
-    found = reading(_frame(_row("DPO", "dpo", 0.6, 0.5, 0.7, seeds=1)))
+def test_cautions_says_when_there_is_one_seed():
+    found = cautions(_frame(_row("DPO", "dpo", 0.6, 0.5, 0.7, seeds=1)))
     assert found == ["One seed a row: the intervals cover the sampling of prompts only, not training."]
 
 
-def test_reading_names_rows_with_few_seeds_among_others():
+def test_cautions_names_rows_with_few_seeds_among_others():
     rows = [_row("DPO", "dpo", 0.6, 0.5, 0.7, seeds=2), _row("IPO", "ipo", 0.6, 0.5, 0.7)]
-    (found,) = reading(_frame(*rows))
+    (found,) = cautions(_frame(*rows))
     assert found.startswith("Under 3 seeds") and found.endswith(": DPO (beta=0.1).")
 
 
-def test_reading_warns_of_falling_chosen_log_probs_exploding_kl_and_dead_masks():
+def test_cautions_warns_of_falling_chosen_log_probs_exploding_kl_and_dead_masks():
     rows = [
         _row("A", "a", 0.6, 0.5, 0.7, logp_change_chosen=-0.1, sparsity_m_u=0.995, kl_exact=0.1),
         _row("B", "b", 0.6, 0.5, 0.7, logp_change_chosen=0.1, sparsity_m_u=0.0),
         _row("C", "c", 0.6, 0.5, 0.7, logp_change_chosen=0.2, sparsity_m_u=0.5, kl_exact=10.5),
     ]
-    assert reading(_frame(*rows)) == [
+    assert cautions(_frame(*rows)) == [
         "The log-probability of the chosen responses fell: A (beta=0.1).",
         "The exact KL is over ten times this table's median: C (beta=0.1).",
         "The mask m_u is dead (over 99% of its weights are zero): A (beta=0.1).",
@@ -198,9 +199,9 @@ def test_reading_warns_of_falling_chosen_log_probs_exploding_kl_and_dead_masks()
     ]
 
 
-def test_reading_finds_nothing_wrong_with_a_good_table():
-    assert reading(_frame(_row("DPO", "dpo", 0.6, 0.55, 0.7))) == []
+def test_cautions_finds_nothing_wrong_with_a_good_table():
+    assert cautions(_frame(_row("DPO", "dpo", 0.6, 0.55, 0.7))) == []
 
 
-def test_reading_of_sft_alone_is_empty():
-    assert reading(_frame()) == []
+def test_cautions_of_sft_alone_is_empty():
+    assert cautions(_frame()) == []

@@ -1,14 +1,15 @@
-"""The comparison as Markdown and LaTeX, pinned on small tables made by hand."""
+"""The writer of tables, and the comparison as it prints it: pinned on small tables made by hand."""
 
 import math
 import re
 
 import pytest
 
-from sparsepo.report.tables.cells import blocks, ranks, variant_word
-from sparsepo.report.tables.comparison import comparison
+from sparsepo.report.tables.caption import variant_word
+from sparsepo.report.tables.cells import comparison_table, ranks
+from sparsepo.report.tables.comparison import compare
 from sparsepo.report.tables.published import Published
-from sparsepo.report.tables.render import Block, Cell, comparison_latex, comparison_markdown
+from sparsepo.report.tables.render import STAR, Block, Cell, Table, to_latex, to_markdown
 
 BY_REWARD = {"select": "reward", "baseline": None, "rows": "methods"}
 LABELS = {"sft": "SFT", "dpo": "DPO", "ipo": "IPO", "simpo": "SimPO"}
@@ -26,8 +27,9 @@ def _file(method, variants):
 
 def _tables(variants_of, paper=None):
     files = [_file(method, variants) for method, variants in variants_of.items()]
-    made = comparison(files, BY_REWARD, Published(paper or {}, "a paper"))
-    return comparison_markdown(blocks(made), "CAPTION", [], "PROVENANCE")
+    comparison = compare(files, BY_REWARD, Published(paper or {}, "a paper"))
+    table = comparison_table(comparison, [], "PROVENANCE")
+    return to_markdown(Table(table.blocks, "CAPTION", [], table.provenance))
 
 
 def _flat(**metrics):
@@ -95,6 +97,14 @@ def test_each_temperature_has_its_own_best_in_a_table_of_its_own_shape():
     ]
 
 
+def test_a_metric_that_one_variant_lacks_is_a_dash_there():
+    text = _tables({
+        "sft": {"0.25": {"win_rate": [0.5]}, "1": {"win_rate": [0.4], "rouge_l": [0.25]}},
+        "dpo": {"0.25": {"win_rate": [0.3]}, "1": {"win_rate": [0.6], "rouge_l": [0.5]}},
+    })  # fmt: skip
+    assert "| 0.25 | SFT | - | 1 | **50.0** | - |" in text and "| 1 | DPO | - | 1 | **60.0** | **0.500** |" in text
+
+
 def test_variants_that_are_no_numbers_are_suites():
     assert variant_word(["0.25", "1"]) == "temperature"
     assert variant_word(["mbpp", "humaneval"]) == "suite"
@@ -124,7 +134,7 @@ def _block(**changes):
 
 def test_latex_is_pinned():
     caption, notes = "± of 95%; † / ‡: better / worse.", ["a note of x_y", "another"]
-    text = comparison_latex([_block()], caption, notes, "config a\n50%")
+    text = to_latex(Table([_block()], caption, notes, "config a\n50%"))
     assert text.splitlines() == [
         "% config a 50%",
         r"% \usepackage{booktabs,graphicx}",
@@ -149,8 +159,9 @@ def test_latex_is_pinned():
 
 def test_latex_of_a_whole_comparison_balances_and_is_ascii():
     variants = {"": {"reward": [0.1, 0.2], "zeros_m_u": [0.5, 0.5]}, "0.25": {"win_rate": [0.5, 1.0]}}
-    made = comparison([_file("sft", variants), _file("dpo", variants)], BY_REWARD, Published({}, ""))
-    text = comparison_latex(blocks(made), "± † ‡ {50%} & m_u", ["x_1 #2 ~ ^ \\"], "config")
+    comparison = compare([_file("sft", variants), _file("dpo", variants)], BY_REWARD, Published({}, ""))
+    blocks = comparison_table(comparison, [], "config").blocks
+    text = to_latex(Table(blocks, "± † ‡ {50%} & m_u", ["x_1 #2 ~ ^ \\"], "config"))
     assert text.isascii()
     plain = re.sub(r"\\[{}%&#$_]", "", re.sub(r"^%.*\n", "", text, flags=re.M).replace("{%\n", "{\n"))
     depths = [plain[:end].count("{") - plain[:end].count("}") for end in range(len(plain) + 1)]
@@ -164,7 +175,17 @@ def test_latex_of_a_whole_comparison_balances_and_is_ascii():
         assert {row.count("&") + 1 for row in rows} == {wide}
 
 
+def test_a_star_is_escaped_in_markdown_and_set_above_in_latex():
+    table = Table([_block(parts=[[[Cell("a"), Cell("0.5", 1, STAR)]]])], "", [], "p")
+    assert r"| a | **0.5**\* |" in to_markdown(table) and r"a & \textbf{0.5}$^{*}$ \\" in to_latex(table)
+
+
+def test_notes_stay_out_of_latex_where_they_are_not_for_print():
+    table = Table([_block()], "caption", ["a note"], "p", "Read with care:", latex_notes=False)
+    assert "Read with care:\n\n- a note\n" in to_markdown(table) and "a note" not in to_latex(table)
+
+
 def test_markdown_escapes_what_would_break_a_table():
-    text = comparison_markdown([_block(heads=["a|b", "c"])], "caption *", ["note <x>"], "p")
+    text = to_markdown(Table([_block(heads=["a|b", "c"])], "caption *", ["note <x>"], "p"))
     assert text.splitlines()[0] == r"| a\|b | c |"
     assert r"caption \*" in text and r"- note \<x>" in text

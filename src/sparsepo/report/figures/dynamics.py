@@ -1,211 +1,118 @@
-"""What happens during training: mask sparsity and token KL over the steps, a panel per method."""
+"""Figures of what happens during training: quantities of `dynamics.jsonl` over the steps."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib as mpl
-import numpy as np
+import altair as alt
 import pandas as pd
-from matplotlib import rc_context
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
-from sparsepo.report.figures.style import RC, method_style, new_figure
-from sparsepo.report.run_names import parse_run, short_params
-from sparsepo.report.tables.metrics import in_order, metric_of
+from sparsepo.report.figures.curves import Curve, Dynamics, setting_curves, setting_order
+from sparsepo.report.figures.quantities import Quantity
+from sparsepo.report.figures.style import DASHES, QUIET, WIDTH, method_encodings, setting_colours
 
-Dynamics = Mapping[str, Sequence[Mapping[str, Any]]]
-Curves = dict[str, dict[str, pd.DataFrame]]  # method -> setting -> mean over seeds, by step
-
-_COLUMNS = 4
-_FEW = 6  # settings a panel up to which the values themselves are drawn behind their mean
-_DIRECTIONS = {"reverse": "π‖ref", "forward": "ref‖π"}
-_SIDES = {"chosen": "-", "rejected": (0, (3, 1.5))}
+SPARSITY = (Quantity("sparsity_u", "", "zeros in m_u"), Quantity("sparsity_d", "", "zeros in m_d"))
+TOKEN_KL = Quantity("reverse_kl", "", "KL(π‖ref) (nats)")
+_COLUMNS, _GAP, _HEIGHT = 4, 12, 88  # panels in a row; points
+_FEW = 6  # settings a method up to which the values themselves are drawn behind their mean
+_MARKS = 5  # markers on a line of the page
+_LEGEND = {"title": None, "symbolType": "stroke", "symbolSize": 300, "symbolOpacity": 1, "columns": 6}
 
 
-@rc_context(RC)
-def plot_sparsity(dynamics: Dynamics, labels: Mapping[str, str] | None = None) -> Figure:
-    """Share of exact zeros in m_u and m_d over steps, for the methods that log masks.
+def plot_sparsity(dynamics: Dynamics, labels: Mapping[str, str]) -> alt.TopLevelMixin:
+    """Share of exact zeros in m_u and m_d over steps, a column for each method that logs masks.
 
-    `dynamics`: rows of `dynamics.jsonl` by run. `labels`: the printed name of each method.
+    labels: method -> printed name.
     """
-    found = curves(dynamics, "sparsity_u_chosen")
-    if not found:
-        return _empty_figure("No method of this task has masks.")
-    colours = _setting_colours(found)
-    bands = -(-len(found) // _COLUMNS)
-    columns = min(len(found), _COLUMNS)
-    figure = new_figure(0.8 + 2.7 * bands)
-    grid = figure.subplots(2 * bands, columns, sharex=True, sharey=True, squeeze=False)
-    for place, (method, settings) in enumerate(found.items()):
-        band, column = divmod(place, columns)
-        for row, mask in enumerate("ud"):
-            axes = grid[2 * band + row, column]
-            _draw_sides(axes, settings, f"sparsity_{mask}", colours)
-            axes.set_ylim(-0.03, 1.03)
-            if column == 0:
-                axes.set_ylabel(f"zeros in $m_{mask}$")
-        grid[2 * band, column].set_title((labels or {}).get(method, method))
-    _finish(figure, grid, len(found), 2, colours)
-    return figure
+    curves = [curve for curve in setting_curves(dynamics, labels) if curve.has(SPARSITY[0])]
+    if not curves:
+        return _sentence("No method of this task has masks.")
+    return _method_panels(curves, SPARSITY, alt.Scale(domain=[-0.03, 1.03]))
 
 
-@rc_context(RC)
-def plot_token_kl(dynamics: Dynamics, labels: Mapping[str, str] | None = None, direction: str = "reverse") -> Figure:
-    """Token KL summed over a response (nats, mean over pairs) over steps, a panel per method.
+def plot_token_kl(dynamics: Dynamics, labels: Mapping[str, str]) -> alt.TopLevelMixin:
+    """KL(π‖ref) summed over a response (nats, mean over pairs) over steps, a panel for each method.
 
-    `direction`: `reverse` is KL(pi || ref), `forward` is KL(ref || pi). The axis is logarithmic
-    where the runs end more than two decades apart.
+    The axis is logarithmic where the curves end more than two decades apart.
     """
-    found = curves(dynamics, f"{direction}_kl_chosen")
-    if not found:
-        return _empty_figure("No run of this task has logged its KL.")
-    colours = _setting_colours(found)
-    columns = min(len(found), _COLUMNS)
-    bands = -(-len(found) // columns)
-    figure = new_figure(0.8 + 1.5 * bands)
-    grid = figure.subplots(bands, columns, sharex=True, sharey=True, squeeze=False)
-    for place, (method, settings) in enumerate(found.items()):
-        axes = grid[divmod(place, columns)]
-        _draw_sides(axes, settings, f"{direction}_kl", colours)
-        axes.set_title((labels or {}).get(method, method))
-        if place % columns == 0:
-            axes.set_ylabel(f"KL({_DIRECTIONS[direction]}) (nats)")
-    ends = _positive_ends(found, f"{direction}_kl")
-    if ends and max(ends) > 100 * min(ends):
-        grid[0, 0].set_yscale("log")
-        grid[0, 0].set_ylim(bottom=min(ends) / 10)  # step 0 has KL 0, give or take rounding
-    _finish(figure, grid, len(found), 1, colours)
-    return figure
+    curves = [curve for curve in setting_curves(dynamics, labels) if curve.has(TOKEN_KL)]
+    if not curves:
+        return _sentence("No run of this task has logged its KL.")
+    ends = [curve.running_mean(column).iloc[-1] for curve in curves for column in TOKEN_KL.columns.values()]
+    positive = [end for end in ends if end > 0]
+    top = max(row["value"] for curve in curves for row in curve.raw_points(TOKEN_KL))
+    if positive and max(positive) > 100 * min(positive):
+        scale = alt.Scale(type="log", domain=[min(positive) / 10, top])  # step 0 has KL 0, give or take rounding
+    else:
+        scale = alt.Scale(domain=[0, top])
+    return _method_panels(curves, [TOKEN_KL], scale)
 
 
-def curves(dynamics: Dynamics, needed: str) -> Curves:
-    """Mean over seeds by step of each setting's rows, for the runs that logged `needed`."""
-    rows: dict[str, dict[tuple, list[pd.DataFrame]]] = {}
-    for run, steps in dynamics.items():
-        if any(needed in row for row in steps):
-            method, params, _ = parse_run(run)
-            setting = tuple(sorted(params.items()))
-            rows.setdefault(method, {}).setdefault(setting, []).append(pd.DataFrame(list(steps)))
-    return {
-        method: {text: pd.concat(settings[key]).groupby("step").mean() for key, text in _setting_texts(settings)}
-        for method, settings in rows.items()
-    }
+def beta_panels(curves: Sequence[Curve], labels: Mapping[str, str], quantity: Quantity) -> dict[str, alt.LayerChart]:
+    """β -> the lines of all methods at it, in the colours of the methods; all panels share their vertical axis."""
+    points: dict[str, list[dict[str, Any]]] = {}
+    for curve in sorted(curves, key=lambda curve: setting_order(curve.beta)):
+        if curve.has(quantity):
+            lines = curve.points(quantity, most=60)  # what a small panel can show
+            every = max(1, len(lines) // len(quantity.columns) // _MARKS)
+            points.setdefault(curve.beta, []).extend(row | {"marker": at % every == 0} for at, row in enumerate(lines))
+    values = [row["value"] for rows in points.values() for row in rows]
+    margin = 0.05 * (max(values) - min(values)) or 0.05
+    scale = alt.Scale(domain=[min(values) - margin, max(values) + margin], nice=False, zero=False)
+    colour, shape, _ = method_encodings(labels)
+    y = alt.Y("value:Q", title=quantity.axis, scale=scale)
+    return {beta: _panel(rows, y, colour, shape) for beta, rows in points.items()}
 
 
-def _setting_texts(settings: Mapping[tuple, Any]) -> list[tuple[tuple, str]]:
-    """Name each setting by beta and by whatever else differs between this method's settings."""
-    params = [dict(key) for key in settings]
-    names = sorted({name for each in params for name in each} - {"beta"})
-    varying = [name for name in names if len({each.get(name) for each in params}) > 1]
-    return [(key, short_params(dict(key), ["beta", *varying])) for key in settings]
+def _method_panels(curves: Sequence[Curve], quantities: Sequence[Quantity], scale: alt.Scale) -> alt.VConcatChart:
+    """Four methods in a row and, in the rows below them, the same ones by the further quantities."""
+    by_method: dict[str, list[Curve]] = {}
+    for curve in curves:
+        by_method.setdefault(curve.label, []).append(curve)
+    labels, settings = list(by_method), sorted({curve.setting for curve in curves}, key=setting_order)
+    colour = alt.Color("setting:N", legend=alt.Legend(**_LEGEND))
+    colour = colour.scale(domain=settings, range=setting_colours(len(settings)))
+    columns = min(_COLUMNS, len(labels))
+    rows = []
+    for first in range(0, len(labels), columns):
+        for quantity in quantities:
+            panels = []
+            for label in labels[first : first + columns]:
+                y = alt.Y("value:Q", title=None if panels else quantity.axis, scale=scale, axis=alt.Axis(tickCount=5))
+                panel = _panel(_rows(by_method[label], quantity, scale), y, colour)
+                panels.append(panel.properties(title=label if quantity is quantities[0] else "", height=_HEIGHT,
+                                               width=(WIDTH + _GAP) / columns - _GAP - 8))  # fmt: skip
+            rows.append(alt.hconcat(*panels, spacing=_GAP))
+    return alt.vconcat(*rows, spacing=_GAP)
 
 
-def _setting_colours(curves: Curves) -> dict[str, Any]:
-    """One colour a setting over all panels, from dark to light with growing beta."""
-    texts = sorted({text for settings in curves.values() for text in settings}, key=_by_number)
-    shades = mpl.colormaps["viridis"](np.linspace(0.0, 0.82, len(texts)))
-    return dict(zip(texts, map(tuple, shades), strict=True))
+def _rows(curves: Sequence[Curve], quantity: Quantity, scale: alt.Scale) -> list[dict[str, Any]]:
+    """The running means and, of few settings, the values themselves; without what a logarithmic axis cannot show."""
+    rows = [row for curve in curves for row in curve.points(quantity, most=300)]
+    if len(curves) <= _FEW:
+        rows += [row | {"raw": True} for curve in curves for row in curve.raw_points(quantity)]
+    return [row for row in rows if row["value"] > 0] if scale.type == "log" else rows
 
 
-def _by_number(text: str) -> tuple[float, str]:
-    beta = text.split(", ")[0].removeprefix("β=")
-    try:
-        return float(beta), text
-    except ValueError:
-        return float("inf"), text
+def _panel(rows: list[dict[str, Any]], y: alt.Y, colour: alt.Color, shape: alt.Shape | None = None) -> alt.LayerChart:
+    """Lines with the values behind them and, where there is a `shape`, markers that can be pointed at."""
+    dash = alt.StrokeDash("side:N", legend=alt.Legend(**_LEGEND))
+    dash = dash.scale(domain=["chosen", "rejected"], range=[DASHES[0], (3, 1.5)])
+    steps = [row["step"] for row in rows]
+    scale = alt.Scale(domain=[min(steps), max(*steps, min(steps) + 1)])  # also while all methods are hidden
+    x = alt.X("step:Q", title="optimiser step", scale=scale, axis=alt.Axis(tickCount=5))
+    base = alt.Chart().encode(x, y, colour, detail="line:N")
+    lines = base.mark_line(strokeWidth=1.6 if shape else 1.2, clip=True).encode(dash).transform_filter("!datum.raw")
+    if not shape:
+        raw = base.mark_line(strokeWidth=0.4, opacity=0.3, clip=True).transform_filter("datum.raw")
+        return alt.layer(raw, lines, data=pd.DataFrame(rows))
+    points = base.mark_point(filled=True, size=40, clip=True).encode(
+        shape,
+        opacity=alt.condition("datum.marker", alt.value(1), alt.value(0)),
+        tooltip=[alt.Tooltip("line:N", title="title"), "step:Q", alt.Tooltip("value:Q", format=".4~g")],
+    )
+    return alt.layer(lines, points, data=pd.DataFrame(rows))
 
 
-def _draw_sides(axes: Axes, settings: Mapping[str, pd.DataFrame], quantity: str, colours: Mapping[str, Any]) -> None:
-    """A running mean over a twentieth of the steps, the values themselves faint behind it.
-
-    Of the mean no more than some 300 points are drawn, which loses nothing and keeps files small.
-    """
-    width = 1.2 if len(settings) <= _FEW else 0.8
-    for setting, frame in settings.items():
-        for side, line in _SIDES.items():
-            values = frame[f"{quantity}_{side}"].dropna()  # rows of validation have none
-            colour = colours[setting]
-            if len(settings) <= _FEW:
-                axes.plot(values.index, values, color=colour, linewidth=0.4, alpha=0.25)
-            mean = smooth(values).iloc[:: max(1, len(values) // 300)]
-            axes.plot(mean.index, mean, linestyle=line, color=colour, linewidth=width)
-
-
-def smooth(values: pd.Series) -> pd.Series:
-    return values.rolling(max(1, len(values) // 20), center=True, min_periods=1).mean()
-
-
-def _positive_ends(curves: Curves, quantity: str) -> list[float]:
-    """Where each line ends, zeros left out."""
-    ends = [
-        float(smooth(frame[f"{quantity}_{side}"].dropna()).iloc[-1])
-        for settings in curves.values()
-        for frame in settings.values()
-        for side in _SIDES
-    ]
-    return [end for end in ends if end > 0]
-
-
-def _finish(figure: Figure, grid: Any, panels: int, rows: int, colours: Mapping[str, Any]) -> None:
-    """Hide the panels beyond the last, label the steps under the lowest panels, add the legend."""
-    columns = grid.shape[1]
-    for place in range(grid.shape[0] // rows * columns):
-        band, column = divmod(place, columns)
-        for row in range(rows):
-            axes = grid[rows * band + row, column]
-            axes.set_visible(place < panels)
-            lowest = place + columns >= panels and row == rows - 1
-            axes.tick_params(labelbottom=lowest)
-            if lowest:
-                axes.set_xlabel("optimiser step")
-    handles = [Line2D([], [], color=colour, label=text) for text, colour in colours.items()]
-    for side, line in _SIDES.items():
-        handles.append(Line2D([], [], color="black", linestyle=line, label=side))
-    figure.legend(handles=handles, loc="outside lower center", ncols=6, handlelength=2.4)
-
-
-def _empty_figure(sentence: str) -> Figure:
-    figure = new_figure(1.0)
-    figure.text(0.5, 0.5, sentence, ha="center", va="center", color="#555555")
-    return figure
-
-
-TEMPERATURE_COLUMNS = 3
-_SPREAD = 0.006  # of the width, between methods at one temperature, so that their intervals can be told apart
-
-
-@rc_context(RC)
-def plot_temperatures(frame: pd.DataFrame) -> Figure:
-    """A panel a metric, with the intervals of the table.
-
-    frame: the comparison table as `comparison_frame` makes it; rows whose variant is a temperature are drawn.
-    """
-    rows = frame.assign(temperature=pd.to_numeric(frame["variant"], errors="coerce")).dropna(subset=["temperature"])
-    metrics = in_order([name for name in rows if f"{name}_low" in rows and rows[name].notna().any()])
-    columns = min(TEMPERATURE_COLUMNS, len(metrics))
-    bands = -(-len(metrics) // columns)
-    figure = new_figure(0.7 + 1.9 * bands)
-    grid = figure.subplots(bands, columns, squeeze=False)
-    for axes, name in zip(grid.flat, metrics, strict=False):
-        _draw(axes, rows, name)
-    for axes in grid.flat[len(metrics) :]:
-        axes.set_visible(False)
-    handles = {line.get_label(): line for line in grid.flat[0].get_lines() if not line.get_label().startswith("_")}
-    figure.legend(handles.values(), handles, loc="outside lower center", ncols=5, handlelength=2.4)
-    return figure
-
-
-def _draw(axes, rows: pd.DataFrame, name: str) -> None:
-    groups: Mapping[str, pd.DataFrame] = dict(list(rows.groupby("method", sort=False)))
-    width = rows["temperature"].max() - rows["temperature"].min() or 1.0
-    for place, (method, own) in enumerate(groups.items()):
-        style = method_style(method)
-        shift = (place - (len(groups) - 1) / 2) * _SPREAD * width
-        places, values = own["temperature"] + shift, own[name]
-        axes.vlines(places, own[f"{name}_low"], own[f"{name}_high"], color=style.colour, linewidth=0.7, alpha=0.6)
-        label = own["label"].iloc[0]
-        axes.plot(places, values, style.line, marker=style.marker, markersize=4, color=style.colour, label=label)
-    axes.set_title(metric_of(name).label)
-    axes.set_xlabel("temperature")
+def _sentence(text: str) -> alt.Chart:
+    """A figure that says why there is nothing to see."""
+    return alt.Chart(pd.DataFrame([{}])).mark_text(text=text, color=QUIET).properties(width=WIDTH, height=60)

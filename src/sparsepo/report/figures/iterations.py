@@ -1,69 +1,65 @@
-"""What rounds of training bring: mean reward and KL to the reference at the end of each, a line a setting."""
+"""What rounds of training bring: mean reward and KL to the reference at the end of each, a line for each setting."""
 
+import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-import matplotlib as mpl
-import numpy as np
+import altair as alt
 import pandas as pd
-from matplotlib import rc_context
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from sparsepo.evaluation.statistics import student_interval
-from sparsepo.report.figures.style import RC, method_style, new_figure
+from sparsepo.evaluation.statistics import Interval, student_interval
+from sparsepo.report.figures.interval_lines import interval_lines
+from sparsepo.report.figures.style import DASHES, SFT_STYLE, WIDTH, MethodStyle, method_style, setting_colours
 from sparsepo.report.run_names import parse_run, short_params
 
-Points = Mapping[str, Sequence[Mapping[str, Any]]]
-"""Rows of `frontier.jsonl` by run; those of runs in rounds have an `iteration`."""
-
-_AXES = {"reward": "mean reward", "kl_exact": "KL to the reference (nats a response)"}
+_TITLES = {"reward": "mean reward", "kl_exact": "KL to the reference (nats a response)"}
 
 
-def by_round(points: Points) -> pd.DataFrame:
-    """A row a setting, seed and round: `method`, `setting`, `seed`, `iteration`, `reward`, `kl_exact` at its end.
+def round_ends(training_points: Mapping[str, Sequence[Mapping[str, Any]]]) -> pd.DataFrame:
+    """One row per setting, seed and round: `method`, `setting`, `seed`, `iteration`, `reward`, `kl_exact` at its end.
 
-    The setting leaves out the number of rounds: runs that differ in nothing else share their rounds, which count once.
+    training_points: rows of `frontier.jsonl` by run; those of runs in rounds have an `iteration`. The setting leaves
+    out the number of rounds: runs that differ in nothing else share their rounds, which count once.
     """
     rows = []
-    for run, measured in points.items():
+    for run, points in training_points.items():
         method, params, seed = parse_run(run)
         names = ["beta", *sorted(set(params) - {"beta", "iterations"})]
-        known = {"method": method, "setting": short_params(params, names), "seed": seed}
-        rows += [known | dict(row) for row in measured if "iteration" in row]
+        run_names = {"method": method, "setting": short_params(params, names), "seed": seed}
+        rows += [run_names | dict(point) for point in points if "iteration" in point]
     columns = ["method", "setting", "seed", "iteration"]
-    frame = pd.DataFrame(rows, columns=[*columns, "step", *_AXES]).sort_values("step", kind="stable")
+    frame = pd.DataFrame(rows, columns=[*columns, "step", *_TITLES]).sort_values("step", kind="stable")
     return frame.drop_duplicates(columns, keep="last").sort_values(columns, kind="stable")
 
 
-@rc_context(RC)
-def plot_rounds(points: Points, sft_reward: float) -> Figure:
+def plot_rounds(training_points: Mapping[str, Sequence[Mapping[str, Any]]], sft_reward: float) -> alt.HConcatChart:
     """Both over the rounds, from SFT, which is round 0; bars are 95% intervals over seeds where there are several."""
-    frame = by_round(points)
-    figure = new_figure(2.8)
-    panels = dict(zip(_AXES, figure.subplots(1, len(_AXES)), strict=True))
-    lines = list(frame.groupby(["method", "setting"], sort=False))
-    shades = mpl.colormaps["viridis"](np.linspace(0.0, 0.82, max(1, len(lines))))
-    for name, axes in panels.items():
-        start = {"reward": sft_reward, "kl_exact": 0.0}[name]
-        for ((method, setting), rows), shade in zip(lines, shades, strict=True):
-            _draw(axes, rows, name, start, marker=method_style(method).marker, color=tuple(shade), label=setting)
-        axes.plot(0, start, marker="*", markersize=9, color="black", linestyle="none", zorder=5, label="SFT")
-        axes.set_xlabel("round")
-        axes.set_ylabel(_AXES[name])
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    handles, labels = panels["reward"].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=5)
-    return figure
+    ends = round_ends(training_points)
+    several = ends["method"].nunique() > 1
+    ends["label"] = ends["method"] + " " + ends["setting"] if several else ends["setting"]
+    methods = dict(zip(ends["label"], ends["method"], strict=True))
+    styles = {
+        label: MethodStyle(colour, method_style(method).marker, DASHES[0])
+        for (label, method), colour in zip(methods.items(), setting_colours(len(methods)), strict=True)
+    }
+    styles |= {"SFT": SFT_STYLE}
+    scale, axis = alt.Scale(nice=False, padding=8), alt.Axis(tickMinStep=1, format="d")
+    x = alt.X("x:Q", title="round", scale=scale, axis=axis)
+    panels = []
+    for name, title in _TITLES.items():
+        level = sft_reward if name == "reward" else 0.0
+        start = pd.DataFrame([{"label": label, "x": 0, "mean": level} for label in styles])
+        panel = interval_lines(pd.concat([start, _means(ends, name)]), x, title, styles)
+        panels.append(panel.properties(width=WIDTH / 2 - 20, height=140))
+    return alt.hconcat(*panels)
 
 
-def _draw(axes: Axes, rows: pd.DataFrame, name: str, start: float, **look: Any) -> None:
-    """A line of means over seeds."""
-    found = {number: own[name].tolist() for number, own in rows.groupby("iteration")}
-    axes.plot([0, *found], [start, *map(fmean, found.values())], markersize=4, **look)
-    for number, values in found.items():
-        if len(values) > 1:
-            interval = student_interval(values)
-            axes.vlines(number, interval.low, interval.high, color=look["color"], linewidth=0.8, alpha=0.6)
+def _means(ends: pd.DataFrame, name: str) -> pd.DataFrame:
+    """A row for each setting and round: the mean over its seeds, and its bounds where there are several."""
+    rows = []
+    for (label, iteration), group in ends.groupby(["label", "iteration"], sort=False):
+        values = group[name].tolist()
+        interval = student_interval(values) if len(values) > 1 else Interval(fmean(values), math.nan, math.nan)
+        rows.append({"label": label, "x": iteration} | vars(interval))
+    return pd.DataFrame(rows)

@@ -1,109 +1,89 @@
-"""How every figure looks: one colour, marker and line style a method, and how a figure is saved."""
+"""How every figure looks: colour, marker and dash of a method, fonts, and how a figure is saved."""
 
+import math
 import os
+import re
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from matplotlib import rc_context
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+import altair as alt
+import vl_convert
 
+from sparsepo.data.records import write_text
+from sparsepo.methods.registry import METHODS
+from sparsepo.report.figures.markers import MARKERS, STAR
 from sparsepo.runtime.errors import add_path_to_disk_error
 
-RC = {
-    "font.family": "DejaVu Sans",  # ships with matplotlib: the same letters on every machine
-    "font.size": 8,
-    "axes.labelsize": 8,
-    "axes.titlesize": 8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.6,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#E6E6E6",
-    "grid.linewidth": 0.5,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "legend.fontsize": 7,
-    "legend.frameon": False,
-    "lines.linewidth": 1.2,
-    "lines.markersize": 5,
-    "svg.fonttype": "path",  # token cells are measured for this font; another would overflow them
-    "svg.hashsalt": "sparsepo",
-}
-PAGE_WIDTH = 7.0  # inches
-DARK_PAGE = "#14171A"  # of the HTML page in the dark
+INK, GRID, QUIET, WHITE = "#222222", "#E0E0E0", "#777777", "#FFFFFF"
+DARK_PAGE = "#14171A"  # background of the HTML page in the dark theme
+WIDTH = 440  # points: a panel that fills a page of 7 inches with its axis
+
+# The first ones also differ for colour-blind readers (Okabe and Ito, then Paul Tol).
+PALETTE = (
+    "#0072B2", "#332288", "#44AA99", "#7F7F7F", "#661100", "#E69F00", "#56B4E9", "#009E73", "#999933", "#CC79A7",
+    "#D55E00", "#882255", "#AA3377", "#5C2D91", "#004488", "#6699CC", "#997700", "#7A8B00", "#EE3377", "#994455",
+    "#225555", "#EE8866", "#AAAA00", "#DDCC77", "#117733", "#88CCEE", "#AA4499", "#CC6677", "#5A5A5A",
+)  # fmt: skip
+DASHES = ((1, 0), (5, 2), (6, 2, 1.5, 2), (1.5, 2))
+VIRIDIS = ("#440154", "#46327E", "#365C8D", "#277F8E", "#1FA187", "#4AC16D", "#8FD744")
 
 
 @dataclass(frozen=True)
 class MethodStyle:
-    """How a method is drawn wherever it appears."""
+    """How a method is drawn in every figure. `marker` is an SVG path, `dash` a stroke pattern in points."""
 
     colour: str
     marker: str
-    line: str
+    dash: tuple[float, ...]
 
 
-# Okabe and Ito's palette first, Paul Tol's for the rest. No two methods share a colour, nor a marker and a line, so
-# that a figure of curves also reads in grey; the methods of the SparsePO paper have each a marker of its own.
-METHOD_STYLES = {
-    "sft": MethodStyle("#000000", "*", ":"),
-    "dpo": MethodStyle("#0072B2", "o", "-"),
-    "cdpo": MethodStyle("#332288", "<", "--"),
-    "robust": MethodStyle("#44AA99", ">", "-."),
-    "hinge": MethodStyle("#7F7F7F", "h", ":"),
-    "ipo": MethodStyle("#661100", "p", "--"),
-    "simpo": MethodStyle("#E69F00", "s", "--"),
-    "dpop": MethodStyle("#56B4E9", "d", "-."),
-    "tdpo1": MethodStyle("#009E73", "^", "--"),
-    "tdpo2": MethodStyle("#999933", "v", "-."),
-    "mapo": MethodStyle("#CC79A7", "D", "-"),
-    "sparsepo_common": MethodStyle("#D55E00", "P", "-"),
-    "sparsepo_independent": MethodStyle("#882255", "X", "-"),
-    "sparsepo_reward_only": MethodStyle("#AA3377", "P", "--"),
-    "sparsepo_kl_only": MethodStyle("#5C2D91", "X", "--"),
-    "odpo": MethodStyle("#004488", "8", "-"),
-    "beta_dpo": MethodStyle("#6699CC", "H", "--"),
-    "kto": MethodStyle("#997700", "8", "--"),
-    "orpo": MethodStyle("#7A8B00", "H", "-."),
-    "sepo": MethodStyle("#EE3377", "p", "-"),
-    "rho": MethodStyle("#994455", "h", "-"),
-    "inpo": MethodStyle("#225555", "<", "-"),
-    "fdpg": MethodStyle("#EE8866", ">", "-"),
-    "fdpg_feature": MethodStyle("#AAAA00", "d", "-"),
-}
-SPARE_COLOURS = ("#DDCC77", "#117733", "#88CCEE", "#AA4499", "#CC6677", "#5A5A5A")
-_SPARE_MARKERS = ("8", "H")
-_SPARE_LINES = ("-", "--", "-.", ":")
+SFT_STYLE = MethodStyle("#000000", STAR, DASHES[-1])
 
 
 def method_style(method: str) -> MethodStyle:
-    """The style of `method`; an unknown name gets one from its checksum, the same in every run."""
-    if method in METHOD_STYLES:
-        return METHOD_STYLES[method]
-    number = zlib.crc32(method.encode())
-    picked = []
-    for spares in (SPARE_COLOURS, _SPARE_MARKERS, _SPARE_LINES):
-        number, place = divmod(number, len(spares))
-        picked.append(spares[place])
-    return MethodStyle(*picked)
+    """The style of `method` by its place in the registry of methods.
+
+    A method of the user takes one that the registry leaves over, by the checksum of its name: the same in every run.
+    """
+    if method == "sft":
+        return SFT_STYLE
+    names = list(METHODS)
+    left_over = max(1, len(PALETTE) - len(names))
+    place = names.index(method) if method in names else len(names) + zlib.crc32(method.encode()) % left_over
+    return MethodStyle(*(options[place % len(options)] for options in (PALETTE, MARKERS, DASHES)))
 
 
-def on_dark(colour: str, page: str = DARK_PAGE, contrast: float = 4.5) -> str:
-    """The colour, mixed with as little white as it takes to stand out on a dark page by this contrast (WCAG 2)."""
-    needed = contrast * (luminance(page) + 0.05) - 0.05
-    for share in range(101):
-        mixed = "#" + "".join(f"{round(value + (255 - value) * share / 100):02X}" for value in _channels(colour))
-        if luminance(mixed) >= needed:
-            break
-    return mixed
+def method_encodings(labels: Mapping[str, str]) -> tuple[alt.Color, alt.Shape, alt.StrokeDash]:
+    """`line_encodings` of methods. labels: method -> printed name."""
+    return line_encodings({label: method_style(method) for method, label in labels.items()})
 
 
-def _channels(colour: str) -> list[int]:
-    return [int(colour[at : at + 2], 16) for at in (1, 3, 5)]
+def line_encodings(styles: Mapping[str, MethodStyle], columns: int = 4) -> tuple[alt.Color, alt.Shape, alt.StrokeDash]:
+    """Colour, marker and dash by the field `label`, with one legend. styles: label -> style."""
+    legend = alt.Legend(
+        title=None, columns=columns, symbolSize=60, symbolDash=[1, 0], symbolOpacity=1, symbolStrokeWidth=0
+    )
+    names = list(styles)
+    return (
+        alt.Color("label:N", legend=legend).scale(domain=names, range=[style.colour for style in styles.values()]),
+        alt.Shape("label:N", legend=legend).scale(domain=names, range=[style.marker for style in styles.values()]),
+        alt.StrokeDash("label:N", legend=legend).scale(domain=names, range=[style.dash for style in styles.values()]),
+    )
+
+
+def setting_colours(count: int) -> list[str]:
+    """Colours of `count` settings, from dark to light."""
+    places = [place * (len(VIRIDIS) - 1) / max(1, count - 1) for place in range(count)]
+    return [_mix(VIRIDIS[math.floor(place)], VIRIDIS[math.ceil(place)], place % 1) for place in places]
+
+
+def on_dark(colour: str, contrast: float = 4.5) -> str:
+    """The colour, mixed with as little white as it takes to stand out on the dark page by this contrast (WCAG 2)."""
+    needed = contrast * (luminance(DARK_PAGE) + 0.05) - 0.05
+    return next(mix for share in range(101) if luminance(mix := _mix(colour, WHITE, share / 100)) >= needed)
 
 
 def luminance(colour: str) -> float:
@@ -113,27 +93,59 @@ def luminance(colour: str) -> float:
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-def new_figure(height: float, layout: str | None = "constrained") -> Figure:
-    """An empty page-wide figure (height in inches) on an Agg canvas; no pyplot, no global state."""
-    figure = Figure(figsize=(PAGE_WIDTH, height), layout=layout)
-    FigureCanvasAgg(figure)
-    return figure
+def _mix(first: str, second: str, share: float) -> str:
+    pairs = zip(_channels(first), _channels(second), strict=True)
+    return "#" + "".join(f"{round(a + (b - a) * share):02X}" for a, b in pairs)
 
 
-def save(figure: Figure, path: str | Path) -> None:
-    """Write `path`.svg and `path`.png (300 dpi), each whole or not at all.
+def _channels(colour: str) -> list[int]:
+    return [int(colour[at : at + 2], 16) for at in (1, 3, 5)]
+
+
+def vega_config(size: float) -> dict[str, Any]:
+    """Vega-Lite's config: axes with a light grid, text of `size`."""
+    text = {"labelFontSize": size - 1, "titleFontSize": size, "titleFontWeight": "normal"}
+    text |= {"labelColor": INK, "titleColor": INK}
+    axis = {"domainColor": INK, "tickColor": INK, "gridColor": GRID, "gridWidth": 0.6, "domainWidth": 0.8}
+    return {
+        "font": "Liberation Sans, Arial, Helvetica, sans-serif",  # the first is inside vl-convert
+        "aria": False,
+        "view": {"stroke": None},
+        "axis": text | axis | {"tickWidth": 0.8, "tickSize": 3},
+        "legend": text | {"labelLimit": 0, "orient": "bottom", "offset": 8, "columnPadding": 14, "rowPadding": 3},
+        "title": {"fontSize": size, "fontWeight": "normal", "color": INK, "anchor": "middle", "offset": 4},
+        "concat": {"spacing": 14},
+    }
+
+
+def to_spec(chart: alt.TopLevelMixin, size: float) -> dict[str, Any]:
+    """The chart as Vega-Lite's JSON, however many rows its data have; `size` is that of its text."""
+    with alt.data_transformers.enable("default", max_rows=None):
+        return chart.to_dict() | {"config": vega_config(size)}
+
+
+def save_figure(chart: alt.TopLevelMixin, path: str | Path) -> None:
+    """Write `path`.svg and `path`.png (300 dpi), each whole or not at all; the same data give the same bytes.
 
     A .svg or .png suffix of `path` is dropped first; any other (`beta~0.1`) belongs to the name.
-    The same data give the same bytes: the salt of SVG ids is fixed and no date is written.
     """
     path = Path(path)
     stem = path.stem if path.suffix in (".svg", ".png") else path.name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for kind, metadata in (("svg", {"Date": None}), ("png", None)):
-        temporary = path.with_name(f".{stem}.{kind}.{os.getpid()}.tmp")
-        try:
-            with add_path_to_disk_error(path), rc_context(RC):
-                figure.savefig(temporary, format=kind, dpi=300, metadata=metadata)
-            os.replace(temporary, path.with_name(f"{stem}.{kind}"))
-        finally:
-            temporary.unlink(missing_ok=True)
+    spec = to_spec(chart, size=8) | {"background": "white", "padding": 4}
+    svg = _renumbered(vl_convert.vegalite_to_svg(spec))
+    png = vl_convert.vegalite_to_png(spec, scale=300 / 72)
+    svg = re.sub(r'width="([\d.]+)" height="([\d.]+)"', r'width="\1pt" height="\2pt"', svg, count=1)
+    write_text(path.with_name(f"{stem}.svg"), svg)
+    temporary = path.with_name(f".{stem}.png.{os.getpid()}.tmp")
+    try:
+        with add_path_to_disk_error(path):
+            temporary.write_bytes(png)
+        os.replace(temporary, path.with_name(f"{stem}.png"))
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _renumbered(svg: str) -> str:
+    """The SVG with its ids numbered from 0; Vega numbers them through all charts of a process."""
+    ids = {name: f"id{place}" for place, name in enumerate(dict.fromkeys(re.findall(r'id="([^"]+)"', svg)))}
+    return re.sub(r'(id="|url\(#)([^")]+)', lambda match: match[1] + ids[match[2]], svg)

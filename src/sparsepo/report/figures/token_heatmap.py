@@ -5,183 +5,168 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import matplotlib as mpl
+import altair as alt
 import numpy as np
-from matplotlib import rc_context
-from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.collections import PatchCollection
-from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator
+import pandas as pd
 
-from sparsepo.report.figures.style import PAGE_WIDTH, RC, new_figure
+from sparsepo.report.figures.style import INK
 from sparsepo.report.figures.token_layout import (
     FONT_SIZE,
-    LONGEST,
-    Cell,
+    MAX_TOKENS,
     Example,
+    TokenCell,
     choose_examples,
     lay_out,
     printable,
     text_width,
 )
 
-Scales = dict[str, Normalize]
+# Points.
+_PAGE, _LEFT = 500.0, 70.0
+_TITLE, _PROMPT, _TEXT, _ROW, _GROUP_GAP, _LINE_GAP, _SIDE_GAP = 20.0, 16.0, 11.0, 7.2, 2.0, 6.0, 4.0
 
-# Inches.
-_LEFT = 0.95
-_TEXT_WIDTH = PAGE_WIDTH - _LEFT - 0.05
-_TEXT_HEIGHT = 0.15
-_ROW_HEIGHT = 0.1
-_GROUP_GAP = 0.025
-_LINE_GAP = 0.07
-_TITLE = 0.28
-_HEADING = 0.24
-_SIDE_GAP = 0.05
-_FOOT = 0.55
-_COLOUR_MAPS = {"reward": "RdBu", "kl": "Oranges", "mask": "Greys", "value": "PuOr"}
-_SIGNED = ("reward", "value")
-_BAR_LABELS = {
-    "reward": r"$\log(\pi/\pi_\mathrm{ref})$ (nats)",
-    "kl": r"$\mathrm{KL}(\pi\,\|\,\pi_\mathrm{ref})$ (nats)",
-    "mask": "mask weight",
-    "value": "score or weight of the pair's data",
+Datum = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ColourScale:
+    """How a quantity is coloured, at equal distances. `signed`: symmetric around 0, else from 0."""
+
+    colours: tuple[str, ...]
+    title: str
+    signed: bool = False
+
+
+SCALES = {
+    "reward": ColourScale(("#B2182B", "#F7F7F7", "#2166AC"), "log(π/ref) (nats)", signed=True),
+    "kl": ColourScale(("#FFF5EB", "#FD8D3C", "#7F2704"), "KL(π‖ref) (nats)"),
+    "mask": ColourScale(("#FFFFFF", "#000000"), "mask weight"),
+    "value": ColourScale(("#B35806", "#F7F7F7", "#542788"), "score or weight of the pair's data", signed=True),
 }
 
 
 @dataclass(frozen=True)
-class Row:
-    """One coloured row under the tokens; `scale` says which colour bar it is read with."""
+class HeatmapRow:
+    """One coloured row under the tokens; `scale` is its key in `SCALES`."""
 
     label: str
     scale: str
     values: np.ndarray  # (tokens,)
 
 
-def token_rows(side: Mapping[str, Any]) -> list[list[Row]]:
+def heatmap_rows(side: Mapping[str, Any]) -> list[list[HeatmapRow]]:
     """The rows about the reward, then those about KL: each before the mask, the mask, the product.
 
     Without masks a group is its first row alone. Numbers that came with the pair, as an oracle's scores, come last.
     """
     ratio = np.asarray(side["logps"]) - np.asarray(side["ref_logps"])
     groups = [
-        [Row(r"$\log(\pi/\pi_\mathrm{ref})$", "reward", ratio)],
-        [Row(r"$\mathrm{KL}$", "kl", np.asarray(side["reverse_kl"]))],
+        [HeatmapRow("log(π/ref)", "reward", ratio)],
+        [HeatmapRow("KL", "kl", np.asarray(side["reverse_kl"]))],
     ]
     for group, mask in zip(groups, ("m_u", "m_d"), strict=True):
         if mask in side:
             before, weight = group[0], np.asarray(side[mask])
-            group.append(Row(f"${mask}$", "mask", weight))
-            label = rf"${mask}\,{before.label.strip('$')}$"
-            group.append(Row(label, before.scale, weight * before.values))
+            group.append(HeatmapRow(mask, "mask", weight))
+            group.append(HeatmapRow(f"{mask} · {before.label}", before.scale, weight * before.values))
     if "values" in side:
-        groups.append([Row("value", "value", np.asarray(side["values"]))])
+        groups.append([HeatmapRow("value", "value", np.asarray(side["values"]))])
     return groups
 
 
-@rc_context(RC)
-def plot_tokens(examples: Sequence[Example], method_label: str) -> Figure:
+def plot_tokens(examples: Sequence[Example], method_label: str) -> alt.LayerChart:
     """Up to three pairs, chosen above rejected: the text, and under each token a cell per quantity.
 
-    All pairs share one colour scale a quantity, the same before and after the mask, so that what
-    a mask takes away looks taken away. Scales end at the 98th percentile.
+    All pairs share one colour scale per quantity, the same before and after the mask, so that what
+    a mask removes turns pale.
     """
     shown = choose_examples(examples)
-    sides = [example[name] for example in shown for name in ("chosen", "rejected")]
-    scales = _scales([row for side in sides for group in token_rows(side) for row in group])
-    figure = new_figure(1.0, layout=None)  # axes measured in inches; the height follows below
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.axis("off")
-    axes.text(0.05, 0.06, method_label + _remarks(sides), fontsize=8, fontweight="bold", va="top")
+    drawing = _Drawing()
+    drawing.write(method_label + _remarks(shown), 0, 4, fontSize=8, fontWeight="bold")
     bottom = _TITLE
     for example in shown:
-        bottom = _draw_example(axes, example, bottom, scales)
-    height = bottom + _FOOT
-    figure.set_size_inches(PAGE_WIDTH, height)
-    axes.set(xlim=(0, PAGE_WIDTH), ylim=(height, 0))
-    _draw_colour_bars(figure, height, scales)
-    return figure
+        bottom = drawing.add_example(example, bottom)
+    return drawing.chart(bottom)
 
 
-def _remarks(sides: Sequence[Mapping[str, Any]]) -> str:
-    remarks = []
+def _remarks(examples: Sequence[Example]) -> str:
+    sides = [example[name] for example in examples for name in ("chosen", "rejected")]
+    remarks = ["colours end at the 98th percentile"]
     if any(any(side.get("planted", ())) for side in sides):
         remarks.append("planted tokens underlined")
-    if any(len(side["tokens"]) > LONGEST for side in sides):
-        remarks.append(f"responses cut at {LONGEST} tokens")
-    return f" ({', '.join(remarks)})" if remarks else ""
+    if any(len(side["tokens"]) > MAX_TOKENS for side in sides):
+        remarks.append(f"responses cut at {MAX_TOKENS} tokens")
+    return f" ({', '.join(remarks)})"
 
 
-def _scales(rows: Sequence[Row]) -> Scales:
-    """One scale a quantity: what has a sign symmetric around 0, KL and masks from 0."""
-    scales: Scales = {}
-    for name in _COLOUR_MAPS:
-        sizes = [np.abs(row.values) for row in rows if row.scale == name]
-        if not sizes:
-            continue
-        top = float(np.percentile(np.concatenate(sizes), 98)) or 1.0
-        scales[name] = Normalize(-top if name in _SIGNED else 0.0, top, clip=True)
-    return scales
+class _Drawing:
+    """Texts, lines and coloured cells, in points from the upper left corner of the page."""
 
+    def __init__(self) -> None:
+        self.texts: list[Datum] = []
+        self.underlines: list[Datum] = []
+        self.cells: dict[str, list[Datum]] = {}
+        self.values: dict[str, list[np.ndarray]] = {}
 
-def _draw_example(axes: Axes, example: Example, top: float, scales: Scales) -> float:
-    """Draw one pair from `top` downwards (inches) and return where it ends."""
-    prompt = printable("Prompt: " + textwrap.shorten(example["prompt"], 110, placeholder=" …"))
-    axes.text(0.05, top + 0.05, prompt, va="top", fontsize=7, parse_math=False, color="#444444")
-    top += _HEADING
-    for name in ("chosen", "rejected"):
-        side = example[name]
-        note = f"{name} {example[f'reward_{name}']:+.2f}"
-        for line in lay_out(side["tokens"][:LONGEST], _TEXT_WIDTH):
-            axes.text(0.05, top, note, va="top", fontsize=FONT_SIZE, fontweight="bold")
-            _draw_words(axes, line, top, side.get("planted"))
-            top = _draw_cells(axes, line, token_rows(side), top + _TEXT_HEIGHT, scales) + _LINE_GAP
-            note = ""
-        top += _SIDE_GAP
-    return top
+    def write(self, text: str, x: float, y: float, **style: Any) -> None:
+        defaults = {"align": "left", "fontSize": FONT_SIZE, "fontWeight": "normal"}
+        self.texts.append({"text": text, "x": x, "y": y} | defaults | style)
 
+    def add_example(self, example: Example, top: float) -> float:
+        """Add one pair from `top` downwards; returns where it ends."""
+        prompt = printable("Prompt: " + textwrap.shorten(example["prompt"], 110, placeholder=" …"))
+        self.write(prompt, 0, top + 4, fontSize=7)
+        top += _PROMPT
+        for name in ("chosen", "rejected"):
+            side = example[name]
+            groups = heatmap_rows(side)
+            for row in [row for group in groups for row in group]:
+                self.values.setdefault(row.scale, []).append(np.abs(row.values))
+            self.write(f"{name} {example[f'reward_{name}']:+.2f}", 0, top + 4, fontWeight="bold")
+            for line in lay_out(side["tokens"][:MAX_TOKENS], _PAGE - _LEFT):
+                self.add_tokens(line, top, side.get("planted"))
+                top = self.add_cells(line, groups, top + _TEXT) + _LINE_GAP
+            top += _SIDE_GAP
+        return top
 
-def _draw_words(axes: Axes, line: Sequence[Cell], top: float, planted: Any) -> None:
-    for cell in line:
-        middle = _LEFT + cell.left + cell.width / 2
-        text = axes.text(middle, top, cell.text, ha="center", va="top", fontsize=FONT_SIZE)
-        text.set_parse_math(False)  # a dollar sign is a token like any other
-        if planted and planted[cell.index]:
-            half, under = text_width(cell.text) / 2, top + 0.115
-            axes.plot([middle - half, middle + half], [under, under], color="black", linewidth=1.0)
+    def add_tokens(self, line: Sequence[TokenCell], top: float, planted: Sequence[int] | None) -> None:
+        for cell in line:
+            middle, half = _LEFT + cell.left + cell.width / 2, text_width(cell.text) / 2
+            self.write(cell.text, middle, top + 4, align="center")
+            if planted and planted[cell.index]:
+                self.underlines.append({"x": middle - half, "right": middle + half, "y": top + 9})
 
+    def add_cells(self, line: Sequence[TokenCell], groups: Sequence[Sequence[HeatmapRow]], top: float) -> float:
+        """The coloured rows under one line of tokens, their labels to the left; returns where they end."""
+        for group in groups:
+            for row in group:
+                self.write(row.label, _LEFT - 4, top + _ROW / 2, align="right", fontSize=6)
+                self.cells.setdefault(row.scale, []).extend(
+                    {"x": _LEFT + cell.left, "right": _LEFT + cell.left + cell.width, "y": top, "bottom": top + _ROW}
+                    | {"value": float(row.values[cell.index])}
+                    for cell in line
+                )
+                top += _ROW
+            top += _GROUP_GAP
+        return top
 
-def _draw_cells(axes: Axes, line: Sequence[Cell], groups: list[list[Row]], top: float, scales: Scales) -> float:
-    """The coloured rows under one line of words, their names to the left; returns their end."""
-    places = [cell.index for cell in line]
-    for group in groups:
-        for row in group:
-            centre = top + _ROW_HEIGHT / 2
-            axes.text(_LEFT - 0.05, centre, row.label, ha="right", va="center", fontsize=6)
-            boxes = [Rectangle((_LEFT + c.left, top), c.width, _ROW_HEIGHT) for c in line]
-            shades = mpl.colormaps[_COLOUR_MAPS[row.scale]](scales[row.scale](row.values[places]))
-            axes.add_collection(PatchCollection(boxes, facecolors=shades, edgecolors="#D0D0D0", linewidths=0.3))
-            top += _ROW_HEIGHT
-        top += _GROUP_GAP
-    return top
+    def chart(self, height: float) -> alt.LayerChart:
+        x, y = alt.X("x:Q", scale=None, axis=None), alt.Y("y:Q", scale=None, axis=None)
+        layers = [
+            alt.Chart(pd.DataFrame(self.cells[name])).mark_rect(stroke="#D0D0D0", strokeWidth=0.3)
+            .encode(x, y, x2="right:Q", y2="bottom:Q", color=self._colour(name))
+            for name in SCALES if name in self.cells
+        ]  # fmt: skip
+        style = {name: alt.expr(f"datum.{name}") for name in ("align", "fontSize", "fontWeight")}
+        text = alt.Chart(pd.DataFrame(self.texts)).mark_text(baseline="middle", color=INK, **style)
+        lines = alt.Chart(pd.DataFrame(self.underlines)).mark_rule(color=INK).encode(x, y, x2="right:Q")
+        chart = alt.layer(*layers, text.encode(x, y, text="text:N"), *([lines] if self.underlines else []))
+        return chart.resolve_scale(color="independent").properties(width=_PAGE, height=height)
 
-
-def _draw_colour_bars(figure: Figure, height: float, scales: Scales) -> None:
-    """One horizontal bar a quantity at the foot; pointed where values lie beyond its end."""
-    step = 6.15 / max(3, len(scales))
-    for place, (name, scale) in enumerate(scales.items()):
-        left = _LEFT + place * step
-        box = (left / PAGE_WIDTH, 0.36 / height, (step - 0.3) / PAGE_WIDTH, 0.09 / height)
-        bar = figure.colorbar(
-            ScalarMappable(scale, _COLOUR_MAPS[name]),
-            cax=figure.add_axes(box),
-            orientation="horizontal",
-            extend="both" if name in _SIGNED else "max",
-        )
-        bar.outline.set_linewidth(0.4)
-        bar.ax.tick_params(labelsize=6, length=2)
-        bar.locator = MaxNLocator(4)
-        bar.update_ticks()
-        bar.set_label(_BAR_LABELS[name], fontsize=7, labelpad=1)
+    def _colour(self, name: str) -> alt.Color:
+        """Its scale ends at the 98th percentile, so that one token does not make all others pale."""
+        scale = SCALES[name]
+        top = float(np.percentile(np.concatenate(self.values[name]), 98)) or 1.0
+        legend = alt.Legend(title=scale.title, gradientLength=105, gradientThickness=6, tickCount=4)
+        domain = np.linspace(-top if scale.signed else 0.0, top, len(scale.colours)).tolist()
+        return alt.Color("value:Q", legend=legend).scale(range=list(scale.colours), domain=domain, clamp=True)

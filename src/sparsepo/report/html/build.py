@@ -5,151 +5,143 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import vl_convert
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from plotly.offline import get_plotlyjs
 
 from sparsepo.data.records import write_text
 from sparsepo.evaluation.tfidf import describe_fit
+from sparsepo.report.figures.curves import setting_curves
+from sparsepo.report.figures.dynamics import beta_panels
+from sparsepo.report.figures.frontier import KLS, frontier_plot, interval_text
+from sparsepo.report.figures.quantities import QUANTITIES
 from sparsepo.report.figures.style import method_style
 from sparsepo.report.frontier_score import frontier_scores
-from sparsepo.report.html import head
-from sparsepo.report.html.charts import (
-    DARK,
-    KLS,
-    bounds,
-    dynamics_figures,
-    endings,
-    frames,
-    frontier_figure,
-)
-from sparsepo.report.html.gather import TaskResults
-from sparsepo.report.html.pack import packed
-from sparsepo.report.html.quantities import QUANTITIES
-from sparsepo.report.html.run_rows import details, run_row
-from sparsepo.report.html.samples import KINDS, answers_of
-from sparsepo.report.html.tokens import QUANTITIES as TOKEN_QUANTITIES
-from sparsepo.report.html.tokens import pairs_of, top_tokens, values_of
+from sparsepo.report.html.charts import DARK, last_values, page_spec
+from sparsepo.report.html.packing import pack
+from sparsepo.report.html.run_rows import run_details, run_row
+from sparsepo.report.html.samples import ANSWER_KINDS, find_answers
+from sparsepo.report.html.summary import best_method, indistinguishable, what_was_compared
+from sparsepo.report.html.task_results import TaskResults
+from sparsepo.report.html.tokens import TOKEN_QUANTITIES, choose_pairs, top_tokens, values_by_pair
 from sparsepo.report.run_names import params_text, parse_run
-from sparsepo.report.tables.caption import caption, findings
-from sparsepo.report.tables.cells import blocks
-from sparsepo.report.tables.comparison import comparison
-from sparsepo.report.tables.grid import main_table, reading
-from sparsepo.report.tables.published import published
+from sparsepo.report.tables.cautions import cautions
+from sparsepo.report.tables.cells import comparison_table
+from sparsepo.report.tables.comparison import compare
+from sparsepo.report.tables.grid import grid_frame
+from sparsepo.report.tables.published import load_published
 
 SCRIPTS = ("core", "charts", "tokens", "samples", "runs")
-GLYPHS = {
-    "*": "★", "o": "●", "<": "◀", ">": "▶", "h": "⬢", "p": "⬟", "s": "■", "d": "♦", "^": "▲", "v": "▼", "D": "◆",
-    "P": "✚", "X": "✖", "8": "⯃", "H": "⬣",
-}  # fmt: skip
-"""Markers of the figures as letters, for the buttons that name methods."""
+View = dict[str, Any]
+"""Parts of what the template asks of a task."""
 
 
 def write_page(name: str, version: str, tasks: Sequence[TaskResults], out: Path) -> None:
     """Write the page of these tasks, whole or not at all; `name` is the config's, `version` the package's."""
     loader = PackageLoader("sparsepo.report.html")
-    made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    jinja = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     folder = Path(__file__).parent / "static"
-    text = made.get_template("page.html.j2").render(
+    text = jinja.get_template("page.html.j2").render(
         name=name,
         version=version,
         tasks=[task_view(task) for task in tasks],
         style=(folder / "page.css").read_text(),
         scripts=[(folder / f"{script}.js").read_text() for script in SCRIPTS],
-        plotly=get_plotlyjs(),
+        vega=vl_convert.javascript_bundle(),
         dark=DARK,
-        bounds=bounds,
+        interval_text=interval_text,
     )
     write_text(out, text)
 
 
-def task_view(task: TaskResults) -> dict[str, Any]:
-    """All that the template asks of a task; `blobs` are the parts that a browser opens when they are wanted."""
+def task_view(task: TaskResults) -> View:
+    """All that the template asks of a task; `blobs` are the parts that a browser unpacks when they are needed."""
     scores = list(task.scores.values())
-    compared = comparison(task.measures, task.compare, published(task.compare["published"]))
-    table = main_table(scores)
-    view = {
+    comparison = compare(task.measures, task.compare, load_published(task.compare["published"]))
+    frame = grid_frame(scores)
+    view: View = {
         "name": task.name,
-        "what": head.what(task),
-        "best": head.best(compared),
-        "cautions": [*head.overlap(compared), *reading(table)],
-        "blocks": blocks(compared),
-        "caption": caption(compared),
-        "notes": [*findings(compared), *map(describe_fit, task.fitted())],
-        "provenance": task.compare["provenance"],
+        "what": what_was_compared(task),
+        "best": best_method(comparison),
+        "cautions": [*indistinguishable(comparison), *cautions(frame)],
+        "table": comparison_table(
+            comparison, [describe_fit(report) for report in task.fitted()], task.compare["provenance"]
+        ),
         "methods": _methods(scores),
         "blobs": {},
     }
-    view |= _frontier(task, table, view["blobs"])
+    view |= _frontier(task, frame, view["blobs"])
     for part in (_dynamics, _tokens, _samples, _runs):
         view |= part(task, view["blobs"])
-    view["blobs"]["index"] = packed({name: view[name] for name in ("shown", "pairs", "kinds")})
-    view["blobs"]["config"] = packed([["resolved", task.config]])
+    view["blobs"]["index"] = pack({name: view[name] for name in ("shown", "pairs", "kinds")})
+    view["blobs"]["config"] = pack([["resolved", task.config]])
     return view
 
 
 def _methods(scores: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
     labels = {score["method"]: score["label"] for score in scores}
-    looks = {method: method_style(method) for method in labels}
+    styles = {method: method_style(method) for method in labels}
     return [
-        {"name": method, "label": label, "glyph": GLYPHS[looks[method].marker]}
-        | {"colour": looks[method].colour, "dark": DARK[looks[method].colour.upper()]}
-        for method, label in labels.items()
+        {"name": method, "label": labels[method], "marker": style.marker}
+        | {"colour": style.colour, "dark": DARK[style.colour]}
+        for method, style in styles.items()
     ]
 
 
-def _frontier(task: TaskResults, table: pd.DataFrame, blobs: dict[str, str]) -> dict[str, Any]:
+def _frontier(task: TaskResults, frame: pd.DataFrame, blobs: dict[str, str]) -> View:
     scores = list(task.scores.values())
     if not scores[0]["reward"]:
         return {"frontier": None, "settings": [], "kls": {}}
-    passed = {run: task.logged("frontier", run) for run in task.runs}
+    training_points = {run: task.logged("frontier", run) for run in task.runs}
     for x in KLS:
-        blobs[f"frontier/{x}"] = packed(frontier_figure(table, scores, passed, x))
-    return {"frontier": frontier_scores(scores), "settings": table.to_dict("records"), "kls": KLS}
+        blobs[f"frontier/{x}"] = pack(page_spec(frontier_plot(frame, scores, training_points, x).chart(scale=1.4), 420))
+    return {"frontier": frontier_scores(scores), "settings": frame.to_dict("records"), "kls": KLS}
 
 
-def _dynamics(task: TaskResults, blobs: dict[str, str]) -> dict[str, Any]:
+def _dynamics(task: TaskResults, blobs: dict[str, str]) -> View:
     labels = {score["method"]: score["label"] for score in task.scores.values()}
-    every = frames({run: task.logged("dynamics", run) for run in task.runs})
-    found = dynamics_figures(every, labels)
-    for name, panels in found.items():
-        blobs[f"dynamics/{name}"] = packed(panels)
-    there = [quantity for quantity in QUANTITIES if quantity.name in found]
-    columns = [column for quantity in there for column in quantity.columns]
-    return {"quantities": there, "ends": endings(every, labels), "end_columns": columns}
+    curves = setting_curves({run: task.logged("dynamics", run) for run in task.runs}, labels)
+    logged = [quantity for quantity in QUANTITIES if any(curve.has(quantity) for curve in curves)]
+    for quantity in logged:
+        panels = beta_panels(curves, labels, quantity).items()
+        blobs[f"dynamics/{quantity.name}"] = pack(
+            [{"title": beta, "spec": page_spec(panel, 190)} for beta, panel in panels]
+        )
+    columns = [column for quantity in logged for column in quantity.columns.values()]
+    return {"quantities": logged, "last_values": last_values(curves), "last_columns": columns}
 
 
-def _tokens(task: TaskResults, blobs: dict[str, str]) -> dict[str, Any]:
+def _tokens(task: TaskResults, blobs: dict[str, str]) -> View:
     runs, pairs, shown = task.first_seeds, None, []
     for run in runs:
         rows = task.rows("tokens", run)
-        pairs = pairs or pairs_of(rows, len(runs))
+        pairs = pairs or choose_pairs(rows, len(runs))
         top = top_tokens(rows)
-        blobs[f"tokens/{run}"] = packed({"pairs": values_of(rows, pairs, run), "top": top})
+        blobs[f"tokens/{run}"] = pack({"pairs": values_by_pair(rows, pairs, run), "top": top})
         shown.append({"run": run, "label": _run_label(task, run), "masks": bool(top)})
     return {
         "shown": shown,
         "pairs": pairs.shown,
-        "pairs_whole": pairs.whole,
+        "pairs_total": pairs.total,
         "token_quantities": TOKEN_QUANTITIES,
     }
 
 
-def _samples(task: TaskResults, blobs: dict[str, str]) -> dict[str, Any]:
+def _samples(task: TaskResults, blobs: dict[str, str]) -> View:
     kinds = {}
-    for kind in KINDS:
-        answers = answers_of(task, kind)
+    for kind in ANSWER_KINDS:
+        answers = find_answers(task, kind)
         if answers is not None:
-            kinds[kind] = {"prompts": answers.prompts, "columns": answers.columns, "whole": answers.whole}
-            blobs |= {f"{kind}/{run}": packed(found) for run, found in answers.runs.items()}
+            kinds[kind] = {"prompts": answers.prompts, "columns": answers.columns, "total": answers.total}
+            blobs |= {f"{kind}/{run}": pack(by_prompt) for run, by_prompt in answers.runs.items()}
     return {"kinds": kinds}
 
 
-def _runs(task: TaskResults, blobs: dict[str, str]) -> dict[str, Any]:
+def _runs(task: TaskResults, blobs: dict[str, str]) -> View:
     rows = []
     for run in task.all_runs:
         record = task.record(run)
         rows.append(run_row(task, run, record))
-        blobs[f"run/{run}"] = packed(list(details(task, run, record).items()))
+        blobs[f"run/{run}"] = pack(list(run_details(task, run, record).items()))
     return {"rows": rows}
 
 

@@ -1,21 +1,18 @@
-"""What the token viewer shows: the pairs as text, and of each run what it did to every token of them."""
+"""What the token viewer shows: the pairs as text, and of each run the values of every token of them."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sparsepo.report.html.pack import rounded, short
+from sparsepo.report.html.packing import all_rounded, rounded
 from sparsepo.runtime.errors import UserError
 
-SIDES = ("chosen", "rejected")
-MOST, FEWEST = 24, 2
-"""Pairs that a page holds."""
-NUMBERS = 500_000
-"""That all runs of a task may say of tokens: about two megabytes of the page."""
-TOP, OFTEN = 15, 3
-"""Tokens of a list, and how often one has to occur to stand in it."""
+_SIDES = ("chosen", "rejected")
+MAX_PAIRS, MIN_PAIRS = 24, 2  # that a page holds
+MAX_VALUES = 500_000  # of all tokens of all runs of a task: about two megabytes of the page
+TOP, MIN_COUNT = 15, 3  # tokens of a list, and how often one has to occur to be in it
 
-QUANTITIES = {
+TOKEN_QUANTITIES = {
     "log_ratio": "log-ratio: log π - log ref (nats)",
     "reverse_kl": "KL(π‖ref) (nats)",
     "forward_kl": "KL(ref‖π) (nats)",
@@ -27,64 +24,65 @@ QUANTITIES = {
 }
 """Of a token; those with masks only where a run has masks, and values where its pairs bring some."""
 
-Rows = Sequence[Mapping[str, Any]]
+TokenRows = Sequence[Mapping[str, Any]]
+"""The rows of a run's file of tokens, one per pair."""
 
 
 @dataclass(frozen=True)
-class Pairs:
-    """The pairs as text, the same for all runs of a task. `whole`: how many were looked into."""
+class TokenPairs:
+    """The pairs as text, the same for all runs of a task. `total`: how many were inspected."""
 
     shown: list[dict[str, Any]]
-    whole: int
+    total: int
 
 
-def pairs_of(rows: Rows, runs: int) -> Pairs:
-    """As many of the pairs in a run's file of tokens as a page with so many runs can hold."""
-    a_pair = max(sum(len(row[side]["tokens"]) for side in SIDES) * len(QUANTITIES) for row in rows)
-    count = min(MOST, max(FEWEST, NUMBERS // (a_pair * runs)))
-    return Pairs([_text(row) for row in rows[:count]], len(rows))
+def choose_pairs(rows: TokenRows, runs: int) -> TokenPairs:
+    """As many of the pairs as a page with so many runs can hold."""
+    values = max(sum(len(row[side]["tokens"]) for side in _SIDES) * len(TOKEN_QUANTITIES) for row in rows)
+    count = min(MAX_PAIRS, max(MIN_PAIRS, MAX_VALUES // (values * runs)))
+    return TokenPairs([_text(row) for row in rows[:count]], len(rows))
 
 
 def _text(row: Mapping[str, Any]) -> dict[str, Any]:
-    sides = {side: {name: row[side][name] for name in ("tokens", "planted") if name in row[side]} for side in SIDES}
+    sides = {side: {name: row[side][name] for name in ("tokens", "planted") if name in row[side]} for side in _SIDES}
     return {"prompt": row["prompt"]} | sides
 
 
-def values_of(rows: Rows, pairs: Pairs, run: str) -> list[dict[str, Any]]:
+def values_by_pair(rows: TokenRows, pairs: TokenPairs, run: str) -> list[dict[str, Any]]:
     """For each pair shown: the rewards that the loss gave, and each quantity of each token of both sides.
 
-    Raises UserError when the run looked into other pairs.
+    Raises UserError when the run inspected other pairs.
     """
-    found = []
+    values = []
     for row, pair in zip(rows, pairs.shown, strict=False):
-        if len(rows) != pairs.whole or any(row[side]["tokens"] != pair[side]["tokens"] for side in SIDES):
+        if len(rows) != pairs.total or any(row[side]["tokens"] != pair[side]["tokens"] for side in _SIDES):
             raise UserError(f"tokens/{run}.jsonl is not about the pairs of the other runs; delete it and run again")
-        found.append({side: token_values(row[side]) for side in SIDES})
-        found[-1]["reward"] = short([row[f"reward_{side}"] for side in SIDES])
-    return found
+        rewards = all_rounded(row[f"reward_{side}"] for side in _SIDES)
+        values.append({side: token_values(row[side]) for side in _SIDES} | {"reward": rewards})
+    return values
 
 
-def token_values(side: Mapping[str, Any]) -> dict[str, list[float]]:
+def token_values(side: Mapping[str, Any]) -> dict[str, list[float | None]]:
     """Quantity -> a number for each token of a response."""
     ratio = [a - b for a, b in zip(side["logps"], side["ref_logps"], strict=True)]
-    found = {"log_ratio": ratio, "reverse_kl": side["reverse_kl"], "forward_kl": side["forward_kl"]}
+    values = {"log_ratio": ratio, "reverse_kl": side["reverse_kl"], "forward_kl": side["forward_kl"]}
     if "m_u" in side:
-        found |= {"m_u": side["m_u"], "m_d": side["m_d"]}
-        found["weighted_log_ratio"] = [a * b for a, b in zip(side["m_u"], ratio, strict=True)]
-        found["weighted_kl"] = [a * b for a, b in zip(side["m_d"], side["reverse_kl"], strict=True)]
-    found |= {"values": side["values"]} if "values" in side else {}
-    return {name: short(values) for name, values in found.items()}
+        values |= {"m_u": side["m_u"], "m_d": side["m_d"]}
+        values["weighted_log_ratio"] = [a * b for a, b in zip(side["m_u"], ratio, strict=True)]
+        values["weighted_kl"] = [a * b for a, b in zip(side["m_d"], side["reverse_kl"], strict=True)]
+    values |= {"values": side["values"]} if "values" in side else {}
+    return {name: all_rounded(numbers) for name, numbers in values.items()}
 
 
-def top_tokens(rows: Rows) -> dict[str, dict[str, list[list[Any]]]]:
+def top_tokens(rows: TokenRows) -> dict[str, dict[str, list[list[Any]]]]:
     """Mask -> part of the pair -> [token, mean weight, how often it occurs], the largest mean weights first.
 
-    Over all pairs that were looked into. White space around a token is left out; a token that occurs fewer than
-    `OFTEN` times in that part is not listed. Empty for a run without masks.
+    Over all pairs that were inspected. White space around a token is left out; a token that occurs fewer than
+    `MIN_COUNT` times in that part is not listed. Empty for a run without masks.
     """
     if "m_u" not in rows[0]["chosen"]:
         return {}
-    parts = {"both": SIDES, "chosen": SIDES[:1], "rejected": SIDES[1:]}
+    parts = {"both": _SIDES, "chosen": _SIDES[:1], "rejected": _SIDES[1:]}
     return {
         mask: {part: _top((row[side], mask) for row in rows for side in sides) for part, sides in parts.items()}
         for mask in ("m_u", "m_d")
@@ -96,6 +94,6 @@ def _top(sides: Iterable[tuple[Mapping[str, Any], str]]) -> list[list[Any]]:
     for side, mask in sides:
         for token, weight in zip(side["tokens"], side[mask], strict=True):
             weights.setdefault(token.strip() or repr(token), []).append(weight)
-    means = [[token, sum(found) / len(found), len(found)] for token, found in weights.items() if len(found) >= OFTEN]
+    means = [[token, sum(own) / len(own), len(own)] for token, own in weights.items() if len(own) >= MIN_COUNT]
     best = sorted(means, key=lambda row: (-row[1], row[0]))[:TOP]
     return [[token, rounded(mean), count] for token, mean, count in best]

@@ -1,107 +1,108 @@
-"""What the comparison prints: numbers as text, the best and the second of each column, marks of tests, the paper."""
+"""The comparison as a printed table: cells, the best and second of each column, marks of tests, the paper's values."""
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
-from sparsepo.report.tables.metrics import Metric, metric_of
-from sparsepo.report.tables.render import BETTER, WORSE, Block, Cell
-from sparsepo.report.tables.systems import Column, Comparison, Figure, System
+from sparsepo.report.tables.caption import comparison_caption, comparison_notes, variant_word
+from sparsepo.report.tables.comparison import Comparison, comparison_frame, differences_frame
+from sparsepo.report.tables.metrics import metric_of
+from sparsepo.report.tables.render import (
+    BETTER,
+    WORSE,
+    Block,
+    Cell,
+    Table,
+    mean_with_interval,
+    number,
+    write_csv,
+    write_table,
+)
+from sparsepo.report.tables.systems import ColumnKey, System
 
 
-def blocks(made: Comparison) -> list[Block]:
-    """First what is measured once, then what is measured at each temperature or of each suite."""
-    once = [variant for variant in made.variants if not variant]
-    several = [variant for variant in made.variants if variant]
-    return [_block(made, variants) for variants in (once, several) if variants]
+def write_comparison(comparison: Comparison, *, differences: Path, notes: Sequence[str], provenance: str,
+                     **paths: Path) -> None:  # fmt: skip
+    """Write the comparison to the csv, markdown and latex of `paths`, and all tests as CSV to `differences`.
 
-
-def variant_word(variants: Sequence[str]) -> str:
-    """`temperature` where every variant is a number, else `suite`."""
-    return "temperature" if all(_is_number(variant) for variant in variants) else "suite"
-
-
-def ranks(shown: Sequence[float], higher_is_better: bool | None) -> list[int]:
-    """1 for the best of the printed numbers, 2 for the second, else 0; equal ones share, nan has none.
-
-    Where neither end is better, or all are equal, nothing stands out.
+    `notes` stand below the table, after those of the runs; `provenance` says what made the numbers.
     """
-    levels = sorted({value for value in shown if not math.isnan(value)}, reverse=bool(higher_is_better))
+    write_csv(differences_frame(comparison), differences)
+    write_table(comparison_table(comparison, notes, provenance), comparison_frame(comparison), **paths)
+
+
+def comparison_table(comparison: Comparison, notes: Sequence[str], provenance: str) -> Table:
+    """First a block of what is measured once, then one of what is measured at each temperature or of each suite."""
+    once = [variant for variant in comparison.variants if not variant]
+    repeated = [variant for variant in comparison.variants if variant]
+    blocks = [_block(comparison, variants) for variants in (once, repeated) if variants]
+    notes = [*comparison_notes(comparison), *notes]
+    return Table(blocks, comparison_caption(comparison), notes, provenance)
+
+
+def ranks(values: Sequence[float], higher_is_better: bool | None) -> list[int]:
+    """1 for the best of the printed numbers, 2 for the second, else 0; equal ones share a rank, nan has none.
+
+    All are 0 where neither end is better or where all numbers are equal.
+    """
+    levels = sorted({value for value in values if not math.isnan(value)}, reverse=bool(higher_is_better))
     if higher_is_better is None or len(levels) < 2:
-        return [0 for _ in shown]
-    return [levels[:2].index(value) + 1 if value in levels[:2] else 0 for value in shown]
+        return [0 for _ in values]
+    return [levels[:2].index(value) + 1 if value in levels[:2] else 0 for value in values]
 
 
-def _block(made: Comparison, variants: Sequence[str]) -> Block:
-    metrics = list(dict.fromkeys(metric for variant, metric in made.columns if variant in variants))
-    printed = {name: _in_paper(made, [(variant, name) for variant in variants]) for name in metrics}
+def _block(comparison: Comparison, variants: Sequence[str]) -> Block:
+    metrics = list(dict.fromkeys(metric for variant, metric in comparison.columns if variant in variants))
+    with_paper = {
+        name: any(
+            comparison.published_value(system, (variant, name)) is not None
+            for variant in variants
+            for system in comparison.systems
+        )
+        for name in metrics
+    }
     first = ["method", "setting"] if variants == [""] else [variant_word(variants), "method", "setting"]
-    heads = [head for name in metrics for head in [metric_of(name).label, *["paper"] * printed[name]]]
+    heads = [head for name in metrics for head in [metric_of(name).label, *["paper"] * with_paper[name]]]
     parts = []
     for variant in variants:
-        columns = [_column(made, (variant, name), printed[name]) for name in metrics]
-        numbers = [[cell for column in columns for cell in column[place]] for place in range(len(made.systems))]
-        parts.append([_opening(system, variant) + cells for system, cells in zip(made.systems, numbers, strict=True)])
-    if variants == [""] and made.systems[0].method == "sft":
+        columns = [_column(comparison, (variant, name), with_paper[name]) for name in metrics]
+        rows = zip(comparison.systems, *columns, strict=True)
+        parts.append([[*_first_cells(system, variant), *sum(cells, [])] for system, *cells in rows])
+    if variants == [""] and comparison.systems[0].method == "sft":
         parts = [part for part in (parts[0][:1], parts[0][1:]) if part]
     return Block([*first, "seeds", *heads], len(first), parts)
 
 
-def _opening(system: System, variant: str) -> list[Cell]:
+def _first_cells(system: System, variant: str) -> list[Cell]:
     return [Cell(text) for text in (*[variant] * bool(variant), system.label, system.params, str(system.seeds))]
 
 
-def _column(made: Comparison, column: Column, with_paper: bool) -> list[list[Cell]]:
-    """The cells of each system in one column: its own, and the paper's beside it."""
+def _column(comparison: Comparison, column: ColumnKey, with_paper: bool) -> list[list[Cell]]:
+    """The cells of each system in one column: its own and, beside it, the paper's."""
     metric = metric_of(column[1])
-    figures = [system.figures[column] if column in system.figures else None for system in made.systems]
-    means = [math.nan if found is None else _rounded(found.interval.mean, metric) for found in figures]
-    places = ranks(means, metric.higher_is_better)
+    intervals = [
+        system.estimates[column].interval if column in system.estimates else None for system in comparison.systems
+    ]
+    printed = [math.nan if interval is None else float(f"{interval.mean:.{metric.digits}f}") for interval in intervals]
     rows = []
-    for system, found, place in zip(made.systems, figures, places, strict=True):
-        cells = [Cell("-" if found is None else _text(found, metric), place, _mark(made, system, column))]
+    for system, interval, rank in zip(
+        comparison.systems, intervals, ranks(printed, metric.higher_is_better), strict=True
+    ):
+        text = "-" if interval is None else mean_with_interval(*vars(interval).values(), metric.digits)
+        cells = [Cell(text, rank, _mark(comparison, system, column))]
         if with_paper:
-            value = made.in_paper(system, column)
-            cells.append(Cell("-" if value is None else _shown(value, metric)))
+            cells.append(Cell(number(comparison.published_value(system, column), metric.digits)))
         rows.append(cells)
     return rows
 
 
-def _in_paper(made: Comparison, columns: Sequence[Column]) -> bool:
-    return any(made.in_paper(system, column) is not None for system in made.systems for column in columns)
-
-
-def _mark(made: Comparison, system: System, column: Column) -> str:
-    """Of the paired bootstrap against the baseline: better, worse, or nothing where 0 lies in the interval."""
+def _mark(comparison: Comparison, system: System, column: ColumnKey) -> str:
+    """Of the paired bootstrap against the baseline: better, worse, or "" where 0 lies in the interval."""
     higher = metric_of(column[1]).higher_is_better
-    if made.baseline is None or higher is None:
+    if comparison.baseline is None or higher is None:
         return ""
-    for found in made.differences[column]:
-        if {found.a, found.b} == {system.method, made.baseline.method} and found.excludes_zero:
-            above = found.difference > 0 if found.a == system.method else found.difference < 0
+    for pair in comparison.differences.get(column, ()):
+        if {pair.a, pair.b} == {system.method, comparison.baseline.method} and pair.excludes_zero:
+            above = pair.difference > 0 if pair.a == system.method else pair.difference < 0
             return BETTER if above == higher else WORSE
     return ""
-
-
-def _text(found: Figure, metric: Metric) -> str:
-    """The mean, and ± the longer arm of its interval where there is one."""
-    interval = found.interval
-    mean = _shown(interval.mean, metric)
-    if math.isnan(interval.low):
-        return mean
-    return f"{mean} ± {_shown(max(interval.high - interval.mean, interval.mean - interval.low), metric)}"
-
-
-def _shown(value: float, metric: Metric) -> str:
-    return f"{value:z.{metric.digits}f}"
-
-
-def _rounded(value: float, metric: Metric) -> float:
-    return float(_shown(value, metric))
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

@@ -1,125 +1,125 @@
-"""The table that compares methods, each at the point that validation data chose, and the tests between them."""
+"""The table that compares methods, each at the setting that validation data chose, and the tests between them."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-from sparsepo.data.records import write_text
-from sparsepo.evaluation.significance import pairwise_differences
-from sparsepo.report.tables.caption import caption, findings
-from sparsepo.report.tables.cells import blocks
+from sparsepo.evaluation.significance import Difference, pairwise_differences
 from sparsepo.report.tables.metrics import in_order
 from sparsepo.report.tables.published import Published
-from sparsepo.report.tables.render import comparison_latex, comparison_markdown
-from sparsepo.report.tables.systems import Column, Comparison, System, systems
+from sparsepo.report.tables.systems import ColumnKey, System, build_systems
 from sparsepo.runtime.errors import UserError
 from sparsepo.runtime.progress import progress
 
 
-def comparison(files: Sequence[Mapping[str, Any]], spec: Mapping[str, Any], published: Published) -> Comparison:
-    """Every method at its point of best `spec["select"]` on validation data, with its figures on test data; or, where
-    `spec["rows"]` is "settings", every point of every method.
+@dataclass(frozen=True)
+class Comparison:
+    """Systems in rows, their estimates in columns.
 
-    files: the measure files of all runs of a task, in the order of the config. `spec["baseline"]` is the method that
-    the marks compare with; None: `dpo` where it is there, else `sft`. Raises UserError for a baseline without a run and
-    where `select` cannot choose.
+    `select` is the metric that chose their settings; `differences` has every pair of systems in each column.
     """
-    compared = systems(files, spec["select"], spec["rows"])
-    columns = _columns(compared)
-    differences = {column: _differences(compared, column) for column in progress(columns, len(columns), "comparing")}
-    baseline = _baseline(compared, spec["baseline"])
-    return Comparison(compared, columns, spec["select"], baseline, differences, published)
+
+    systems: Sequence[System]
+    columns: Sequence[ColumnKey]
+    select: str
+    baseline: System | None
+    differences: Mapping[ColumnKey, Sequence[Difference]]
+    published: Published
+
+    @property
+    def variants(self) -> list[str]:
+        return list(dict.fromkeys(variant for variant, _ in self.columns))
+
+    @property
+    def metrics(self) -> list[str]:
+        return list(dict.fromkeys(metric for _, metric in self.columns))
+
+    def published_value(self, system: System, column: ColumnKey) -> float | None:
+        """What the paper prints for a system's method; None where it prints nothing."""
+        variant, metric = column
+        name = f"{metric} {variant}" if variant else metric
+        return self.published.values.get(system.method, {}).get(name)
 
 
-def write_comparison(
-    made: Comparison,
-    *,
-    csv: str | Path,
-    markdown: str | Path,
-    latex: str | Path,
-    differences: str | Path,
-    notes: Sequence[str],
-    provenance: str,
-) -> None:
-    """Write the table for people and for machines (CSV, 6 significant digits, no comment lines), and all tests.
+def compare(files: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], published: Published) -> Comparison:
+    """Every method at its setting of best `settings["select"]` on validation data, with its estimates on test data; or,
+    where `settings["rows"]` is "settings", every setting of every method.
 
-    `notes` stand below the table, after those of the runs; `provenance` says what made the numbers.
+    files: the measure files of all runs of a task, in the order of the config. `settings["baseline"]` is the method
+    that the marks compare with; None: `dpo` if there is a run of it, else `sft`. Raises UserError for a baseline
+    without a run and where `select` cannot choose.
     """
-    said = [*findings(made), *notes]
-    write_text(csv, _csv(comparison_frame(made)))
-    write_text(differences, _csv(differences_frame(made)))
-    write_text(markdown, comparison_markdown(blocks(made), caption(made), said, provenance))
-    write_text(latex, comparison_latex(blocks(made), caption(made), said, provenance))
+    systems = build_systems(files, settings["select"], settings["rows"])
+    columns = _ordered_columns(systems)
+    differences = {column: _differences(systems, column) for column in progress(columns, len(columns), "comparing")}
+    baseline = _baseline(systems, settings["baseline"])
+    return Comparison(systems, columns, settings["select"], baseline, differences, published)
 
 
-def comparison_frame(made: Comparison) -> pd.DataFrame:
-    """One row a variant and system: each metric with its bounds, and `_paper` where the paper has a figure.
+def comparison_frame(comparison: Comparison) -> pd.DataFrame:
+    """One row per variant and system: each metric with its bounds, and `_paper` where the paper has a value.
 
-    Units are the printed ones (win rate and pass@k in percent). What is missing is nan.
+    Units are the printed ones (win rate and pass@k in percent). Missing values are nan.
     """
     rows = []
-    for variant in made.variants:
-        for system in made.systems:
+    for variant in comparison.variants:
+        for system in comparison.systems:
             row: dict[str, Any] = {"label": system.label, "method": system.method, "params": system.params}
             row |= {"seeds": system.seeds, "variant": variant}
-            for column in made.columns:
+            for column in comparison.columns:
                 if column[0] == variant:
-                    row |= _numbers(made, system, column)
+                    row |= _values(comparison, system, column)
             rows.append(row)
     return pd.DataFrame(rows)
 
 
-def differences_frame(made: Comparison) -> pd.DataFrame:
-    """One row a metric, variant and pair of systems: the mean of a - b over shared prompts, and its tests.
+def differences_frame(comparison: Comparison) -> pd.DataFrame:
+    """One row per metric, variant and pair of systems: the mean of a - b over shared prompts, and its tests.
 
     Bounds are of the paired bootstrap, `p` of the permutation test, `p_holm` after Holm's correction over the pairs of
     one metric and variant; `real` is yes or no by `p_holm`, and empty where nothing could be tested.
     """
     names = "system_a system_b metric variant prompts difference low high p p_holm real".split()
     rows = [
-        (found.a, found.b, metric, variant, found.prompts, found.difference, found.low, found.high, found.p)
-        + (found.p_holm, ("yes" if found.is_significant else "no") if found.is_tested else "")
-        for (variant, metric), pairs in made.differences.items()
-        for found in pairs
+        (pair.a, pair.b, metric, variant, pair.prompts, pair.difference, pair.low, pair.high, pair.p)
+        + (pair.p_holm, ("yes" if pair.is_significant else "no") if pair.is_tested else "")
+        for (variant, metric), pairs in comparison.differences.items()
+        for pair in pairs
     ]
     return pd.DataFrame(rows, columns=names)
 
 
-def _columns(compared: Sequence[System]) -> list[Column]:
-    """Every (variant, metric) that a system has: variants as they come, metrics as their table has them."""
-    known = {column for system in compared for column in system.figures}
-    variants = dict.fromkeys(variant for system in compared for variant, _ in system.figures)
-    metrics = in_order(list(dict.fromkeys(metric for system in compared for _, metric in system.figures)))
-    return [(variant, metric) for variant in variants for metric in metrics if (variant, metric) in known]
+def _ordered_columns(systems: Sequence[System]) -> list[ColumnKey]:
+    """Every (variant, metric) of some system: variants in their order, metrics in that of the table of metrics."""
+    columns = dict.fromkeys(column for system in systems for column in system.estimates)
+    variants = dict.fromkeys(variant for variant, _ in columns)
+    metrics = in_order(list(dict.fromkeys(metric for _, metric in columns)))
+    return [(variant, metric) for variant in variants for metric in metrics if (variant, metric) in columns]
 
 
-def _differences(compared: Sequence[System], column: Column) -> list:
+def _differences(systems: Sequence[System], column: ColumnKey) -> list[Difference]:
     return pairwise_differences(
-        {system.name: system.figures[column].items for system in compared if column in system.figures}
+        {system.name: system.estimates[column].items for system in systems if column in system.estimates}
     )
 
 
-def _baseline(compared: Sequence[System], asked: str | None) -> System | None:
-    """The system asked for, else DPO, else SFT, else none."""
-    there: dict[str, System] = {}
-    for system in compared:
-        there.setdefault(system.method, system)
-    if asked is not None and asked not in there:
-        raise UserError(f"evaluation.baseline: there is no run of '{asked}'; there are {', '.join(there)}")
-    return next((there[name] for name in (asked, "dpo", "sft") if name in there), None)
+def _baseline(systems: Sequence[System], method: str | None) -> System | None:
+    """The system of the configured method, else DPO, else SFT, else None."""
+    first: dict[str, System] = {}
+    for system in systems:
+        first.setdefault(system.method, system)
+    if method is not None and method not in first:
+        raise UserError(f"evaluation.baseline: there is no run of '{method}'; there are {', '.join(first)}")
+    return next((first[name] for name in (method, "dpo", "sft") if name in first), None)
 
 
-def _numbers(made: Comparison, system: System, column: Column) -> dict[str, float]:
+def _values(comparison: Comparison, system: System, column: ColumnKey) -> dict[str, float]:
     name = column[1]
-    found: dict[str, float] = {}
-    if column in system.figures:
-        interval = system.figures[column].interval
-        found = {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
-    value = made.in_paper(system, column)
-    return found if value is None else found | {f"{name}_paper": value}
-
-
-def _csv(frame: pd.DataFrame) -> str:
-    return frame.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    values: dict[str, float] = {}
+    if column in system.estimates:
+        interval = system.estimates[column].interval
+        values = {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
+    paper = comparison.published_value(system, column)
+    return values if paper is None else values | {f"{name}_paper": paper}

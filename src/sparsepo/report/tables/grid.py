@@ -1,41 +1,113 @@
-"""The main table: one row a method and parameter setting, its seeds pooled, from score files."""
+"""The grid: one row per method and parameter setting, its seeds pooled, from score files."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from sparsepo.data.records import write_text
 from sparsepo.evaluation.statistics import mean_interval
 from sparsepo.report.run_names import params_text
-from sparsepo.report.tables.render import latex_table, markdown_table
+from sparsepo.report.tables.cautions import cautions
+from sparsepo.report.tables.render import STAR, Block, Cell, Table, mean_with_interval, number, write_table
 
-Score = Mapping[str, Any]
+ScoreFile = Mapping[str, Any]
+"""The content of a file of scores of a run."""
 
-_AUC = ("m_u", "m_d", "abs_logratio", "oracle_score", "excess")
 _SIDES = ("chosen", "rejected")
 _OPTIONAL = ("logp_change_", "auc_", "sparsity_")
 
 
-def main_table(scores: Sequence[Score]) -> pd.DataFrame:
+@dataclass(frozen=True)
+class GridColumn:
+    """A printed column: of one frame column, or of two, shown as `a / b`.
+
+    `interval` adds `±` the longer arm of the interval in the `_low` and `_high` columns; `note` explains the column in
+    the caption.
+    """
+
+    head: str
+    names: tuple[str, ...]
+    digits: int = 0
+    interval: bool = False
+    note: str = ""
+
+
+def _of_sides(head: str, name: str, note: str = "") -> GridColumn:
+    return GridColumn(head, tuple(f"{name}_{side}" for side in _SIDES), 2, note=note)
+
+
+GRID_COLUMNS = (
+    GridColumn("method", ("label",)),
+    GridColumn("setting", ("params",)),
+    GridColumn("seeds", ("seeds",)),
+    GridColumn("reward", ("reward",), 3, interval=True),
+    GridColumn("KL sampled", ("kl_sample",), 2, interval=True),
+    GridColumn("KL exact", ("kl_exact",), 2, interval=True),
+    GridColumn("entropy", ("entropy",), 1, interval=True),
+    GridColumn("distinct-1 / 2", ("distinct_1", "distinct_2"), 3),
+    GridColumn("length", ("length",), 1),
+    _of_sides("Δ log p", "logp_change", "Δ log p is the mean change of the summed log-probability against the reference"
+              " on validation pairs, chosen / rejected, in nats."),
+    _of_sides("AUC m_u", "auc_m_u"),
+    _of_sides("AUC m_d", "auc_m_d"),
+    _of_sides("AUC log-ratio", "auc_abs_logratio", "AUC is the ROC area with which a quantity (mask m_u, mask m_d,"
+              " |log-ratio|) ranks planted tokens above the others, chosen / rejected."),
+    _of_sides("AUC oracle", "auc_oracle_score", "AUC oracle is that of the oracle's score of a token, negated in"
+              " rejected responses."),
+    _of_sides("AUC excess", "auc_excess", "AUC excess is that of log oracle/π."),
+    GridColumn("zeros m_u / m_d", ("sparsity_m_u", "sparsity_m_d"), 3,
+               note="Zeros is the share of mask weights that are exactly zero."),
+)  # fmt: skip
+"""Every printed column, in order; one of which the frame has no part is left out."""
+
+_CAPTION = (
+    "Means over samples stand ± the longer arm of their 95% bootstrap intervals, which resample the"
+    " prompts of each seed whole.",
+    "KL is to the reference, in nats a response: sampled is the mean of log π − log ref over"
+    " sampled responses, exact sums KL(π‖ref) over their tokens.",
+    "Entropy is the mean of −log π of a policy's own responses, in nats. Length is in tokens.",
+)
+_REWARD_CAPTION = ("Bold: the best mean reward.", "Star: the whole reward interval lies above SFT's.")
+
+
+def grid_frame(scores: Sequence[ScoreFile]) -> pd.DataFrame:
     """One row per (method, params), SFT first, then in the order given.
 
     Reward, both KLs and entropy are means over all samples of all seeds, with the 95% bootstrap interval in
     `_low` and `_high`; whole (seed, prompt) groups are resampled, because samples of one prompt are
-    alike. What is one number a run is averaged over runs. A column that no score can fill (no
+    alike. What is one number per run is averaged over runs. A column that no score can fill (no
     planted tokens, no masks) is left out.
     """
-    groups: dict[tuple[str, str], list[Score]] = {}
+    groups: dict[tuple[str, str], list[ScoreFile]] = {}
     for score in sorted(scores, key=lambda score: score["method"] != "sft"):
         groups.setdefault((score["method"], params_text(score["params"])), []).append(score)
-    frame = pd.DataFrame([_row(runs) for runs in groups.values()])
+    frame = pd.DataFrame([_setting_row(runs) for runs in groups.values()])
     empty = [name for name in frame if name.startswith(_OPTIONAL) and frame[name].isna().all()]
     return frame.drop(columns=empty)
 
 
-def _row(runs: Sequence[Score]) -> dict[str, Any]:
+def write_grid(frame: pd.DataFrame, *, provenance: str, **paths: Path) -> None:
+    """Write the grid to the csv, markdown and latex of `paths`; `provenance` says what made the numbers."""
+    write_table(grid_table(frame, provenance), frame, **paths)
+
+
+def grid_table(frame: pd.DataFrame, provenance: str) -> Table:
+    """The printed grid, with what to read with care as its notes."""
+    columns = [column for column in GRID_COLUMNS if any(name in frame for name in column.names)]
+    is_sft = frame["method"] == "sft"
+    rows = [[_cell(frame, row, column) for column in columns] for _, row in frame.iterrows()]
+    first, others = rows[: is_sft.sum()], rows[is_sft.sum() :]
+    block = Block([column.head for column in columns], 2, [first, others] if first else [others])
+    caption = [*_CAPTION, *(column.note for column in columns if column.note)]
+    caption += _REWARD_CAPTION if "reward" in frame else ()
+    notes = cautions(frame)
+    return Table([block], " ".join(caption), notes, provenance, "Read with care:", latex_notes=False)
+
+
+def _setting_row(runs: Sequence[ScoreFile]) -> dict[str, Any]:
     row: dict[str, Any] = {
         "label": runs[0]["label"],
         "method": runs[0]["method"],
@@ -52,7 +124,7 @@ def _row(runs: Sequence[Score]) -> dict[str, Any]:
     row["length"] = _mean(tokens for run in runs for tokens in run["length"])
     for side in _SIDES:
         row[f"logp_change_{side}"] = _mean(run["logp_change"].get(side) for run in runs)
-    for name in _AUC:
+    for name in ("m_u", "m_d", "abs_logratio", "oracle_score", "excess"):
         for side in _SIDES:
             row[f"auc_{name}_{side}"] = _mean(run["auc"].get(name, {}).get(side) for run in runs)
     for name in ("m_u", "m_d"):
@@ -60,73 +132,24 @@ def _row(runs: Sequence[Score]) -> dict[str, Any]:
     return row
 
 
-def _mean(values: Any) -> float:
-    """Mean of what is there; nan when nothing is."""
-    there = [value for value in values if value is not None]
-    return float(np.mean(there)) if there else float("nan")
+def _mean(values: Iterable[float | None]) -> float:
+    """Mean of the values that are not None; nan when there are none."""
+    present = [value for value in values if value is not None]
+    return float(np.mean(present)) if present else float("nan")
 
 
-def write_table(
-    frame: pd.DataFrame,
-    *,
-    csv: str | Path,
-    markdown: str | Path,
-    latex: str | Path,
-    provenance: str,
-) -> None:
-    """Write the table for machines (CSV, 6 significant digits, no comment lines) and for people.
-
-    `provenance` (what made the numbers) ends the Markdown and opens the LaTeX as a comment.
-    """
-    write_text(csv, frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
-    write_text(markdown, markdown_table(frame, reading(frame), provenance))
-    write_text(latex, latex_table(frame, provenance))
-
-
-def reading(frame: pd.DataFrame) -> list[str]:
-    """What a careful reviewer would say of this table, one sentence a finding."""
-    trained = frame[frame["method"] != "sft"]
-    findings = [*(_against_sft(frame, trained) if "reward" in frame else ()), *_seeds(trained)]
-    if "logp_change_chosen" in frame:
-        falling = trained["logp_change_chosen"] < 0
-        findings += _finding("The log-probability of the chosen responses fell", trained, falling)
-    far = trained["kl_exact"] > 10 * trained["kl_exact"].median()
-    findings += _finding("The exact KL is over ten times this table's median", trained, far)
-    exploded = trained["kl_exact"] > trained["length"]
-    findings += _finding("The exact KL is over one nat for each token of a response", trained, exploded)
-    if len(trained) < len(frame):
-        longer = trained["length"] > 1.2 * frame["length"].iloc[0]  # SFT's
-        findings += _finding("The responses are over a fifth longer than SFT's", trained, longer)
-    for name in ("m_u", "m_d"):
-        if f"sparsity_{name}" in frame:
-            zeros = trained[f"sparsity_{name}"]
-            dead = f"The mask {name} is dead (over 99% of its weights are zero)"
-            findings += _finding(dead, trained, zeros > 0.99)
-            findings += _finding(f"The mask {name} has no exact zero", trained, zeros == 0.0)
-    return findings
-
-
-def _against_sft(frame: pd.DataFrame, trained: pd.DataFrame) -> list[str]:
-    sft = frame[frame["method"] == "sft"]
-    if sft.empty:
-        return ["There is no SFT row, so no method is compared with its starting point."]
-    level = sft["reward"].iloc[0]
-    opening = f"The mean reward is not above SFT's ({level:.3f})"
-    return _finding(opening, trained, trained["reward"] <= level)
-
-
-def _seeds(trained: pd.DataFrame) -> list[str]:
-    if len(trained) and (trained["seeds"] == 1).all():
-        return ["One seed a row: the intervals cover the sampling of prompts only, not training."]
-    opening = "Under 3 seeds, so the intervals hardly cover the variation between trainings"
-    return _finding(opening, trained, trained["seeds"] < 3)
-
-
-def _finding(opening: str, trained: pd.DataFrame, where: pd.Series) -> list[str]:
-    """`prompt_tokens` and the settings it holds for; nothing when it holds for none."""
-    if not where.any():
-        return []
-    if where.all() and len(trained) > 1:
-        return [f"{opening}: every trained setting."]
-    settings = trained[where].groupby("label", sort=False)["params"].agg("; ".join)
-    return [f"{opening}: {', '.join(f'{label} ({text})' for label, text in settings.items())}."]
+def _cell(frame: pd.DataFrame, row: pd.Series, column: GridColumn) -> Cell:
+    values = [row.get(name) for name in column.names]
+    if isinstance(values[0], str):
+        return Cell(values[0])
+    if column.interval:
+        name = column.names[0]
+        text = mean_with_interval(row[name], row[f"{name}_low"], row[f"{name}_high"], column.digits)
+    else:
+        numbers = [number(value, column.digits) for value in values]
+        text = "-" if set(numbers) == {"-"} else " / ".join(numbers)
+    if column.head != "reward":
+        return Cell(text)
+    sft = frame.loc[frame["method"] == "sft", "reward_high"]
+    starred = not sft.empty and row["reward_low"] > sft.iloc[0]
+    return Cell(text, int(row["reward"] == frame["reward"].max()), STAR if starred else "")

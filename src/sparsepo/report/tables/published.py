@@ -1,4 +1,4 @@
-"""Figures that the paper prints, read from `published.yaml` beside this file."""
+"""Numbers that papers print, read from `published.yaml` beside this file."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,23 +8,21 @@ import yaml
 
 @dataclass(frozen=True)
 class Published:
-    """`figures`: method -> metric -> value, in the units of the printed table; `source`: where they stand.
+    """`values`: method -> metric -> value, in the units of the printed table; `source`: the tables they are printed in.
 
     A metric of one suite or temperature is named with it: `pass@1 humaneval`.
     """
 
-    figures: dict[str, dict[str, float]]
+    values: dict[str, dict[str, float]]
     source: str
 
 
-def published(task: str | None) -> Published:
-    """What the paper prints of a task; nothing for None and for a task without figures."""
+def load_published(task: str | None) -> Published:
+    """What the paper prints of a task; nothing for None and for a task without printed numbers."""
     tables = yaml.safe_load(Path(__file__).with_name("published.yaml").read_text(encoding="utf-8"))["tables"]
-    figures: dict[str, dict[str, float]] = {}
-    sources = []
+    tables = [table for table in tables if table["task"] == task]
+    values: dict[str, dict[str, float]] = {}
     for table in tables:
-        if table["task"] == task:
-            sources.append(f"{table['source']}, {table['table']} ({table['model']})")
-            for method, row in table["rows"].items():
-                figures[method] = (figures[method] if method in figures else {}) | row
-    return Published(figures, "; ".join(sources))
+        for method, row in table["rows"].items():
+            values[method] = values.get(method, {}) | row
+    return Published(values, "; ".join(f"{table['source']}, {table['table']} ({table['model']})" for table in tables))

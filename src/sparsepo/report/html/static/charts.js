@@ -1,17 +1,12 @@
-// The figures: Plotly draws what the page brings; here are the colours of the theme, the methods shown, and saving.
-const OPTIONS = {
-  displaylogo: false,
-  responsive: true,
-  showSendToCloud: false, // a button that uploads the figure
-  modeBarButtonsToRemove: ["toImage", "select2d", "lasso2d"],
-};
+// The charts: Vega draws the specifications of the page; here are the colours of the theme, the methods shown, and saving.
+// `ast` makes Vega interpret its expressions, as the policy of the page forbids to evaluate code.
+const OPTIONS = { ast: true, actions: false, renderer: "svg" };
 
 class Charts {
   constructor(article) {
     this.task = article.dataset.task;
     this.hidden = new Set();
-    this.drawn = new Map();
-    this.article = article;
+    this.drawn = new Map(); // place -> {spec, result}
     this.buttons = all("button[data-method]", article);
     for (const button of this.buttons) {
       button.addEventListener("click", () => this.toggle([button.dataset.method], !this.hidden.has(button.dataset.method)));
@@ -20,7 +15,7 @@ class Charts {
     for (const button of all("button[data-methods]", article)) {
       button.addEventListener("click", () => this.toggle(methods, button.dataset.methods === "none"));
     }
-    themed.push(() => this.redraw());
+    themed.push(() => [...this.drawn].forEach(([place, chart]) => this.draw(place, chart.spec)));
     this.frontier(one('[data-part="frontier"]', article));
     this.dynamics(one('[data-part="dynamics"]', article));
   }
@@ -28,76 +23,78 @@ class Charts {
   toggle(methods, hide) {
     for (const method of methods) hide ? this.hidden.add(method) : this.hidden.delete(method);
     for (const button of this.buttons) button.setAttribute("aria-pressed", !this.hidden.has(button.dataset.method));
-    this.redraw();
+    for (const { result } of this.drawn.values()) result?.view.signal("hidden", [...this.hidden]).runAsync();
   }
 
-  redraw() {
-    for (const [plot, figure] of this.drawn) this.draw(plot, figure);
+  // A specification in the colours of the theme, without the methods that are switched off. The buttons are its legend.
+  adapted(spec, dark, legend = false) {
+    const text = JSON.stringify(spec).replace(/#[0-9A-Fa-f]{6}/g, (colour) => (dark && DARK[colour]) || colour);
+    const copy = JSON.parse(text, (key, value) => (key === "legend" && !legend ? null : value));
+    copy.params.find((parameter) => parameter.name === "hidden").value = [...this.hidden];
+    return copy;
   }
 
-  // A figure's traces and layout in the colours of the theme, without the methods that are switched off.
-  coloured(figure, dark) {
-    const text = JSON.stringify(figure).replace(/#[0-9A-Fa-f]{6}/g, (colour) => (dark && DARK[colour.toUpperCase()]) || colour);
-    const made = JSON.parse(text);
-    for (const trace of made.data) trace.visible = !this.hidden.has(trace.meta.method);
-    return made;
+  async draw(place, spec) {
+    this.drop(place);
+    const chart = { spec };
+    this.drawn.set(place, chart);
+    const tooltip = { theme: isDark() ? "dark" : "light" };
+    const result = await vegaEmbed(place, this.adapted(spec, isDark()), { ...OPTIONS, tooltip });
+    if (this.drawn.get(place) !== chart) return result.finalize(); // it was drawn anew in the meantime
+    chart.result = result;
+    result.view.signal("hidden", [...this.hidden]).runAsync();
   }
 
-  draw(plot, figure) {
-    this.drawn.set(plot, figure);
-    const made = this.coloured(figure, isDark());
-    return Plotly.react(plot, made.data, made.layout, OPTIONS);
+  drop(place) {
+    this.drawn.get(place)?.result?.finalize();
+    this.drawn.delete(place);
   }
 
-  saving(section, figures) {
+  saving(section, charts) {
     for (const button of all("[data-export]", section)) {
-      button.addEventListener("click", () => {
-        for (const [name, figure] of figures()) {
-          const made = this.coloured(figure, false);
-          const layout = { ...made.layout, paper_bgcolor: "#FFFFFF", title: { text: name.title, font: { size: 12 } } };
-          const file = `${this.task}-${name.file}`.replace(/[^\w.=-]+/g, "_");
-          const size = { width: name.width, height: name.width * 0.65, scale: button.dataset.export === "png" ? 3 : 1 };
-          Plotly.downloadImage({ data: made.data, layout }, { format: button.dataset.export, filename: file, ...size });
-        }
-      });
+      button.addEventListener("click", () => charts().forEach((chart) => this.save(button.dataset.export, chart)));
     }
+  }
+
+  // The chart in light colours with a legend, whatever the page shows; drawn in a place of its own.
+  async save(kind, { file, title, width, spec }) {
+    const light = { ...this.adapted(spec, false, true), width, height: width * 0.6, background: "#FFFFFF", title };
+    const { view, finalize } = await vegaEmbed(element("div"), light, OPTIONS);
+    const href = await view.toImageURL(kind, kind === "png" ? 3 : 1);
+    finalize();
+    element("a", { href, download: `${`${this.task}-${file}`.replace(/[^\w.=-]+/g, "_")}.${kind}` }).click();
   }
 
   frontier(section) {
     if (!section) return;
-    const plot = one("[data-plot]", section);
-    const draw = async () => this.draw(plot, await load(this.task, `frontier/${control(section, "kl").value}`));
+    const place = one("[data-plot]", section);
+    const draw = async () => this.draw(place, await load(this.task, `frontier/${control(section, "kl").value}`));
     onChange(section, ["kl"], draw);
     whenSeen(section, draw);
-    this.saving(section, () => [[{ file: "frontier", title: "", width: 800 }, this.drawn.get(plot)]]);
+    this.saving(section, () => [{ file: "frontier", title: "", width: 700, spec: this.drawn.get(place).spec }]);
   }
 
   dynamics(section) {
-    const place = one("[data-panels]", section);
+    const grid = one("[data-panels]", section);
     let shown = [];
     const draw = async () => {
-      const chosen = control(section, "quantity");
-      if (!chosen.value) return;
-      const panels = await load(this.task, `dynamics/${chosen.value}`);
-      for (const plot of all(".plot", place)) this.drop(plot);
-      const label = chosen.selectedOptions[0].textContent;
-      place.replaceChildren(...panels.map((panel) => this.panel(panel, label)));
-      shown = panels.map((panel) => [{ file: `${chosen.value}-${panel.title}`, title: panel.title, width: 480 }, panel.figure]);
-      all(".plot", place).forEach((plot, at) => this.draw(plot, panels[at].figure));
+      const quantity = control(section, "quantity");
+      if (!quantity.value) return;
+      shown = await load(this.task, `dynamics/${quantity.value}`);
+      for (const place of all(".plot", grid)) this.drop(place);
+      const label = quantity.selectedOptions[0].textContent;
+      grid.replaceChildren(...shown.map(({ title }) => this.panel(title, label)));
+      all(".plot", grid).forEach((place, at) => this.draw(place, shown[at].spec));
     };
     onChange(section, ["quantity"], draw);
     whenSeen(section, draw);
-    this.saving(section, () => shown);
+    const file = (title) => `${control(section, "quantity").value}-${title}`;
+    this.saving(section, () => shown.map(({ title, spec }) => ({ file: file(title), title, width: 420, spec })));
   }
 
-  panel(panel, label) {
-    const plot = element("div", { className: "plot", role: "img", ariaLabel: `${label} over steps, ${panel.title}` });
-    return element("figure", {}, element("figcaption", { textContent: panel.title }), plot);
-  }
-
-  drop(plot) {
-    this.drawn.delete(plot);
-    Plotly.purge(plot);
+  panel(title, label) {
+    const place = element("div", { className: "plot", role: "img", ariaLabel: `${label} over steps, ${title}` });
+    return element("figure", {}, element("figcaption", { textContent: title }), place);
   }
 }
 

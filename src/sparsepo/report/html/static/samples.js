@@ -35,7 +35,7 @@ class Samples {
     const places = [...this.kind.prompts.keys()].filter((at) =>
       matches(this.kind.prompts[at].prompt) || runs.some((run) => run.answers[at].some(([text]) => matches(text))));
     if (!places.includes(this.place)) this.place = places[0] ?? -1;
-    const whole = this.kind.whole > this.kind.prompts.length ? `, the first of ${this.kind.whole}` : "";
+    const whole = this.kind.total > this.kind.prompts.length ? `, the first of ${this.kind.total}` : "";
     one("[data-count]", this.section).textContent = `${places.length} of ${this.kind.prompts.length} prompts${whole}; ${runs.length} runs, the first seed of each setting.`;
     one("[data-prompts]", this.section).replaceChildren(...places.map((at) => this.prompt(at)));
     const answers = this.place < 0 ? [] : this.answers(runs, wanted, matches);

@@ -2,9 +2,9 @@
 
 import pytest
 
-from sparsepo.report.html.gather import TaskResults
-from sparsepo.report.html.head import best, overlap, what
-from sparsepo.report.tables.comparison import comparison
+from sparsepo.report.html.summary import best_method, indistinguishable, what_was_compared
+from sparsepo.report.html.task_results import TaskResults
+from sparsepo.report.tables.comparison import compare
 from sparsepo.report.tables.published import Published
 
 LABELS = {"sft": "SFT", "dpo": "DPO", "ipo": "IPO", "simpo": "SimPO"}
@@ -23,7 +23,7 @@ def _file(method, test, params=None, seed=0):
 
 
 def _made(*files, select="reward", rows="methods"):
-    return comparison(files, {"select": select, "baseline": None, "rows": rows}, Published({}, ""))
+    return compare(files, {"select": select, "baseline": None, "rows": rows}, Published({}, ""))
 
 
 def _levels(**levels):
@@ -41,62 +41,62 @@ def _levels(**levels):
 def test_the_best_is_named_with_its_setting_and_its_interval():
     dpo = _file("dpo", {"": {"reward": [0.25, 0.25]}}, {"beta": "0.1", "alpha": "2"})
     made = _made(_file("sft", {"": {"reward": [0.2, 0.2]}}), dpo, _file("ipo", {"": {"reward": [0.1, 0.3]}}))
-    assert best(made) == "DPO, alpha=2, beta=0.1: reward 0.250 [0.250, 0.250]"
+    assert best_method(made) == "DPO, alpha=2, beta=0.1: reward 0.250 [0.250, 0.250]"
 
 
 def test_sft_may_be_the_best_and_has_no_setting():
     made = _made(_file("sft", {"": {"reward": [0.0, 1.0]}}), _file("dpo", {"": {"reward": [0.0, 0.5]}}))
-    assert best(made) == "SFT: reward 0.500 [0.000, 1.000]"
+    assert best_method(made) == "SFT: reward 0.500 [0.000, 1.000]"
 
 
 def test_a_number_without_bounds_has_none():
-    assert best(_made(_file("dpo", {"": {"reward": [0.5]}}))) == "DPO: reward 0.500"
+    assert best_method(_made(_file("dpo", {"": {"reward": [0.5]}}))) == "DPO: reward 0.500"
 
 
 def test_of_equal_methods_the_first_is_named():
     made = _made(_file("ipo", {"": {"reward": [1.0, 1.0]}}), _file("dpo", {"": {"reward": [1.0, 1.0]}}))
-    assert best(made).startswith("IPO: ")
+    assert best_method(made).startswith("IPO: ")
 
 
 def test_the_metric_that_chose_the_points_ranks_the_methods():
     values = {"reward": [0.0, 1.0], "win_rate": [1.0, 1.0]}
     files = [_file("dpo", {"": values}), _file("ipo", {"": {"reward": [2.0, 2.0], "win_rate": [0.5, 0.5]}})]
-    assert best(_made(*files, select="win_rate")) == "DPO: win rate % 100.0 [100.0, 100.0]"
-    assert best(_made(*files, select="reward")).startswith("IPO: reward 2.000")
+    assert best_method(_made(*files, select="win_rate")) == "DPO: win rate % 100.0 [100.0, 100.0]"
+    assert best_method(_made(*files, select="reward")).startswith("IPO: reward 2.000")
 
 
 @pytest.mark.parametrize(("variant", "where"), [("0.25", "at temperature 0.25"), ("mbpp", "at suite mbpp")])
 def test_the_first_temperature_or_suite_is_told(variant, where):
     made = _made(_file("dpo", {variant: {"win_rate": [0.5, 0.5]}, "1": {"win_rate": [1.0, 1.0]}}), select="win_rate")
-    assert best(made) == f"DPO: win rate % {where} 50.0 [50.0, 50.0]"
+    assert best_method(made) == f"DPO: win rate % {where} 50.0 [50.0, 50.0]"
 
 
 def test_where_less_is_better_the_lowest_is_the_best():
     files = [_file(method, {"0.25": {"self_bleu": [level] * 2}}) for method, level in (("dpo", 30.0), ("ipo", 9.0))]
-    assert best(_made(*files, select="self_bleu")).startswith("IPO: self-BLEU at temperature 0.25 9.00")
+    assert best_method(_made(*files, select="self_bleu")).startswith("IPO: self-BLEU at temperature 0.25 9.00")
 
 
 def test_a_method_that_lacks_the_metric_is_not_ranked():
     files = [_file("dpo", {"": {"reward": [0.5, 0.5]}}), _file("ipo", {"": {"kl": [9.0, 9.0]}})]
-    assert best(_made(*files)).startswith("DPO: reward")
+    assert best_method(_made(*files)).startswith("DPO: reward")
 
 
 def test_another_metric_ranks_where_the_one_that_chose_is_not_of_test_data():
     """Points may be chosen by the accuracy on validation pairs, which test prompts do not have."""
     made = _made(_file("dpo", {"": {"kl": [0.5, 0.5], "vader": [0.75, 0.75]}}), select="accuracy")
-    assert best(made) == "DPO: VADER 0.750 [0.750, 0.750]"
+    assert best_method(made) == "DPO: VADER 0.750 [0.750, 0.750]"
 
 
 def test_nothing_is_best_by_a_metric_without_a_better_end():
     made = _made(_file("dpo", {"": {"kl": [0.5, 0.5]}}), _file("ipo", {"": {"kl": [0.7, 0.6]}}), select="accuracy")
-    assert best(made) == "" and overlap(made) == []
+    assert best_method(made) == "" and indistinguishable(made) == []
 
 
 # --- what cannot be told from it
 
 
 def test_systems_that_cannot_be_told_from_the_best_are_named():
-    assert overlap(_levels(sft=0.0, dpo=1.0, ipo=1.02, simpo=0.5)) == [
+    assert indistinguishable(_levels(sft=0.0, dpo=1.0, ipo=1.02, simpo=0.5)) == [
         "IPO has the best reward, but 1 of 3 other systems cannot be told from it (DPO) on these prompts"
         " (permutation test, Holm)."
     ]
@@ -114,29 +114,29 @@ def test_settings_of_one_method_are_told_apart():
         _file(method, {"": {"reward": [level + (-1) ** (at >> place) * x for at, x in enumerate(noise)]}}, params)
         for place, (method, params, level) in enumerate(levels)
     ]
-    assert overlap(_made(*files, rows="settings")) == [
+    assert indistinguishable(_made(*files, rows="settings")) == [
         "DPO (beta=0.5) has the best reward, but 1 of 3 other systems cannot be told from it (DPO (beta=0.1)) on these"
         " prompts (permutation test, Holm)."
     ]
 
 
 def test_the_best_that_is_like_all_others_says_so():
-    assert overlap(_levels(sft=0.0, dpo=0.01)) == [
+    assert indistinguishable(_levels(sft=0.0, dpo=0.01)) == [
         "DPO has the best reward, but no other system can be told from it on these prompts (permutation test, Holm)."
     ]
 
 
 def test_the_best_that_differs_from_all_needs_no_caution():
-    assert overlap(_levels(sft=0.0, dpo=1.0, ipo=3.0)) == []
+    assert indistinguishable(_levels(sft=0.0, dpo=1.0, ipo=3.0)) == []
 
 
 def test_pairs_without_the_best_do_not_count():
     """SFT and DPO are alike, and IPO is far from both."""
-    assert overlap(_levels(sft=0.0, dpo=0.01, ipo=3.0)) == []
+    assert indistinguishable(_levels(sft=0.0, dpo=0.01, ipo=3.0)) == []
 
 
 def test_numbers_without_items_are_not_called_alike():
-    assert overlap(_made(_file("dpo", {"": {"reward": [0.5]}}), _file("ipo", {"": {"reward": [0.5]}}))) == []
+    assert indistinguishable(_made(_file("dpo", {"": {"reward": [0.5]}}), _file("ipo", {"": {"reward": [0.5]}}))) == []
 
 
 # --- what was compared
@@ -147,7 +147,7 @@ def _what(runs=("dpo/beta~0.1/seed~0",), seeds=(0,), prompts=(0, 0, 1, 1), model
     config = {"model": model, "data": {"source": "posts"}, "seeds": list(seeds), "evaluation": {"scorer": scorer}}
     task = TaskResults("t", None, None, list(runs), [], config, {})
     task.__dict__["scores"] = {"sft": {"prompt_ids": list(prompts)}}  # as if they were read
-    return what(task)
+    return what_was_compared(task)
 
 
 def test_what_was_compared_is_one_sentence():

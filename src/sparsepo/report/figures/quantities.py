@@ -1,11 +1,11 @@
-"""THE table of what is shown of training over its steps: columns of `dynamics.jsonl`. Plain data."""
+"""The quantities of training that figures show over the steps: columns of `dynamics.jsonl`. Plain data."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """A column of `dynamics.jsonl`, or two of them where `sides` says that chosen and rejected have their own."""
+    """A column of `dynamics.jsonl`, or one for chosen and one for rejected responses where `sides` is True."""
 
     name: str
     label: str
@@ -14,10 +14,10 @@ class Quantity:
 
     @property
     def columns(self) -> dict[str, str]:
-        """Column -> the dash of its line."""
+        """Side -> column; the side is "" where there is only one column."""
         if not self.sides:
-            return {self.name: "solid"}
-        return {f"{self.name}_chosen": "solid", f"{self.name}_rejected": "dot"}
+            return {"": self.name}
+        return {side: f"{self.name}_{side}" for side in ("chosen", "rejected")}
 
 
 QUANTITIES = [

@@ -1,4 +1,4 @@
-"""What a task left on disk, as the page reads it: nothing is computed here."""
+"""The files of a task, as the page reads them: nothing is computed here."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -33,7 +33,7 @@ class TaskResults:
 
     @property
     def all_runs(self) -> list[str]:
-        """With the SFT model, which is the first."""
+        """The SFT model, then the runs."""
         return ["sft", *self.runs]
 
     @cached_property
@@ -72,7 +72,7 @@ class TaskResults:
         return self.folder / ("sft" if run == "sft" else f"runs/{run}")
 
     def record(self, run: str) -> dict[str, Any]:
-        """What a training says of itself; empty for a model that was taken as it is."""
+        """The record of a training; empty for a model that was not trained here."""
         path = self.run_folder(run) / "run.json"
         return json.loads(path.read_text()) if path.exists() else {}
 
@@ -82,7 +82,7 @@ class TaskResults:
         return "\n".join(path.read_text(errors="replace").splitlines()[-LOG_LINES:]) if path.exists() else ""
 
     def fitted(self) -> list[dict[str, Any]]:
-        """What is known of the scorer that the pipeline fitted, if it did."""
+        """The report of the scorer that the pipeline fitted, if it did."""
         path = self.folder / "scorer" / "report.json"
         return [json.loads(path.read_text())] if path.exists() else []
 

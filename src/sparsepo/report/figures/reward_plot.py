@@ -1,0 +1,116 @@
+"""Mean reward over another quantity: settings with intervals, their seeds, points during training, a line a method."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import altair as alt
+import pandas as pd
+
+from sparsepo.report.figures.label_placement import LABEL_SIZE, place_labels
+from sparsepo.report.figures.style import QUIET, WHITE, WIDTH, method_encodings
+
+HEIGHT = 235
+PlotRow = dict[str, Any]
+"""A datum: `kind` (the layer that draws it: setting, seed, training or line), `method`, `label`, `x`, `y`; bounds
+`x_low` ... of a setting, `order` along a line, and `title`, `run`, `reward` and `KL`, which a reader points at."""
+
+
+@dataclass(frozen=True)
+class RewardPlot:
+    """labels: method -> printed name. root: whether the x axis is a square root."""
+
+    rows: Sequence[PlotRow]
+    labels: Mapping[str, str]
+    x_title: str
+    root: bool = False
+    line_opacity: float = 1.0
+
+    def chart(self, scale: float = 1.0) -> alt.LayerChart:
+        """The chart without a size; marks are `scale` times as large as in print."""
+        colour, shape, dash = method_encodings(self.labels)
+        x, y = self._positions()
+        hover = [alt.Tooltip(f"{name}:N") for name in ("title", "run", "reward", "KL")]
+
+        def layer(kind: str) -> alt.Chart:
+            return alt.Chart().encode(x, y, colour).transform_filter(alt.datum.kind == kind)
+
+        def points(kind: str, size: float, **look: Any) -> alt.Chart:
+            return layer(kind).mark_point(size=size * scale**2, clip=True, **look).encode(shape, tooltip=hover)
+
+        interval = layer("setting").mark_rule(opacity=0.5, strokeWidth=scale, clip=True)
+        is_sft = alt.datum.method == "sft"
+        level = alt.Chart().encode(y, colour).transform_filter((alt.datum.kind == "setting") & is_sft)
+        size = alt.condition(is_sft, alt.value(160 * scale**2), alt.value(70 * scale**2))
+        line = layer("line").mark_line(strokeWidth=1.4 * scale, opacity=self.line_opacity, clip=True)
+        layers = [
+            line.encode(dash, order="order:Q"),
+            level.mark_rule(strokeDash=[1.5, 2], clip=True),
+            layer("training").mark_circle(size=9 * scale**2, opacity=0.35, clip=True).encode(tooltip=hover),
+            points("seed", 14, opacity=0.5, strokeWidth=0.8 * scale),
+            interval.encode(x="x_low:Q", x2="x_high:Q"),
+            interval.encode(y="y_low:Q", y2="y_high:Q"),
+            points("setting", 70, filled=True, opacity=1, stroke=WHITE, strokeWidth=0.6).encode(size=size),
+        ]
+        return alt.layer(*layers, data=pd.DataFrame(self.rows))
+
+    def for_print(self, texts: Mapping[str, str], remarks: Sequence[str]) -> alt.LayerChart:
+        """The chart at the width of a page, each of the `texts` beside its marker where there is room.
+
+        texts: `title` of a setting -> text. remarks: what the small marks mean, written below.
+        """
+        colour, _, _ = method_encodings(self.labels)
+        place = {"x": alt.expr("datum.px"), "y": alt.expr("datum.py"), "align": "left", "fontSize": LABEL_SIZE}
+        text = alt.Chart(pd.DataFrame(self._label_rows(texts))).encode(text="text:N")
+        halo = text.mark_text(stroke=WHITE, strokeWidth=2, **place)
+        title = alt.Title("; ".join(remarks), orient="bottom", fontSize=7, color=QUIET, offset=10)
+        chart = alt.layer(self.chart(), halo, text.mark_text(**place).encode(colour))
+        return chart.properties(width=WIDTH, height=HEIGHT, title=title)
+
+    def _positions(self) -> tuple[alt.X, alt.Y]:
+        domains = {axis: _domain(self.rows, axis) for axis in "xy"}
+        ticks = _square_ticks(domains["x"][1]) if self.root else alt.Undefined
+        scale = alt.Scale(type="sqrt" if self.root else "linear", domain=domains["x"], nice=False, zero=False)
+        x = alt.X("x:Q", title=self.x_title, scale=scale, axis=alt.Axis(values=ticks, format="~g", tickCount=8))
+        scale = alt.Scale(domain=domains["y"], nice=False, zero=False)
+        return x, alt.Y("y:Q", title="mean reward", scale=scale, axis=alt.Axis(tickCount=8))
+
+    def _label_rows(self, texts: Mapping[str, str]) -> list[dict[str, Any]]:
+        x = _to_points(_domain(self.rows, "x"), 0, WIDTH, _signed_root if self.root else float)
+        y = _to_points(_domain(self.rows, "y"), HEIGHT, 0, float)
+        settings = [row for row in self.rows if row["kind"] == "setting"]
+        obstacles = []
+        for row in settings:
+            across, up = x(row["x"]), y(row["y"])
+            obstacles.append(((across - 3, up - 3), (across + 3, up + 3)))  # the marker
+            obstacles.append(((x(row["x_low"]), up), (x(row["x_high"]), up)))
+            obstacles.append(((across, y(row["y_high"])), (across, y(row["y_low"]))))
+        labelled = [row for row in settings if texts.get(row["title"])]
+        labels = [(texts[row["title"]], (x(row["x"]), y(row["y"]))) for row in labelled]
+        placed = zip(labelled, place_labels(labels, obstacles, (WIDTH, HEIGHT)), strict=True)
+        return [{"label": row["label"], "text": seat.text, "px": seat.x, "py": seat.y} for row, seat in placed if seat]
+
+
+def _domain(rows: Sequence[PlotRow], axis: str) -> list[float]:
+    """From the lowest to the highest value or bound, and a twentieth beyond."""
+    values = [row[name] for row in rows for name in (axis, f"{axis}_low", f"{axis}_high") if name in row]
+    margin = 0.05 * (max(values) - min(values)) or 0.05
+    return [min(values) - margin, max(values) + margin]
+
+
+def _square_ticks(high: float) -> list[float]:
+    """Squares of round numbers, at most nine, which stand evenly on a square-root axis."""
+    steps = (factor * 10.0**power for power in range(-4, 5) for factor in (1, 2, 5))
+    step = next(step for step in steps if math.sqrt(high) / step <= 8)
+    return [(place * step) ** 2 for place in range(9)]
+
+
+def _to_points(domain: Sequence[float], start: float, end: float, scale: Callable[[float], float]) -> Callable:
+    """A function from a value to its place on an axis that runs from `start` to `end`."""
+    low, high = map(scale, domain)
+    return lambda value: start + (end - start) * (scale(value) - low) / (high - low)
+
+
+def _signed_root(value: float) -> float:
+    return math.copysign(math.sqrt(abs(value)), value)

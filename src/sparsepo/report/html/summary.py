@@ -1,0 +1,95 @@
+"""What a reader has to know first: what was compared on what, the best method, and what cannot be told from it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from sparsepo.report.html.task_results import TaskResults
+from sparsepo.report.tables.caption import variant_word
+from sparsepo.report.tables.comparison import Comparison
+from sparsepo.report.tables.metrics import metric_of
+from sparsepo.report.tables.systems import ColumnKey, System
+
+
+def what_was_compared(task: TaskResults) -> str:
+    """One sentence: methods, settings, seeds, model, data, reward."""
+    config = task.config
+    settings = {run.rsplit("/", 1)[0] for run in task.runs}
+    methods, seeds = len({run.split("/")[0] for run in task.runs}), len(config["seeds"])
+    counts = [_count(methods, "method"), _count(len(settings), "setting"), _count(seeds, "seed")]
+    prompt_ids = task.scores["sft"]["prompt_ids"]
+    prompts = f"{_count(len(set(prompt_ids)), 'test prompt')}, {_count(len(prompt_ids), 'response')} of each run"
+    scorer = config["evaluation"]["scorer"]
+    reward = f"; the reward is {_scorer_name(scorer)}" if scorer else ""
+    return (
+        f"{', '.join(counts)} against the model they start from ({_model_name(config['model'])}), "
+        f"on '{config['data']['source']}' data: {prompts}{reward}."
+    )
+
+
+def best_method(comparison: Comparison) -> str:
+    """The method of the best mean on test data, with its interval; "" where no metric ranks methods."""
+    column = ranked_column(comparison)
+    if column is None:
+        return ""
+    variant, metric = column[0], metric_of(column[1])
+    best = best_system(comparison, column)
+    mean, low, high = (f"{value:z.{metric.digits}f}" for value in vars(best.estimates[column].interval).values())
+    where = f" at {variant_word([variant])} {variant}" if variant else ""
+    setting = f", {best.params}" if best.params != "-" else ""
+    interval = "" if low == "nan" else f" [{low}, {high}]"
+    return f"{best.label}{setting}: {metric.label}{where} {mean}{interval}"
+
+
+def indistinguishable(comparison: Comparison) -> list[str]:
+    """Which systems the tests cannot tell from the best; [] where they can tell all, or test none."""
+    column = ranked_column(comparison)
+    if column is None:
+        return []
+    best = best_system(comparison, column)
+    labels = _unique_labels(comparison)
+    pairs = [pair for pair in comparison.differences[column] if best.name in (pair.a, pair.b) and pair.is_tested]
+    alike = [labels[pair.b if pair.a == best.name else pair.a] for pair in pairs if not pair.is_significant]
+    if not alike:
+        return []
+    others = "no other system" if len(alike) == len(pairs) else f"{len(alike)} of {len(pairs)} other systems"
+    told = "can be told from it" if len(alike) == len(pairs) else f"cannot be told from it ({', '.join(alike)})"
+    metric = metric_of(column[1]).label
+    return [
+        f"{labels[best.name]} has the best {metric}, but {others} {told} on these prompts (permutation test, Holm)."
+    ]
+
+
+def ranked_column(comparison: Comparison) -> ColumnKey | None:
+    """The column that chose the settings, at its first variant; else the first of a metric that has a better end."""
+    ranked = [column for column in comparison.columns if metric_of(column[1]).higher_is_better is not None]
+    return next((column for column in ranked if column[1] == comparison.select), ranked[0] if ranked else None)
+
+
+def best_system(comparison: Comparison, column: ColumnKey) -> System:
+    """The first system of the best mean among those that have an estimate in this column."""
+    sign = 1 if metric_of(column[1]).higher_is_better else -1
+    measured = [system for system in comparison.systems if column in system.estimates]
+    return max(measured, key=lambda system: sign * system.estimates[column].interval.mean)
+
+
+def _unique_labels(comparison: Comparison) -> dict[str, str]:
+    """System -> its label, with its setting where several systems are of one method."""
+    labels = [system.label for system in comparison.systems]
+    shared = {label for label in labels if labels.count(label) > 1}
+    return {s.name: f"{s.label} ({s.params})" if s.label in shared else s.label for s in comparison.systems}
+
+
+def _count(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
+def _scorer_name(scorer: Mapping[str, Any]) -> str:
+    source = [str(scorer[name]) for name in ("model", "id", "path") if scorer.get(name)]
+    names = {"vader": "VADER's", "tfidf": "a classifier fitted here"}
+    return names.get(scorer["kind"]) or " ".join([scorer["kind"], *source])
+
+
+def _model_name(model: Mapping[str, Any]) -> str:
+    if model["source"] == "scratch":
+        return f"a {model['config'].get('model_type', 'model')} made from scratch"
+    return str(next(model[name] for name in ("id", "package", "path") if model.get(name)))
