@@ -69,16 +69,24 @@ class RewardPlot:
         return chart.properties(width=WIDTH, height=HEIGHT, title=title)
 
     def _positions(self) -> tuple[alt.X, alt.Y]:
-        domains = {axis: _domain(self.rows, axis) for axis in "xy"}
-        ticks = _square_ticks(domains["x"][1]) if self.root else alt.Undefined
-        scale = alt.Scale(type="sqrt" if self.root else "linear", domain=domains["x"], nice=False, zero=False)
-        x = alt.X("x:Q", title=self.x_title, scale=scale, axis=alt.Axis(values=ticks, format="~g", tickCount=8))
-        scale = alt.Scale(domain=domains["y"], nice=False, zero=False)
+        domain = self._domain("x")
+        axis = alt.Axis(values=_square_ticks(domain[1]), format=".3~r") if self.root else alt.Axis(tickCount=8)
+        scale = alt.Scale(type="sqrt" if self.root else "linear", domain=domain, nice=False, zero=False)
+        x = alt.X("x:Q", title=self.x_title, scale=scale, axis=axis)
+        scale = alt.Scale(domain=self._domain("y"), nice=False, zero=False)
         return x, alt.Y("y:Q", title="mean reward", scale=scale, axis=alt.Axis(tickCount=8))
 
+    def _domain(self, axis: str) -> list[float]:
+        """From the lowest to the highest value or bound, and a twentieth of the axis beyond."""
+        values = [row[name] for row in self.rows for name in (axis, f"{axis}_low", f"{axis}_high") if name in row]
+        root = self.root and axis == "x"
+        low, high = (_signed_root(value) if root else value for value in (min(values), max(values)))
+        margin = 0.05 * (high - low) or 0.05
+        return [value * abs(value) if root else value for value in (low - margin, high + margin)]
+
     def _label_rows(self, texts: Mapping[str, str]) -> list[dict[str, Any]]:
-        x = _to_points(_domain(self.rows, "x"), 0, WIDTH, _signed_root if self.root else float)
-        y = _to_points(_domain(self.rows, "y"), HEIGHT, 0, float)
+        x = _to_points(self._domain("x"), 0, WIDTH, _signed_root if self.root else float)
+        y = _to_points(self._domain("y"), HEIGHT, 0, float)
         settings = [row for row in self.rows if row["kind"] == "setting"]
         obstacles = []
         for row in settings:
@@ -90,13 +98,6 @@ class RewardPlot:
         labels = [(texts[row["title"]], (x(row["x"]), y(row["y"]))) for row in labelled]
         placed = zip(labelled, place_labels(labels, obstacles, (WIDTH, HEIGHT)), strict=True)
         return [{"label": row["label"], "text": seat.text, "px": seat.x, "py": seat.y} for row, seat in placed if seat]
-
-
-def _domain(rows: Sequence[PlotRow], axis: str) -> list[float]:
-    """From the lowest to the highest value or bound, and a twentieth beyond."""
-    values = [row[name] for row in rows for name in (axis, f"{axis}_low", f"{axis}_high") if name in row]
-    margin = 0.05 * (max(values) - min(values)) or 0.05
-    return [min(values) - margin, max(values) + margin]
 
 
 def _square_ticks(high: float) -> list[float]:

@@ -110,7 +110,7 @@ def vega_config(size: float) -> dict[str, Any]:
     return {
         "font": "Liberation Sans, Arial, Helvetica, sans-serif",  # the first is inside vl-convert
         "aria": False,
-        "view": {"stroke": None},
+        "view": {"stroke": "transparent"},
         "axis": text | axis | {"tickWidth": 0.8, "tickSize": 3},
         "legend": text | {"labelLimit": 0, "orient": "bottom", "offset": 8, "columnPadding": 14, "rowPadding": 3},
         "title": {"fontSize": size, "fontWeight": "normal", "color": INK, "anchor": "middle", "offset": 4},
@@ -133,7 +133,7 @@ def save_figure(chart: alt.TopLevelMixin, path: str | Path) -> None:
     stem = path.stem if path.suffix in (".svg", ".png") else path.name
     spec = to_spec(chart, size=8) | {"background": "white", "padding": 4}
     svg = _renumbered(vl_convert.vegalite_to_svg(spec))
-    png = vl_convert.vegalite_to_png(spec, scale=300 / 72)
+    png = vl_convert.vegalite_to_png(spec, ppi=300)
     svg = re.sub(r'width="([\d.]+)" height="([\d.]+)"', r'width="\1pt" height="\2pt"', svg, count=1)
     write_text(path.with_name(f"{stem}.svg"), svg)
     temporary = path.with_name(f".{stem}.png.{os.getpid()}.tmp")

@@ -21,7 +21,9 @@ def page_spec(chart: alt.LayerChart, height: int) -> dict[str, Any]:
     spec = to_spec(chart.add_params(_ZOOM).properties(width="container", height=height), size=12)
     spec["params"].append({"name": "hidden", "value": []})
     spec["transform"] = [{"filter": "indexof(hidden, datum.method) < 0"}]
-    return _shortened(spec) | {"background": None}
+    for name, rows in spec["datasets"].items():
+        spec["datasets"][name] = [{key: value for key, value in row.items() if value is not None} for row in rows]
+    return _rounded(spec) | {"background": None}
 
 
 def last_values(curves: Sequence[Curve]) -> list[dict[str, Any]]:
@@ -34,10 +36,9 @@ def last_values(curves: Sequence[Curve]) -> list[dict[str, Any]]:
     ]
 
 
-def _shortened(value: Any) -> Any:
-    """Numbers rounded, and nothing said of what a row does not have."""
+def _rounded(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _shortened(item) for name, item in value.items() if item is not None}
+        return {name: _rounded(item) for name, item in value.items()}
     if isinstance(value, list):
-        return [_shortened(item) for item in value]
+        return [_rounded(item) for item in value]
     return rounded(value) if isinstance(value, float) else value
