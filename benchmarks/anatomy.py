@@ -16,7 +16,8 @@ from workloads import SHORT, Workload
 from sparsepo.data.batches import PairBatch
 from sparsepo.data.collation import collate_pairs
 from sparsepo.models.architecture import hidden_states
-from sparsepo.training.pair_objective import PairObjective, build_method_masks
+from sparsepo.training.method_masks import build_method_masks
+from sparsepo.training.pair_objective import PairObjective
 from sparsepo.training.reference_outputs import run_reference
 
 

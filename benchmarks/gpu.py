@@ -35,7 +35,8 @@ from sparsepo.models.architecture import compile_blocks, decoder_layers
 from sparsepo.objective import kernels
 from sparsepo.runtime.entry_point import run_main
 from sparsepo.runtime.errors import UserError
-from sparsepo.training.pair_objective import PairObjective, build_method_masks
+from sparsepo.training.method_masks import build_method_masks
+from sparsepo.training.pair_objective import PairObjective
 
 RANK = 16
 SPAN = 256, 1024

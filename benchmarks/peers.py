@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from sparsepo.data.collation import collate_pairs
 from sparsepo.data.tokenization import TokenPair
-from sparsepo.training.pair_objective import PairObjective, build_method_masks
+from sparsepo.training.method_masks import build_method_masks
+from sparsepo.training.pair_objective import PairObjective
 
 BETA = 0.1
 Step = Callable[[Sequence[TokenPair]], Tensor]

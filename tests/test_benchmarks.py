@@ -21,7 +21,8 @@ import workloads  # noqa: E402
 
 from sparsepo.data.collation import LAYOUTS, collate_pairs
 from sparsepo.data.tokenization import TokenPair  # noqa: E402
-from sparsepo.training.pair_objective import PairObjective, build_method_masks  # noqa: E402
+from sparsepo.training.method_masks import build_method_masks  # noqa: E402
+from sparsepo.training.pair_objective import PairObjective  # noqa: E402
 
 needs_trl = pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="trl, of the extra `bench`, is missing")
 PAIRS = [TokenPair([5, 9, 2, 11], [7, 3, 8, 60, 4], [6, 1]), TokenPair([12, 2], [40], [33, 21, 2])]

@@ -19,7 +19,8 @@ from sparsepo.objective import kernels
 from sparsepo.objective.fused_head import rows_per_group
 from sparsepo.objective.lm_head import LMHead
 from sparsepo.objective.token_terms import SummedLoss, token_terms
-from sparsepo.training.pair_objective import PairObjective, build_method_masks
+from sparsepo.training.method_masks import build_method_masks
+from sparsepo.training.pair_objective import PairObjective
 from sparsepo.training.preference_trainer import PreferenceTrainer
 
 pytestmark = [

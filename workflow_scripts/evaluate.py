@@ -12,7 +12,7 @@ from sparsepo.methods.registry import METHODS
 from sparsepo.models.loading import context_length, load_model, load_tokenizer
 from sparsepo.runtime.entry_point import run_main
 from sparsepo.training.inspection import inspect_pairs
-from sparsepo.training.preference_trainer import load_masks
+from sparsepo.training.method_masks import load_masks
 
 
 def tokens_of(settings: dict, policy, reference, tokenizer, masks, pairs: list[Preference]) -> list[dict]:

@@ -11,7 +11,7 @@ _MODULES = {
     "PreferenceTrainer": "training.preference_trainer",
     "OnPolicyTrainer": "fdpg.trainer",
     "inspect_pairs": "training.inspection",
-    "load_masks": "training.preference_trainer",
+    "load_masks": "training.method_masks",
     "Preference": "data.records",
     "UserError": "runtime.errors",
     "LMHead": "objective.lm_head",

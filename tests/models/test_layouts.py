@@ -18,7 +18,8 @@ from sparsepo.models.segment_attention import SEGMENTED, UnsupportedLayout
 from sparsepo.runtime.errors import UserError
 from sparsepo.training.inspection import inspect_pairs
 from sparsepo.training.layout_choice import choose_layout, layout_problem
-from sparsepo.training.pair_objective import PairObjective, build_method_masks
+from sparsepo.training.method_masks import build_method_masks
+from sparsepo.training.pair_objective import PairObjective
 
 VOCABULARY = 37
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 24}

@@ -12,7 +12,8 @@ from sparsepo.data.tokenization import TokenPair
 from sparsepo.methods.registry import METHODS as TABLE
 from sparsepo.runtime.errors import UserError
 from sparsepo.training.inspection import inspect_pairs
-from sparsepo.training.pair_objective import PairObjective, build_method_masks
+from sparsepo.training.method_masks import build_method_masks
+from sparsepo.training.pair_objective import PairObjective
 
 VOCABULARY = 23
 PAIRS = [

@@ -13,7 +13,7 @@ from sparsepo.data.tokenization import encode_pairs
 from sparsepo.methods.registry import METHODS as TABLE
 from sparsepo.runtime.errors import UserError
 from sparsepo.training.inspection import inspect_pairs
-from sparsepo.training.preference_trainer import load_masks
+from sparsepo.training.method_masks import load_masks
 
 METHODS = {name: row for name, row in TABLE.items() if row.trainer == "pairs"}
 LEARNED = [name for name in METHODS if name.startswith("sparsepo")]

@@ -8,7 +8,7 @@ from sparsepo.data.tokenization import encode_pairs
 from sparsepo.models.loading import load_tokenizer
 from sparsepo.runtime.errors import UserError
 from sparsepo.training.inspection import inspect_pairs
-from sparsepo.training.preference_trainer import load_masks
+from sparsepo.training.method_masks import load_masks
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "gpt_neox", "llama", "qwen2", "gpt_bigcode"])

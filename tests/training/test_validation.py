@@ -14,7 +14,7 @@ from sparsepo.models import adapters
 from sparsepo.models.loading import load_model
 from sparsepo.runtime.errors import UserError
 from sparsepo.training.inspection import inspect_pairs
-from sparsepo.training.preference_trainer import load_masks
+from sparsepo.training.method_masks import load_masks
 from sparsepo.training.reference_cache import ReferenceCache, write_cache
 
 # 20 pairs, three steps an epoch, learned by heart: other pairs get worse again after one to three steps

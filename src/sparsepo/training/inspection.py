@@ -15,7 +15,8 @@ from sparsepo.objective.mask_builder import Masks
 from sparsepo.objective.response_terms import Side
 from sparsepo.runtime.errors import UserError
 from sparsepo.training.checks import check_pair_data
-from sparsepo.training.pair_objective import PairObjective, PairOutput, build_method_masks
+from sparsepo.training.method_masks import build_method_masks
+from sparsepo.training.pair_objective import PairObjective, PairOutput
 from sparsepo.training.step_statistics import build_statistic
 
 

@@ -12,7 +12,7 @@ from sparsepo.methods.registry import METHODS
 from sparsepo.models.architecture import hidden_states, lm_head
 from sparsepo.objective import losses
 from sparsepo.objective.fused_head import rows_per_group
-from sparsepo.objective.mask_builder import Masks, build_masks
+from sparsepo.objective.mask_builder import Masks
 from sparsepo.objective.response_terms import PairLoss, Side, weighted_sum
 from sparsepo.objective.token_terms import KL_DIRECTIONS, SummedLoss, TokenTerms, token_terms
 from sparsepo.training.reference_outputs import ReferenceOutputs, run_reference, stored_outputs
@@ -205,10 +205,3 @@ def group_pairs(pair_ends: Sequence[int], min_rows: int) -> list[tuple[slice, ra
             groups.append((slice(row, end), range(first, pair + 1)))
             row, first = end, pair + 1
     return groups
-
-
-def build_method_masks(method: str, reference: Any, hyper: Mapping[str, Any]) -> Masks | None:
-    """The mask heads of a method for this reference, or None; `hyper` overrides the defaults of the table."""
-    parameters = METHODS[method].split_parameters(hyper)[1]
-    config = reference.config
-    return build_masks(config.num_hidden_layers, config.hidden_size, **parameters) if parameters else None

@@ -7,13 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_model as load_weights
-from safetensors.torch import save_model as save_weights
 from torch import Tensor
 
 from sparsepo.config.training import PreferenceConfig
-from sparsepo.data.records import Preference, write_json
+from sparsepo.data.records import write_json
 from sparsepo.data.tokenization import EncodedPairs, TokenPair
 from sparsepo.methods.registry import METHODS, check_pair_method
 from sparsepo.models.adapters import add_adapter, save_merged
@@ -22,15 +19,15 @@ from sparsepo.models.loading import context_length, disable_dropout
 from sparsepo.objective.mask_builder import Masks
 from sparsepo.objective.token_terms import KL_DIRECTIONS
 from sparsepo.runtime.atomic_folder import atomic_folder
-from sparsepo.runtime.errors import UserError
 from sparsepo.training.base_trainer import ResumableTrainer
-from sparsepo.training.batching import PairBatches, as_preferences, encode_usable_pairs, epoch_sampler
+from sparsepo.training.batching import PairBatches, Pairs, as_preferences, encode_usable_pairs, epoch_sampler
 from sparsepo.training.checkpoints import set_weights
 from sparsepo.training.checks import check_models, check_num_pairs, check_pair_data, check_reference, check_step_0
 from sparsepo.training.distributed import StepCollator
 from sparsepo.training.layout_choice import choose_gradients, choose_layout
 from sparsepo.training.logging import EveryNSteps, pair_metrics
-from sparsepo.training.pair_objective import PairObjective, build_method_masks
+from sparsepo.training.method_masks import build_method_masks, save_masks
+from sparsepo.training.pair_objective import PairObjective
 from sparsepo.training.reference_cache import ReferenceCache
 from sparsepo.training.step_statistics import build_statistic
 from sparsepo.training.validation import BestWeights, validate
@@ -63,7 +60,7 @@ class PreferenceTrainer(ResumableTrainer):
         policy: Any,
         reference: Any | None,
         tokenizer: Any,
-        pairs: Sequence[Preference | Mapping[str, Any]],
+        pairs: Pairs,
         *,
         method: str,
         hyper: Mapping[str, Any] | None = None,
@@ -73,37 +70,28 @@ class PreferenceTrainer(ResumableTrainer):
         identity: str = "",
         measure: Callable[[Any], dict[str, float]] | None = None,
         caches: Sequence[ReferenceCache] = (),
-        validation: Sequence[Preference | Mapping[str, Any]] = (),
+        validation: Pairs = (),
     ):
         self.method, self.tokenizer, self.hyper = method, tokenizer, dict(hyper or {})
         row = check_pair_method(method, self.hyper)
         config = (config or PreferenceConfig()).changed(row.training_overrides(self.hyper))
         check_models(policy, reference, tokenizer, config)
-        records = as_preferences(pairs)
-        training_pairs = encode_usable_pairs(tokenizer, records, config, policy)
-        validation_pairs = EncodedPairs([], [], {})
-        if config.validate_every:
-            validation_pairs = encode_usable_pairs(tokenizer, validation, config, policy, "validate")
-        check_num_pairs(training_pairs, validation_pairs, config)
-        all_pairs = [*training_pairs.pairs, *validation_pairs.pairs]
-        check_pair_data(method, self.hyper, all_pairs)
-        self.dropped = training_pairs.dropped
-        check_reference(method, self.hyper, config, reference, caches, len(training_pairs.pairs))
-        self._sampler = epoch_sampler([records[i].epoch for i in training_pairs.indices], config.num_train_epochs, seed)
+        training_pairs, validation_pairs = self._encode_pairs(pairs, validation, config, policy)
+        check_reference(method, self.hyper, config, reference, caches, len(training_pairs))
+        self._sampler = epoch_sampler(self._pair_epochs, config.num_train_epochs, seed)
         if self._sampler is not None:  # all epochs are one pass over all pairs
-            config = config.model_copy(
-                update={"num_train_epochs": config.num_train_epochs / len(set(self._sampler.epochs))}
-            )
-        objective = self._build_objective(policy, reference, config, seed, training_pairs.pairs)
+            num_epochs = config.num_train_epochs / len(set(self._sampler.epochs))
+            config = config.model_copy(update={"num_train_epochs": num_epochs})
+        objective = self._build_objective(policy, reference, config, seed, training_pairs)
         models = [model for model in (policy, reference) if model is not None]
-        layout = choose_layout(models, config.layout, all_pairs)
-        maker = PairBatches(training_pairs.pairs, layout, config, caches)
+        layout = choose_layout(models, config.layout, [*training_pairs, *validation_pairs])
+        maker = PairBatches(training_pairs, layout, config, caches)
         self.best: BestWeights | None = None
         self._metric_sums: dict[str, Tensor] = {}
         self._num_logged_pairs = 0
         super().__init__(
             objective,
-            range(len(training_pairs.pairs)),
+            range(len(training_pairs)),
             maker,
             config,
             folder=folder,
@@ -112,23 +100,38 @@ class PreferenceTrainer(ResumableTrainer):
             measure=None if measure is None else lambda model: self._measure_uncompiled(measure),
             measure_every=config.frontier_every,
         )
-        self.statistic, self.validation_statistic = (
-            build_statistic(method, self.hyper, encoded.pairs, layout, context_length(policy))
-            for encoded in (training_pairs, validation_pairs)
-        )
-        ranks = self.args.process_index, self.args.world_size
-        self.validation_collator = StepCollator(PairBatches(validation_pairs.pairs, layout, config), *ranks)
-        if config.validate_every:
-            self.add_callback(EveryNSteps(config.validate_every, self._validate, at_start=True))
+        context = context_length(policy)
+        self.statistic = build_statistic(method, self.hyper, training_pairs, layout, context)
+        self._prepare_validation(PairBatches(validation_pairs, layout, config), context)
         if config.gradient_checkpointing:
             checkpoint_blocks(policy)
         if reference is not None:
             reference.to(self.args.device)
-        calibration = maker.split(range(min(CALIBRATION_PAIRS, len(training_pairs.pairs))))
+        calibration = maker.split(range(min(CALIBRATION_PAIRS, len(training_pairs))))
         objective.calibrate(maker.collate(indices).to(self.args.device) for indices in calibration)
-        if config.compile:
-            for model in models:
-                compile_blocks(model)
+        for model in models if config.compile else ():
+            compile_blocks(model)
+
+    def _encode_pairs(
+        self, pairs: Pairs, validation: Pairs, config: PreferenceConfig, policy: Any
+    ) -> tuple[list[TokenPair], list[TokenPair]]:
+        """The usable pairs to train and to validate on. Raises UserError if there are too few or they lack data."""
+        records = as_preferences(pairs)
+        training = encode_usable_pairs(self.tokenizer, records, config, policy)
+        held_out = EncodedPairs([], [], {})
+        if config.validate_every:
+            held_out = encode_usable_pairs(self.tokenizer, validation, config, policy, "validate")
+        check_num_pairs(training, held_out, config)
+        check_pair_data(self.method, self.hyper, [*training.pairs, *held_out.pairs])
+        self.dropped = training.dropped
+        self._pair_epochs = [records[index].epoch for index in training.indices]
+        return training.pairs, held_out.pairs
+
+    def _prepare_validation(self, maker: PairBatches, context: int) -> None:
+        self.validation_statistic = build_statistic(self.method, self.hyper, maker.pairs, maker.layout, context)
+        self.validation_collator = StepCollator(maker, self.args.process_index, self.args.world_size)
+        if self.settings.validate_every:
+            self.add_callback(EveryNSteps(self.settings.validate_every, self._validate, at_start=True))
 
     def _measure_uncompiled(self, measure: Callable[[Any], dict[str, float]]) -> dict[str, float]:
         """Numbers of the policy; sampling would compile its blocks again, for key-value caches."""
@@ -136,12 +139,7 @@ class PreferenceTrainer(ResumableTrainer):
             return measure(self.policy)
 
     def _build_objective(
-        self,
-        policy: Any,
-        reference: Any | None,
-        config: PreferenceConfig,
-        seed: int,
-        pairs: Sequence[TokenPair],
+        self, policy: Any, reference: Any | None, config: PreferenceConfig, seed: int, pairs: Sequence[TokenPair]
     ) -> PairObjective:
         """The objective with new mask heads, and with a new adapter on the policy if the config has one."""
         if reference is not None:
@@ -186,8 +184,7 @@ class PreferenceTrainer(ResumableTrainer):
         with atomic_folder(folder) as place:
             save_merged(self.policy, self.tokenizer, place)
             if self.masks is not None:
-                write_json(place / "masks.json", {"method": self.method, "hyper": self.hyper})
-                save_weights(self.masks, str(place / "masks.safetensors"))
+                save_masks(self.masks, self.method, self.hyper, place)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The sum of the losses of a micro-batch's pairs."""
@@ -264,21 +261,3 @@ class PreferenceTrainer(ResumableTrainer):
             self.statistic.state = json.loads((Path(resume_from_checkpoint) / STATISTIC_FILE).read_text())
         best = Path(resume_from_checkpoint) / BEST_FILE
         self.best = BestWeights.read(best) if best.exists() else None
-
-
-def load_masks(folder: str | Path, reference: Any) -> Masks | None:
-    """The mask heads that `PreferenceTrainer.save` wrote beside a policy, or None if it has none.
-
-    Raises UserError for a reference that they do not fit.
-    """
-    folder = Path(folder)
-    if not (folder / "masks.json").exists():
-        return None
-    saved = json.loads((folder / "masks.json").read_text())
-    masks = build_method_masks(saved["method"], reference, saved["hyper"])
-    try:
-        load_weights(masks, str(folder / "masks.safetensors"))
-    except (RuntimeError, OSError, SafetensorError) as error:
-        reason = str(error).splitlines()[0][:160]
-        raise UserError(f"{folder}/masks.safetensors: mask heads of another reference model ({reason})") from None
-    return masks
