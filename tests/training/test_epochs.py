@@ -106,7 +106,7 @@ def test_a_pair_that_cannot_train_is_dropped_from_its_epoch_alone(toy, tmp_path)
         ([0, 1], 3, "epochs 0, 1, and training.num_train_epochs is 3: there must be pairs for each of 0 ... 2"),
         ([1, 2], 2, "epochs 1, 2, and training.num_train_epochs is 2"),
         ([0, 1], 0.5, "epochs 0, 1, and training.num_train_epochs is 0.5: there must be pairs for each of 0 ... 0"),
-        ([None, 0, 1], 2, "20 of 60 pairs name no 'epoch': all must name one, or none"),
+        ([None, 0, 1], 2, "20 of 60 pairs have no 'epoch': all must have one, or none"),
     ],
 )
 def test_pairs_of_other_epochs_than_are_trained_are_refused(toy, tmp_path, labels, epochs, sentence):
