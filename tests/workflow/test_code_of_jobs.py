@@ -29,7 +29,7 @@ from sparsepo.methods.method import MASKS
 from sparsepo.methods.registry import METHODS
 from sparsepo.objective import losses
 from sparsepo.objective.token_terms import token_terms
-from sparsepo.report.figures.style import new_figure
+from sparsepo.report.figures.style import to_spec
 from sparsepo.training.inspection import inspect_pairs
 from sparsepo.training.pair_objective import PairObjective
 from sparsepo.training.preference_trainer import PreferenceTrainer
@@ -155,7 +155,7 @@ def test_what_every_training_uses_changes_all_of_them(copy, thing):
     assert changed_jobs(copy, thing, TRAININGS) == ALL
 
 
-@pytest.mark.parametrize("thing", [OnPolicyTrainer, sample, FrontierEvaluator, new_figure], ids=name_of)
+@pytest.mark.parametrize("thing", [OnPolicyTrainer, sample, FrontierEvaluator, to_spec], ids=name_of)
 def test_what_no_training_on_pairs_uses_changes_none(copy, thing):
     """None of them measures its frontier, apart from the rounds, which do at their end."""
     assert changed_jobs(copy, thing, TRAININGS) <= {name for name in ON_PAIRS if METHODS[name].trainer == "rounds"}
@@ -207,7 +207,7 @@ SEEN = [  # changed function or class, stage -> tasks that see it
     (frontier_evaluator, {"train": {"planted"}}),
     (LOSSES["dpo"], {"train": set(TASKS) - {"words"}, "evaluate": set(TASKS)}),
     (OnPolicyTrainer, {"train_on_policy": {"words"}}),
-    (new_figure, {}),
+    (to_spec, {}),
 ]
 
 

@@ -66,7 +66,7 @@ def encode_usable(
     encoded = encode_pairs(tokenizer, pairs, *limits)
     if not encoded.pairs:
         raise UserError(f"none of the {len(pairs)} validation pairs can be analysed; dropped: {encoded.dropped}")
-    return [pairs[index] for index in encoded.kept[:count]], encoded.pairs[:count]
+    return [pairs[index] for index in encoded.indices[:count]], encoded.pairs[:count]
 
 
 def token_records(
