@@ -1,38 +1,23 @@
 # From one config to policies, samples, tables and figures:
-#   data -> sft -> preferences -> reference (cached), oracles (of token scores) -> train (method x grid x seed) -> sample -> evaluate -> tables, figures, page
-# and, where a config asks for them, what is measured of generated responses, of benchmarks and of programs (measure.smk).
+#   data -> sft -> preferences -> cached reference, oracles -> train (method x grid x seed) -> sample -> measure -> tables, figures, page
+# Every job belongs to a stage of sparsepo.workflow.registry. The rules of methods or measures that no task asks for match no file.
 from snakemake.utils import min_version
 
 min_version("9.0")
 
 
 include: "rules/common.smk"
+include: "rules/jobs.smk"
 include: "rules/data.smk"
 include: "rules/sft.smk"
 include: "rules/preferences.smk"
 include: "rules/reference.smk"
-
-
-if any(task.oracles for task in STAGES.config.tasks.values()):
-
-    include: "rules/oracles.smk"
-
-
 include: "rules/train.smk"
+include: "rules/oracles.smk"
+include: "rules/rounds.smk"
 include: "rules/sample.smk"
-include: "rules/evaluate.smk"
 include: "rules/measure.smk"
 include: "rules/report.smk"
-
-
-if STAGES.trains("rounds"):
-
-    include: "rules/rounds.smk"
-
-
-if STAGES.trains("on_policy"):
-
-    include: "rules/on_policy.smk"
 
 
 localrules:
@@ -52,14 +37,14 @@ localrules:
 rule all:
     default_target: True
     input:
-        every_task(TABLES + GRIDS),
-        figures(),
+        every_task(TABLES + GRID_TABLES),
+        every_figure(),
         PAGE,
 
 
 rule data:
     input:
-        every_task([PROMPTS.format(task="{task}", split="train")]),
+        every_task([PROMPTS["train"]]),
 
 
 rule sft:
@@ -89,17 +74,17 @@ rule scores:
 
 rule measures:
     input:
-        [path for task in STAGES.tasks for path in every_measure(task)],
+        every_measure(),
 
 
 rule tables:
     input:
-        every_task(TABLES + GRIDS),
+        every_task(TABLES + GRID_TABLES),
 
 
 rule figures:
     input:
-        figures(),
+        every_figure(),
 
 
 rule report:

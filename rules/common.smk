@@ -12,15 +12,14 @@ from shlex import quote
 HERE = Path(workflow.basedir)
 sys.path.insert(0, str(HERE / "src"))
 
-# Of the many objects that a plan is made of, hardly one is garbage: as often as Python does by itself, looking for it
-# takes a twelfth of the time.
+# A plan is made of many objects that stay: Python's usual search for garbage among them takes a twelfth of the time.
 gc.set_threshold(100_000)
 
+from sparsepo.monitor.plan_file import note_end, write_plan
 from sparsepo.runtime.errors import UserError
 from sparsepo.workflow.stages import Stages
-from sparsepo.monitor.plan_file import note_end, write_plan
 
-# A config that the user names replaces the default whole, where Snakemake would merge the two;
+# A config that the user names replaces the default as a whole, where Snakemake would merge the two;
 # `--config key=value` then overrides single values (tasks__planted__seeds=[0,1]).
 try:
     STAGES = Stages.read(
@@ -30,8 +29,7 @@ try:
 except UserError as error:
     sys.exit(str(error))
 
-RESOLVED = cache(STAGES.resolved)
-PROMPTS = "results/{task}/prompts/{split}.jsonl"
+PROMPTS = {split: f"results/{{task}}/prompts/{split}.jsonl" for split in ("train", "validation", "test")}
 SFT = "results/{task}/sft"
 PREFERENCES = "results/{task}/preferences"
 REFERENCE = "results/{task}/reference/{kind}"
@@ -39,46 +37,200 @@ ORACLE = "results/{task}/oracles/{oracle}"
 RUN = "results/{task}/runs/{run}"
 ROUND = "results/{task}/rounds/{run}/iteration~{iteration}"
 SAMPLES = "results/{task}/samples/{run}.jsonl"
-SCORES = "results/{task}/scores/{run}.json"
-TOKENS = "results/{task}/tokens/{run}.jsonl"
 GENERATIONS = "results/{task}/generations/{run}.jsonl"
 PROGRAMS = "results/{task}/programs/{run}.jsonl"
-MEASURES = "results/{task}/{part}/{run}.json"
+SCORES = "results/{task}/scores/{run}.json"
+TOKENS = "results/{task}/tokens/{run}.jsonl"
 TABLES = [f"results/tables/{{task}}{kind}" for kind in (".csv", ".md", ".tex", "_differences.csv")]
+GRID_TABLES = [f"results/tables/{{task}}_grid.{kind}" for kind in ("csv", "md", "tex")]
 PAGE = "results/report/index.html"
-GRIDS = [f"results/tables/{{task}}_grid.{kind}" for kind in ("csv", "md", "tex")]
 
 
 wildcard_constraints:
     task="|".join(map(re.escape, STAGES.tasks)),
-    split="train|validation|test",
-    part="scores|summaries|wins|benchmarks|code",
-    run="|".join(STAGES.run_patterns),
-    oracle=r"[a-z0-9_]+",
+    run=STAGES.run_pattern,
+    iteration=r"[1-9]\d*",
+    oracle=STAGES.oracle_pattern,
     kind=r"states|logps|weights~[a-z]+~[a-z+]+",
     method=r"[a-z0-9_]+",
 
 
-# Our prefix replaces Snakemake's own, so strict mode is repeated. Outside conda the jobs use the
-# Python that runs Snakemake, so no environment has to be activated. An empty IFS keeps $SCRIPTS one word.
+# This prefix replaces Snakemake's own, so its strict mode is repeated. Outside conda the jobs use the Python that runs
+# Snakemake, so no environment has to be activated. An empty IFS keeps $SCRIPTS one word.
 # SPARSEPO_SNAKEMAKE: see sparsepo.runtime.entry_point.run_main.
-OWN_PYTHON = f" PATH={quote(str(Path(sys.executable).parent))}:$PATH"
+PATH_OF_PYTHON = f" PATH={quote(str(Path(sys.executable).parent))}:$PATH"
 IN_CONDA = any("conda" in str(method).lower() for method in workflow.deployment_settings.deployment_method)
 shell.prefix(
     "set -euo pipefail; IFS=; export PYTHONUNBUFFERED=1 TRANSFORMERS_VERBOSITY=error TOKENIZERS_PARALLELISM=false TQDM_DISABLE=1"
-    f" SPARSEPO_SNAKEMAKE={os.getpid()} PYTHONPATH={quote(str(HERE / 'src'))} SCRIPTS={quote(str(HERE / 'workflow_scripts'))}{'' if IN_CONDA else OWN_PYTHON}; "
+    f" SPARSEPO_SNAKEMAKE={os.getpid()} PYTHONPATH={quote(str(HERE / 'src'))} SCRIPTS={quote(str(HERE / 'workflow_scripts'))}{'' if IN_CONDA else PATH_OF_PYTHON}; "
 )
 
 
-def figures():
-    """Every figure of every task."""
-    return [
-        path
-        for task in STAGES.tasks
-        for figure in STAGES.figures(task)
-        for kind in ("svg", "png")
-        for path in every_task([f"results/figures/{{task}}/{figure}.{kind}"], tasks=[task])
-    ]
+# --- what the rules of all stages share (see rules/jobs.smk)
+
+
+def with_signature(function):
+    """The function with its signature stored on it, which Snakemake otherwise computes several times for each job."""
+    function.__signature__ = inspect.signature(function)
+    return function
+
+
+def stage_params(stage, **given):
+    """The params of the rule of a stage.
+
+    script, settings, code_version, launcher: a job runs again when one of them has changed.
+    options: those of its script, in this order
+        --NAME FILE...  each named input and output; of a model or a fitted scorer the folder
+        --out PATH      the unnamed output, or the folder of several
+        --NAME VALUE    each of `given`, a text with wildcards or a function of wildcards
+    Unnamed inputs are not passed: they only have to be there.
+    """
+
+    def options(wildcards, input, output):
+        named_outputs = dict(output.items())
+        values = {**dict(input.items()), **named_outputs}
+        unnamed = set(output).difference(*map(as_list, named_outputs.values()))
+        if unnamed:
+            values["out"] = min(unnamed) if len(unnamed) == 1 else os.path.commonpath(unnamed)
+        for name, value in given.items():
+            values[name] = value(wildcards) if callable(value) else value.format(**wildcards)
+        return " ".join(option(name, value) for name, value in values.items() if value)
+
+    return {
+        "script": STAGES.script(stage),
+        "settings": with_signature(lambda wildcards: STAGES.settings(stage, **wildcards)),
+        "code_version": with_signature(lambda wildcards: STAGES.code_version(stage, **wildcards)),
+        "launcher": with_signature(lambda wildcards: STAGES.launcher(stage, **wildcards)),
+        "options": with_signature(options),
+    }
+
+
+def as_list(value):
+    """The paths of a named input or output, which is one path or several."""
+    return [value] if isinstance(value, str) else list(value)
+
+
+def option(name, value):
+    """An option of a script with its value or values, for a shell."""
+    if isinstance(value, str):
+        folder, file = os.path.split(value)
+        value = folder if file in ("model.safetensors", "report.json") else value
+    return " ".join([f"--{name.replace('_', '-')}", *map(quote, as_list(value))])
+
+
+@with_signature
+def threads_of(wildcards, rulename):
+    return STAGES.threads(rulename, **wildcards)
+
+
+@with_signature
+def num_gpus(wildcards, rulename):
+    return STAGES.num_processes(rulename, **wildcards)
+
+
+@with_signature
+def mem_mb(wildcards, attempt, rulename):
+    """Twice the memory with each attempt: a job that was killed for memory needs more."""
+    return STAGES.resources(rulename, **wildcards)["mem_mb"] * 2 ** (attempt - 1)
+
+
+@with_signature
+def runtime(wildcards, attempt, rulename):
+    """Minutes, as much more with each attempt as the first one had."""
+    return STAGES.resources(rulename, **wildcards)["runtime"] * attempt
+
+
+@with_signature
+def user_file_hashes(wildcards):
+    return STAGES.user_file_hashes(**wildcards)
+
+
+RESOLVED_CONFIG = cache(STAGES.resolved_config)
+
+
+@with_signature
+def resolved_config(wildcards):
+    """The config of a task, for the record of a run."""
+    return RESOLVED_CONFIG(wildcards.task)
+
+
+# --- input of rules
+
+
+@with_signature
+def fitted_scorer(wildcards):
+    """The scorer that is fitted in the workflow, if the task has one."""
+    reports = STAGES.fitted_scorer(**wildcards)
+    return reports[0] if reports else []
+
+
+@with_signature
+def policy_weights(wildcards):
+    """The weights of a run, which for the run `sft` are those of the reference."""
+    folder = SFT if wildcards.run == "sft" else RUN
+    return f"{folder}/model.safetensors".format(**wildcards)
+
+
+def preference_pairs(split):
+    """A function of wildcards: the pairs of a run, with the scores of the oracle that it reads, if any."""
+    return with_signature(lambda wildcards: STAGES.preference_file(split, **wildcards))
+
+
+@with_signature
+def reference_caches(wildcards):
+    """The cached outputs that a run reads instead of running the reference."""
+    return expand(f"{REFERENCE}/index.json", task=wildcards.task, kind=STAGES.reference_caches(**wildcards))
+
+
+@with_signature
+def model_files(wildcards):
+    return STAGES.model_files(**wildcards)
+
+
+@with_signature
+def oracle_base(wildcards):
+    """The weights that an oracle starts from."""
+    return f"{STAGES.oracle_base(**wildcards)}/model.safetensors"
+
+
+def selecting_oracles(name):
+    """A function of wildcards: a file of each oracle whose scores select tokens in some run."""
+    return lambda wildcards: expand(
+        f"{ORACLE}/{name}", task=wildcards.task, oracle=STAGES.selecting_oracles(**wildcards)
+    )
+
+
+def previous_policy(wildcards):
+    """The weights that a round samples and starts from: those of the round before, in the first round those of SFT."""
+    if wildcards.iteration == "1":
+        return f"{SFT}/model.safetensors".format(**wildcards)
+    previous = {**wildcards, "iteration": int(wildcards.iteration) - 1}
+    return f"{ROUND}/policy/model.safetensors".format(**previous)
+
+
+def all_rounds(wildcards):
+    """The weights of every round of a run, in their order."""
+    run, iterations = STAGES.rounds(**wildcards)
+    return expand(f"{ROUND}/policy/model.safetensors", task=wildcards.task, run=run, iteration=iterations)
+
+
+def training_outputs(folder, *others):
+    """The files of a training in its folder."""
+    return [f"{folder}/{name}" for name in ("model.safetensors", "config.json", "dynamics.jsonl", "run.json", *others)]
+
+
+def all_runs(pattern, sft=True):
+    """A function of wildcards: a file of each run of a task."""
+    return lambda wildcards: every_run(pattern, sft, tasks=[wildcards.task])
+
+
+def figure(name):
+    """A figure of a task as SVG and PNG, and its caption in Snakemake's own report."""
+    files = expand("results/figures/{{task}}/{name}.{kind}", name=name, kind=["svg", "png"])
+    return report(files, caption=f"report/{Path(name).parts[0]}.rst", category="{task}")
+
+
+# --- files of all tasks
 
 
 def every_task(patterns, tasks=STAGES.tasks):
@@ -95,109 +247,63 @@ def every_run(pattern, sft=True, tasks=STAGES.tasks):
     return [path for task in tasks for path in expand(pattern, task=task, run=STAGES.runs(task, sft))]
 
 
-def every_measure(task):
-    """The files of measures of the runs of a task, part by part."""
-    parts = ["scores", *STAGES.parts(task)]
-    return [path for part in parts for path in every_run(MEASURES.replace("{part}", part), tasks=[task])]
+def every_measure(tasks=STAGES.tasks):
+    """What is measured of the runs of each task, measure by measure."""
+    return [
+        path
+        for task in tasks
+        for measure in STAGES.measures(task)
+        for path in every_run(f"results/{{task}}/{measure}/{{run}}.json", tasks=[task])
+    ]
 
 
-def every_sampled(pattern):
-    """The files of samples, generations or programs that the tasks ask for."""
-    kind = Path(pattern).parts[2]
-    return [path for task in STAGES.tasks if kind in STAGES.sampled(task) for path in every_run(pattern, tasks=[task])]
+def every_sampled(kind):
+    """The samples, generations or programs of each task that has them."""
+    tasks = [task for task in STAGES.tasks if kind in STAGES.sampled(task)]
+    return every_run(f"results/{{task}}/{kind}/{{run}}.jsonl", tasks=tasks)
 
 
-def signed(function):
-    """A function with its signature written on it, where Snakemake, which asks for it several times a job, finds it."""
-    function.__signature__ = inspect.signature(function)
-    return function
+def every_figure():
+    """Every figure of every task."""
+    return [
+        path
+        for task in STAGES.tasks
+        for name in STAGES.figures(task)
+        for kind in ("svg", "png")
+        for path in every_task([f"results/figures/{{task}}/{name}.{kind}"], tasks=[task])
+    ]
 
 
-@signed
-def fitted(wildcards):
-    """The scorer that the pipeline fits, for the jobs that score."""
-    return STAGES.fitted(wildcards.task)
+# --- the plan, for the monitor
 
 
-@signed
-def policy_of(wildcards):
-    """The weights of a run, which for the run `sft` are the reference's own."""
-    folder = SFT if wildcards.run == "sft" else RUN
-    return f"{folder}/model.safetensors".format(**wildcards)
-
-
-@signed
-def cache_of(wildcards):
-    """What a run reads of the reference instead of running it."""
-    kinds = STAGES.cached(wildcards.task, wildcards.run)
-    return [f"{REFERENCE}/index.json".format(task=wildcards.task, kind=kind) for kind in kinds]
-
-
-def scored(split):
-    """A function of wildcards: the pairs of a run, with the scores of the oracle that it reads if it reads one."""
-    return signed(lambda wildcards: STAGES.pairs(split, **wildcards))
-
-
-def settings(stage):
-    """A function of wildcards: the resolved settings that this stage reads, as JSON."""
-    return signed(lambda wildcards: STAGES.settings(stage, **wildcards))
-
-
-@signed
-def config_of(wildcards, input):
-    """The config of a task, for the record of a run: as it takes `input`, Snakemake does not compare it."""
-    return RESOLVED(wildcards.task)
-
-
-def code(stage, script=""):
-    """A function of wildcards: the version of the code that a job of this stage, with a script of its name or this one, uses."""
-    return signed(lambda wildcards: STAGES.code(stage, script=script, **wildcards))
-
-
-def asks(stage, what):
-    """A function of wildcards and attempt: memory or minutes of a job; minutes grow with each attempt."""
-    return signed(
-        lambda wildcards, attempt: STAGES.resources(stage=stage, **wildcards)[what] * attempt ** (what == "runtime")
-    )
-
-
-def processes(stage):
-    """A function of wildcards: how many processes, each with a GPU, a job of `sft` or `train` takes."""
-    return signed(lambda wildcards: STAGES.processes(wildcards.task, stage))
-
-
-def python(stage):
-    """A function of wildcards: what starts the script of `sft` or `train`, on one process or on several."""
-    return signed(lambda wildcards: STAGES.python(wildcards.task, stage))
-
-
-def jobs():
-    """(rule, task, run or kind or oracle, whether it is to be made now) of every job that belongs to a task."""
+def planned_jobs():
+    """(stage, task, item, whether it is made now) of every job of a task; an item is a run, a kind of cache, an oracle."""
     for job in workflow.dag.jobs:
-        named = dict(job.wildcards.items())
-        if "task" in named:
-            item = next((named[key] for key in ("run", "kind", "oracle") if key in named), "")
-            if "iteration" in named:
-                item = str(Path(item, f"iteration~{named['iteration']}"))
-            yield job.rule.name, named["task"], item, workflow.dag.needrun(job)
+        wildcards = dict(job.wildcards.items())
+        if "task" in wildcards:
+            item = next((wildcards[key] for key in ("run", "kind", "oracle") if key in wildcards), "")
+            if "iteration" in wildcards:
+                item = f"{item}/iteration~{wildcards['iteration']}"
+            yield job.rule.name, wildcards["task"], item, workflow.dag.needrun(job)
 
 
-def plans():
-    """Whether this is the Snakemake of a sweep: a job of a cluster is a Snakemake too, and `--touch` makes nothing."""
+def is_main_run():
+    """Whether this Snakemake runs the sweep: not a job of a cluster, which is a Snakemake too, and not `--touch`."""
     return workflow.is_main_process and not workflow.touch
 
 
 onstart:
-    if plans():
+    if is_main_run():
         start = {"process": os.getpid(), "host": socket.gethostname(), "local": workflow.local_exec}
-        write_plan(Path("results"), STAGES.plan(jobs(), started=time.time(), **start))
+        write_plan(Path("results"), STAGES.plan(planned_jobs(), started=time.time(), **start))
 
 
 onsuccess:
-    if plans():
+    if is_main_run():
         note_end(Path("results"), time.time())
 
 
 onerror:
-    if plans():
+    if is_main_run():
         note_end(Path("results"), time.time())

@@ -1,42 +1,26 @@
-rule make_data:
+use rule cpu_job as prepare_data with:
     output:
-        prompts=[PROMPTS.format(task="{task}", split=split) for split in ("train", "validation", "test")],
-        corpus="results/{task}/corpus.jsonl",
-        labelled="results/{task}/labelled.jsonl",
-        summary="results/{task}/data.json",
+        list(PROMPTS.values()),
+        "results/{task}/corpus.jsonl",
+        "results/{task}/labelled.jsonl",
+        "results/{task}/data.json",
     log:
-        "logs/{task}/data.log",
+        "logs/{task}/prepare_data.log",
     conda:
         "../envs/train.yaml"
-    resources:
-        mem_mb=4000,
-        runtime=30,
     params:
-        settings=settings("data"),
-        inputs=lambda wildcards: STAGES.input_hashes(wildcards.task),
-        folder=subpath(output.corpus, parent=True),
-        code=code("data"),
-    shell:
-        "python $SCRIPTS/data.py --settings {params.settings:q} --out {params.folder} > {log} 2>&1"
+        **stage_params("prepare_data"),
+        user_files=user_file_hashes,
 
 
-rule fit_scorer:
+use rule cpu_job as fit_scorer with:
     input:
         labelled="results/{task}/labelled.jsonl",
     output:
-        weights="results/{task}/scorer/weights.npz",
-        words="results/{task}/scorer/words.json",
-        report="results/{task}/scorer/report.json",
+        "results/{task}/scorer/weights.npz",
+        "results/{task}/scorer/words.json",
+        "results/{task}/scorer/report.json",
     log:
-        "logs/{task}/scorer.log",
-    conda:
-        "../envs/eval.yaml"
-    resources:
-        mem_mb=4000,
-        runtime=30,
+        "logs/{task}/fit_scorer.log",
     params:
-        settings=settings("fit"),
-        folder=subpath(output.report, parent=True),
-        code=code("fit"),
-    shell:
-        "python $SCRIPTS/fit.py --settings {params.settings:q} --labelled {input.labelled} --out {params.folder} > {log} 2>&1"
+        **stage_params("fit_scorer"),

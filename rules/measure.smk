@@ -1,166 +1,78 @@
-# What is measured beside rewards and KL, each part only where a config asks for it.
-rule generate:
+use rule gpu_measure as evaluate_run with:
     input:
-        policy=policy_of,
-        test=PROMPTS.format(task="{task}", split="test"),
-        validation=PROMPTS.format(task="{task}", split="validation"),
+        policy=policy_weights,
+        reference=f"{SFT}/model.safetensors",
+        samples=SAMPLES,
+        pairs=preference_pairs("validation"),
+        fitted_scorer=fitted_scorer,
     output:
-        ensure(GENERATIONS, non_empty=True),
+        scores=SCORES,
+        tokens=TOKENS,
     log:
-        "logs/{task}/generate/{run}.log",
+        "logs/{task}/evaluate_run/{run}.log",
     benchmark:
-        "logs/{task}/timings/generate/{run}.tsv"
-    conda:
-        "../envs/train.yaml"
-    threads: 1
-    resources:
-        gpu=1,
-        mem_mb=asks("generate", "mem_mb"),
-        runtime=asks("generate", "runtime"),
+        "logs/{task}/timings/evaluate_run/{run}.tsv"
     params:
-        # Not an output: see make_sft.
-        kept=f"{GENERATIONS}.partial",
-        policy=subpath(input.policy, parent=True),
-        settings=settings("generate"),
-        code=code("generate", "sample"),
-    shell:
-        "python -m sparsepo.runtime.gpu_slots -- python $SCRIPTS/sample.py --settings {params.settings:q}"
-        " --policy {params.policy} --validation {input.validation} --test {input.test}"
-        " --kept {params.kept} --code {params.code} --out {output} > {log} 2>&1"
+        **stage_params("evaluate_run"),
 
 
-rule measure_summaries:
+# The measures below are taken only where a config asks for them.
+use rule gpu_measure as measure_summaries with:
+    input:
+        **PROMPTS,
+        generations=GENERATIONS,
+    output:
+        "results/{task}/summaries/{run}.json",
+    log:
+        "logs/{task}/measure_summaries/{run}.log",
+    benchmark:
+        "logs/{task}/timings/measure_summaries/{run}.tsv"
+    params:
+        **stage_params("measure_summaries"),
+
+
+use rule gpu_measure as measure_win_rate with:
     input:
         generations=GENERATIONS,
-        prompts=[PROMPTS.format(task="{task}", split=split) for split in ("train", "validation", "test")],
+        validation=PROMPTS["validation"],
+        test=PROMPTS["test"],
+        fitted_scorer=fitted_scorer,
     output:
-        MEASURES.replace("{part}", "summaries"),
+        "results/{task}/win_rate/{run}.json",
     log:
-        "logs/{task}/summaries/{run}.log",
+        "logs/{task}/measure_win_rate/{run}.log",
     benchmark:
-        "logs/{task}/timings/summaries/{run}.tsv"
-    conda:
-        "../envs/eval.yaml"
-    threads: 1
-    resources:
-        gpu=1,
-        mem_mb=asks("summaries", "mem_mb"),
-        runtime=asks("summaries", "runtime"),
+        "logs/{task}/timings/measure_win_rate/{run}.tsv"
     params:
-        settings=settings("summaries"),
-        code=code("summaries"),
-    shell:
-        "python -m sparsepo.runtime.gpu_slots -- python $SCRIPTS/summaries.py --settings {params.settings:q}"
-        " --generations {input.generations} --prompts {input.prompts} --out {output} > {log} 2>&1"
+        # Not an output: the answers of a judge cost money, and Snakemake deletes outputs before a retry.
+        **stage_params("measure_win_rate", judge_cache="results/{task}/answers/{run}"),
 
 
-rule measure_wins:
+use rule gpu_measure as measure_benchmarks with:
     input:
-        generations=GENERATIONS,
-        prompts=[PROMPTS.format(task="{task}", split=split) for split in ("validation", "test")],
-        scorer=fitted,
+        policy=policy_weights,
     output:
-        MEASURES.replace("{part}", "wins"),
+        "results/{task}/benchmarks/{run}.json",
     log:
-        "logs/{task}/wins/{run}.log",
+        "logs/{task}/measure_benchmarks/{run}.log",
     benchmark:
-        "logs/{task}/timings/wins/{run}.tsv"
-    conda:
-        "../envs/eval.yaml"
-    threads: 1
-    resources:
-        gpu=1,
-        mem_mb=asks("wins", "mem_mb"),
-        runtime=asks("wins", "runtime"),
+        "logs/{task}/timings/measure_benchmarks/{run}.tsv"
     params:
-        # Not an output: a judge's answers cost money, and Snakemake deletes outputs before a retry.
-        answers="results/{task}/answers/{run}",
-        settings=settings("wins"),
-        code=code("wins"),
-    shell:
-        "python -m sparsepo.runtime.gpu_slots -- python $SCRIPTS/wins.py --settings {params.settings:q}"
-        " --generations {input.generations} --prompts {input.prompts} --answers {params.answers} --out {output} > {log} 2>&1"
+        **stage_params(
+            "measure_benchmarks",
+            questions="results/{task}/benchmarks/questions/{run}",
+            result_cache="results/{task}/benchmarks/{run}.json.partial",
+        ),
+        user_files=user_file_hashes,
 
 
-rule measure_benchmarks:
-    input:
-        policy=policy_of,
-    output:
-        MEASURES.replace("{part}", "benchmarks"),
-    log:
-        "logs/{task}/benchmarks/{run}.log",
-    benchmark:
-        "logs/{task}/timings/benchmarks/{run}.tsv"
-    conda:
-        "../envs/eval.yaml"
-    threads: 1
-    resources:
-        gpu=1,
-        mem_mb=asks("benchmarks", "mem_mb"),
-        runtime=asks("benchmarks", "runtime"),
-    params:
-        # Not an output: see make_sft.
-        kept=f"{MEASURES}.partial".replace("{part}", "benchmarks"),
-        policy=subpath(input.policy, parent=True),
-        work="results/{task}/benchmarks/questions/{run}",
-        settings=settings("benchmarks"),
-        inputs=lambda wildcards: STAGES.input_hashes(wildcards.task),
-        code=code("benchmarks"),
-    shell:
-        "python -m sparsepo.runtime.gpu_slots -- python $SCRIPTS/benchmarks.py --settings {params.settings:q}"
-        " --policy {params.policy} --work {params.work}"
-        " --kept {params.kept} --code {params.code} --out {output} > {log} 2>&1"
-
-
-rule sample_programs:
-    input:
-        policy=policy_of,
-        test=PROMPTS.format(task="{task}", split="test"),
-        validation=PROMPTS.format(task="{task}", split="validation"),
-    output:
-        ensure(PROGRAMS, non_empty=True),
-    log:
-        "logs/{task}/programs/{run}.log",
-    benchmark:
-        "logs/{task}/timings/programs/{run}.tsv"
-    conda:
-        "../envs/eval.yaml"
-    threads: 1
-    resources:
-        gpu=1,
-        mem_mb=asks("programs", "mem_mb"),
-        runtime=asks("programs", "runtime"),
-    params:
-        # Not an output: see make_sft.
-        kept=f"{PROGRAMS}.partial",
-        policy=subpath(input.policy, parent=True),
-        settings=settings("programs"),
-        code=code("programs"),
-    shell:
-        "python -m sparsepo.runtime.gpu_slots -- python $SCRIPTS/programs.py --settings {params.settings:q}"
-        " --policy {params.policy} --validation {input.validation} --test {input.test}"
-        " --kept {params.kept} --code {params.code} --out {output} > {log} 2>&1"
-
-
-rule measure_code:
+use rule cpu_job as measure_pass_at_k with:
     input:
         programs=PROGRAMS,
     output:
-        MEASURES.replace("{part}", "code"),
+        "results/{task}/pass_at_k/{run}.json",
     log:
-        "logs/{task}/code/{run}.log",
-    conda:
-        "../envs/eval.yaml"
-    threads: 2
-    resources:
-        mem_mb=4000,
-        runtime=asks("code", "runtime"),
+        "logs/{task}/measure_pass_at_k/{run}.log",
     params:
-        # Not an output: see make_sft.
-        kept=f"{MEASURES}.partial".replace("{part}", "code"),
-        settings=settings("code"),
-        inputs=lambda wildcards: STAGES.input_hashes(wildcards.task),
-        code=code("code", "execute"),
-    shell:
-        "python $SCRIPTS/execute.py --settings {params.settings:q} --programs {input.programs}"
-        " --kept {params.kept} --code {params.code} --out {output} > {log} 2>&1"
+        **stage_params("measure_pass_at_k", result_cache="results/{task}/pass_at_k/{run}.json.partial"),
+        user_files=user_file_hashes,

@@ -1,33 +1,18 @@
-rule make_preferences:
+use rule gpu_job as build_preferences with:
     input:
         reference=f"{SFT}/model.safetensors",
-        train=PROMPTS.format(task="{task}", split="train"),
-        validation=PROMPTS.format(task="{task}", split="validation"),
-        scorer=fitted,
+        train=PROMPTS["train"],
+        validation=PROMPTS["validation"],
+        fitted_scorer=fitted_scorer,
     output:
-        train=ensure(f"{PREFERENCES}/train.jsonl", non_empty=True),
-        validation=ensure(f"{PREFERENCES}/validation.jsonl", non_empty=True),
-        summary=f"{PREFERENCES}/summary.json",
+        ensure(f"{PREFERENCES}/train.jsonl", non_empty=True),
+        ensure(f"{PREFERENCES}/validation.jsonl", non_empty=True),
+        f"{PREFERENCES}/summary.json",
     log:
-        "logs/{task}/preferences.log",
+        "logs/{task}/build_preferences.log",
     benchmark:
-        "logs/{task}/timings/preferences.tsv"
-    conda:
-        "../envs/train.yaml"
-    threads: 2
-    resources:
-        gpu=1,
-        mem_mb=asks("preferences", "mem_mb"),
-        runtime=asks("preferences", "runtime"),
+        "logs/{task}/timings/build_preferences.tsv"
     params:
-        # Not an output: see make_sft.
-        kept=f"{PREFERENCES}/sampled.partial",
-        reference=subpath(input.reference, parent=True),
-        folder=subpath(output.train, parent=True),
-        settings=settings("preferences"),
-        inputs=lambda wildcards: STAGES.input_hashes(wildcards.task),
-        code=code("preferences"),
-    shell:
-        "python -m sparsepo.runtime.gpu_slots -- python $SCRIPTS/preferences.py --settings {params.settings:q}"
-        " --reference {params.reference} --prompts {input.train} {input.validation}"
-        " --kept {params.kept} --code {params.code} --out {params.folder} > {log} 2>&1"
+        # Not an output, here and below: see train_sft.
+        **stage_params("build_preferences", result_cache=f"{PREFERENCES}/sampled.partial"),
+        user_files=user_file_hashes,

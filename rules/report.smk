@@ -1,192 +1,133 @@
-rule compare_methods:
+use rule cpu_job as make_grid_table with:
     input:
-        measures=lambda wildcards: every_measure(wildcards.task),
-        scorer=fitted,
+        scores=all_runs(SCORES),
+    output:
+        csv="results/tables/{task}_grid.csv",
+        markdown=report("results/tables/{task}_grid.md", caption="report/table.rst", category="{task}"),
+        latex="results/tables/{task}_grid.tex",
+    log:
+        "logs/{task}/make_grid_table.log",
+    params:
+        **stage_params("make_grid_table"),
+
+
+use rule cpu_job as compare_methods with:
+    input:
+        measures=lambda wildcards: every_measure([wildcards.task]),
+        fitted_scorer=fitted_scorer,
     output:
         csv="results/tables/{task}.csv",
         markdown=report("results/tables/{task}.md", caption="report/comparison.rst", category="{task}"),
         latex="results/tables/{task}.tex",
         differences="results/tables/{task}_differences.csv",
     log:
-        "logs/{task}/table.log",
-    conda:
-        "../envs/eval.yaml"
-    resources:
-        mem_mb=2000,
-        runtime=20,
+        "logs/{task}/compare_methods.log",
     params:
-        settings=settings("compare"),
-        code=code("compare"),
-    shell:
-        "python $SCRIPTS/compare.py --settings {params.settings:q} --measures {input.measures} --scorer {input.scorer}"
-        " --csv {output.csv} --markdown {output.markdown} --latex {output.latex}"
-        " --differences {output.differences} > {log} 2>&1"
+        **stage_params("compare_methods"),
 
 
-rule make_table:
+use rule cpu_job as plot_frontier with:
     input:
-        scores=lambda wildcards: every_run(SCORES, tasks=[wildcards.task]),
+        scores=all_runs(SCORES),
+        frontier=all_runs(f"{RUN}/frontier.jsonl", sft=False),
     output:
-        csv="results/tables/{task}_grid.csv",
-        markdown=report("results/tables/{task}_grid.md", caption="report/table.rst", category="{task}"),
-        latex="results/tables/{task}_grid.tex",
+        out=figure("frontier"),
     log:
-        "logs/{task}/grid.log",
-    conda:
-        "../envs/eval.yaml"
-    resources:
-        mem_mb=2000,
-        runtime=20,
+        "logs/{task}/plot_frontier.log",
     params:
-        settings=settings("table"),
-        code=code("table"),
-    shell:
-        "python $SCRIPTS/table.py --settings {params.settings:q} --scores {input.scores}"
-        " --csv {output.csv} --markdown {output.markdown} --latex {output.latex} > {log} 2>&1"
+        **stage_params("plot_frontier"),
 
 
-rule plot_frontier:
+use rule cpu_job as plot_diversity with:
     input:
-        scores=lambda wildcards: every_run(SCORES, tasks=[wildcards.task]),
-        points=lambda wildcards: every_run(f"{RUN}/frontier.jsonl", sft=False, tasks=[wildcards.task]),
+        scores=all_runs(SCORES),
     output:
-        report(
-            expand("results/figures/{{task}}/frontier.{kind}", kind=["svg", "png"]),
-            caption="report/frontier.rst",
-            category="{task}",
-        ),
+        out=figure("diversity"),
     log:
-        "logs/{task}/figures/frontier.log",
-    conda:
-        "../envs/eval.yaml"
-    resources:
-        mem_mb=2000,
-        runtime=20,
+        "logs/{task}/plot_diversity.log",
     params:
-        code=code("frontier"),
-    shell:
-        "python $SCRIPTS/frontier.py --scores {input.scores} --points {input.points}" " --out {output} > {log} 2>&1"
+        **stage_params("plot_diversity"),
 
 
-rule plot_diversity:
+use rule cpu_job as plot_temperatures with:
     input:
-        lambda wildcards: every_run(SCORES, tasks=[wildcards.task]),
+        table="results/tables/{task}.csv",
     output:
-        report(
-            expand("results/figures/{{task}}/diversity.{kind}", kind=["svg", "png"]),
-            caption="report/diversity.rst",
-            category="{task}",
-        ),
+        out=figure("temperatures"),
     log:
-        "logs/{task}/figures/diversity.log",
-    conda:
-        "../envs/eval.yaml"
-    resources:
-        mem_mb=2000,
-        runtime=20,
+        "logs/{task}/plot_temperatures.log",
     params:
-        code=code("diversity"),
-    shell:
-        "python $SCRIPTS/diversity.py --scores {input} --out {output} > {log} 2>&1"
+        **stage_params("plot_temperatures"),
 
 
-rule plot_temperatures:
+use rule cpu_job as plot_dynamics with:
     input:
-        "results/tables/{task}.csv",
+        scores=all_runs(SCORES, sft=False),
+        dynamics=all_runs(f"{RUN}/dynamics.jsonl", sft=False),
     output:
-        report(
-            expand("results/figures/{{task}}/temperatures.{kind}", kind=["svg", "png"]),
-            caption="report/temperatures.rst",
-            category="{task}",
-        ),
+        sparsity=figure("sparsity"),
+        token_kl=figure("token_kl"),
     log:
-        "logs/{task}/figures/temperatures.log",
-    conda:
-        "../envs/eval.yaml"
-    resources:
-        mem_mb=2000,
-        runtime=20,
+        "logs/{task}/plot_dynamics.log",
     params:
-        code=code("temperatures"),
-    shell:
-        "python $SCRIPTS/temperatures.py --table {input} --out {output} > {log} 2>&1"
+        **stage_params("plot_dynamics"),
 
 
-rule plot_dynamics:
-    input:
-        scores=lambda wildcards: every_run(SCORES, sft=False, tasks=[wildcards.task]),
-        dynamics=lambda wildcards: every_run(f"{RUN}/dynamics.jsonl", sft=False, tasks=[wildcards.task]),
-    output:
-        sparsity=report(
-            expand("results/figures/{{task}}/sparsity.{kind}", kind=["svg", "png"]),
-            caption="report/sparsity.rst",
-            category="{task}",
-        ),
-        token_kl=report(
-            expand("results/figures/{{task}}/token_kl.{kind}", kind=["svg", "png"]),
-            caption="report/token_kl.rst",
-            category="{task}",
-        ),
-    log:
-        "logs/{task}/figures/dynamics.log",
-    conda:
-        "../envs/eval.yaml"
-    resources:
-        mem_mb=2000,
-        runtime=20,
-    params:
-        code=code("dynamics"),
-    shell:
-        "python $SCRIPTS/dynamics.py --scores {input.scores} --dynamics {input.dynamics}"
-        " --sparsity {output.sparsity} --token-kl {output.token_kl} > {log} 2>&1"
-
-
-rule plot_tokens:
+use rule cpu_job as plot_tokens with:
     input:
         scores=lambda wildcards: SCORES.format(task=wildcards.task, run=STAGES.first_run(**wildcards)),
         tokens=lambda wildcards: TOKENS.format(task=wildcards.task, run=STAGES.first_run(**wildcards)),
     output:
-        report(
-            expand("results/figures/{{task}}/tokens/{{method}}.{kind}", kind=["svg", "png"]),
-            caption="report/tokens.rst",
-            category="{task}",
-        ),
+        out=figure("tokens/{method}"),
     log:
-        "logs/{task}/figures/tokens-{method}.log",
-    conda:
-        "../envs/eval.yaml"
-    resources:
-        mem_mb=2000,
-        runtime=20,
+        "logs/{task}/plot_tokens/{method}.log",
     params:
-        code=code("tokens"),
-    shell:
-        "python $SCRIPTS/tokens.py --scores {input.scores} --tokens {input.tokens} --out {output} > {log} 2>&1"
+        **stage_params("plot_tokens"),
 
 
-rule make_page:
+use rule cpu_job as plot_selection with:
     input:
-        measures=[path for task in STAGES.tasks for path in every_measure(task)],
-        fitted=[path for task in STAGES.tasks for path in STAGES.fitted(task)],
-        tokens=every_run(TOKENS),
-        samples=[path for pattern in (SAMPLES, GENERATIONS, PROGRAMS) for path in every_sampled(pattern)],
-        prompts=every_task([PROMPTS.format(task="{task}", split="test")]),
-        trained=every_run(f"{RUN}/run.json", sft=False),
-        dynamics=every_run(f"{RUN}/dynamics.jsonl", sft=False),
-        frontier=every_run(f"{RUN}/frontier.jsonl", sft=False),
-        sft=every_task([f"{SFT}/run.json"]),
+        scores=lambda wildcards: expand(
+            SCORES, task=wildcards.task, run=["sft", *STAGES.oracle_selected_runs(**wildcards)]
+        ),
+        summaries=selecting_oracles("summary.json"),
+        pairs=selecting_oracles("validation.jsonl"),
+    output:
+        out=figure("selection"),
+    log:
+        "logs/{task}/plot_selection.log",
+    params:
+        **stage_params("plot_selection"),
+
+
+use rule cpu_job as plot_rounds with:
+    input:
+        sft=SCORES.replace("{run}", "sft"),
+        frontier=lambda wildcards: expand(
+            f"{RUN}/frontier.jsonl", task=wildcards.task, run=STAGES.runs_trained_by("rounds", wildcards.task)
+        ),
+    output:
+        out=figure("rounds"),
+    log:
+        "logs/{task}/plot_rounds.log",
+    params:
+        **stage_params("plot_rounds"),
+
+
+use rule cpu_job as build_report with:
+    input:
+        every_measure(),
+        [path for task in STAGES.tasks for path in STAGES.fitted_scorer(task)],
+        [path for kind in ("samples", "generations", "programs") for path in every_sampled(kind)],
+        every_run(TOKENS),
+        every_task([PROMPTS["test"], f"{SFT}/run.json"]),
+        every_run(f"{RUN}/run.json", sft=False),
+        every_run(f"{RUN}/dynamics.jsonl", sft=False),
+        every_run(f"{RUN}/frontier.jsonl", sft=False),
     output:
         PAGE,
     log:
-        "logs/report/page.log",
-    conda:
-        "../envs/eval.yaml"
-    resources:
-        mem_mb=4000,
-        runtime=60,
+        "logs/report/build_report.log",
     params:
-        settings=lambda wildcards: STAGES.page(),
-        results=subpath(output[0], ancestor=2),
-        code=code("page"),
-    shell:
-        "python $SCRIPTS/page.py --settings {params.settings:q} --results {params.results} --out {output} > {log} 2>&1"
+        **stage_params("build_report", results="results"),
+        page_files=STAGES.report_file_hashes(),

@@ -1,28 +1,39 @@
-rule sample_policy:
+use rule gpu_job as sample_responses with:
     input:
-        policy=policy_of,
-        test=PROMPTS.format(task="{task}", split="test"),
-        validation=PROMPTS.format(task="{task}", split="validation"),
+        policy=policy_weights,
+        validation=PROMPTS["validation"],
+        test=PROMPTS["test"],
     output:
         ensure(SAMPLES, non_empty=True),
     log:
-        "logs/{task}/sample/{run}.log",
+        "logs/{task}/sample_responses/{run}.log",
     benchmark:
-        "logs/{task}/timings/sample/{run}.tsv"
-    conda:
-        "../envs/train.yaml"
-    threads: 1
-    resources:
-        gpu=1,
-        mem_mb=asks("sample", "mem_mb"),
-        runtime=asks("sample", "runtime"),
+        "logs/{task}/timings/sample_responses/{run}.tsv"
     params:
-        # Not an output: see make_sft.
-        kept=f"{SAMPLES}.partial",
-        policy=subpath(input.policy, parent=True),
-        settings=settings("sample"),
-        code=code("sample"),
-    shell:
-        "python -m sparsepo.runtime.gpu_slots -- python $SCRIPTS/sample.py --settings {params.settings:q}"
-        " --policy {params.policy} --validation {input.validation} --test {input.test}"
-        " --kept {params.kept} --code {params.code} --out {output} > {log} 2>&1"
+        **stage_params("sample_responses", result_cache=f"{SAMPLES}.partial"),
+
+
+# Responses for summaries and win rates.
+use rule sample_responses as sample_generations with:
+    output:
+        ensure(GENERATIONS, non_empty=True),
+    log:
+        "logs/{task}/sample_generations/{run}.log",
+    benchmark:
+        "logs/{task}/timings/sample_generations/{run}.tsv"
+    params:
+        **stage_params("sample_generations", result_cache=f"{GENERATIONS}.partial"),
+
+
+# Programs for pass@k.
+use rule sample_responses as sample_programs with:
+    output:
+        ensure(PROGRAMS, non_empty=True),
+    log:
+        "logs/{task}/sample_programs/{run}.log",
+    benchmark:
+        "logs/{task}/timings/sample_programs/{run}.tsv"
+    conda:
+        "../envs/eval.yaml"
+    params:
+        **stage_params("sample_programs", result_cache=f"{PROGRAMS}.partial"),

@@ -1,42 +1,37 @@
-rule train_policy:
+use rule gpu_job as train_policy with:
     input:
         reference=f"{SFT}/model.safetensors",
-        pairs=scored("train"),
-        prompts=PROMPTS.format(task="{task}", split="test"),
-        cache=cache_of,
-        validation=scored("validation"),
-        scorer=fitted,
+        pairs=preference_pairs("train"),
+        validation=preference_pairs("validation"),
+        prompts=PROMPTS["test"],
+        cache=reference_caches,
+        fitted_scorer=fitted_scorer,
     output:
-        weights=f"{RUN}/model.safetensors",
-        config=f"{RUN}/config.json",
-        dynamics=f"{RUN}/dynamics.jsonl",
-        frontier=f"{RUN}/frontier.jsonl",
-        record=f"{RUN}/run.json",
+        training_outputs(RUN, "frontier.jsonl"),
     log:
-        "logs/{task}/train/{run}.log",
+        "logs/{task}/train_policy/{run}.log",
     benchmark:
-        "logs/{task}/timings/train/{run}.tsv"
+        "logs/{task}/timings/train_policy/{run}.tsv"
     wildcard_constraints:
-        run=STAGES.trained("pairs"),
-    conda:
-        "../envs/train.yaml"
-    threads: processes("train")
-    resources:
-        gpu=processes("train"),
-        mem_mb=asks("train", "mem_mb"),
-        runtime=asks("train", "runtime"),
+        run=STAGES.run_pattern_of("pairs"),
     params:
-        # Not an output: see make_sft.
-        checkpoint=f"{RUN}/checkpoint",
-        reference=subpath(input.reference, parent=True),
-        cache=lambda wildcards, input: [str(Path(index).parent) for index in input.cache],
-        folder=subpath(output.weights, parent=True),
-        settings=settings("train"),
-        python=python("train"),
-        config=config_of,
-        code=code("train"),
-    shell:
-        "python -m sparsepo.runtime.gpu_slots --count {resources.gpu} -- {params.python} $SCRIPTS/train.py"
-        " --settings {params.settings:q} --config {params.config:q}"
-        " --reference {params.reference} --pairs {input.pairs} --validation {input.validation} --prompts {input.prompts}"
-        " --cache {params.cache:q} --checkpoint {params.checkpoint} --code {params.code} --out {params.folder} > {log} 2>&1"
+        **stage_params("train_policy", checkpoint=f"{RUN}/checkpoint", config=resolved_config),
+
+
+# Methods that train on samples of their own policy.
+use rule gpu_job as train_on_policy with:
+    input:
+        reference=f"{SFT}/model.safetensors",
+        train=PROMPTS["train"],
+        prompts=PROMPTS["test"],
+        fitted_scorer=fitted_scorer,
+    output:
+        training_outputs(RUN, "frontier.jsonl"),
+    log:
+        "logs/{task}/train_on_policy/{run}.log",
+    benchmark:
+        "logs/{task}/timings/train_on_policy/{run}.tsv"
+    wildcard_constraints:
+        run=STAGES.run_pattern_of("on_policy"),
+    params:
+        **stage_params("train_on_policy", checkpoint=f"{RUN}/checkpoint", config=resolved_config),

@@ -117,7 +117,9 @@ def test_the_code_of_the_page_trains_and_weighs_as_it_says(followed, tmp_path):
 def test_what_the_page_adds_plans_no_other_run(followed):
     for settings in ({"loss": "dpo"}, {"loss": "sparsepo", "mask": "layers"}):
         chosen = choices(json.dumps(settings))
-        before, after = (SourceTree(root).version("workflow_scripts/train.py", chosen) for root in (ROOT, followed))
+        before, after = (
+            SourceTree(root).version("workflow_scripts/train_policy.py", chosen) for root in (ROOT, followed)
+        )
         assert after == before
 
 

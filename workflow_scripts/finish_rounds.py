@@ -1,31 +1,30 @@
 """Make a run of its rounds: the policy of the last one, and the logs of all."""
 
-import argparse
 import json
 import shutil
-from pathlib import Path
 
 from sparsepo.data.records import read_rows, write_json, write_records
 from sparsepo.runtime.atomic_folder import atomic_folder
 from sparsepo.runtime.entry_point import run_main
 from sparsepo.training.iterations import join_logs, join_records
+from sparsepo.workflow.script_options import stage_parser
+from sparsepo.workflow.settings.base import StageSettings
 
 LOGS = ("dynamics.jsonl", "frontier.jsonl")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=Path, nargs="+", required=True, help="folders of the policies, in their order")
-    parser.add_argument("--out", type=Path, required=True)
-    options = parser.parse_args()
+    options = stage_parser(__doc__, StageSettings, "out", lists=("rounds",)).parse_args()
+    folders = [weights.parent for weights in options.rounds]
     with atomic_folder(options.out) as place:
-        for path in options.rounds[-1].iterdir():
+        for path in folders[-1].iterdir():
             if path.is_file() and path.name not in (*LOGS, "run.json"):
                 shutil.copyfile(path, place / path.name)
     for name in LOGS:
-        write_records(options.out / name, join_logs([read_rows(folder / name) for folder in options.rounds]))
-    records = [json.loads((folder / "run.json").read_text()) for folder in options.rounds]
-    write_json(options.out / "run.json", join_records(records))
+        write_records(options.out / name, join_logs([read_rows(folder / name) for folder in folders]))
+    write_json(
+        options.out / "run.json", join_records([json.loads((folder / "run.json").read_text()) for folder in folders])
+    )
 
 
 if __name__ == "__main__":

@@ -1,34 +1,24 @@
 """Score every response token of the pairs of both splits by an oracle, for the masks that read such scores."""
 
-import argparse
-import json
-from pathlib import Path
-
-from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.records import Preference, read_records, write_json, write_records
 from sparsepo.models.loading import load_model, load_tokenizer
 from sparsepo.runtime.entry_point import run_main
 from sparsepo.training.token_scores import add_token_scores
+from sparsepo.workflow.script_options import stage_parser
+from sparsepo.workflow.settings.data import ScoreTokensSettings
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--settings", type=json.loads, required=True)
-    parser.add_argument("--oracle", type=Path, required=True, help="folder of the trained oracle")
-    parser.add_argument("--base", type=Path, required=True, help="folder of the model that it started from")
-    parser.add_argument("--pairs", type=Path, nargs=2, required=True, help="of train and validation")
-    parser.add_argument("--out", type=Path, required=True)
-    options = parser.parse_args()
+    options = stage_parser(__doc__, ScoreTokensSettings, "oracle", "base", "train", "validation", "out").parse_args()
     settings = options.settings
-    config = PreferenceConfig(**settings["training"])
-    oracle = load_model(options.oracle, **settings["oracle"])
-    base = load_model(options.base, **settings["loading"])
+    oracle = load_model(options.oracle, **settings.oracle_loading)
+    base = load_model(options.base, **settings.base_loading)
     tokenizer, summary = load_tokenizer(options.oracle), {"parameters": oracle.num_parameters()}
-    for split, path in zip(("train", "validation"), options.pairs, strict=True):
-        scored = add_token_scores(oracle, base, tokenizer, read_records(path, Preference), config)
-        write_records(options.out / f"{split}.jsonl", scored)
-        usable = sum(pair.chosen_values is not None for pair in scored)
-        summary[split] = {"scored": usable, "not": len(scored) - usable}
+    for split, path in (("train", options.train), ("validation", options.validation)):
+        pairs = add_token_scores(oracle, base, tokenizer, read_records(path, Preference), settings.training)
+        write_records(options.out / f"{split}.jsonl", pairs)
+        scored = sum(pair.chosen_values is not None for pair in pairs)
+        summary[split] = {"scored": scored, "not": len(pairs) - scored}
     write_json(options.out / "summary.json", summary)
 
 

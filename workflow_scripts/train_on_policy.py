@@ -1,11 +1,9 @@
-"""Train one policy on samples of its own towards a target: one method at one point of its grid with one seed."""
+"""Train a policy on samples of its own towards a target: one method at one point of its grid with one seed."""
 
-import argparse
 import json
 import time
 from pathlib import Path
 
-from sparsepo.config.preferences import SamplingConfig
 from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.records import Prompt, read_records, write_json
 from sparsepo.evaluation.frontier import frontier_evaluator
@@ -18,55 +16,61 @@ from sparsepo.models.loading import context_length, load_tokenizer
 from sparsepo.runtime.entry_point import run_main
 from sparsepo.runtime.provenance import run_record
 from sparsepo.runtime.result_cache import job_identity
+from sparsepo.workflow.script_options import stage_parser
+from sparsepo.workflow.settings.training import TrainOnPolicySettings
 
 
-def target_of(settings: dict, config: PreferenceConfig, reference, tokenizer, prompts: list[Prompt]) -> Target:
+def target_of(
+    settings: TrainOnPolicySettings,
+    fitted_scorer: Path | None,
+    config: PreferenceConfig,
+    reference,
+    tokenizer,
+    prompts: list[Prompt],
+) -> Target:
     """The target of a reward at a temperature beta, or of a feature with a wanted mean."""
-    hyper, own = settings["hyper"], settings["on_policy"]
+    hyper, own = settings.hyper, settings.on_policy
+    scorer = build_scorer(settings.scorer, fitted_scorer) if settings.scorer else None
     if "beta" in hyper:
-        return Target("reward", build_scorer(settings["scorer"]), 1 / hyper["beta"])
-    feature = contains_word(own["words"]) if own["words"] else build_scorer(settings["scorer"])
-    sampling = SamplingConfig(**settings["draws"], samples=own["fit_samples"], seed=settings["seed"])
-    kept, _ = usable_prompts(tokenizer, prompts, config, sampling, context_length(reference))
-    return fit_target(reference, tokenizer, kept[: own["fit_prompts"]], feature, hyper["target_mean"], sampling)
+        return Target("reward", scorer, 1 / hyper["beta"])
+    feature = contains_word(own.words) if own.words else scorer
+    sampling = settings.sampling.model_copy(update={"samples": own.fit_samples, "seed": settings.seed})
+    prompts, _ = usable_prompts(tokenizer, prompts, config, sampling, context_length(reference))
+    return fit_target(reference, tokenizer, prompts[: own.fit_prompts], feature, hyper["target_mean"], sampling)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--settings", type=json.loads, required=True)
-    parser.add_argument("--config", type=json.loads, required=True, help="of the task, whole, for the record")
-    parser.add_argument("--reference", type=Path, required=True, help="folder of the reference model")
-    parser.add_argument("--train", type=Path, required=True, help="prompts to train on")
-    parser.add_argument("--prompts", type=Path, required=True, help="sampled for points of the frontier")
-    parser.add_argument("--checkpoint", type=Path, required=True)
-    parser.add_argument("--code", required=True)
-    parser.add_argument("--out", type=Path, required=True)
+    start = time.perf_counter()
+    parser = stage_parser(__doc__, TrainOnPolicySettings, "reference", "train", "prompts", "checkpoint", "out")
+    parser.add_argument("--config", type=json.loads, required=True, help="of the task, for the record")
+    parser.add_argument("--fitted-scorer", type=Path)
     options = parser.parse_args()
-    start, settings = time.perf_counter(), options.settings
-    own = METHODS[settings["method"]].training_overrides(settings["hyper"])
-    config = PreferenceConfig(**settings["training"]).changed(own)
+    settings, scorer = options.settings, options.fitted_scorer
+    config = settings.training.changed(METHODS[settings.method].training_overrides(settings.hyper))
     inputs = [options.reference / "model.safetensors", options.train, options.prompts]
-    tokenizer = load_tokenizer(options.reference)
-    policy, reference = load_policy_and_reference(options.reference, options.reference, config, settings["loading"])
-    sampling = SamplingConfig(**settings["draws"], samples=settings["on_policy"]["samples"])
-    prompts = read_records(options.train, Prompt)
+    tokenizer, prompts = load_tokenizer(options.reference), read_records(options.train, Prompt)
+    policy, reference = load_policy_and_reference(options.reference, options.reference, config, settings.loading)
+    target, measure = target_of(settings, scorer, config, reference, tokenizer, prompts), None
+    if settings.frontier:
+        measure = frontier_evaluator(reference, tokenizer, options.prompts, scorer, **dict(settings.frontier))
     trainer = OnPolicyTrainer(
         policy,
         reference,
         tokenizer,
         prompts,
-        target=target_of(settings, config, reference, tokenizer, prompts),
-        divergence=settings["hyper"]["divergence"],
-        sampling=sampling,
+        target=target,
+        divergence=settings.hyper["divergence"],
+        sampling=settings.sampling.model_copy(update={"samples": settings.on_policy.samples}),
         config=config,
         folder=options.checkpoint,
-        seed=settings["seed"],
-        identity=job_identity(settings, options.code, inputs),
-        measure=frontier_evaluator(settings, reference, tokenizer, options.prompts) if config.frontier_every else None,
+        seed=settings.seed,
+        identity=job_identity(settings.as_dict(), options.code_version, inputs),
+        measure=measure,
     )
     trainer.train()
     trainer.save(options.out)
-    record = run_record(options.config, settings, {"training": settings["seed"]}, options.code, inputs, start)
+    seeds = {"training": settings.seed}
+    record = run_record(options.config, settings.as_dict(), seeds, options.code_version, inputs, start)
     record |= {
         "prompts": {"trained": len(trainer.prompts), "dropped": trainer.dropped},
         "target": {"of": trainer.target.name, "scale": trainer.target.scale},

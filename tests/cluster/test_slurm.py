@@ -94,7 +94,7 @@ def training(folder, run):
     """The process that trains this run, or None."""
     for process in psutil.process_iter(["cmdline"]):
         words = process.info["cmdline"] or []
-        if len(words) > 1 and words[1].endswith("/train.py") and f"results/small/runs/{run}" in words:
+        if len(words) > 1 and words[1].endswith("/train_policy.py") and f"results/small/runs/{run}" in words:
             if process.cwd() == str(folder):
                 return process
     return None
@@ -189,7 +189,7 @@ def test_the_plan_is_that_of_the_snakemake_that_sent_the_jobs_and_ends_with_it(s
 @pytest.mark.parametrize("run", RUNS)
 def test_a_job_that_slurm_ended_is_sent_again_and_goes_on(story, told, run):
     assert told["states"][run] == RUNS[run]
-    log = (story / f"logs/small/train/{run}.log").read_text()
+    log = (story / f"logs/small/train_policy/{run}.log").read_text()
     assert int(re.search(r"^resuming at step (\d+) from ", log, re.MULTILINE)[1]) >= 10
 
 
@@ -208,4 +208,4 @@ def test_lost_jobs_end_with_the_weights_of_an_uninterrupted_run(story, tmp_path)
         ours, theirs = (folder / f"results/small/runs/{run}" for folder in (story, straight))
         assert (ours / "model.safetensors").read_bytes() == (theirs / "model.safetensors").read_bytes()
         assert rows(ours / "dynamics.jsonl") == rows(theirs / "dynamics.jsonl")
-        assert "resuming" not in (straight / f"logs/small/train/{run}.log").read_text()
+        assert "resuming" not in (straight / f"logs/small/train_policy/{run}.log").read_text()

@@ -72,12 +72,17 @@ def test_a_grid_is_chosen_from_by_what_validation_data_know(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("select", "stages"), [("rouge_l", {"generate", "summaries"}), ("vader", {"sample"}), ("accuracy", set())]
+    ("select", "stages"),
+    [
+        ("rouge_l", {"sample_generations", "measure_summaries"}),
+        ("vader", {"sample_responses"}),
+        ("accuracy", set()),
+    ],
 )
 def test_validation_prompts_are_answered_only_for_the_part_that_chooses(select, stages):
     parts = {"generation": GENERATION, "summaries": {}, "extra_scorers": {"vader": {"kind": "vader"}}, "select": select}
     made = Stages(config(evaluation=TASK["evaluation"] | parts))
-    for stage in ("sample", "generate", "summaries"):
+    for stage in ("sample_responses", "sample_generations", "measure_summaries"):
         splits = yaml.safe_load(made.settings(stage, "t"))["splits"]
         assert splits == (["validation", "test"] if stage in stages else ["test"])
 
@@ -145,9 +150,7 @@ def test_a_fitted_scorer_needs_labelled_documents(tmp_path):
     data = {"source": "texts", "path": str(tmp_path / "texts.jsonl"), "prompts": {"validation": 8, "test": 8}}
     assert refused(tmp_path, data=data, **scored) == message
     made = Stages(config(data=data | {"labelled": 50}, **scored))
-    assert made.fitted("t") == ["results/t/scorer/report.json"] and Stages(config()).fitted("t") == []
-    spec = yaml.safe_load(made.settings("evaluate", "t"))["scorer"]
-    assert spec == {"kind": "tfidf", "folder": "results/t/scorer"}
+    assert made.fitted_scorer("t") == ["results/t/scorer/report.json"] and Stages(config()).fitted_scorer("t") == []
 
 
 # --- size

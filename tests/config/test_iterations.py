@@ -29,7 +29,7 @@ tasks:
     evaluation: {scorer: {kind: vader}, token_pairs: 4, frontier_prompts: 8}
 """)
 LONG, SHORT, SHARED = (f"inpo/beta~0.1{rest}/seed~3" for rest in ("-iterations~3", "-iterations~2", ""))
-OF_ROUNDS = ("sample_round", "train_round")
+OF_ROUNDS = ("build_round_pairs", "train_round")
 
 
 def stages(**changes):
@@ -55,17 +55,17 @@ def test_what_is_shared_is_found_by_its_path_and_is_no_run():
     made = find_run(stages().config.tasks["reviews"], SHARED)
     assert (made.path, made.hyper, made.seed) == (SHARED, {"beta": 0.1}, 3)
     assert SHARED not in stages().runs("reviews")
-    assert re.fullmatch(stages().shared_rounds, SHARED) and not re.fullmatch(stages().shared_rounds, LONG)
+    assert re.fullmatch(stages().round_pattern, SHARED) and not re.fullmatch(stages().round_pattern, LONG)
 
 
 def test_each_run_has_one_trainer():
-    found = {trainer: stages().trained(trainer) for trainer in ("pairs", "rounds")}
+    found = {trainer: stages().run_pattern_of(trainer) for trainer in ("pairs", "rounds")}
     for run in stages().runs("reviews", sft=False):
         assert [name for name, pattern in found.items() if re.fullmatch(pattern, run)] == [
             "rounds" if run.startswith("inpo/") else "pairs"
         ]
     without = Stages(_without_inpo())
-    assert not without.trains("rounds") and without.trained("rounds") == "(?!)"
+    assert not any(re.fullmatch(without.run_pattern_of("rounds"), run) for run in ["", *stages().runs("reviews")])
 
 
 def _without_inpo(**changes):
@@ -74,7 +74,8 @@ def _without_inpo(**changes):
 
 
 def test_the_reference_is_not_cached_for_rounds_and_the_figure_is_theirs_alone():
-    assert stages().cached("reviews", LONG) == () and stages().cached("reviews", "dpo/beta~0.1/seed~0") == ("states",)
+    caches = {run: stages().reference_caches("reviews", run) for run in (LONG, "dpo/beta~0.1/seed~0")}
+    assert list(caches.values()) == [(), ("states",)]
     assert "rounds" in stages().figures("reviews") and "rounds" not in Stages(_without_inpo()).figures("reviews")
 
 
@@ -83,7 +84,10 @@ def test_the_reference_is_not_cached_for_rounds_and_the_figure_is_theirs_alone()
 
 def changed_by(**changes):
     """The stages, and runs of these, whose settings differ."""
-    looked = {stage: (SHARED,) for stage in OF_ROUNDS} | {"evaluate": (LONG, "sft"), "train": ("dpo/beta~0.1/seed~0",)}
+    looked = {stage: (SHARED,) for stage in OF_ROUNDS} | {
+        "evaluate_run": (LONG, "sft"),
+        "train_policy": ("dpo/beta~0.1/seed~0",),
+    }
     before, after = stages(), stages(**changes)
     pairs = [(stage, run) for stage, runs in looked.items() for run in runs]
     return {(s, r) for s, r in pairs if before.settings(s, "reviews", r) != after.settings(s, "reviews", r)}
@@ -91,13 +95,12 @@ def changed_by(**changes):
 
 def test_another_number_of_rounds_changes_no_round():
     assert changed_by(methods__inpo__iterations=["2", "3", "5"]) == set()
-    for script, stage in (("sample_round", "sample_round"), ("train", "train_round")):
+    for stage in ("build_round_pairs", "train_round"):
         assert stages().settings(stage, "reviews", SHARED) == stages(methods__inpo__iterations="7").settings(
             stage, "reviews", SHARED
         )
-        assert stages().code(stage, "reviews", SHARED, script=script) == stages(methods__inpo__iterations="7").code(
-            stage, "reviews", SHARED, script=script
-        )
+        longer = stages(methods__inpo__iterations="7")
+        assert stages().code_version(stage, "reviews", SHARED) == longer.code_version(stage, "reviews", SHARED)
 
 
 def test_a_ratio_changes_training_and_what_is_about_other_runs_nothing():
@@ -105,36 +108,41 @@ def test_a_ratio_changes_training_and_what_is_about_other_runs_nothing():
     with_ratio = stages(methods__inpo__ratio="0.5")
     run = "inpo/beta~0.1-ratio~0.5/seed~3"
     assert json.loads(with_ratio.settings("train_round", "reviews", run))["hyper"]["ratio"] == 0.5
-    assert with_ratio.settings("sample_round", "reviews", run) == stages().settings("sample_round", "reviews", SHARED)
+    assert with_ratio.settings("build_round_pairs", "reviews", run) == stages().settings(
+        "build_round_pairs", "reviews", SHARED
+    )
     dpo = "dpo/beta~0.1/seed~0"
-    assert with_ratio.settings("train", "reviews", dpo) == stages().settings("train", "reviews", dpo)
+    assert with_ratio.settings("train_policy", "reviews", dpo) == stages().settings("train_policy", "reviews", dpo)
 
 
 def test_settings_of_rounds_change_no_other_training():
-    assert changed_by(training__rounds__samples=8) == {("sample_round", SHARED)}
-    assert changed_by(training__learning_rate=1e-5) == {("train_round", SHARED), ("train", "dpo/beta~0.1/seed~0")}
+    assert changed_by(training__rounds__samples=8) == {("build_round_pairs", SHARED)}
+    assert changed_by(training__learning_rate=1e-5) == {
+        ("train_round", SHARED),
+        ("train_policy", "dpo/beta~0.1/seed~0"),
+    }
 
 
 def test_a_round_samples_as_generated_preferences_do_and_with_their_scorer():
-    made = parsed("sample_round")
+    made = parsed("build_round_pairs")
     assert made["sampling"] == {"samples": 6, "max_new_tokens": 9, "temperature": 0.7, "top_p": 1.0, "batch_size": 64}
     assert made["judge"] == {"kind": "scorer", "scorer": {"kind": "vader"}} and made["seed"] == 3
     judge = {"kind": "nli", "model": "some/model"}
-    assert parsed("sample_round", training__rounds__judge=judge)["judge"]["model"] == "some/model"
+    assert parsed("build_round_pairs", training__rounds__judge=judge)["judge"]["model"] == "some/model"
 
 
 def test_a_round_is_measured_at_its_end_where_there_is_a_scorer():
     assert parsed("train_round")["training"]["frontier_every"] == 2**31 - 1
     assert parsed("train_round", training__frontier_every=5)["training"]["frontier_every"] == 5
-    assert parsed("train_round")["evaluation"]["scorer"] == {"kind": "vader"}
+    assert parsed("train_round")["frontier"]["scorer"] == {"kind": "vader"}
     bare = stages(evaluation={"scorer": None}, training__rounds__judge={"kind": "scorer", "scorer": {"kind": "vader"}})
     made = json.loads(bare.settings("train_round", "reviews", SHARED))
-    assert made["training"]["frontier_every"] == 0 and "evaluation" not in made
+    assert made["training"]["frontier_every"] == 0 and made["frontier"] is None
 
 
 def test_dpo_stands_in_where_pairs_of_the_sft_model_are_looked_into():
-    made = parsed("evaluate", LONG)
-    assert made["method"] == "dpo" and made["hyper"]["beta"] == 0.1 and made["head"]["label"] == "INPO"
+    made = parsed("evaluate_run", LONG)
+    assert made["method"] == "dpo" and made["hyper"]["beta"] == 0.1 and made["header"]["label"] == "INPO"
     assert "ratio" not in made["hyper"] and "iterations" not in made["hyper"]
 
 

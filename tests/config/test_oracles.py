@@ -108,7 +108,8 @@ def test_numbers_of_the_users_own_pairs_need_no_oracle(tmp_path):
         "methods": {"sepo": {"beta": "1"}, "dpo": {"beta": "1", "mask": "given", "oracle": "data"}},
     }
     found = Stages(Config.model_validate({"name": "small", "tasks": {"reviews": task}}))
-    assert {found.oracle("reviews", run) for run in found.runs("reviews")} == {None}
+    files = {found.preference_file("train", "reviews", run) for run in found.runs("reviews")}
+    assert files == {"results/reviews/preferences/train.jsonl"}
 
 
 # --- who reads what
@@ -117,7 +118,7 @@ def test_numbers_of_the_users_own_pairs_need_no_oracle(tmp_path):
 def test_a_run_reads_the_pairs_of_its_oracle_and_the_others_those_of_the_task():
     made = stages(**MORE)
     small = SEPO[0].replace("main", "small")
-    where = {run: made.pairs("train", "reviews", run) for run in ("sft", DPO, SEPO[0], small, RHO)}
+    where = {run: made.preference_file("train", "reviews", run) for run in ("sft", DPO, SEPO[0], small, RHO)}
     folders = ("preferences", "preferences", "oracles/main", "oracles/small", "oracles/good")
     assert list(where.values()) == [f"results/reviews/{folder}/train.jsonl" for folder in folders]
     assert made.oracle_selected_runs("reviews") == [*SEPO, small, small.replace("0.1", "0.3")]
@@ -125,8 +126,8 @@ def test_a_run_reads_the_pairs_of_its_oracle_and_the_others_those_of_the_task():
 
 def test_an_oracle_starts_from_the_task_or_from_a_model_of_its_own():
     made = stages(**MORE)
-    assert made.base("reviews", "main") == "results/reviews/sft"
-    assert made.base("reviews", "small") == "results/reviews/oracles/small/sft"
+    assert made.oracle_base("reviews", "main") == "results/reviews/sft"
+    assert made.oracle_base("reviews", "small") == "results/reviews/oracles/small/sft"
 
 
 def test_the_figure_of_a_selection_is_there_where_runs_select():
@@ -147,19 +148,19 @@ def settings(stage, oracle, **changes):
 
 
 def test_an_oracle_is_trained_like_a_policy_but_for_what_it_says_and_is_not_measured():
-    main = settings("train", "main", oracles__main__learning_rate=0.5)
+    main = settings("train_oracle", "main", oracles__main__learning_rate=0.5)
     assert (main["method"], main["hyper"], main["seed"]) == ("dpo", {"beta": 0.5}, 0)
     wanted = {"learning_rate": 0.5, "num_train_epochs": 3.0, "max_steps": 7, "batch_size": 10}
     wanted |= {"frontier_every": 0, "validate_every": 0, "checkpoint_selection": "last"}
     assert {name: main["training"][name] for name in wanted} == wanted
-    good = settings("train", "good", oracles__good__num_train_epochs=2, oracles__good__seed=3)
+    good = settings("train_oracle", "good", oracles__good__num_train_epochs=2, oracles__good__seed=3)
     assert (good["method"], good["hyper"], good["seed"]) == ("rho", {"mask": "uniform"}, 3)
     assert (good["training"]["num_train_epochs"], good["training"]["max_steps"]) == (2.0, None)
 
 
 def test_steps_of_an_oracle_grow_with_the_scale_of_the_task():
     made = Stages(load_scaled(oracles__main__num_train_epochs=2, scale__steps=1.5))
-    assert json.loads(made.settings("train", "reviews", oracle="main"))["training"]["num_train_epochs"] == 3.0
+    assert json.loads(made.settings("train_oracle", "reviews", oracle="main"))["training"]["num_train_epochs"] == 3.0
 
 
 def load_scaled(**changes):
@@ -167,19 +168,20 @@ def load_scaled(**changes):
 
 
 def test_a_model_of_its_own_is_fine_tuned_as_the_tasks_is():
-    small = settings("sft", "small", **MORE)
-    assert small["model"]["config"]["n_layer"] == 1 and small["sft"] == settings("sft", "", **MORE)["sft"]
+    small = settings("train_oracle_sft", "small", **MORE)
+    assert small["model"]["config"]["n_layer"] == 1 and small["sft"] == settings("train_sft", "", **MORE)["sft"]
 
 
-OF_ORACLES = ("oracle_pairs", "train", "score_tokens")
+OF_ORACLES = ("select_oracle_pairs", "train_oracle", "score_tokens")
+OF_TASKS = ("prepare_data", "train_sft", "build_preferences", "cache_reference", "plot_selection")
 
 
 def changed_by(**changes):
     """(stage, oracle or run) of which the settings differ."""
     before, after = stages(), stages(**changes)
     jobs = [(stage, {"oracle": name}) for stage in OF_ORACLES for name in ("main", "good")]
-    jobs += [(stage, {"run": run}) for stage in ("train", "evaluate") for run in (DPO, *SEPO, RHO)]
-    jobs += [(stage, {}) for stage in ("data", "sft", "preferences", "reference", "selection")]
+    jobs += [(stage, {"run": run}) for stage in ("train_policy", "evaluate_run") for run in (DPO, *SEPO, RHO)]
+    jobs += [(stage, {}) for stage in OF_TASKS]
     texts = [[made.settings(stage, "reviews", **item) for stage, item in jobs] for made in (before, after)]
     return {(stage, *item.values()) for (stage, item), old, new in zip(jobs, *texts, strict=True) if old != new}
 
@@ -187,12 +189,12 @@ def changed_by(**changes):
 @pytest.mark.parametrize(
     "changes, jobs",
     [
-        ({"oracles__main__beta": 0.3}, {("train", "main")}),
-        ({"oracles__main__seed": 1}, {("oracle_pairs", "main"), ("train", "main")}),
-        ({"oracles__main__share": 0.9}, {("oracle_pairs", "main"), ("selection",)}),
-        ({"oracles__good__num_train_epochs": 9}, {("train", "good")}),
-        ({"evaluation__token_pairs": 5}, {("evaluate", run) for run in (DPO, *SEPO, RHO)}),
-        ({"training__frontier_every": 2}, {("train", run) for run in (DPO, *SEPO, RHO)}),
+        ({"oracles__main__beta": 0.3}, {("train_oracle", "main")}),
+        ({"oracles__main__seed": 1}, {("select_oracle_pairs", "main"), ("train_oracle", "main")}),
+        ({"oracles__main__share": 0.9}, {("select_oracle_pairs", "main"), ("plot_selection",)}),
+        ({"oracles__good__num_train_epochs": 9}, {("train_oracle", "good")}),
+        ({"evaluation__token_pairs": 5}, {("evaluate_run", run) for run in (DPO, *SEPO, RHO)}),
+        ({"training__frontier_every": 2}, {("train_policy", run) for run in (DPO, *SEPO, RHO)}),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -201,21 +203,20 @@ def test_what_an_oracle_says_is_read_by_its_own_jobs_alone(changes, jobs):
 
 
 def test_an_oracle_runs_the_code_of_its_own_objective():
-    code = {name: stages().code("train", "reviews", oracle=name) for name in ("main", "good")}
+    code = {name: stages().code_version("train_oracle", "reviews", oracle=name) for name in ("main", "good")}
     assert len(set(code.values())) == 2
-    assert stages().code("score_tokens", "reviews", oracle="main") == stages().code(
-        "score_tokens", "reviews", oracle="good"
-    )
+    scoring = {stages().code_version("score_tokens", "reviews", oracle=name) for name in ("main", "good")}
+    assert len(scoring) == 1
 
 
 def test_what_a_sweep_takes_counts_each_oracle_by_its_own_model():
     made = stages(**MORE)
     hours = {stage: hours for stage, _, hours, *_ in stage_rows(made, "reviews")}
     assert {stage for stage in hours if "oracle" in stage} == {
-        "sft of oracle small",
-        *(f"{stage} of oracle {name}" for stage in ("train", "score_tokens") for name in ("main", "good", "small")),
+        "train_oracle_sft small",
+        *(f"train_oracle {name}" for name in ("main", "good", "small")),
     }
-    assert hours["train of oracle small"] < hours["train of oracle main"]
+    assert hours["train_oracle small"] < hours["train_oracle main"]
     own, small = (
         4 * model_size(parsed.config.tasks["reviews"].model).parameters for parsed in (made, stages(model=SCRATCH))
     )
@@ -228,5 +229,5 @@ def test_an_oracle_asks_for_the_memory_of_its_own_model():
     made = stages(
         **MORE, oracles__large={"model": large}, methods__dpo={"beta": "1", "mask": "selected", "oracle": "large"}
     )
-    memory = {name: made.resources("reviews", "train", oracle=name)["mem_mb"] for name in ("", "small", "large")}
+    memory = {name: made.resources("train_oracle", "reviews", oracle=name)["mem_mb"] for name in ("", "small", "large")}
     assert memory["small"] <= memory[""] < memory["large"]

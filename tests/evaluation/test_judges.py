@@ -4,7 +4,9 @@ import math
 from pathlib import Path
 
 import pytest
+from pydantic import TypeAdapter
 
+from sparsepo.config.scorers import JudgeConfig
 from sparsepo.evaluation import judges, nli
 from sparsepo.evaluation.judges import (
     BothOrders,
@@ -20,16 +22,23 @@ from sparsepo.runtime.result_cache import ResultCache, request_key
 PROMPTS, A, B = ["p", "p", "q"], [" good film", " dull", " same"], [" dull", " good film", " same"]
 
 
+def section(**keys):
+    """The section of a judge."""
+    return TypeAdapter(JudgeConfig).validate_python(keys)
+
+
 def test_a_scorer_prefers_what_it_scores_higher_and_equal_texts_tie(tmp_path):
-    judge = build_judge({"kind": "scorer", "scorer": {"kind": "vader"}}, tmp_path)
+    judge = build_judge(section(kind="scorer", scorer={"kind": "vader"}), tmp_path)
     assert judge(PROMPTS, A, B) == [1.0, 0.0, 0.5]
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_reward_model_prefers_with_the_odds_of_bradley_and_terry(tmp_path, monkeypatch):
     rewards = {" good film": 2.0, " dull": -1.5, " same": 7.0}
-    monkeypatch.setattr(judges, "build_scorer", lambda spec: lambda _, texts: [rewards[text] for text in texts])
-    judge = build_judge({"kind": "scorer", "scorer": {"kind": "reward_model", "model": "m"}}, tmp_path)
+    monkeypatch.setattr(
+        judges, "build_scorer", lambda section, fitted_scorer: lambda _, texts: [rewards[text] for text in texts]
+    )
+    judge = build_judge(section(kind="scorer", scorer={"kind": "reward_model", "model": "m"}), tmp_path)
     odds = math.exp(2.0) / (math.exp(2.0) + math.exp(-1.5))
     assert judge(PROMPTS, A, B) == pytest.approx([odds, 1 - odds, 0.5])
 
@@ -59,7 +68,7 @@ def test_an_nli_model_prefers_what_the_prompt_entails_more(tmp_path, monkeypatch
             return [float(hypothesis in premise) for premise, hypothesis in zip(premises, hypotheses, strict=True)]
 
     monkeypatch.setattr(nli, "Entailment", Fake)
-    judge = build_judge({"kind": "nli", "model": "nli", "batch_size": 3}, tmp_path)
+    judge = build_judge(section(kind="nli", model="nli", batch_size=3), tmp_path)
     posts = ["the cat sat", "the cat sat", "the cat sat"]
     assert judge(posts, ["cat", "dog", "cat"], ["dog", "sat", "sat"]) == [1.0, 0.0, 0.5]
 
@@ -80,8 +89,8 @@ class Chat:
 def chat_judge(monkeypatch, folder: Path, says):
     monkeypatch.setattr(judges, "ChatClient", Chat)
     monkeypatch.setattr(Chat, "says", staticmethod(says), raising=False)
-    settings = {"url": "u", "api_key_env": None, "retries": 1, "timeout": 1.0, "max_concurrency": 1}
-    return build_judge({"kind": "endpoint", "model": "m", "asks": "summary", "max_tokens": 9} | settings, folder)
+    settings = {"url": "http://u", "api_key_env": None, "retries": 1, "timeout": 1.0, "max_concurrency": 1}
+    return build_judge(section(kind="endpoint", model="m", asks="summary", max_tokens=9, **settings), folder)
 
 
 def longer(asked: str) -> str:
@@ -148,6 +157,6 @@ def test_what_the_folder_holds_is_not_asked_again(tmp_path):
     for content, answer in zip(asked, ("[[A]]", "[[C]]"), strict=True):
         body = {"model": "m", "messages": [{"role": "user", "content": content}], "temperature": 0, "max_tokens": 9}
         known[request_key(body)] = answer
-    nowhere = {"url": "http://127.0.0.1:9", "api_key_env": None, "retries": 0, "timeout": 1.0, "max_concurrency": 1}
-    judge = build_judge({"kind": "endpoint", "model": "m", "asks": "dialogue", "max_tokens": 9} | nowhere, tmp_path)
+    nowhere = {"url": "http://127.0.0.1:9", "api_key_env": None, "retries": 1, "timeout": 1.0, "max_concurrency": 1}
+    judge = build_judge(section(kind="endpoint", model="m", asks="dialogue", max_tokens=9, **nowhere), tmp_path)
     assert judge(["p"], ["x"], ["y"]) == [0.75]

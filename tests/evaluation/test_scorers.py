@@ -19,6 +19,7 @@ from transformers import (
 )
 from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
+from sparsepo.config.scorers import ClassifierScorer, RewardModelScorer, VaderScorer
 from sparsepo.evaluation.scorers import build_scorer, with_finite_scores
 from sparsepo.runtime.errors import UserError
 
@@ -67,12 +68,16 @@ def logits(model, text: str, limit: int) -> torch.Tensor:
         return model(input_ids=torch.tensor([ids])).logits[0]
 
 
-def classifier(model: str, **changed) -> dict:
-    return {"kind": "classifier", "model": model, "label": "POSITIVE", "batch_size": 2} | changed
+def classifier(model: str, label: str = "POSITIVE") -> ClassifierScorer:
+    return ClassifierScorer(kind="classifier", model=model, label=label, batch_size=2)
+
+
+def reward_model(model: str) -> RewardModelScorer:
+    return RewardModelScorer(kind="reward_model", model=model, batch_size=2)
 
 
 def test_vader_scores_prompt_and_text_together_between_zero_and_one():
-    scorer = build_scorer({"kind": "vader"})
+    scorer = build_scorer(VaderScorer(kind="vader"))
     analyzer = SentimentIntensityAnalyzer()
     scores = scorer(["the plot was not", "the plot was", "the plot"], [" good", " good", " ran"])
     compound = [analyzer.polarity_scores(text)["compound"] for text in ("the plot was not good", "the plot was good")]
@@ -82,8 +87,9 @@ def test_vader_scores_prompt_and_text_together_between_zero_and_one():
 
 def test_vader_needs_no_torch():
     code = (
-        "import sys; from sparsepo.evaluation.scorers import build_scorer; "
-        "build_scorer({'kind': 'vader'})(['a'], [' b']); "
+        "import sys; from sparsepo.config.scorers import VaderScorer; "
+        "from sparsepo.evaluation.scorers import build_scorer; "
+        "build_scorer(VaderScorer(kind='vader'))(['a'], [' b']); "
         "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
@@ -106,7 +112,7 @@ def test_a_reward_models_score_is_its_one_output_untouched(tmp_path):
     model = distilbert(["LABEL_0"])
     with torch.no_grad():
         model.classifier.bias.fill_(7.0)  # no probability
-    scorer = build_scorer({"kind": "reward_model", "model": saved(model, tmp_path), "batch_size": 2})
+    scorer = build_scorer(reward_model(saved(model, tmp_path)))
     expected = [logits(model, prompt + text, 10).item() for prompt, text in zip(PROMPTS, TEXTS, strict=True)]
     assert scorer(PROMPTS, TEXTS) == pytest.approx(expected, abs=1e-5)
     assert min(expected) > 1
@@ -117,7 +123,7 @@ def test_a_reward_model_without_a_pad_token_scores_a_batch_as_single_texts(tmp_p
     config = GPT2Config(vocab_size=len(WORDS), n_positions=32, n_embd=16, n_layer=1, n_head=2, num_labels=1)
     model = GPT2ForSequenceClassification(config).eval()
     folder = saved(model, tmp_path, eos_token="</s>")
-    scorer = build_scorer({"kind": "reward_model", "model": folder, "batch_size": 3})
+    scorer = build_scorer(reward_model(folder))
     expected = [logits(model, prompt + text, 32).item() for prompt, text in zip(PROMPTS, TEXTS, strict=True)]
     assert scorer(PROMPTS, TEXTS) == pytest.approx(expected, abs=1e-5)
 
@@ -130,8 +136,8 @@ def test_a_text_longer_than_the_model_is_cut(tmp_path):
 
 def test_no_texts_get_no_scores(tmp_path):
     folder = saved(distilbert(["NEGATIVE", "POSITIVE"]), tmp_path)
-    for spec in ({"kind": "vader"}, classifier(folder)):
-        assert build_scorer(spec)([], []) == []
+    for section in (VaderScorer(kind="vader"), classifier(folder)):
+        assert build_scorer(section)([], []) == []
 
 
 def test_a_label_the_model_lacks_is_refused_with_the_labels_it_has(tmp_path):
@@ -143,7 +149,7 @@ def test_a_label_the_model_lacks_is_refused_with_the_labels_it_has(tmp_path):
 def test_a_reward_model_of_two_outputs_is_refused(tmp_path):
     folder = saved(distilbert(["bad", "fine"]), tmp_path)
     with pytest.raises(UserError, match="has 2 outputs; a reward model has one"):
-        build_scorer({"kind": "reward_model", "model": folder, "batch_size": 2})
+        build_scorer(reward_model(folder))
 
 
 def test_weights_without_a_classification_head_are_refused(tmp_path):

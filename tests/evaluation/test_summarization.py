@@ -16,6 +16,7 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import BertConfig, BertForSequenceClassification, BertModel, PreTrainedTokenizerFast
 
+from sparsepo.config.evaluation import SummaryConfig
 from sparsepo.evaluation.summarization import (
     build_bertscore,
     build_summary_measures,
@@ -29,7 +30,8 @@ POSITIONS, LAYERS = 16, 2
 KNOWN = ["the dog slept", "the cat barked and slept", "the dog and the dog", "the day"]
 REFERENCES = ["the dog slept all day", "the cat barked", "the dog barked", "a cat and a dog"]
 CANDIDATES = ["the cat slept and barked", "the cat barked", "all day", "dog"]
-NOTHING = {"rouge": False, "self_bleu": False, "bertscore": None, "entailment": None}
+NOTHING = SummaryConfig(rouge=False, self_bleu=False)
+ROUGE = SummaryConfig(rouge=True, self_bleu=False)
 
 
 # --- ROUGE
@@ -217,14 +219,12 @@ def test_self_bleu_of_one_sample_is_refused_with_its_prompt():
 def test_a_measure_of_samples_names_their_prompts_and_one_of_prompts_has_one_value_each(tmp_path):
     labels = dict(enumerate(["entailment", "other"]))
     nli = bert(BertForSequenceClassification, id2label=labels, label2id={name: i for i, name in labels.items()})
-    spec = {
-        "rouge": True,
-        "self_bleu": True,
+    models = {
         "bertscore": {"model": saved(bert(), tmp_path / "bert"), "layers": LAYERS},
         "entailment": {"model": saved(nli, tmp_path / "nli"), "conv": None, "batch_size": 4},
     }
     samples = [["the dog", "the dog slept", "all day"], ["a cat", "the cat barked"]]
-    measure = build_summary_measures(spec, KNOWN)
+    measure = build_summary_measures(SummaryConfig(**models), KNOWN)
     found = measure(["the dog slept all day", "the cat barked"], ["the dog slept", "a cat"], samples)
     assert {name: one["groups"] for name, one in found.items()} == {
         **dict.fromkeys(("length", "rouge_1", "rouge_2", "rouge_l", "bertscore", "entailment"), [0, 0, 0, 1, 1]),
@@ -239,7 +239,7 @@ def test_a_measure_of_samples_names_their_prompts_and_one_of_prompts_has_one_val
 def test_only_what_is_asked_for_is_measured():
     found = build_summary_measures(NOTHING, [])(["d"], [""], [["the dog"]])
     assert found == {"length": {"values": [2.0], "groups": [0]}}
-    assert list(build_summary_measures(NOTHING | {"rouge": True}, [])(["d"], ["dog"], [["the dog"]])) == [
+    assert list(build_summary_measures(ROUGE, [])(["d"], ["dog"], [["the dog"]])) == [
         "length",
         "rouge_1",
         "rouge_2",
@@ -248,6 +248,6 @@ def test_only_what_is_asked_for_is_measured():
 
 
 def test_a_prompt_without_a_reference_is_refused_where_one_is_needed():
-    measure = build_summary_measures(NOTHING | {"rouge": True}, [])
+    measure = build_summary_measures(ROUGE, [])
     with pytest.raises(UserError, match="none for prompt 1, which begins 'My cat is old"):
         measure(["My dog", "My cat is old" + " and fat" * 50], ["A dog.", " "], [["dog"], ["cat"]])

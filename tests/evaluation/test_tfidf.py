@@ -11,6 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 
+from sparsepo.config.scorers import TfidfScorer
 from sparsepo.data.records import Labelled
 from sparsepo.evaluation.scorers import build_scorer
 from sparsepo.evaluation.tfidf import describe_fit, fit, load_scorer, split_folds
@@ -43,7 +44,7 @@ def test_the_saved_scorer_gives_the_probabilities_of_scikit_learn(tmp_path):
     model = reference(labelled[20:])
     texts = ["the film was great", "dull dull dull plot", "nothing known", "", "great music and poor actor"]
     expected = model.predict_proba([f"the {text}" for text in texts])[:, 1]
-    scorer = build_scorer({"kind": "tfidf", "folder": str(tmp_path)})
+    scorer = build_scorer(TfidfScorer(kind="tfidf"), tmp_path)
     assert scorer(["the "] * len(texts), texts) == pytest.approx(expected, abs=1e-9)
     assert scorer([], []) == []
 
@@ -121,7 +122,7 @@ def test_documents_of_one_class_or_too_few_are_refused(tmp_path):
 
 def test_a_folder_without_a_fitted_scorer_is_refused_by_name(tmp_path):
     with pytest.raises(UserError, match=f"{tmp_path}: no fitted scorer can be read there"):
-        build_scorer({"kind": "tfidf", "folder": str(tmp_path)})
+        build_scorer(TfidfScorer(kind="tfidf"), tmp_path)
 
 
 def test_no_pickle_is_read(tmp_path):

@@ -75,7 +75,7 @@ def holds(config):
     stages = Stages(config)
     for task in stages.tasks:
         assert len(set(stages.runs(task))) == len(stages.runs(task))
-        json.loads(stages.settings("sft", task)), json.loads(stages.settings("data", task))
+        json.loads(stages.settings("train_sft", task)), json.loads(stages.settings("prepare_data", task))
 
 
 def says(raw, made, key=""):

@@ -53,8 +53,8 @@ PIECES = [
     ),
     *("dpo", "mapo", "beta", "mlp", "paper", "nan", "inf", "con", ".csv", "results", "seed~0"),
 ]
-VALUES = {"task": "{task}", "run": "{run}", "kind": "svg", "split": "train", "part": "wins", "method": "{method}"}
-VALUES |= {"oracle": "main", "iteration": "1"}
+VALUES = {"task": "{task}", "run": "{run}", "kind": "svg", "split": "train", "method": "{method}"}
+VALUES |= {"oracle": "main", "iteration": "1", "name": "frontier"}
 PATH = re.compile(r"(results|logs)(/[A-Za-z0-9~][A-Za-z0-9_.~+-]*)+")
 
 
@@ -75,7 +75,7 @@ def patterns():
 
 def paths_of(stages, task):
     section = stages.config.tasks[task]
-    names = VALUES | {"figure": "frontier", "task": task}
+    names = VALUES | {"task": task}
     for pattern, run, method in product(patterns(), stages.runs(task), section.methods):
         owner = task if "{task}" in pattern else "all tasks"
         yield owner, pattern.format(**names | {"run": run, "method": method})

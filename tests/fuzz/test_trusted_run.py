@@ -57,17 +57,17 @@ def own_model(folder):
 
 @pytest.fixture
 def stage(tmp_path, monkeypatch):
-    """(stages, stage, script, run, arguments): a stage of the workflow, in this process, in a folder of its own."""
+    """(stages, stage, run, options): a stage of the workflow, in this process, in a folder of its own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
     monkeypatch.setattr(sys, "path", [*sys.path])
 
-    def call(stages, name, script, run="sft", **arguments):
-        words = [script, "--settings", stages.settings(name, "small", run)]
-        for key, value in arguments.items():
-            words += [f"--{key}", *value.split()]
+    def call(stages, name, run="sft", **options):
+        words = [name, "--settings", stages.settings(name, "small", run)]
+        for key, value in options.items():
+            words += [f"--{key.replace('_', '-')}", value]
         monkeypatch.setattr(sys, "argv", words)
-        place = importlib.util.spec_from_file_location(script, ROOT / f"workflow_scripts/{script}.py")
+        place = importlib.util.spec_from_file_location(name, ROOT / f"workflow_scripts/{name}.py")
         module = importlib.util.module_from_spec(place)
         place.loader.exec_module(module)
         module.main()
@@ -88,27 +88,26 @@ def test_a_model_with_code_of_its_own_is_trained_and_scored_if_and_only_if_the_c
         Stages(load_config("own.yaml", {"tasks__small__model__trust_remote_code": said})) for said in ("false", "true")
     )
     _, run = stages.runs("small")
-    stage(stages, "data", "data", out=".")
+    stage(stages, "prepare_data", out=".")
     prompts = {split: f"prompts/{split}.jsonl" for split in ("validation", "test")}
-    made = {"code": "x", "config": "{}", "corpus": "corpus.jsonl", "checkpoint": "sft/checkpoint", "out": "sft"}
+    made = {"config": "{}", "corpus": "corpus.jsonl", "checkpoint": "sft/checkpoint", "out": "sft"}
     with pytest.raises(UserError, match="only if the config says model.trust_remote_code: true"):
-        stage(refusing, "sft", "sft", **made)
+        stage(refusing, "train_sft", **made)
     assert not Path("sft/config.json").exists()
-    stage(stages, "sft", "sft", **made)
-    kept = {"code": "x", "kept": "kept"}
-    both = "prompts/train.jsonl prompts/validation.jsonl"
-    stage(stages, "preferences", "preferences", reference="sft", prompts=both, out="pairs", **kept)
+    stage(stages, "train_sft", **made)
+    both = {"train": "prompts/train.jsonl", "validation": prompts["validation"], "result_cache": "cache"}
+    stage(stages, "build_preferences", reference="sft", out="pairs", **both)
     pairs = {"pairs": "pairs/train.jsonl", "validation": "pairs/validation.jsonl", "prompts": prompts["test"]}
-    more = {"code": "x", "config": "{}", "checkpoint": "policy/checkpoint", "out": "policy"}
-    stage(stages, "train", "train", run, reference="sft", **pairs, **more)
-    stage(stages, "sample", "sample", run, policy="policy", **prompts, out="samples.jsonl", **kept)
+    more = {"config": "{}", "checkpoint": "policy/checkpoint", "out": "policy"}
+    stage(stages, "train_policy", run, reference="sft", **pairs, **more)
+    stage(stages, "sample_responses", run, policy="policy", **prompts, out="samples.jsonl", result_cache="cache")
     scored = {
         "samples": "samples.jsonl",
         "pairs": pairs["validation"],
         "scores": "scores.json",
         "tokens": "tokens.jsonl",
     }
-    stage(stages, "evaluate", "evaluate", run, policy="policy", reference="sft", **scored)
+    stage(stages, "evaluate_run", run, policy="policy", reference="sft", **scored)
     assert json.loads(Path("policy/config.json").read_text())["architectures"] == ["TinyLM"]
     assert json.loads(Path("scores.json").read_text())["method"] == "sparsepo_common"
     log = capsys.readouterr().out

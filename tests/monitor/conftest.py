@@ -26,7 +26,7 @@ class MadeUpSweep:
 
     def plan(self, *runs, done=(), host="node1", local=True, ended=None, task="small", **stages):
         """Write the plan of a start that makes these runs; `done` are up to date. More tasks: call it again."""
-        items = {"train": dict.fromkeys(done, False) | dict.fromkeys(runs, True)}
+        items = {"train_policy": dict.fromkeys(done, False) | dict.fromkeys(runs, True)}
         stages = {name: dict.fromkeys(names, True) for name, names in stages.items()} | items
         earlier = read_plan(self.results).tasks if (self.results / "plan.json").exists() else {}
         ended = None if ended is None else self.clock + ended
@@ -40,12 +40,12 @@ class MadeUpSweep:
         os.utime(path, (self.clock + at, self.clock + at))
 
     def status(self, job, state, at, since=0, task="small", **facts):
-        """The status file of a job, `train/<run>` or another log without its ending, last updated at this second."""
+        """The status file of a job, `train_policy/<run>` or another log, last updated at this second."""
         status = Status(state, "node1", 99, self.clock + since, self.clock + at)
         self.write(f"logs/{task}/{job}.status.json", json.dumps(asdict(status) | facts), at)
 
     def log(self, run, text, at, task="small"):
-        self.write(f"logs/{task}/train/{run}.log", text, at)
+        self.write(f"logs/{task}/train_policy/{run}.log", text, at)
 
     def output(self, run, at, task="small"):
         self.write(f"results/{task}/runs/{run}/run.json", "{}\n", at)
@@ -53,10 +53,10 @@ class MadeUpSweep:
     def finished(self, run, at, seconds=60, task="small"):
         """A run that took so many seconds until this one, and its output."""
         self.output(run, at, task)
-        self.status(f"train/{run}", "finished", at, since=at - seconds, task=task)
+        self.status(f"train_policy/{run}", "finished", at, since=at - seconds, task=task)
 
     def failed(self, run, error, at, task="small"):
-        self.status(f"train/{run}", "failed", at, error=error, task=task)
+        self.status(f"train_policy/{run}", "failed", at, error=error, task=task)
 
     def trains(self, run, step, steps, at, pace=2.0, loss=0.5, reward=None, state="running", task="small", **facts):
         """A run that trains, at so many seconds a step."""
@@ -65,7 +65,7 @@ class MadeUpSweep:
         done = {"phase": "training", "step": step, "steps": steps, "metrics": metrics, **facts}
         speed = {"seconds_per_step": pace, "seconds_left": pace and pace * (steps - step)}
         self.log(run, "layout: shared\n", at, task)
-        self.status(f"train/{run}", state, at, since=at - step * (pace or 0.0), task=task, **speed | done)
+        self.status(f"train_policy/{run}", state, at, since=at - step * (pace or 0.0), task=task, **speed | done)
 
     def half_way(self, runs):
         """Of 500 planned runs 300 are done and 50 have failed; 50 train, and 100 are queued."""

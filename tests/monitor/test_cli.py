@@ -29,9 +29,9 @@ def shown(seen, height=None, width=80):
 @pytest.fixture
 def middle(sweep):
     """A small sweep in the middle."""
-    sweep.plan(*DPO, *SPARSE, sft=[""], samples=["sft", *DPO, *SPARSE])
-    sweep.status("sft", "finished", at=20)
-    sweep.status("sample/sft", "finished", at=30)
+    sweep.plan(*DPO, *SPARSE, train_sft=[""], sample_responses=["sft", *DPO, *SPARSE])
+    sweep.status("train_sft", "finished", at=20)
+    sweep.status("sample_responses/sft", "finished", at=30)
     sweep.finished(DPO[0], at=70, seconds=70)
     sweep.failed(DPO[1], "the loss is inf at step 1; the batch is in results/small/bad_batch.json", at=50)
     sweep.trains(DPO[2], step=30, steps=90, at=90, pace=1.5)
@@ -47,7 +47,7 @@ def test_a_view_tells_counts_progress_reasons_and_time_left_within_80_columns(mi
         "small                        1        2       2        0       1   6",
         "  dpo                        1        1       1        0       1   4",
         "  sparsepo_independent       0        1       1        0       0   2",
-        "small: sft done; samples 1 of 7",
+        "small: train_sft done; sample_responses 1 of 7",
         "running                     step  loss margin acc. reward       left",
         "dpo β=0.5, seed=0          30/90 0.500  1.250 0.75        1 min 30 s",
         "sparsepo_independent β=0.1 60/90 0.500  1.250 0.75  0.625       30 s",

@@ -123,7 +123,7 @@ def test_a_failed_run_that_is_started_again_is_running(sweep):
     sweep.plan(RUN, local=False)
     sweep.failed(RUN, "no space left on the disk", at=60)
     assert state(sweep) == "failed"
-    sweep.status(f"train/{RUN}", "running", at=90)
+    sweep.status(f"train_policy/{RUN}", "running", at=90)
     assert state(sweep) == "running"
 
 
@@ -146,7 +146,7 @@ def test_a_job_that_ended_before_its_first_status_tells_the_end_of_its_log(sweep
 
 def test_another_process_with_the_same_id_is_not_the_job(sweep):
     sweep.plan(RUN)
-    sweep.status(f"train/{RUN}", "running", at=60, since=-200)  # process 99 began 110 s later
+    sweep.status(f"train_policy/{RUN}", "running", at=60, since=-200)  # process 99 began 110 s later
     assert state(sweep) == "failed"
 
 
@@ -201,15 +201,20 @@ def test_snakemake_runs_while_its_process_does_unless_that_is_a_later_one_with_t
 
 
 def test_other_stages_count_what_is_done_by_this_start_and_tell_what_failed(sweep):
-    sweep.plan(RUN, OTHER, sft=[""], samples=["sft", RUN, OTHER])
-    sweep.status("sft", "finished", at=20)
+    sweep.plan(RUN, OTHER, train_sft=[""], sample_responses=["sft", RUN, OTHER])
+    sweep.status("train_sft", "finished", at=20)
     sweep.write("results/small/samples/sft.jsonl", "{}", at=-20)
     sweep.write(f"results/small/samples/{RUN}.jsonl", "{}", at=20)
-    sweep.status("sample/sft", "failed", at=-20, error="of an earlier start")
-    sweep.status(f"sample/{OTHER}", "failed", at=20, error="too warm")
+    sweep.status("sample_responses/sft", "failed", at=-20, error="of an earlier start")
+    sweep.status(f"sample_responses/{OTHER}", "failed", at=20, error="too warm")
     sft, samples = sweep.read(100).tasks[0].stages
-    assert (sft.name, sft.done, sft.total, sft.errors) == ("sft", 1, 1, {})
-    assert (samples.name, samples.done, samples.total, samples.errors) == ("samples", 1, 3, {OTHER: "too warm"})
+    assert (sft.name, sft.done, sft.total, sft.errors) == ("train_sft", 1, 1, {})
+    assert (samples.name, samples.done, samples.total, samples.errors) == (
+        "sample_responses",
+        1,
+        3,
+        {OTHER: "too warm"},
+    )
 
 
 # --- this machine

@@ -123,15 +123,15 @@ def test_a_sweep_whose_snakemake_said_that_it_has_ended_is_over_everywhere(sweep
 
 
 def test_scores_that_are_still_to_come_keep_a_sweep_going(sweep):
-    sweep.plan(done=[A], scores=[A])
+    sweep.plan(done=[A], evaluate_run=[A])
     assert not sweep.read(100, host="elsewhere").is_over
-    sweep.status(f"evaluate/{A}", "finished", at=50)
+    sweep.status(f"evaluate_run/{A}", "finished", at=50)
     assert sweep.read(100, host="elsewhere").is_over
 
 
 def test_a_sweep_of_five_hundred_runs_is_read_in_less_than_a_second_of_cpu_time(sweep):
     runs = [f"dpo/beta~{beta}/seed~{seed}" for beta in range(50) for seed in range(10)]
-    sweep.plan(*runs, samples=runs, scores=runs)
+    sweep.plan(*runs, sample_responses=runs, evaluate_run=runs)
     sweep.half_way(runs)
     began = time.process_time()
     seen = sweep.read(100)

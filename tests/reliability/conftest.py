@@ -55,30 +55,31 @@ class Place:
     def python(self, *arguments):
         return [sys.executable, *map(str, arguments)]
 
-    def stage(self, script, name, **paths):
-        """The command of a stage: its script, its resolved settings, and paths by the names of its options."""
+    def stage(self, name, **options):
+        """The command of a stage: its script with its settings and these options."""
         from sparsepo.workflow.stages import Stages
 
         settings = Stages.read([self.folder / "config.yaml"], {}).settings(name, task="small", run=RUN)
-        options = [part for name, path in paths.items() for part in (f"--{name}", path)]
-        return self.python(ROOT / "workflow_scripts" / script, "--settings", settings, *options)
+        options |= {"settings": settings, "code_version": "same"}
+        words = [word for key, value in options.items() for word in (f"--{key.replace('_', '-')}", value)]
+        return self.python(ROOT / "workflow_scripts" / f"{name}.py", *words)
 
     def train(self, out):
         """The command that trains the policy into a folder."""
         made = {"reference": self.results / "sft", "prompts": self.results / "prompts/test.jsonl"}
         made |= {split: self.results / f"preferences/{name}.jsonl" for split, name in SPLITS.items()}
-        return self.stage("train.py", "train", **made, config="{}", checkpoint=out / "checkpoint", code="same", out=out)
+        return self.stage("train_policy", **made, config="{}", checkpoint=out / "checkpoint", out=out)
 
     def sft(self, out):
         """The command that makes the reference model in a folder."""
         made = {"corpus": self.results / "corpus.jsonl", "config": "{}", "checkpoint": out / "checkpoint"}
-        return self.stage("sft.py", "sft", **made, code="same", out=out)
+        return self.stage("train_sft", **made, out=out)
 
     def sample(self, out):
         """The command that samples the reference model into a file."""
-        made = {"policy": self.results / "sft", "kept": kept_beside(out)}
+        made = {"policy": self.results / "sft", "result_cache": kept_beside(out)}
         made |= {split: self.results / f"prompts/{split}.jsonl" for split in ("validation", "test")}
-        return self.stage("sample.py", "sample", **made, code="same", out=out)
+        return self.stage("sample_responses", **made, out=out)
 
     def snakemake(self, *arguments):
         return self.python("-m", "snakemake", "--cores", "1", *arguments)

@@ -143,12 +143,12 @@ def test_snakemake_killed_or_started_twice_spoils_nothing(lab, moved, tmp_path, 
         assert first.wait(timeout=600) == 0, log.read_text()
     finally:
         first.kill()
-    said = (moved.folder / f"logs/small/train/{lab.RUN}.log").read_text()
+    said = (moved.folder / f"logs/small/train_policy/{lab.RUN}.log").read_text()
     assert "resuming at step " in said
     assert lab.left_by(moved.run) == whole("train")
 
 
-@pytest.mark.parametrize(("section", "stage"), [("sft", "make_sft"), ("training", "train_policy")])
+@pytest.mark.parametrize(("section", "stage"), [("sft", "train_sft"), ("training", "train_policy")])
 def test_a_loss_that_is_no_number_is_told_by_snakemake_and_its_batch_stays(lab, moved, section, stage):
     """Snakemake deletes what a failed job wrote, but not the folder of its checkpoints."""
     config = moved.folder / "config.yaml"

@@ -42,16 +42,19 @@ def written(folder, **changed):
 
 def test_one_process_is_plain_python():
     stages = Stages(config("training"))
-    assert stages.python("planted", "train") == stages.python("planted", "sft") == "python"
-    assert stages.processes("planted", "train") == 1
+    assert stages.launcher("train_policy", "planted") == stages.launcher("train_sft", "planted") == "python"
+    assert stages.num_processes("train_policy", "planted") == 1
 
 
 def test_several_are_launched_for_the_section_that_asks_for_them(tmp_path):
     path = written(tmp_path).rename(tmp_path / "a name.yaml")
     stages = Stages(config("training", num_processes=4, accelerate=str(path)))
-    assert stages.python("planted", "train") == f"python -m sparsepo.runtime.launch --processes 4 --accelerate '{path}'"
-    assert (stages.processes("planted", "train"), stages.processes("planted", "sft")) == (4, 1)
-    assert stages.python("planted", "sft") == "python"
+    assert (
+        stages.launcher("train_policy", "planted")
+        == f"python -m sparsepo.runtime.launch --processes 4 --accelerate '{path}'"
+    )
+    assert (stages.num_processes("train_policy", "planted"), stages.num_processes("train_sft", "planted")) == (4, 1)
+    assert stages.launcher("train_sft", "planted") == "python"
     assert python_command(2, None) == "python -m sparsepo.runtime.launch --processes 2"
 
 
@@ -59,7 +62,7 @@ def test_a_task_without_fine_tuning_makes_its_reference_on_one_process(tmp_path)
     plain = yaml.safe_load((ROOT / "config.yaml").read_text())
     task = plain["tasks"]["planted"] | {"sft": None, "model": {"source": "hub", "id": "a/b"}}
     made = Stages(Config.model_validate({"name": "x", "tasks": {"planted": task}}))
-    assert (made.processes("planted", "sft"), made.python("planted", "sft")) == (1, "python")
+    assert (made.num_processes("train_sft", "planted"), made.launcher("train_sft", "planted")) == (1, "python")
 
 
 @pytest.mark.parametrize("threads, each", [(8, "4"), (2, "1"), (1, "1")])
@@ -84,12 +87,15 @@ def test_no_setting_of_the_users_own_accelerate_config_takes_part():
 def test_what_an_accelerate_config_says_is_a_setting_and_its_comments_are_not(tmp_path):
     def settings(**changed):
         stages = Stages(config("training", num_processes=2, accelerate=str(written(tmp_path, **changed))))
-        return stages.settings("train", "planted", RUN)
+        return stages.settings("train_policy", "planted", RUN)
 
     first = settings()
     path = written(tmp_path)
     path.write_text("# a comment\n" + path.read_text())
-    assert Stages(config("training", num_processes=2, accelerate=str(path))).settings("train", "planted", RUN) == first
+    assert (
+        Stages(config("training", num_processes=2, accelerate=str(path))).settings("train_policy", "planted", RUN)
+        == first
+    )
     assert settings(fsdp_config=FSDP["fsdp_config"] | {"fsdp_reshard_after_forward": False}) != first
 
 

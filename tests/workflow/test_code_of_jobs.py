@@ -29,7 +29,7 @@ from sparsepo.methods.method import MASKS
 from sparsepo.methods.registry import METHODS
 from sparsepo.objective import losses
 from sparsepo.objective.token_terms import token_terms
-from sparsepo.report.figures.style import new_figure
+from sparsepo.report.figures.style import save_figure
 from sparsepo.training.inspection import inspect_pairs
 from sparsepo.training.pair_objective import PairObjective
 from sparsepo.training.preference_trainer import PreferenceTrainer
@@ -71,10 +71,10 @@ def trainings():
     stages = stages_of(methods={"methods": GRIDS} | FILE, masks={"methods": grids} | FILE)
     jobs = {}
     for name in ON_PAIRS:
-        stage = "train_round" if METHODS[name].trainer == "rounds" else "train"
-        jobs[name] = "train", stages.settings(stage, "methods", stages.first_run("methods", name))
+        stage = "train_round" if METHODS[name].trainer == "rounds" else "train_policy"
+        jobs[name] = "train_policy", stages.settings(stage, "methods", stages.first_run("methods", name))
     for mask, run in zip(METHODS["sparsepo_common"].mask_choices, stages.runs("masks", sft=False), strict=True):
-        jobs[f"mask {mask}"] = "train", stages.settings("train", "masks", run)
+        jobs[f"mask {mask}"] = "train_policy", stages.settings("train_policy", "masks", run)
     return jobs
 
 
@@ -155,7 +155,7 @@ def test_what_every_training_uses_changes_all_of_them(copy, thing):
     assert changed_jobs(copy, thing, TRAININGS) == ALL
 
 
-@pytest.mark.parametrize("thing", [OnPolicyTrainer, sample, FrontierEvaluator, new_figure], ids=name_of)
+@pytest.mark.parametrize("thing", [OnPolicyTrainer, sample, FrontierEvaluator, save_figure], ids=name_of)
 def test_what_no_training_on_pairs_uses_changes_none(copy, thing):
     """None of them measures its frontier, apart from the rounds, which do at their end."""
     assert changed_jobs(copy, thing, TRAININGS) <= {name for name in ON_PAIRS if METHODS[name].trainer == "rounds"}
@@ -181,7 +181,10 @@ TASKS = {
         "preferences": {"source": "generated", "scorer": {"kind": "classifier", "model": "m"}},
     },
 }
-STAGES = ("data", "preferences", "reference", "train", "train_on_policy", "evaluate", "wins")
+STAGES = (
+    *("prepare_data", "build_preferences", "cache_reference", "train_policy", "train_on_policy", "evaluate_run"),
+    "measure_win_rate",
+)
 
 
 def jobs_of_tasks():
@@ -189,25 +192,28 @@ def jobs_of_tasks():
     stages, jobs = stages_of(**TASKS), {}
     for task, section in stages.config.tasks.items():
         run = stages.runs(task, sft=False)[0]
-        missing = {"train" if METHODS[run.split("/")[0]].trainer == "on_policy" else "train_on_policy"}
-        missing |= set() if section.evaluation.win_rate else {"wins"}
+        missing = {"train_policy" if METHODS[run.split("/")[0]].trainer == "on_policy" else "train_on_policy"}
+        missing |= set() if section.evaluation.win_rate else {"measure_win_rate"}
         for stage in set(STAGES) - missing:
             jobs[stage, task] = stage, stages.settings(stage, task, run)
     return jobs
 
 
 SEEN = [  # changed function or class, stage -> tasks that see it
-    (planted.reviews, {"data": {"planted", "classifier", "words"}}),
-    (hh_dialogues.transcript_pairs, {"data": {"transcripts"}, "preferences": {"transcripts"}}),
-    (SCORERS["classifier"], {"evaluate": {"classifier"}, "train_on_policy": {"words"}, "preferences": {"words"}}),
-    (JUDGES["nli"], {"wins": {"pairs"}}),
+    (planted.reviews, {"prepare_data": {"planted", "classifier", "words"}}),
+    (hh_dialogues.transcript_pairs, {"prepare_data": {"transcripts"}, "build_preferences": {"transcripts"}}),
+    (
+        SCORERS["classifier"],
+        {"evaluate_run": {"classifier"}, "train_on_policy": {"words"}, "build_preferences": {"words"}},
+    ),
+    (JUDGES["nli"], {"measure_win_rate": {"pairs"}}),
     (JUDGES["endpoint"], {}),
-    (check_sandbox, {"data": {"programs"}}),
-    (Sandbox, {"preferences": {"programs"}}),
-    (frontier_evaluator, {"train": {"planted"}}),
-    (LOSSES["dpo"], {"train": set(TASKS) - {"words"}, "evaluate": set(TASKS)}),
+    (check_sandbox, {"prepare_data": {"programs"}}),
+    (Sandbox, {"build_preferences": {"programs"}}),
+    (frontier_evaluator, {"train_policy": {"planted"}}),
+    (LOSSES["dpo"], {"train_policy": set(TASKS) - {"words"}, "evaluate_run": set(TASKS)}),
     (OnPolicyTrainer, {"train_on_policy": {"words"}}),
-    (new_figure, {}),
+    (save_figure, {}),
 ]
 
 
@@ -316,7 +322,7 @@ def test_all_that_a_method_runs_to_look_into_pairs_is_counted_for_its_trainings(
     called = called_by(lambda: inspect_pairs(*models_and_pairs(), method))
     called = {place for place in called if not place[0].endswith("training/inspection.py")}
     assert len(called) > 10
-    assert not not_counted(called, "workflow_scripts/train.py", TRAININGS[method][1])
+    assert not not_counted(called, "workflow_scripts/train_policy.py", TRAININGS[method][1])
 
 
 @pytest.mark.slow
@@ -342,8 +348,8 @@ def test_all_that_the_jobs_of_every_stage_run_is_counted(tmp_path):
             settings = f'[{settings}, {{"mask": "activations"}}]'
         script = f"workflow_scripts/{Path(script).name}"
         scripts.add(Path(script).stem)
-        if "--code" in options:
-            versions.append((options["--code"], SourceTree().version(script, choices(settings))))
+        if "--code-version" in options:
+            versions.append((options["--code-version"], SourceTree().version(script, choices(settings))))
         if functions := not_counted(map(tuple, job["called"]), script, settings):
             missing.setdefault(script, set()).update(functions)
     assert scripts == set(SCRIPTS) and not missing

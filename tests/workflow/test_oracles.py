@@ -21,8 +21,8 @@ ORACLES = {
 METHODS = {"dpo": {"beta": "0.1"}, "sepo": {"beta": "1", "oracle": ["main", "weak"]}, "rho": {"oracle": "good"}}
 MAIN, WEAK, RHO = "sepo/beta~1-oracle~main/seed~0", "sepo/beta~1-oracle~weak/seed~0", "rho/oracle~good/seed~0"
 OF_MAIN = {("train_oracle", "main"), ("score_tokens", "main"), ("train_policy", MAIN), ("plot_selection", "")}
-REPORT = {("make_table", ""), ("compare_methods", ""), ("plot_frontier", ""), ("plot_dynamics", "")}
-REPORT |= {("plot_diversity", ""), ("make_page", "")}
+REPORT = {("make_grid_table", ""), ("compare_methods", ""), ("plot_frontier", ""), ("plot_dynamics", "")}
+REPORT |= {("plot_diversity", ""), ("build_report", "")}
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -45,7 +45,7 @@ def planned(snakemake):
         found = set()
         for rule, block in re.findall(r"^rule (\w+):\n((?:    .*\n)*)", done.stdout, re.MULTILINE):
             which = re.search(r"(?:run|oracle|method)=([^,\n]+)", block)
-            found |= {(rule, which[1] if which else "")} if "wildcards:" in block or rule == "make_page" else set()
+            found |= {(rule, which[1] if which else "")} if "wildcards:" in block or rule == "build_report" else set()
         return found
 
     return jobs
@@ -54,8 +54,8 @@ def planned(snakemake):
 def test_each_oracle_is_made_once_and_one_with_a_model_of_its_own_is_fine_tuned_first(tiny, unfinished, planned):
     found = planned(configured(tiny, unfinished), "train")
     made = {(rule, which) for rule, which in found if "oracle" in rule or rule == "score_tokens"}
-    each = {(rule, name) for rule in ("choose_oracle_pairs", "train_oracle", "score_tokens") for name in ORACLES}
-    assert made == {("sft_oracle", "weak")} | each
+    each = {(rule, name) for rule in ("select_oracle_pairs", "train_oracle", "score_tokens") for name in ORACLES}
+    assert made == {("train_oracle_sft", "weak")} | each
     assert {which for rule, which in found if rule == "train_policy"} == {"dpo/beta~0.1/seed~0", MAIN, WEAK, RHO}
 
 
@@ -63,7 +63,7 @@ def test_an_oracle_that_nobody_asks_for_is_not_made(tiny, unfinished, planned):
     target = f"results/small/runs/{MAIN}/model.safetensors"
     found = planned(configured(tiny, unfinished), target)
     assert {which for rule, which in found if rule == "train_oracle"} == {"main"}
-    assert "sft_oracle" not in {rule for rule, _ in found}
+    assert "train_oracle_sft" not in {rule for rule, _ in found}
 
 
 @pytest.mark.slow
@@ -75,11 +75,11 @@ def test_oracles_run_to_the_end_and_a_change_of_one_plans_what_reads_it(tiny, un
     _scores_are_there(folder / "results/small/oracles")
     _auc_is_there(folder / "results/small/scores")
     assert (folder / "results/figures/small/selection.png").read_bytes().startswith(b"\x89PNG")
-    log = (folder / f"logs/small/train/{MAIN}.log").read_text()
+    log = (folder / f"logs/small/train_policy/{MAIN}.log").read_text()
     assert "20 of 20 pairs can train" in log
 
     configured(tiny, folder, oracles=ORACLES | {"main": {"beta": 0.3}})
-    after = {(rule, MAIN) for rule in ("sample_policy", "evaluate_run")} | REPORT | {("plot_tokens", "sepo")}
+    after = {(rule, MAIN) for rule in ("sample_responses", "evaluate_run")} | REPORT | {("plot_tokens", "sepo")}
     assert planned(folder) == OF_MAIN | after
 
     task = yaml.safe_load(tiny)["tasks"]["small"]

@@ -41,21 +41,21 @@ def test_every_shipped_config_plans_all_its_runs(from_root, tmp_path, path):
         len(task.get("seeds", [0])) * points(grid) for task in tasks.values() for grid in task["methods"].values()
     )
     assert sum(counts.get(rule, 0) for rule in ("train_policy", "train_on_policy", "finish_rounds")) == runs
-    assert counts["make_sft"] == counts["make_table"] == len(tasks)
-    assert counts["sample_policy"] == counts["evaluate_run"] == runs + len(tasks)
+    assert counts["train_sft"] == counts["make_grid_table"] == len(tasks)
+    assert counts["sample_responses"] == counts["evaluate_run"] == runs + len(tasks)
     for part, rule in PARTS.items():
         asked = sum(part in task["evaluation"] for task in tasks.values())
         assert counts.get(rule, 0) == (runs // len(tasks) + 1) * asked
-    assert counts["make_page"] == 1
+    assert counts["build_report"] == 1
     assert counts.get("fit_scorer", 0) == ("kind: tfidf" in path.read_text())
 
 
 PARTS = {
-    "generation": "generate",
+    "generation": "sample_generations",
     "summaries": "measure_summaries",
-    "win_rate": "measure_wins",
+    "win_rate": "measure_win_rate",
     "benchmarks": "measure_benchmarks",
-    "code": "measure_code",
+    "code": "measure_pass_at_k",
 }
 
 
@@ -77,32 +77,32 @@ def test_a_config_that_is_named_replaces_the_default_whole(tiny, from_root, tmp_
     (tmp_path / "own.yaml").write_text(tiny)
     done = from_root("--configfile", "own.yaml")
     counts = job_counts(done)
-    assert counts["train_policy"] == 2 and counts["make_data"] == 1 and "results/planted/" not in done.stdout
+    assert counts["train_policy"] == 2 and counts["prepare_data"] == 1 and "results/planted/" not in done.stdout
 
 
 def test_a_value_of_the_command_line_replaces_one_of_the_default(from_root):
     one = job_counts(from_root())
     two = job_counts(from_root("--config", "tasks__planted__seeds=[0,1]"))
-    assert two["train_policy"] == 2 * one["train_policy"] and two["sample_policy"] == 2 * one["train_policy"] + 1
-    assert two["make_sft"] == two["make_preferences"] == two["make_table"] == 1
+    assert two["train_policy"] == 2 * one["train_policy"] and two["sample_responses"] == 2 * one["train_policy"] + 1
+    assert two["train_sft"] == two["build_preferences"] == two["make_grid_table"] == 1
 
 
-CHAIN = {"make_data": 1, "make_sft": 1, "make_preferences": 1, "cache_reference": 1, "train_policy": 2}
-SCORES = {**CHAIN, "sample_policy": 3, "evaluate_run": 3}
-ALL = {**SCORES, "make_table": 1, "compare_methods": 1}
+CHAIN = {"prepare_data": 1, "train_sft": 1, "build_preferences": 1, "cache_reference": 1, "train_policy": 2}
+SCORES = {**CHAIN, "sample_responses": 3, "evaluate_run": 3}
+ALL = {**SCORES, "make_grid_table": 1, "compare_methods": 1}
 FIGURES = {"plot_frontier": 1, "plot_diversity": 1, "plot_dynamics": 1, "plot_tokens": 2}
 TARGETS = {
-    "data": {"make_data": 1},
-    "sft": {"make_data": 1, "make_sft": 1},
-    "preferences": {"make_data": 1, "make_sft": 1, "make_preferences": 1},
+    "data": {"prepare_data": 1},
+    "sft": {"prepare_data": 1, "train_sft": 1},
+    "preferences": {"prepare_data": 1, "train_sft": 1, "build_preferences": 1},
     "train": CHAIN,
-    "samples": {**CHAIN, "sample_policy": 3},
+    "samples": {**CHAIN, "sample_responses": 3},
     "scores": SCORES,
     "measures": SCORES,
     "tables": ALL,
     "figures": {**SCORES, **FIGURES},
-    "report": {**SCORES, "make_page": 1},
-    "all": {**ALL, **FIGURES, "make_page": 1},
+    "report": {**SCORES, "build_report": 1},
+    "all": {**ALL, **FIGURES, "build_report": 1},
 }
 
 
@@ -131,9 +131,9 @@ def test_methods_on_samples_of_their_policy_need_no_pairs_to_train(tiny, from_ro
     (tmp_path / "alone.yaml").write_text(alone)
     counts = job_counts(from_root("train", "--configfile", "alone.yaml"))
     counts.pop("train")
-    assert counts == {"make_data": 1, "make_sft": 1, "train_on_policy": 5}
+    assert counts == {"prepare_data": 1, "train_sft": 1, "train_on_policy": 5}
     counts = job_counts(from_root("--configfile", "alone.yaml"))
-    assert counts["evaluate_run"] == counts["sample_policy"] == 6 and counts["make_preferences"] == 1
+    assert counts["evaluate_run"] == counts["sample_responses"] == 6 and counts["build_preferences"] == 1
 
 
 # --- mistakes
@@ -195,10 +195,13 @@ def test_a_broken_line_in_a_file_of_the_user_is_told_by_the_stage_that_reads_it(
     (tmp_path / "own.yaml").write_text(yaml.safe_dump(config))
     done = snakemake(
         *(tmp_path, "-s", ROOT / "Snakefile", "--directory", tmp_path, "--configfile", "own.yaml", "--cores", "1"),
-        "preferences",
+        *("preferences", "--retries", "1"),
     )
-    log = (tmp_path / "logs/small/data.log").read_text()
+    log = (tmp_path / "logs/small/prepare_data.log").read_text()
     sentence = "error: pairs.jsonl:3: not valid JSON (Expecting ',' delimiter); one object a line is expected\n"
     assert done.returncode == 1 and log == sentence
     assert sentence in done.stdout and "Traceback" not in done.stdout
     assert not (tmp_path / "results/small/corpus.jsonl").exists()
+    assert re.findall(r"runtime=(\d+), mem_mb=(\d+)", done.stdout) == [("30", "4000"), ("60", "8000")], (
+        "a retry gets more"
+    )

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 DPO, SPARSE = "dpo/beta~0.1/seed~0", "sparsepo_common/beta~0.5/seed~0"
-REPORT = {("make_table", ""), ("compare_methods", ""), ("plot_frontier", ""), ("plot_dynamics", "")}
-REPORT |= {("plot_diversity", ""), ("make_page", "")}
+REPORT = {("make_grid_table", ""), ("compare_methods", ""), ("plot_frontier", ""), ("plot_dynamics", "")}
+REPORT |= {("plot_diversity", ""), ("build_report", "")}
 TOKENS = {("plot_tokens", "dpo"), ("plot_tokens", "sparsepo_common")}
-SFT = {("sample_policy", "sft"), ("evaluate_run", "sft")}
+SFT = {("sample_responses", "sft"), ("evaluate_run", "sft")}
 
 # The tiny run takes a minute or two, and more on a busy machine; it counts for the first test that needs it.
 pytestmark = pytest.mark.timeout(900)
@@ -19,12 +19,12 @@ pytestmark = pytest.mark.timeout(900)
 
 def trained(*runs):
     """The jobs that are one run's own, and the figure of its method."""
-    jobs = {(rule, run) for rule in ("train_policy", "sample_policy", "evaluate_run") for run in runs}
+    jobs = {(rule, run) for rule in ("train_policy", "sample_responses", "evaluate_run") for run in runs}
     return jobs | {("plot_tokens", run.split("/")[0]) for run in runs if run.endswith("seed~0")}
 
 
-AFTER_SFT = {("make_preferences", ""), ("cache_reference", "")} | SFT | trained(DPO, SPARSE) | REPORT
-ALL = {("make_data", ""), ("make_sft", "")} | AFTER_SFT
+AFTER_SFT = {("build_preferences", ""), ("cache_reference", "")} | SFT | trained(DPO, SPARSE) | REPORT
+ALL = {("prepare_data", ""), ("train_sft", "")} | AFTER_SFT
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def planned(snakemake):
         for rule, block in re.findall(r"^(?:local)?rule (\w+):\n((?:    .*\n)*)", done.stdout, re.MULTILINE):
             values = re.search(r"^    wildcards: (.*)$", block, re.MULTILINE)
             which = re.search(r"(?:run|method)=([^,]+)", values[1]) if values else None
-            found |= {(rule, which[1] if which else "")} if values or rule == "make_page" else set()
+            found |= {(rule, which[1] if which else "")} if values or rule == "build_report" else set()
         return found
 
     return jobs
@@ -83,7 +83,7 @@ CODE = {
     "the source of the data": ("src/sparsepo/data/planted.py", "LEAN, ", "LEANS, ", ALL),
     "a source of other data": ("src/sparsepo/data/summarize_from_feedback.py", *IN_A_FUNCTION, set()),
     "sampling": ("src/sparsepo/generation/decoding.py", *IN_A_FUNCTION, AFTER_SFT),
-    "fine-tuning": ("src/sparsepo/training/sft_trainer.py", *IN_A_FUNCTION, {("make_sft", "")} | AFTER_SFT),
+    "fine-tuning": ("src/sparsepo/training/sft_trainer.py", *IN_A_FUNCTION, {("train_sft", "")} | AFTER_SFT),
 }
 
 
@@ -96,7 +96,7 @@ def test_changed_code_plans_what_uses_it(finished, planned, change):
 
 NEW_BETA, IPO = "dpo/beta~0.2/seed~0", "ipo/beta~0.3/seed~0"
 SEED_1 = [run.replace("seed~0", "seed~1") for run in (DPO, SPARSE)]
-SAMPLED = {(rule, run) for rule in ("sample_policy", "evaluate_run") for run in ("sft", DPO, SPARSE)}
+SAMPLED = {(rule, run) for rule in ("sample_responses", "evaluate_run") for run in ("sft", DPO, SPARSE)}
 SETTINGS = {
     "another beta": ('dpo: {beta: ["0.1"]}', 'dpo: {beta: ["0.2"]}', trained(NEW_BETA) | REPORT),
     "one more beta": ('dpo: {beta: ["0.1"]}', 'dpo: {beta: ["0.1", "0.2"]}', trained(NEW_BETA) - TOKENS | REPORT),
@@ -131,9 +131,9 @@ def test_touching_every_file_plans_nothing(finished, planned):
 @pytest.mark.parametrize(
     ("module", "wanted"),
     [
-        ("tables/grid", {("make_table", "")}),
-        ("tables/comparison", {("compare_methods", ""), ("make_page", "")}),
-        ("figures/style", {("plot_frontier", ""), ("make_page", "")}),
+        ("tables/grid", {("make_grid_table", "")}),
+        ("tables/comparison", {("compare_methods", ""), ("build_report", "")}),
+        ("figures/style", {("plot_frontier", ""), ("build_report", "")}),
     ],
 )
 def test_a_module_of_the_report_plans_tables_or_figures_only(finished, planned, module, wanted):
@@ -144,7 +144,7 @@ def test_a_module_of_the_report_plans_tables_or_figures_only(finished, planned, 
 def test_a_deleted_sample_is_made_again_with_all_that_follows_when_it_is_asked_for(finished, planned):
     """Snakemake leaves a file in the middle alone while everything after it is there and up to date."""
     (finished / f"results/small/samples/{DPO}.jsonl").unlink()
-    sample = {("sample_policy", DPO)}
+    sample = {("sample_responses", DPO)}
     assert planned(finished) == set() and planned(finished, "samples") == sample
     assert planned(finished, "samples", "all") == sample | {("evaluate_run", DPO), ("plot_tokens", "dpo")} | REPORT
 
@@ -183,7 +183,7 @@ tasks:
     evaluation: {token_pairs: 4}
 """
 OWN = ("train", "--configfile", "files.yaml")
-TRAINING = {("make_data", ""), ("make_sft", ""), ("make_preferences", ""), ("train_policy", "simpo/beta~2/seed~0")}
+TRAINING = {("prepare_data", ""), ("train_sft", ""), ("build_preferences", ""), ("train_policy", "simpo/beta~2/seed~0")}
 
 
 @pytest.fixture

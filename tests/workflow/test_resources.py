@@ -49,12 +49,12 @@ def need(stage, **changes):
 # --- at least what was measured
 
 MEASURED = {  # docs/scale.md: SmolLM2-135M on a CPU, GB and seconds of CPU time with those of the start
-    "sft": (3.9, 642),
-    "preferences": (1.4, 25),
-    "reference": (1.0, 15),
-    "train": (4.1, 109),
-    "sample": (1.1, 23),
-    "evaluate": (1.9, 38),
+    "train_sft": (3.9, 642),
+    "build_preferences": (1.4, 25),
+    "cache_reference": (1.0, 15),
+    "train_policy": (4.1, 109),
+    "sample_responses": (1.1, 23),
+    "evaluate_run": (1.9, 38),
 }
 
 
@@ -81,7 +81,7 @@ def test_the_default_config_fits_a_laptop_of_4_gb():
 # --- more for more
 
 LARGER = {
-    "train": {
+    "train_policy": {
         "model__config__n_layer": 24,
         "training__micro_batch_size": 8,
         "training__max_prompt_tokens": 400,
@@ -94,9 +94,9 @@ LARGER = {
         "sampling__max_new_tokens": 300,
         "training__batch_size": 32,
     },
-    "sft": {"model__config__n_layer": 24, "sft__batch_size": 32, "sft__max_tokens": 512},
-    "sample": {"model__config__n_layer": 24, "sampling__batch_size": 128},
-    "evaluate": {"model__config__n_layer": 24, "evaluation__batch_size": 64},
+    "train_sft": {"model__config__n_layer": 24, "sft__batch_size": 32, "sft__max_tokens": 512},
+    "sample_responses": {"model__config__n_layer": 24, "sampling__batch_size": 128},
+    "evaluate_run": {"model__config__n_layer": 24, "evaluation__batch_size": 64},
 }
 SMALL_BATCH = {"training__max_prompt_tokens": 100, "sft__max_tokens": 256}
 
@@ -119,11 +119,11 @@ SMALLER = {
 
 @pytest.mark.parametrize("changes", SMALLER.values(), ids=SMALLER)
 def test_settings_that_save_memory_ask_for_less(changes):
-    assert need("train", **changes).memory < need("train").memory
+    assert need("train_policy", **changes).memory < need("train_policy").memory
 
 
 LONGER = {
-    "train": {
+    "train_policy": {
         "training__num_train_epochs": 3,
         "training__max_steps": 500,
         "training__validate_every": 5,
@@ -137,10 +137,10 @@ LONGER = {
         "sampling__max_new_tokens": 128,
         "training__frontier_every": 2,
     },
-    "sft": {"sft__num_train_epochs": 3, "data__texts": 6000},
-    "sample": {"sampling__samples": 4, "data__prompts__test": 800, "sampling__max_new_tokens": 128},
-    "preferences": {"preferences__sampling": {"samples": 8}},
-    "evaluate": {"sampling__samples": 4, "evaluation__token_pairs": 64},
+    "train_sft": {"sft__num_train_epochs": 3, "data__texts": 6000},
+    "sample_responses": {"sampling__samples": 4, "data__prompts__test": 800, "sampling__max_new_tokens": 128},
+    "build_preferences": {"preferences__sampling": {"samples": 8}},
+    "evaluate_run": {"sampling__samples": 4, "evaluation__token_pairs": 64},
 }
 
 
@@ -152,32 +152,38 @@ def test_time_grows_with_what_there_is_to_do(stage, key, value):
 
 
 def test_no_first_attempt_asks_for_more_than_a_day():
-    assert job_resources(task(training__num_train_epochs=1e6), "train")["runtime"] == DAY
-    assert START < job_resources(task(training__max_steps=1), "train")["runtime"] < DAY
+    assert job_resources(task(training__num_train_epochs=1e6), "train_policy")["runtime"] == DAY
+    assert START < job_resources(task(training__max_steps=1), "train_policy")["runtime"] < DAY
 
 
 def test_a_number_of_the_config_is_asked_for_as_it_is():
-    asked, plain = job_resources(task(resources__mem_mb=9000), "train"), job_resources(task(), "train")
+    asked, plain = job_resources(task(resources__mem_mb=9000), "train_policy"), job_resources(task(), "train_policy")
     assert asked == {"mem_mb": 9000, "runtime": plain["runtime"]}
-    assert job_resources(task(resources__runtime=7), "train") == {"mem_mb": plain["mem_mb"], "runtime": 7}
+    assert job_resources(task(resources__runtime=7), "train_policy") == {"mem_mb": plain["mem_mb"], "runtime": 7}
 
 
 def test_on_a_cpu_memory_holds_all_and_beside_a_gpu_what_loads_and_saves():
-    host, beside = (job_resources(task(resources__device=device), "train")["mem_mb"] for device in ("cpu", "gpu"))
+    host, beside = (
+        job_resources(task(resources__device=device), "train_policy")["mem_mb"] for device in ("cpu", "gpu")
+    )
     parameters = TaskNeeds(task()).size.parameters
     assert host >= (CPU.base + 20 * parameters) / 1e6  # policy, reference, gradient and two moments, 4 bytes each
     assert beside == pytest.approx(1.25 * (GPU.base + 8 * parameters) / 1e6, abs=100)
     best = task(resources__device="gpu", training__checkpoint_selection="best", training__validate_every=5)
-    assert job_resources(best, "train")["mem_mb"] == pytest.approx(1.25 * (GPU.base + 12 * parameters) / 1e6, abs=100)
-    assert job_resources(best, "sample")["mem_mb"] == pytest.approx(1.25 * (GPU.base + 4 * parameters) / 1e6, abs=100)
+    assert job_resources(best, "train_policy")["mem_mb"] == pytest.approx(
+        1.25 * (GPU.base + 12 * parameters) / 1e6, abs=100
+    )
+    assert job_resources(best, "sample_responses")["mem_mb"] == pytest.approx(
+        1.25 * (GPU.base + 4 * parameters) / 1e6, abs=100
+    )
 
 
 def test_a_run_on_several_processes_asks_for_the_memory_of_each_and_a_share_of_the_time():
     one, four = (task(training__num_train_epochs=3, training__num_processes=count) for count in (1, 4))
-    alone, shared = job_resources(one, "train"), job_resources(four, "train")
+    alone, shared = job_resources(one, "train_policy"), job_resources(four, "train_policy")
     assert shared["mem_mb"] == pytest.approx(4 * alone["mem_mb"], abs=400)
     assert shared["runtime"] - START == pytest.approx((alone["runtime"] - START) / 4, abs=1)
-    assert job_resources(four, "sample") == job_resources(one, "sample")
+    assert job_resources(four, "sample_responses") == job_resources(one, "sample_responses")
 
 
 def test_a_large_model_is_taken_to_run_on_a_gpu():
@@ -223,16 +229,19 @@ def test_planning_warns_of_it_and_goes_on(tmp_path, capsys):
 def test_an_estimate_counts_every_job_of_the_sweep_and_adds_up_their_hours():
     made = stages(seeds=[0, 1])
     counts = job_counts(made, "reviews")
-    assert counts == {"sft": 1, "preferences": 1, "reference": 1, "train": 6, "sample": 7, "evaluate": 7}
+    assert counts == {
+        **{"train_sft": 1, "build_preferences": 1, "cache_reference": 1, "train_policy": 6},
+        **{"sample_responses": 7, "evaluate_run": 7},
+    }
     rows = {stage: (jobs, hours) for stage, jobs, hours, *_ in stage_rows(made, "reviews")}
     assert {stage: jobs for stage, (jobs, _) in rows.items()} == counts
-    assert rows["train"][1] == pytest.approx(6 * need("train").seconds / 3600)
+    assert rows["train_policy"][1] == pytest.approx(6 * need("train_policy").seconds / 3600)
 
 
 def test_trainings_on_samples_of_the_policy_are_jobs_of_their_own():
     methods = TASK["methods"] | {"fdpg": {"beta": ["0.1", "0.2"]}}
     counts = job_counts(Stages(Config(name="small", tasks={"reviews": TASK | {"methods": methods}})), "reviews")
-    assert counts["train"] == 3 and counts["train_on_policy"] == 2 and counts["sample"] == 6
+    assert counts["train_policy"] == 3 and counts["train_on_policy"] == 2 and counts["sample_responses"] == 6
 
 
 def test_disk_grows_with_the_runs_and_its_caches_do_not():

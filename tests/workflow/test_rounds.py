@@ -44,7 +44,7 @@ def test_rounds_are_planned_as_a_chain_for_each_run_and_shared(planned, tiny, tm
     jobs = planned(tmp_path, "--configfile", tmp_path / "config.yaml")
     shared, rounds = [f"inpo/beta~{beta}/seed~0" for beta in ("0.1", "0.2")], ("1", "2")
     assert {job for job in jobs if job[2]} == {
-        (rule, run, number) for rule in ("sample_round", "train_round") for run in shared for number in rounds
+        (rule, run, number) for rule in ("build_round_pairs", "train_round") for run in shared for number in rounds
     }
     assert {run for rule, run, _ in jobs if rule == "finish_rounds"} == {
         f"inpo/beta~{beta}-iterations~{number}/seed~0" for beta in ("0.1", "0.2") for number in rounds
@@ -53,14 +53,13 @@ def test_rounds_are_planned_as_a_chain_for_each_run_and_shared(planned, tiny, tm
     alone = with_methods(tiny, '    methods:\n      inpo: {beta: "0.1"}\n')
     (tmp_path / "config.yaml").write_text(alone)
     rules = {rule for rule, _, _ in planned(tmp_path, "--configfile", tmp_path / "config.yaml")}
-    assert rules == {"make_data", "make_sft", "sample_round", "train_round", "finish_rounds"}
+    assert rules == {"prepare_data", "train_sft", "build_round_pairs", "train_round", "finish_rounds"}
 
 
-def test_a_task_without_rounds_has_no_rule_of_them(snakemake, tiny, tmp_path):
+def test_a_task_without_rounds_plans_none(planned, tiny, tmp_path):
     (tmp_path / "config.yaml").write_text(tiny)
-    where = ("-s", ROOT / "Snakefile", "--directory", tmp_path)
-    done = snakemake(tmp_path, *where, "--list-rules", "--configfile", tmp_path / "config.yaml")
-    assert "train_policy" in done.stdout and "round" not in done.stdout
+    rules = {rule for rule, _, _ in planned(tmp_path, "--configfile", tmp_path / "config.yaml")}
+    assert "train_policy" in rules and not any("round" in rule for rule in rules)
 
 
 def test_a_run_of_three_rounds_goes_on_from_one_of_two(planned, snakemake, tiny, tmp_path):
@@ -85,7 +84,7 @@ def test_a_run_of_three_rounds_goes_on_from_one_of_two(planned, snakemake, tiny,
     shared = "inpo/beta~0.1/seed~0"
     config.write_text(with_methods(tiny, ONLY_INPO.replace('"2"', '["2", "3"]')))
     assert planned(tmp_path, "--configfile", config) == {
-        ("sample_round", shared, "3"),
+        ("build_round_pairs", shared, "3"),
         ("train_round", shared, "3"),
         ("finish_rounds", "inpo/beta~0.1-iterations~3/seed~0", ""),
     }

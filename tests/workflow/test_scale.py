@@ -64,19 +64,19 @@ def test_the_paper_with_three_seeds_plans_every_job_in_less_than_a_gigabyte(tmp_
     assert counts == {
         "all": 1,
         **dict.fromkeys(
-            ("make_data", "make_sft", "make_preferences", "compare_methods", "make_table", "plot_dynamics"), 4
+            ("prepare_data", "train_sft", "build_preferences", "compare_methods", "make_grid_table", "plot_dynamics"), 4
         ),
         "cache_reference": 2 * (4 - len(quantised)),  # last states, and MaPO's weights
         "train_policy": sum(runs.values()),
-        "sample_policy": sum(evaluated.values()),
+        "sample_responses": sum(evaluated.values()),
         "evaluate_run": sum(evaluated.values()),
-        "generate": of("generation"),
+        "sample_generations": of("generation"),
         "measure_summaries": of("summaries"),
-        "measure_wins": of("wins"),
+        "measure_win_rate": of("win_rate"),
         "measure_benchmarks": of("benchmarks"),
         "sample_programs": of("code"),
-        "measure_code": of("code"),
-        "make_page": 1,
+        "measure_pass_at_k": of("code"),
+        "build_report": 1,
         "plot_frontier": 1,
         "plot_diversity": 1,
         "plot_temperatures": 2,

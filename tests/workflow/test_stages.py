@@ -14,8 +14,9 @@ from sparsepo.config import Config
 from sparsepo.config.loading import load_with_owners, merge, nested
 from sparsepo.config.runs import Run, find_run, runs_of
 from sparsepo.methods.registry import METHODS
-from sparsepo.monitor.plan_file import note_end, read_plan, write_plan
+from sparsepo.monitor.plan_file import TRAININGS, note_end, read_plan, write_plan
 from sparsepo.runtime.errors import UserError
+from sparsepo.workflow.settings.training import TrainSftSettings
 from sparsepo.workflow.stages import Stages, check_owner
 
 BASE = yaml.safe_load("""
@@ -41,7 +42,11 @@ RUNS = [
     "sparsepo_common/beta~0.1-l1_u~0.001/seed~0",
     "sparsepo_common/beta~0.1-l1_u~0.001/seed~3",
 ]
-STAGES = ("data", "sft", "preferences", "train", "sample", "evaluate", "table", "compare")
+STAGES = (
+    *("prepare_data", "train_sft", "build_preferences", "train_policy", "sample_responses", "evaluate_run"),
+    *("make_grid_table", "compare_methods"),
+)
+TABLES = {"make_grid_table": [], "compare_methods": []}
 
 
 def stages(**changes):
@@ -55,11 +60,11 @@ def parsed(stage, run="sft", **changes):
 
 
 def changed_by(**changes):
-    """The stages whose settings differ, with the runs for those that have some: {'train': ['dpo/...'], 'sft': []}."""
+    """Stages whose settings differ -> the runs, of stages of runs: {'train_policy': ['dpo/...'], 'train_sft': []}."""
     before, after = stages(), stages(**changes)
     found = {}
     for stage in STAGES:
-        runs = {"train": RUNS, "evaluate": ["sft", *RUNS]}.get(stage, ["sft"])
+        runs = {"train_policy": RUNS, "evaluate_run": ["sft", *RUNS]}.get(stage, ["sft"])
         known = set(after.runs("reviews"))
         differ = [
             run
@@ -67,7 +72,7 @@ def changed_by(**changes):
             if run in known and before.settings(stage, "reviews", run) != after.settings(stage, "reviews", run)
         ]
         if differ:
-            found[stage] = differ if stage in ("train", "evaluate") else []
+            found[stage] = differ if stage in ("train_policy", "evaluate_run") else []
     return found
 
 
@@ -102,7 +107,7 @@ def test_a_run_keeps_its_path_when_others_are_added():
 
 
 def test_the_patterns_match_the_runs_and_nothing_else():
-    pattern = "|".join(stages().run_patterns)
+    pattern = stages().run_pattern
     assert all(re.fullmatch(pattern, run) for run in ["sft", *RUNS])
     assert not re.fullmatch(pattern, RUNS[0].replace("0.1", "0x1"))
     assert not re.fullmatch(pattern, "dpo/beta~0.2/seed~0")
@@ -116,20 +121,20 @@ def test_the_first_run_of_a_method_is_that_of_its_first_point_and_seed():
 def test_a_plan_has_the_watched_jobs_of_a_start_in_the_order_of_the_config():
     jobs = [("train_policy", "reviews", run, run == RUNS[2]) for run in reversed(RUNS)]
     jobs += [("evaluate_run", "reviews", run, True) for run in (RUNS[0], "sft")]
-    jobs += [("make_table", "reviews", "", True), ("make_sft", "reviews", "", False)]
+    jobs += [("make_grid_table", "reviews", "", True), ("train_sft", "reviews", "", False)]
     jobs += [("cache_reference", "reviews", "states", True)]
     plan = stages().plan(jobs, process=7, host="node1", local=True, started=5.0)
     assert (plan.configs, plan.process, plan.host, plan.local, plan.started) == (["small"], 7, "node1", True, 5.0)
     assert plan.ended is None and list(plan.tasks) == ["reviews"]
     made = plan.tasks["reviews"]
-    assert list(made) == ["sft", "reference", "train", "scores"]
-    assert list(made["train"].items()) == [(run, run == RUNS[2]) for run in RUNS]
-    assert list(made["scores"]) == ["sft", RUNS[0]]
-    assert made["sft"] == {"": False} and made["reference"] == {"states": True}
+    assert list(made) == ["train_sft", "cache_reference", "train_policy", "evaluate_run"]
+    assert list(made["train_policy"].items()) == [(run, run == RUNS[2]) for run in RUNS]
+    assert list(made["evaluate_run"]) == ["sft", RUNS[0]]
+    assert made["train_sft"] == {"": False} and made["cache_reference"] == {"states": True}
 
 
 def test_a_plan_is_read_as_it_was_written_and_its_end_is_noted(tmp_path):
-    plan = stages().plan([("make_sft", "reviews", "", True)], process=7, host="node1", local=True, started=5.0)
+    plan = stages().plan([("train_sft", "reviews", "", True)], process=7, host="node1", local=True, started=5.0)
     write_plan(tmp_path, plan)
     assert read_plan(tmp_path) == plan
     note_end(tmp_path, 9.5)
@@ -143,18 +148,20 @@ def test_a_plan_is_read_as_it_was_written_and_its_end_is_noted(tmp_path):
 
 
 def test_each_stage_reads_what_it_needs():
-    assert set(parsed("data")) == {"name", "data", "preferences", "model", "execution"}
-    assert parsed("data")["preferences"] is None and parsed("data")["model"] is None
-    assert parsed("sft")["sft"]["num_train_epochs"] == 1 and parsed("sft")["model"]["config"]["n_layer"] == 2
-    assert parsed("preferences")["preferences"]["sampling"]["samples"] == 2
-    assert parsed("sample")["sampling"]["max_new_tokens"] == 64
-    train = parsed("train", RUNS[5])
+    assert set(parsed("prepare_data")) == {"name", "data", "preferences", "model", "execution"}
+    assert parsed("prepare_data")["preferences"] is None and parsed("prepare_data")["model"] is None
+    assert (
+        parsed("train_sft")["sft"]["num_train_epochs"] == 1 and parsed("train_sft")["model"]["config"]["n_layer"] == 2
+    )
+    assert parsed("build_preferences")["preferences"]["sampling"]["samples"] == 2
+    assert parsed("sample_responses")["sampling"]["max_new_tokens"] == 64
+    train = parsed("train_policy", RUNS[5])
     assert (train["method"], train["seed"]) == ("sparsepo_common", 3)
     made = {"beta": 0.1, "form": "paper", "mask": "layers", "l1_u": 0.001, "l1_d": 0.0, "init_sparsity": 0.25}
     assert train["hyper"] == made and train["training"]["batch_size"] == 10
     assert train["definition"]["loss"] == "sparsepo" and train["definition"]["share"] == "common"
-    evaluate = parsed("evaluate", RUNS[5])
-    head = evaluate["head"]
+    evaluate = parsed("evaluate_run", RUNS[5])
+    head = evaluate["header"]
     assert head["params"] == {"beta": "0.1", "l1_u": "0.001"} and evaluate["hyper"] == train["hyper"]
     assert (head["task"], head["run"], head["seed"], evaluate["planted"]) == ("reviews", RUNS[5], 3, True)
 
@@ -172,21 +179,34 @@ def test_each_stage_reads_what_it_needs():
 def test_what_a_run_reads_of_the_reference_instead_of_running_it(changes, cached):
     """Learned masks run it; the cache is of the full-precision model, so policies of 4 bits do too."""
     made = stages(**changes)
-    assert made.cached("reviews", RUNS[0]) == cached
-    assert made.cached("reviews", RUNS[4]) == ()
+    assert made.reference_caches("reviews", RUNS[0]) == cached
+    assert made.reference_caches("reviews", RUNS[4]) == ()
 
 
 def test_a_reference_of_4_bits_is_sampled_and_measured_as_it_is_and_policies_as_they_were_merged():
     nf4 = {"quantization": "nf4", "compute": "bfloat16"}
     changes = {"training__adapter": {"quantization": "nf4"}, "training__precision": "bfloat16"}
-    assert parsed("sample", **changes)["loading"] == parsed("evaluate", **changes)["loading"] == nf4
-    assert parsed("sample", RUNS[0], **changes)["loading"] == parsed("evaluate")["loading"] == {}
-    assert parsed("evaluate", RUNS[0], **changes)["loading"] == nf4  # of the reference
+    sample, evaluate = parsed("sample_responses", **changes), parsed("evaluate_run", **changes)
+    assert sample["loading"] == evaluate["policy_loading"] == evaluate["reference_loading"] == nf4
+    sample, evaluate = parsed("sample_responses", RUNS[0], **changes), parsed("evaluate_run", RUNS[0], **changes)
+    assert sample["loading"] == evaluate["policy_loading"] == {} and evaluate["reference_loading"] == nf4
+    assert parsed("evaluate_run")["reference_loading"] == {}
 
 
 def test_the_reference_is_evaluated_without_a_method():
-    head = parsed("evaluate")["head"]
+    head = parsed("evaluate_run")["header"]
     assert (head["run"], head["method"], head["seed"], head["params"]) == ("sft", "sft", None, {})
+
+
+def test_settings_with_a_wrong_missing_or_unknown_field_are_an_error():
+    given = parsed("train_sft")
+    for wrong, place in (
+        ({**given, "loss": 1}, "loss: "),
+        ({key: given[key] for key in given if key != "loading"}, "loading: "),
+        ({**given, "sft": {**given["sft"], "batch_size": "many"}}, "sft.batch_size: "),
+    ):
+        with pytest.raises(UserError, match=f"^--settings: {place}.+$"):
+            TrainSftSettings.parse(json.dumps(wrong))
 
 
 def test_settings_do_not_depend_on_the_order_of_keys_in_the_config():
@@ -198,7 +218,7 @@ def test_settings_do_not_depend_on_the_order_of_keys_in_the_config():
 
 
 def test_another_beta_changes_that_run_alone():
-    assert changed_by(methods__dpo__beta=["0.1", "0.7"]) == {"table": [], "compare": []}
+    assert changed_by(methods__dpo__beta=["0.1", "0.7"]) == TABLES
     after = stages(methods__dpo__beta=["0.1", "0.7"])
     assert [run for run in after.runs("reviews") if run not in stages().runs("reviews")] == [
         "dpo/beta~0.7/seed~0",
@@ -207,28 +227,30 @@ def test_another_beta_changes_that_run_alone():
 
 
 def test_another_seed_changes_no_run_that_was_there():
-    assert changed_by(seeds=[0, 3, 4]) == {"table": [], "compare": []}
+    assert changed_by(seeds=[0, 3, 4]) == TABLES
 
 
 def test_another_method_changes_no_run_that_was_there():
-    assert changed_by(methods__ipo={"beta": ["1"]}) == {"table": [], "compare": []}
+    assert changed_by(methods__ipo={"beta": ["1"]}) == TABLES
 
 
 def test_training_settings_reach_the_training_alone():
-    assert changed_by(training__learning_rate=1e-3) == {"train": RUNS, "table": [], "compare": []}
+    assert changed_by(training__learning_rate=1e-3) == {"train_policy": RUNS, **TABLES}
 
 
 def test_limits_of_length_reach_training_and_evaluation_which_cut_alike():
     assert changed_by(training__max_response_tokens=9) == {
-        "train": RUNS,
-        "evaluate": ["sft", *RUNS],
-        "table": [],
-        "compare": [],
+        "train_policy": RUNS,
+        "evaluate_run": ["sft", *RUNS],
+        **TABLES,
     }
 
 
 def test_another_default_of_a_method_changes_the_runs_that_take_it(monkeypatch):
-    before = {stage: {run: stages().settings(stage, "reviews", run) for run in RUNS} for stage in ("train", "evaluate")}
+    before = {
+        stage: {run: stages().settings(stage, "reviews", run) for run in RUNS}
+        for stage in ("train_policy", "evaluate_run")
+    }
 
     def changed(**fields):
         with monkeypatch.context() as patch:
@@ -243,41 +265,47 @@ def test_another_default_of_a_method_changes_the_runs_that_take_it(monkeypatch):
 
 
 def test_sampling_reaches_the_training_only_when_points_of_the_frontier_are_measured():
-    assert changed_by(sampling__temperature=0.7) == {"sample": [], "table": [], "compare": []}
+    assert changed_by(sampling__temperature=0.7) == {"sample_responses": [], **TABLES}
     with_points = {stage: stages(training__frontier_every=5).settings(stage, "reviews", RUNS[0]) for stage in STAGES}
     other = stages(training__frontier_every=5, sampling__temperature=0.7)
     assert {stage for stage in STAGES if other.settings(stage, "reviews", RUNS[0]) != with_points[stage]} == {
-        *("train", "sample", "table", "compare")
+        *("train_policy", "sample_responses", *TABLES)
     }
 
 
 def test_the_number_of_samples_never_retrains():
     """Points of the frontier take one response a prompt, whatever the final sampling takes."""
     one, four = (stages(training__frontier_every=5, sampling__samples=count) for count in (1, 4))
-    assert one.settings("train", "reviews", RUNS[0]) == four.settings("train", "reviews", RUNS[0])
-    assert one.settings("sample", "reviews") != four.settings("sample", "reviews")
+    assert one.settings("train_policy", "reviews", RUNS[0]) == four.settings("train_policy", "reviews", RUNS[0])
+    assert one.settings("sample_responses", "reviews") != four.settings("sample_responses", "reviews")
 
 
 def test_evaluation_settings_reach_the_stages_that_use_them():
     everywhere = ["sft", *RUNS]
-    assert changed_by(evaluation__token_pairs=5) == {"evaluate": everywhere, "table": [], "compare": []}
-    assert changed_by(evaluation__frontier_prompts=5) == {"table": [], "compare": []}
+    assert changed_by(evaluation__token_pairs=5) == {"evaluate_run": everywhere, **TABLES}
+    assert changed_by(evaluation__frontier_prompts=5) == TABLES
     one, other = (stages(training__frontier_every=5, evaluation__frontier_prompts=count) for count in (4, 5))
-    assert one.settings("train", "reviews", RUNS[0]) != other.settings("train", "reviews", RUNS[0])
+    assert one.settings("train_policy", "reviews", RUNS[0]) != other.settings("train_policy", "reviews", RUNS[0])
     one, other = (stages(training__frontier_every=5, evaluation__token_pairs=count) for count in (4, 5))
-    assert one.settings("train", "reviews", RUNS[0]) == other.settings("train", "reviews", RUNS[0])
+    assert one.settings("train_policy", "reviews", RUNS[0]) == other.settings("train_policy", "reviews", RUNS[0])
 
 
 def test_data_sft_and_preferences_are_each_their_own():
-    assert changed_by(data__texts=61) == {"data": [], "table": [], "compare": []}
-    assert changed_by(sft__num_train_epochs=2) == {"sft": [], "table": [], "compare": []}
-    assert changed_by(model__seed=5) == {"sft": [], "table": [], "compare": []}
-    assert changed_by(preferences__sampling__samples=3) == {"preferences": [], "table": [], "compare": []}
+    assert changed_by(data__texts=61) == {"prepare_data": [], **TABLES}
+    assert changed_by(sft__num_train_epochs=2) == {"train_sft": [], **TABLES}
+    assert changed_by(model__seed=5) == {"train_sft": [], **TABLES}
+    assert changed_by(preferences__sampling__samples=3) == {"build_preferences": [], **TABLES}
 
 
 def test_what_a_scheduler_is_asked_for_changes_no_result():
     assert changed_by(resources__mem_mb=9000) == {}
     assert changed_by(resources__parameters=1e6, resources__device="gpu") == {}
+
+
+def test_resources_that_the_config_gives_are_taken():
+    given = stages(resources={"mem_mb": 9000, "runtime": 7})
+    assert given.resources("train_policy", "reviews") == {"mem_mb": 9000, "runtime": 7}
+    assert given.resources("make_grid_table", "reviews") == {"mem_mb": 2000, "runtime": 20}
 
 
 def test_one_task_does_not_touch_another():
@@ -327,16 +355,16 @@ def from_files(tmp_path, **changes):
     return pairs, lambda: Stages(Config.model_validate({"name": "small", "tasks": {"reviews": task}}))
 
 
-def test_input_hashes_follow_the_content_of_a_file_and_nothing_else(tmp_path):
+def test_hashes_of_user_files_follow_the_content_of_a_file_and_nothing_else(tmp_path):
     pairs, make = from_files(tmp_path)
     pairs.write_text("first\n")
-    before = make().input_hashes("reviews")
+    before = make().user_file_hashes("reviews")
     os.utime(pairs, (1, 1))
-    assert before and make().input_hashes("reviews") == before
+    assert before and make().user_file_hashes("reviews") == before
     pairs.write_text("other\n")
-    assert make().input_hashes("reviews") != before
+    assert make().user_file_hashes("reviews") != before
     pairs.write_text("first\n")
-    assert make().input_hashes("reviews") == before
+    assert make().user_file_hashes("reviews") == before
 
 
 def test_both_text_and_preference_files_count(tmp_path):
@@ -344,13 +372,13 @@ def test_both_text_and_preference_files_count(tmp_path):
     texts.write_text("one\n")
     data = {"source": "texts", "path": str(texts), "prompts": {"validation": 8, "test": 8}}
     _, make = from_files(tmp_path, data=data, preferences=BASE["tasks"]["reviews"]["preferences"])
-    before = make().input_hashes("reviews")
+    before = make().user_file_hashes("reviews")
     texts.write_text("two\n")
-    assert make().input_hashes("reviews") != before
+    assert make().user_file_hashes("reviews") != before
 
 
-def test_a_task_without_files_has_no_input_hashes():
-    assert stages().input_hashes("reviews") == ""
+def test_a_task_without_files_has_no_hashes_of_user_files():
+    assert stages().user_file_hashes("reviews") == ""
 
 
 # --- results of another config
@@ -408,11 +436,15 @@ FDPG, FEATURE = "fdpg/beta~0.1-divergence~js/seed~0", "fdpg_feature/target_mean~
 
 def test_each_run_is_trained_by_the_rule_of_its_method():
     made = stages(**WITH_FDPG)
-    runs, on_pairs, own = made.runs("reviews", sft=False), made.trained("pairs"), made.trained("on_policy")
+    runs, on_pairs, own = (
+        made.runs("reviews", sft=False),
+        made.run_pattern_of("pairs"),
+        made.run_pattern_of("on_policy"),
+    )
     assert [run for run in runs if re.fullmatch(on_pairs, run)] == RUNS
     assert [run for run in runs if re.fullmatch(own, run)] == runs[len(RUNS) :] and FDPG in runs and FEATURE in runs
-    assert made.trains("on_policy") and not stages().trains("on_policy")
-    assert not any(re.fullmatch(stages().trained("on_policy"), run) for run in ["", *runs])
+    none = (stages().run_pattern_of("on_policy"), stages().round_pattern, stages().oracle_pattern)
+    assert not any(re.fullmatch(pattern, text) for pattern in none for text in ["", "main", *runs])
 
 
 def of_fdpg(run, stage="train_on_policy", **changes):
@@ -442,7 +474,7 @@ def test_a_run_on_samples_of_its_policy_sees_what_can_change_it(change, seen):
 
 
 def test_runs_on_pairs_never_see_the_section_of_the_others():
-    runs = ["train", "evaluate"]
+    runs = ["train_policy", "evaluate_run"]
     before, after = stages(**WITH_FDPG), stages(**WITH_FDPG, training__on_policy__samples=6)
     assert all(
         before.settings(stage, "reviews", RUNS[0]) == after.settings(stage, "reviews", RUNS[0]) for stage in runs
@@ -450,17 +482,22 @@ def test_runs_on_pairs_never_see_the_section_of_the_others():
 
 
 def test_dpo_looks_into_pairs_for_them_at_their_beta():
-    made = of_fdpg(FDPG, "evaluate")
-    assert made["method"] == "dpo" and made["hyper"] == {"beta": 0.1} and made["head"]["method"] == "fdpg"
-    assert of_fdpg(FEATURE, "evaluate")["hyper"] == {"beta": METHODS["dpo"].hyper["beta"]}
-    assert made["head"]["label"] == "f-DPG" and of_fdpg(RUNS[0], "evaluate")["method"] == "dpo"
+    made = of_fdpg(FDPG, "evaluate_run")
+    assert made["method"] == "dpo" and made["hyper"] == {"beta": 0.1} and made["header"]["method"] == "fdpg"
+    assert of_fdpg(FEATURE, "evaluate_run")["hyper"] == {"beta": METHODS["dpo"].hyper["beta"]}
+    assert made["header"]["label"] == "f-DPG" and of_fdpg(RUNS[0], "evaluate_run")["method"] == "dpo"
 
 
 def test_their_trainings_are_watched_as_trainings():
     jobs = [("train_on_policy", "reviews", FDPG, True), ("train_policy", "reviews", RUNS[0], True)]
-    plan = stages(**WITH_FDPG).plan(jobs, process=1, host="h", local=True, started=0.0)
-    assert plan.tasks["reviews"]["train"] == {RUNS[0]: True, FDPG: True}
+    planned = stages(**WITH_FDPG).plan(jobs, process=1, host="h", local=True, started=0.0).tasks["reviews"]
+    assert planned == {"train_policy": {RUNS[0]: True}, "train_on_policy": {FDPG: True}}
+    assert set(planned) <= set(TRAININGS)
 
 
 def test_nothing_of_the_reference_is_cached_for_them():
-    assert stages(**WITH_FDPG).cached("reviews", FDPG) == () == stages(**WITH_FDPG).cached("reviews", FEATURE)
+    assert (
+        stages(**WITH_FDPG).reference_caches("reviews", FDPG)
+        == ()
+        == stages(**WITH_FDPG).reference_caches("reviews", FEATURE)
+    )

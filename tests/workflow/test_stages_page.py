@@ -36,7 +36,8 @@ def made(**changes):
 
 
 def page(**changes):
-    return json.loads(made(**changes).page())
+    """The settings of the page."""
+    return json.loads(made(**changes).settings("build_report"))
 
 
 def test_the_page_is_told_every_setting_once_and_the_seeds_in_the_config():
@@ -49,16 +50,15 @@ def test_the_page_is_told_every_setting_once_and_the_seeds_in_the_config():
 def test_the_page_is_told_what_the_comparison_is():
     found = page(evaluation__baseline="dpo")
     assert found["name"] == "small"
-    assert found["tasks"]["reviews"]["compare"] == json.loads(
-        made(evaluation__baseline="dpo").settings("compare", "reviews")
-    )
+    comparison = made(evaluation__baseline="dpo").settings("compare_methods", "reviews")
+    assert found["tasks"]["reviews"]["compare"] == json.loads(comparison)
     assert found["tasks"]["reviews"]["compare"]["baseline"] == "dpo"
 
 
 def test_every_task_has_its_own_part():
     task = BASE["tasks"]["reviews"]
     raw = {**BASE, "tasks": {"first": task, "second": {**task, "methods": {"ipo": {"beta": ["1"]}}}}}
-    found = json.loads(Stages(Config.model_validate(raw)).page())["tasks"]
+    found = json.loads(Stages(Config.model_validate(raw)).settings("build_report"))["tasks"]
     assert {name: part["points"] for name, part in found.items()} == {"first": POINTS, "second": ["ipo/beta~1"]}
 
 
@@ -68,18 +68,18 @@ PROGRAMS = {"data": PROBLEMS, "preferences": {"source": "executed"}, "evaluation
 
 
 @pytest.mark.parametrize(
-    ("sections", "parts", "sampled"),
+    ("sections", "measures", "sampled"),
     [
         ({}, [], ["samples"]),
-        ({"evaluation": GENERATED}, ["wins"], ["samples", "generations"]),
-        ({"evaluation": GENERATED | {"summaries": {}}}, ["summaries", "wins"], ["samples", "generations"]),
+        ({"evaluation": GENERATED}, ["win_rate"], ["samples", "generations"]),
+        ({"evaluation": GENERATED | {"summaries": {}}}, ["summaries", "win_rate"], ["samples", "generations"]),
         ({"evaluation": {"benchmarks": {"tasks": ["leaderboard"]}}}, ["benchmarks"], ["samples"]),
-        (PROGRAMS, ["code"], ["samples", "programs"]),
+        (PROGRAMS, ["pass_at_k"], ["samples", "programs"]),
     ],
 )
-def test_what_is_measured_and_sampled_beside_the_scores_is_named(sections, parts, sampled):
+def test_what_is_measured_and_sampled_beside_the_scores_is_named(sections, measures, sampled):
     made = Stages(Config.model_validate({**BASE, "tasks": {"reviews": BASE["tasks"]["reviews"] | sections}}))
-    assert json.loads(made.page())["tasks"]["reviews"]["parts"] == parts
+    assert json.loads(made.settings("build_report"))["tasks"]["reviews"]["measures"] == measures
     assert made.sampled("reviews") == sampled
 
 
@@ -97,18 +97,18 @@ def test_what_is_measured_and_sampled_beside_the_scores_is_named(sections, parts
     ids=str,
 )
 def test_a_change_of_the_config_changes_the_page(changes):
-    assert made(**changes).page() != made().page()
+    assert page(**changes) != page()
 
 
 @pytest.mark.parametrize("resources", [{"mem_mb": 9000}, {"runtime": 7}, {"parameters": 1e6, "device": "gpu"}], ids=str)
 def test_what_a_scheduler_is_asked_for_does_not(resources):
-    assert made(resources=resources).page() == made().page()
+    assert page(resources=resources) == page()
 
 
 def test_the_order_of_keys_in_a_task_does_not():
     task = BASE["tasks"]["reviews"]
     turned = {**BASE, "tasks": {"reviews": {key: task[key] for key in reversed(task)}}}
-    assert Stages(Config.model_validate(turned)).page() == made().page()
+    assert Stages(Config.model_validate(turned)).settings("build_report") == made().settings("build_report")
 
 
 # --- the files that the page is made of
@@ -118,8 +118,8 @@ def test_the_order_of_keys_in_a_task_does_not():
 def _looks(tmp_path, monkeypatch):
     """A copy of the folder of the page, which stages look into instead."""
     copy = tmp_path / "page"
-    shutil.copytree(stages.PAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(stages, "PAGE", copy)
+    shutil.copytree(stages.REPORT, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(stages, "REPORT", copy)
     return copy
 
 
@@ -127,27 +127,27 @@ def _looks(tmp_path, monkeypatch):
     "name", ["templates/page.html.j2", "templates/parts.html.j2", "static/page.css", "static/core.js"]
 )
 def test_a_change_of_a_template_a_style_or_a_script_changes_the_page(looks, name):
-    before = made().page()
-    assert made().page() == before
+    before = made().report_file_hashes()
+    assert made().report_file_hashes() == before
     path = looks / name
     path.write_text(path.read_text() + " ")
-    assert made().page() != before
+    assert made().report_file_hashes() != before
 
 
 def test_every_file_that_is_no_python_counts(looks):
     """What is Python counts by its code, without comments and layout."""
     files = [path for path in looks.rglob("*") if path.is_file() and path.suffix != ".py"]
     assert len(files) > 5
-    before = {made().page()}
+    before = {made().report_file_hashes()}
     for path in files:
         path.write_text(path.read_text() + " ")
-        before.add(made().page())
+        before.add(made().report_file_hashes())
     assert len(before) == len(files) + 1
 
 
 def test_what_python_keeps_of_compiled_code_does_not_count(looks):
     """It comes and goes by itself, and its bytes hold times."""
-    before = made().page()
+    before = made().report_file_hashes()
     (looks / "__pycache__").mkdir()
     (looks / "__pycache__/build.cpython-311.pyc").write_bytes(b"compiled")
-    assert made().page() == before
+    assert made().report_file_hashes() == before

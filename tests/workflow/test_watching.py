@@ -1,19 +1,14 @@
 """The plan that a start of the workflow writes down for those who watch it, and who must not write one."""
 
-import re
 import socket
-from pathlib import Path
 
 import pytest
 
 from sparsepo.monitor.job_state import Machine
-from sparsepo.monitor.plan_file import WATCHED, read_plan
+from sparsepo.monitor.plan_file import read_plan
 from sparsepo.monitor.sweep import read_sweep
 
-ROOT = Path(__file__).resolve().parents[2]
 DPO, SPARSE = "dpo/beta~0.1/seed~0", "sparsepo_common/beta~0.5/seed~0"
-PLANS = ("paper/tldr", "paper/mbpp", "paper/hh", "imdb")
-ITEMS = ("run", "kind", "oracle")
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -28,16 +23,16 @@ def test_a_run_writes_down_what_it_makes_and_that_it_has_ended(original):
     every = {"sft": True} | runs
     assert plan.tasks == {
         "small": {
-            "data": {"": True},
-            "sft": {"": True},
-            "preferences": {"": True},
-            "reference": {"states": True},
-            "train": runs,
-            "samples": every,
-            "scores": every,
+            "prepare_data": {"": True},
+            "train_sft": {"": True},
+            "build_preferences": {"": True},
+            "cache_reference": {"states": True},
+            "train_policy": runs,
+            "sample_responses": every,
+            "evaluate_run": every,
         }
     }
-    assert list(plan.tasks["small"]["train"]) == list(runs)
+    assert list(plan.tasks["small"]["train_policy"]) == list(runs)
     assert (plan.configs, plan.host, plan.local) == (["tiny"], socket.gethostname(), True)
     assert 10 < plan.ended - plan.started < 900
 
@@ -65,7 +60,7 @@ def test_whatever_starts_no_run_of_the_whole_leaves_the_plan_alone(finished, sna
 
 def test_what_is_up_to_date_is_done_before_a_second_start_makes_anything(finished, snakemake):
     """The DPO run is trained again, and fails at once as its pairs are broken; the other run stays as it is."""
-    code = finished / "workflow_scripts/train.py"
+    code = finished / "workflow_scripts/train_policy.py"
     code.write_text(code.read_text().replace("    trainer.train()\n", "    raise UserError('a reason')\n"))
     code.write_text(
         code.read_text().replace(
@@ -75,8 +70,8 @@ def test_what_is_up_to_date_is_done_before_a_second_start_makes_anything(finishe
     failed = snakemake(finished, "--cores", "1", "--force", f"results/small/runs/{DPO}/model.safetensors")
     assert failed.returncode == 1 and "error: a reason" in failed.stdout
     plan = read_plan(finished / "results")
-    assert plan.tasks["small"]["train"] == {DPO: True} and plan.ended is not None
-    assert plan.tasks["small"]["sft"] == {"": False}
+    assert plan.tasks["small"]["train_policy"] == {DPO: True} and plan.ended is not None
+    assert plan.tasks["small"]["train_sft"] == {"": False}
     sweep = seen(finished)
     (run,) = sweep.tasks[0].runs
     assert (run.state, run.error, sweep.is_over) == ("failed", "a reason", True)
@@ -85,33 +80,4 @@ def test_what_is_up_to_date_is_done_before_a_second_start_makes_anything(finishe
 def test_a_target_without_trainings_plans_none(unfinished, snakemake):
     done = snakemake(unfinished, "--cores", "1", "data")
     assert done.returncode == 0, done.stdout
-    assert read_plan(unfinished / "results").tasks == {"small": {"data": {"": True}}}
-
-
-def test_every_watched_stage_writes_the_files_that_are_looked_at(snakemake, tiny, tmp_path):
-    """Each job that a dry run of several configs prints has the output and the log that WATCHED says."""
-    (tmp_path / "configs").symlink_to(ROOT / "configs")
-    oracle_selected_runs = (
-        'oracles: {main: {}}\n    methods:\n      sepo: {beta: "1", oracle: main}\n      inpo: {beta: "0.1"}'
-    )
-    (tmp_path / "oracles.yaml").write_text(
-        tiny.replace("methods:", oracle_selected_runs, 1).replace(
-            "token_pairs: 4", "token_pairs: 4, frontier_prompts: 8"
-        )
-    )
-    configs = [*(f"configs/{name}.yaml" for name in PLANS), "oracles.yaml"]
-    done = snakemake(tmp_path, "-s", ROOT / "Snakefile", "--directory", tmp_path, "-n", "--configfile", *configs)
-    assert done.returncode == 0, done.stdout
-    assert not (tmp_path / "results").exists()
-    stages, found = {stage.rule: stage for stage in WATCHED.values()}, set()
-    for rule, block in re.findall(r"^rule (\w+):\n((?:    .*\n)*)", done.stdout, re.MULTILINE):
-        lines = dict(line.strip().split(": ", 1) for line in block.splitlines() if ": " in line)
-        named = dict(pair.split("=", 1) for pair in lines["wildcards"].split(", ")) if "wildcards" in lines else {}
-        if rule in stages:
-            found.add(rule)
-            item = next((named[key] for key in ITEMS if key in named), "")
-            item += f"/iteration~{named['iteration']}" if "iteration" in named else ""
-            place = {"task": named["task"], "item": item}
-            assert f"results/{stages[rule].output.format(**place)}" in lines["output"].split(", ")
-            assert f"logs/{stages[rule].log.format(**place)}" == lines["log"]
-    assert found == set(stages)
+    assert read_plan(unfinished / "results").tasks == {"small": {"prepare_data": {"": True}}}

@@ -23,7 +23,7 @@ from sparsepo.config.preferences import (
 )
 from sparsepo.config.scale import ScaleConfig, scaled
 from sparsepo.config.scorers import ScorerJudge
-from sparsepo.config.training import OptimisationConfig, PreferenceConfig, SftConfig
+from sparsepo.config.training import PreferenceConfig, SftConfig
 from sparsepo.methods.parameters import OracleName
 from sparsepo.methods.registry import METHODS
 
@@ -99,15 +99,6 @@ class TaskConfig(Section):
     def fits(self) -> bool:
         """Whether a scorer of this task is fitted in the pipeline."""
         return any(scorer.kind == "tfidf" for _, scorer in self._scorers())
-
-    def training_of(self, stage: str) -> OptimisationConfig | None:
-        """How this stage trains; None if it does not."""
-        return {"sft": self.sft, "train": self.training, "train_round": self.training}.get(stage)
-
-    def num_processes(self, stage: str) -> int:
-        """How many processes share a job of this stage."""
-        section = self.training_of(stage)
-        return 1 if section is None else section.num_processes
 
     def _scorers(self) -> Iterator[tuple[tuple[str, ...], Any]]:
         """Every scorer of the task, with the keys that lead to it."""

@@ -192,19 +192,26 @@ class EvaluationConfig(Section):
             yield ("win_rate", "scorer"), self.win_rate.scorer
 
     @property
+    def measures(self) -> list[str]:
+        """What is measured of each run beside its scores; each measure is a folder of results."""
+        sections = {"summaries": self.summaries, "win_rate": self.win_rate}
+        sections |= {"benchmarks": self.benchmarks, "pass_at_k": self.code}
+        return [measure for measure, section in sections.items() if section]
+
+    @property
     def validated(self) -> dict[str, str]:
-        """Each metric that is measured on validation data -> the part of the evaluation that measures it."""
+        """Each metric that is measured on validation data -> the measure that it is part of."""
         parts = {"accuracy": "scores"}
         if self.scorer:
             parts |= dict.fromkeys(("reward", *self.extra_scorers), "scores")
         if self.win_rate:
-            parts["win_rate"] = "wins"
+            parts["win_rate"] = "win_rate"
         if self.summaries:
             names = ["rouge_1", "rouge_2", "rouge_l"] * self.summaries.rouge
             names += ["bertscore"] * bool(self.summaries.bertscore) + ["edna"] * bool(self.summaries.entailment)
             parts |= dict.fromkeys(names, "summaries")
         if self.code and self.code.validation_samples:
-            parts |= {f"pass@{k}": "code" for k in self.code.k if k <= self.code.validation_samples}
+            parts |= {f"pass@{k}": "pass_at_k" for k in self.code.k if k <= self.code.validation_samples}
         return parts
 
     @model_validator(mode="after")

@@ -7,6 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from sparsepo.config.preferences import SamplingConfig
+from sparsepo.config.scorers import ScorerConfig
 from sparsepo.data.records import Completion, Prompt, read_records
 from sparsepo.evaluation.kl import ResponseDivergence, response_divergences
 from sparsepo.evaluation.scorers import Scorer, build_scorer
@@ -64,11 +65,21 @@ class FrontierEvaluator:
         }
 
 
-def frontier_evaluator(settings: Mapping[str, Any], reference: Any, tokenizer: Any, path: Path) -> FrontierEvaluator:
-    """The evaluator of a training run, on the first prompts of a file."""
-    evaluation = settings["evaluation"]
-    prompts = read_records(path, Prompt)[: evaluation["frontier_prompts"]]
-    sampling = SamplingConfig(**{**settings["sampling"], "samples": 1})
-    check_prompt_lengths(reference, tokenizer, prompts, sampling, path)
-    scorer = build_scorer(evaluation["scorer"])
-    return FrontierEvaluator(reference, tokenizer, prompts, sampling, scorer, evaluation["batch_size"])
+def frontier_evaluator(
+    reference: Any,
+    tokenizer: Any,
+    path: Path,
+    fitted_scorer: Path | None,
+    *,
+    sampling: SamplingConfig,
+    scorer: ScorerConfig,
+    prompts: int,
+    batch_size: int,
+) -> FrontierEvaluator:
+    """The evaluator of a training run, on the first `prompts` prompts of a file, with one response to each.
+
+    fitted_scorer: the folder of the scorer that the workflow fitted, where `scorer` is that one.
+    """
+    records, sampling = read_records(path, Prompt)[:prompts], sampling.model_copy(update={"samples": 1})
+    check_prompt_lengths(reference, tokenizer, records, sampling, path)
+    return FrontierEvaluator(reference, tokenizer, records, sampling, build_scorer(scorer, fitted_scorer), batch_size)

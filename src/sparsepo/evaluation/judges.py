@@ -8,6 +8,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from sparsepo.config.scorers import JudgeConfig, ScorerJudge
 from sparsepo.evaluation.chat_client import ChatClient
 from sparsepo.evaluation.scorers import Scorer, build_scorer
 from sparsepo.runtime.result_cache import ResultCache
@@ -16,19 +17,15 @@ Judge = Callable[[list[str], list[str], list[str]], list[float | None]]
 """(prompts, a, b) -> for each the probability in [0, 1] that a is preferred to b; 1/2 is a tie, None no verdict."""
 
 
-def build_judge(spec: dict[str, Any], folder: Path) -> Judge:
-    """The judge that `spec` describes: its `kind`, and the arguments of that kind's builder.
+def build_judge(section: JudgeConfig, folder: Path, fitted_scorer: Path | None = None) -> Judge:
+    """The judge that a section of the config describes; the answers of an endpoint are kept in `folder`.
 
-    {"kind": "scorer", "scorer"}: a spec of `build_scorer`. {"kind": "nli", "model", "batch_size"}: of `Entailment`.
-    {"kind": "endpoint", "asks"} and the arguments of `ChatClient`, whose answers are kept in `folder`. Raises UserError
-    for what the builder refuses.
+    fitted_scorer: see `build_scorer`. Raises UserError for what the builder of its kind refuses.
     """
-    arguments = {name: value for name, value in spec.items() if name != "kind"}
-    return JUDGES[spec["kind"]](folder, **arguments)
-
-
-def _scorer_judge(_: Path, *, scorer: dict[str, Any]) -> Judge:
-    return compare_scores(build_scorer(scorer), bradley_terry if scorer["kind"] == "reward_model" else prefer_greater)
+    if isinstance(section, ScorerJudge):
+        preference = bradley_terry if section.scorer.kind == "reward_model" else prefer_greater
+        return compare_scores(build_scorer(section.scorer, fitted_scorer), preference)
+    return JUDGES[section.kind](folder, **section.model_dump(exclude={"kind"}))
 
 
 def _nli_judge(_: Path, *, model: str, batch_size: int, pickled_weights: bool = False) -> Judge:
@@ -48,7 +45,6 @@ def _endpoint_judge(folder: Path, *, asks: str, **settings: Any) -> Judge:
 
 
 JUDGES: dict[str, Callable[..., Judge]] = {
-    "scorer": _scorer_judge,
     "nli": _nli_judge,
     "endpoint": _endpoint_judge,
 }

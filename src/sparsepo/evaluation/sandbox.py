@@ -19,8 +19,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
 
+from sparsepo.config.preferences import ExecutionConfig
 from sparsepo.evaluation import sandbox_worker
 from sparsepo.runtime.errors import UserError
 from sparsepo.runtime.progress import progress
@@ -68,9 +68,9 @@ class Sandbox:
         self._idle: SimpleQueue[Worker] = SimpleQueue()
 
     @classmethod
-    def from_config(cls, execution: Mapping[str, Any]) -> "Sandbox":
+    def from_config(cls, execution: ExecutionConfig) -> "Sandbox":
         """The sandbox that the section `execution` of a config describes."""
-        return cls(execution["workers"], execution["timeout"], execution["memory_mb"], execution["unsafe_execution"])
+        return cls(execution.workers, execution.timeout, execution.memory_mb, execution.unsafe_execution)
 
     def __enter__(self) -> "Sandbox":
         self._launch = find_launch(self.unsafe)

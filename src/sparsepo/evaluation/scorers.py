@@ -2,8 +2,10 @@
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from sparsepo.config.scorers import ScorerConfig
 from sparsepo.runtime.errors import UserError
 
 
@@ -40,15 +42,15 @@ Scorer = Callable[[list[str], list[str]], list[float]]
 """(prompts, texts) -> one finite number of each prompt + text; higher is better."""
 
 
-def build_scorer(spec: dict[str, Any]) -> Scorer:
-    """The scorer that `spec` describes: its `kind`, and the arguments of that kind's builder.
+def build_scorer(section: ScorerConfig, fitted_scorer: Path | None = None) -> Scorer:
+    """The scorer that a section of the config describes; of kind `tfidf`, what `tfidf.fit` wrote into `fitted_scorer`.
 
-    {"kind": "vader"}; {"kind": "tfidf", "folder"}, where `tfidf.fit` wrote it;
-    {"kind": "classifier", "model", "label", "batch_size"}; {"kind": "reward_model", "model", "batch_size"}. A model is
-    a hub id or a folder. Raises UserError for a model that cannot be loaded, or a label that it does not have.
+    Raises UserError for a model that cannot be loaded, or a label that it does not have.
     """
-    arguments = {name: value for name, value in spec.items() if name != "kind"}
-    return with_finite_scores(spec["kind"], SCORERS[spec["kind"]](**arguments))
+    arguments = section.model_dump(exclude={"kind"})
+    if section.kind == "tfidf":
+        arguments["folder"] = fitted_scorer
+    return with_finite_scores(section.kind, SCORERS[section.kind](**arguments))
 
 
 def with_finite_scores(kind: str, scorer: Scorer) -> Scorer:
@@ -82,7 +84,7 @@ def _vader() -> Scorer:
     ]
 
 
-def _tfidf(*, folder: str) -> Scorer:
+def _tfidf(*, folder: Path) -> Scorer:
     """The probability of class 1."""
     from sparsepo.evaluation import tfidf
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from sparsepo.config.evaluation import SummaryConfig
 from sparsepo.evaluation.nli import build_summac, edna, max_pair_tokens
 from sparsepo.runtime.errors import UserError
 from sparsepo.runtime.progress import progress
@@ -18,17 +19,16 @@ PROMPT_MEASURES = ("self_bleu", "edna")  # the others have a value of each sampl
 BATCH = 64  # texts that BERTScore encodes at once
 
 
-def build_summary_measures(spec: dict[str, Any], idf_texts: Sequence[str]) -> Measure:
-    """What `spec` asks for, with its models loaded: {"rouge", "self_bleu": bool, "bertscore", "entailment": or None}.
+def build_summary_measures(section: SummaryConfig, idf_texts: Sequence[str]) -> Measure:
+    """What the section `summaries` asks for, with its models loaded; the IDF of BERTScore comes from `idf_texts`.
 
-    `bertscore` holds the arguments of `build_bertscore`, whose IDF comes from `idf_texts`; `entailment` those of
-    `build_summac`. One value a sample: length (words between blanks); rouge_1, rouge_2, rouge_l, and entailment (of the
+    One value a sample: length (words between blanks); rouge_1, rouge_2, rouge_l, and entailment (of the
     sample by its document), in [0, 1]; bertscore, in [-1, 1]. One a prompt: self_bleu, in [0, 100]; edna, in [0, 1].
     The measure raises UserError for a reference that is needed and missing, and for fewer than 2 samples where samples
     are compared.
     """
-    bertscore = build_bertscore(**spec["bertscore"], idf_texts=idf_texts) if spec["bertscore"] else None
-    consistency = build_summac(**spec["entailment"]) if spec["entailment"] else None
+    bertscore = build_bertscore(**dict(section.bertscore), idf_texts=idf_texts) if section.bertscore else None
+    consistency = build_summac(**dict(section.entailment)) if section.entailment else None
 
     def measure(
         documents: Sequence[str], references: Sequence[str], samples: Sequence[Sequence[str]]
@@ -36,13 +36,13 @@ def build_summary_measures(spec: dict[str, Any], idf_texts: Sequence[str]) -> Me
         texts = [text for own in samples for text in own]
         repeated = [reference for reference, own in zip(references, samples, strict=True) for _ in own]
         measures = {"length": [float(len(text.split())) for text in texts]}
-        if spec["rouge"] or bertscore:
+        if section.rouge or bertscore:
             _require_references(documents, references)
-        if spec["rouge"]:
+        if section.rouge:
             measures |= rouge(repeated, texts)
         if bertscore:
             measures["bertscore"] = bertscore(repeated, texts)
-        if spec["self_bleu"]:
+        if section.self_bleu:
             measures["self_bleu"] = self_bleu(samples)
         if consistency:
             ednas = edna(documents, samples, consistency)

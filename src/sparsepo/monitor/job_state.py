@@ -25,7 +25,7 @@ from pathlib import Path
 
 import psutil
 
-from sparsepo.monitor.plan_file import WATCHED, Plan
+from sparsepo.monitor.plan_file import Plan, log_path, output_path
 from sparsepo.runtime.errors import one_line
 from sparsepo.runtime.status import Status, read_status, status_path
 
@@ -106,8 +106,8 @@ class SweepFiles:
 
     def job(self, task: str, stage: str, item: str, is_due: bool) -> Job:
         """The state of a job, by the rules above; `is_due`: whether this start makes it."""
-        output = self.results / WATCHED[stage].output.format(task=task, item=item)
-        log = self.results.absolute().parent / "logs" / WATCHED[stage].log.format(task=task, item=item)
+        output = output_path(self.results, stage, task, item)
+        log = log_path(self.results, stage, task, item)
         status = read_status(status_path(log))
         if not is_due:
             return Job(item, State.DONE, status)

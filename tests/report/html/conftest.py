@@ -44,7 +44,7 @@ class Made:
             if run != "sft":
                 write_rows(place / "dynamics.jsonl", dynamics[run])
                 write_rows(place / "frontier.jsonl", points[run])
-                write(folder / f"logs/{name}/train/{run}.log", f"the last words of {run}\n")
+                write(folder / f"logs/{name}/train_policy/{run}.log", f"the last words of {run}\n")
         compare = {"select": "reward", "rows": "methods", "baseline": None, "published": None}
         compare |= {"provenance": "made here"}
         config = {

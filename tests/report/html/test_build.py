@@ -197,16 +197,16 @@ def test_the_script_makes_the_same_bytes_in_another_process(make_task, tmp_path)
     here, there = tmp_path / "here.html", tmp_path / "results/report/index.html"
     write_page("a config", "1.2.3", tasks, here)
     settings = {
-        task.name: {"config": task.config, "compare": task.compare, "parts": []}
+        task.name: {"config": task.config, "compare": task.compare, "measures": []}
         | {"points": list(dict.fromkeys(run.rsplit("/", 1)[0] for run in task.runs))}
         for task in tasks
     }
     arguments = {
-        "settings": json.dumps({"name": "a config", "version": "1.2.3", "tasks": settings, "looks": []}),
+        "settings": json.dumps({"name": "a config", "version": "1.2.3", "tasks": settings}),
         "results": tmp_path / "results",
         "out": there,
     }
-    command = [sys.executable, str(ROOT / "workflow_scripts/page.py")]
+    command = [sys.executable, str(ROOT / "workflow_scripts/build_report.py")]
     command += [str(part) for name, value in arguments.items() for part in (f"--{name}", value)]
     environment = os.environ | {"PYTHONHASHSEED": "7", "PYTHONPATH": str(ROOT / "src")}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
@@ -239,7 +239,7 @@ def _hostile(make_task, folder):
         _rewrite(task.folder / f"samples/{run}.jsonl", lambda row: row | {"text": HOSTILE})
         _rewrite(task.run_folder(run) / "run.json", lambda row: row | {"settings": {HOSTILE: HOSTILE}})
         _rewrite(task.folder / f"tokens/{run}.jsonl", _hostile_pair)
-        log = task.logs / task.name / ("sft.log" if run == "sft" else f"train/{run}.log")
+        log = task.logs / task.name / ("train_sft.log" if run == "sft" else f"train_policy/{run}.log")
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_text(HOSTILE)
     task.config["data"]["source"] = HOSTILE
@@ -311,7 +311,7 @@ def _without_reward(score):
 
 def test_a_missing_log_and_a_model_without_a_record_are_no_error(make_task, tmp_path):
     task = _small(make_task, tmp_path)
-    (tmp_path / f"logs/planted/train/{DPO}.log").unlink()
+    (tmp_path / f"logs/planted/train_policy/{DPO}.log").unlink()
     (task.folder / "sft/run.json").unlink()
     out = _written(task, tmp_path / "page.html")
     blobs, text = _blobs(out), _own(out)
@@ -324,7 +324,7 @@ def test_a_missing_log_and_a_model_without_a_record_are_no_error(make_task, tmp_
 
 def test_the_end_of_a_long_log_is_kept(make_task, tmp_path):
     task = _small(make_task, tmp_path)
-    (tmp_path / f"logs/planted/train/{DPO}.log").write_bytes(
+    (tmp_path / f"logs/planted/train_policy/{DPO}.log").write_bytes(
         b"\xff\n" + b"".join(b"line %d\n" % at for at in range(99))
     )
     assert task.log_tail(DPO).splitlines() == [f"line {at}" for at in range(69, 99)]

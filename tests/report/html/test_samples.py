@@ -152,7 +152,7 @@ def test_references_stand_beside_their_prompts_and_may_be_missing(scored):
 @pytest.fixture(name="judged")
 def _judged(tmp_path):
     """Two prompts, two responses each, at temperatures 0.25 and 1; wins stand by the text of the prompt."""
-    task = _task(tmp_path, runs=[], parts=["summaries", "wins"])
+    task = _task(tmp_path, runs=[], parts=["summaries", "win_rate"])
     rows = [
         row for temperature in (0.25, 1.0) for row in _drawn(["a", "b"], 2, f"{temperature}:", temperature=temperature)
     ]
@@ -170,7 +170,7 @@ def _wins(task, **temperatures):
     found = {
         name: {"win_rate": temperatures[key]} for key, name in (("t025", "0.25"), ("t1", "1")) if key in temperatures
     }
-    _write_measures(task, "wins", "sft", found)
+    _write_measures(task, "win_rate", "sft", found)
     return _numbers(find_answers(task, "generations"), "sft")
 
 
@@ -215,9 +215,9 @@ def test_without_a_judge_generations_have_what_else_was_measured(judged):
 
 def test_an_empty_prompt_shares_nothing_with_the_others(tmp_path):
     """No prompt of this task has an id, which is as empty as this prompt."""
-    task = _task(tmp_path, runs=[], parts=["wins"])
+    task = _task(tmp_path, runs=[], parts=["win_rate"])
     _write_rows(task, "generations", "sft", _drawn(["b", ""], 1))
-    _write_measures(task, "wins", "sft", {"1": {"win_rate": ([0.0, 1.0], ["b", ""])}})
+    _write_measures(task, "win_rate", "sft", {"1": {"win_rate": ([0.0, 1.0], ["b", ""])}})
     assert _numbers(find_answers(task, "generations"), "sft") == [[{"win rate %": 0.0}], [{"win rate %": 100.0}]]
 
 
@@ -226,13 +226,13 @@ def test_an_empty_prompt_shares_nothing_with_the_others(tmp_path):
 
 def test_pass_at_k_is_that_of_the_problem_by_its_id(tmp_path):
     """Suites stand one after the other; a problem has one number for all its programs."""
-    task = _task(tmp_path, runs=[], parts=["code"])
+    task = _task(tmp_path, runs=[], parts=["pass_at_k"])
     ids = ["mbpp/7", "mbpp/3", "HumanEval/0", "HumanEval/1"]
     rows = [Completion(f"text of {id}", f"{id}-{at}", [1], True, id=id) for id in ids for at in range(2)]
     _write_rows(task, "programs", "sft", rows)
     suites = {"mbpp": {"pass@1": ([0.5, 1.0], ["mbpp/7", "mbpp/3"]), "pass@2": ([1.0, 0.0], ["mbpp/7", "mbpp/3"])}}
     suites |= {"humaneval": {"pass@1": ([0.0, 0.25], ["HumanEval/0", "HumanEval/1"])}}
-    _write_measures(task, "code", "sft", suites)
+    _write_measures(task, "pass_at_k", "sft", suites)
     found = find_answers(task, "programs")
     assert found.columns == ["pass@1 %", "pass@2 %"]
     assert [[numbers for _, _, numbers in answers] for answers in found.runs["sft"]] == [

@@ -79,7 +79,7 @@ def test_no_test_value_changes_the_choice(values):
 def test_the_files_of_a_run_are_merged():
     parts = [
         _file("dpo", {"reward": _numbers(1.0)}, {"reward": _numbers(1.0)}),
-        _file("dpo", {"0.25": {"win_rate": _numbers(0.5)}}, measure="wins"),
+        _file("dpo", {"0.25": {"win_rate": _numbers(0.5)}}, measure="win_rate"),
         _file("dpo", {"0.25": {"length": _numbers(9)}}, measure="summaries"),
     ]
     (system,) = build_systems(parts, "reward", "methods")

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from sparsepo.config.evaluation import BenchmarkConfig
 from sparsepo.evaluation.lm_eval import leaderboard
 from sparsepo.evaluation.lm_eval.tasks import SEED, check_answer_lengths, draw_questions, load_tasks, set_examples
 from sparsepo.runtime.progress import progress
@@ -21,29 +22,28 @@ BOOTSTRAP = 100  # resamples, for the few metrics without a standard error in cl
 
 
 def run_tasks(
-    model: Any, tokenizer: Any, spec: dict[str, Any], work: Path, cache: ResultCache | None = None
+    model: Any, tokenizer: Any, section: BenchmarkConfig, work: Path, cache: ResultCache | None = None
 ) -> dict[str, Any]:
     """The scores of `model` on the tasks of a config's section `benchmarks`.
 
-    spec: {"tasks": names, "local": [{"path"} or {"package", "kind"}], "limit", "num_fewshot", "batch_size"}. `work` is
-    a folder for the files of packaged questions. Returns {"results": lm-eval's numbers by task, "measurements": the
-    columns of the leaderboard and their "avg", and one for each other task asked for, "notes": texts}.
+    `work` is a folder for the files of packaged questions. Returns {"results": lm-eval's numbers by task,
+    "measurements": the columns of the leaderboard and their "avg", and one for each other task asked for, "notes"}.
     `limit` chooses so many questions of each task, the same for every model. `num_fewshot` does not change the tasks of
     the leaderboard. Answers are cached block by block. Raises UserError for an unknown task, and for packages,
     data or access that a task lacks.
     """
     with _quiet() as messages:
-        loaded = load_tasks(spec, work)
+        loaded = load_tasks(section, work)
         tasks = {name: task for part in loaded.values() for name, task in part["tasks"].items()}
         groups = {name: group for part in loaded.values() for name, group in part["groups"].items()}
-        set_examples(tasks, spec["num_fewshot"])
-        lm = _language_model(model, tokenizer, spec["batch_size"], cache)
+        set_examples(tasks, section.num_fewshot)
+        lm = _language_model(model, tokenizer, section.batch_size, cache)
         check_answer_lengths(tasks, lm.max_length)
-        output = _evaluate(lm, tasks, groups, draw_questions(tasks, spec["limit"]))
+        output = _evaluate(lm, tasks, groups, draw_questions(tasks, section.limit))
     return {
         "results": json.loads(json.dumps(output["results"], default=float)),
         "measurements": _measurements(output, {name: list(part["tasks"]) for name, part in loaded.items()}),
-        "notes": _notes(spec["limit"], messages, lm.max_length),
+        "notes": _notes(section.limit, messages, lm.max_length),
     }
 
 

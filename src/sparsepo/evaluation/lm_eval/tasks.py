@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from sparsepo.config.evaluation import BenchmarkConfig
 from sparsepo.evaluation.lm_eval.packaged_questions import packaged_task
 from sparsepo.runtime.errors import UserError
 
@@ -14,31 +15,28 @@ SEED = 0  # of the questions that `limit` chooses, and of the order of choices i
 ANTLR = "4.11"
 
 
-def load_tasks(spec: dict[str, Any], work: Path) -> dict[str, dict[str, Any]]:
+def load_tasks(section: BenchmarkConfig, work: Path) -> dict[str, dict[str, Any]]:
     """For each task that is asked for, by its name in lm-eval: its "tasks" and "groups", with their data."""
     try:
         import lm_eval.tasks
         from datasets import enable_caching
 
-        _check_software(spec["tasks"])
+        _check_software(section.tasks)
     except ImportError as error:
         raise UserError(
             f"benchmarks need a package that is not installed ({error}); pip install 'sparsepo[eval]'"
         ) from None
     enable_caching()  # GPQA shuffles its choices each time it is read, unless they are cached
     board = Path(lm_eval.tasks.__file__).parent / "leaderboard"
-    all_tasks = not all(name.startswith("leaderboard") for name in spec["tasks"])  # scanning them takes seconds
+    all_tasks = not all(name.startswith("leaderboard") for name in section.tasks)  # scanning them takes seconds
     manager = lm_eval.tasks.TaskManager(include_path=None if all_tasks else board, include_defaults=all_tasks)
-    for name in spec["tasks"]:
+    for name in section.tasks:
         if name not in manager.task_index:
             (close,) = get_close_matches(name, manager.all_tasks, n=1, cutoff=0)
             raise UserError(f"benchmarks.tasks: lm-eval has no task '{name}'; the nearest name is '{close}'")
-    loaded = {name: _load(manager, name) for name in spec["tasks"]}
-    for place in spec["local"]:
-        path = Path(place["path"] or packaged_task(place["package"], place["kind"], work))
-        if not path.is_file():
-            raise UserError(f"benchmarks.local: {path}: no such file; a task file of lm-eval is expected")
-        task = _load(manager, str(path))
+    loaded = {name: _load(manager, name) for name in section.tasks}
+    for place in section.local:
+        task = _load(manager, str(place.path or packaged_task(place.package, place.kind, work)))
         (name,) = task["tasks"]
         loaded[name] = task
     return loaded

@@ -11,7 +11,7 @@ from sparsepo.report.tables.metrics import metric_of
 MAX_PROMPTS, MIN_PROMPTS = 60, 4  # that a page holds
 MAX_LETTERS = 1_200_000  # of all answers of a task: about half a megabyte of the page
 MAX_TEXT = 1_500  # letters of a text that are shown
-ANSWER_KINDS = {"samples": ["scores"], "generations": ["summaries", "wins"], "programs": ["code"]}
+ANSWER_KINDS = {"samples": ["scores"], "generations": ["summaries", "win_rate"], "programs": ["pass_at_k"]}
 """Kind of answers -> the parts of the results that measure them."""
 PROMPT_METRICS = ("self_bleu", "edna", "pass@")
 """How the names of metrics begin that have one value per prompt; all others have one per answer."""

@@ -10,6 +10,8 @@ from typing import Any
 from sparsepo.data.records import read_rows
 
 LOG_LINES = 30
+TRAININGS = ("train_policy", "finish_rounds", "train_on_policy")
+"""The stages that make runs, each with a folder of logs."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,10 @@ class TaskResults:
 
     def log_tail(self, run: str) -> str:
         """The last lines of the log of a training; empty where its log was removed."""
-        path = self.logs / self.name / ("sft.log" if run == "sft" else f"train/{run}.log")
-        return "\n".join(path.read_text(errors="replace").splitlines()[-LOG_LINES:]) if path.exists() else ""
+        logs = self.logs / self.name
+        paths = [logs / "train_sft.log"] if run == "sft" else [logs / stage / f"{run}.log" for stage in TRAININGS]
+        path = next((path for path in paths if path.exists()), None)
+        return "\n".join(path.read_text(errors="replace").splitlines()[-LOG_LINES:]) if path else ""
 
     def fitted(self) -> list[dict[str, Any]]:
         """The report of the scorer that the pipeline fitted, if it did."""

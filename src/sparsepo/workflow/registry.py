@@ -1,0 +1,88 @@
+"""The stages of the workflow, one row each.
+
+The name of a stage is also that of
+    its rule                 in rules/
+    its script               workflow_scripts/NAME.py
+    its settings             NameSettings in workflow/settings/
+    its logs                 logs/TASK/NAME.log, or logs/TASK/NAME/ITEM.log where a task has several jobs of it
+    its code version         `Stages.code_version`
+    its memory and run time  `ESTIMATES` in workflow/cost/, unless they are fixed here
+    what the monitor shows   `WATCHED` in monitor/plan_file.py, if anything
+A new stage is a row here, a rule and a script. A stage `like` another one is that stage on other files: its rule is
+derived from the other's rule, and it runs the other's script.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from sparsepo.config import TaskConfig
+from sparsepo.config.training import OptimisationConfig
+from sparsepo.workflow.settings import data, evaluation, report, training
+from sparsepo.workflow.settings.base import StageSettings
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A row of the table.
+
+    settings: what its script reads of the config.
+    like: the stage that it is another case of, whose script it runs.
+    trains: the section of the config with the number of processes that share a job, each on a GPU; else it is one.
+    threads: at least so many.
+    mem_mb, runtime (minutes): of a job whose memory and run time do not depend on the model.
+    """
+
+    settings: type[StageSettings]
+    like: str | None = None
+    trains: Literal["sft", "training"] | None = None
+    threads: int = 1
+    mem_mb: int | None = None
+    runtime: int | None = None
+
+    def trained_section(self, task: TaskConfig) -> OptimisationConfig | None:
+        """The section of a task that says how this stage trains; None where it does not."""
+        return getattr(task, self.trains) if self.trains else None
+
+    def num_processes(self, task: TaskConfig) -> int:
+        """How many processes share a job."""
+        section = self.trained_section(task)
+        return 1 if section is None else section.num_processes
+
+
+_TABLE_OR_FIGURE = {"mem_mb": 2000, "runtime": 20}
+
+STAGES: dict[str, Stage] = {
+    "prepare_data": Stage(data.PrepareDataSettings, mem_mb=4000, runtime=30),
+    "fit_scorer": Stage(data.FitScorerSettings, mem_mb=4000, runtime=30),
+    "train_sft": Stage(training.TrainSftSettings, trains="sft", threads=2),
+    "build_preferences": Stage(data.BuildPreferencesSettings, threads=2),
+    "cache_reference": Stage(data.CacheReferenceSettings),
+    "train_oracle_sft": Stage(training.TrainSftSettings, like="train_sft", trains="sft", threads=2),
+    "select_oracle_pairs": Stage(data.SelectOraclePairsSettings, mem_mb=4000, runtime=30),
+    "train_oracle": Stage(training.TrainPolicySettings, like="train_policy", trains="training"),
+    "score_tokens": Stage(data.ScoreTokensSettings),
+    "train_policy": Stage(training.TrainPolicySettings, trains="training"),
+    "build_round_pairs": Stage(data.BuildRoundPairsSettings),
+    "train_round": Stage(training.TrainRoundSettings, like="train_policy", trains="training"),
+    "finish_rounds": Stage(StageSettings, mem_mb=1000, runtime=20),
+    "train_on_policy": Stage(training.TrainOnPolicySettings),
+    "sample_responses": Stage(evaluation.SampleResponsesSettings),
+    "sample_generations": Stage(evaluation.SampleGenerationsSettings, like="sample_responses"),
+    "sample_programs": Stage(evaluation.SampleProgramsSettings),
+    "evaluate_run": Stage(evaluation.EvaluateRunSettings),
+    "measure_summaries": Stage(evaluation.MeasureSummariesSettings),
+    "measure_win_rate": Stage(evaluation.MeasureWinRateSettings),
+    "measure_benchmarks": Stage(evaluation.MeasureBenchmarksSettings),
+    "measure_pass_at_k": Stage(evaluation.MeasurePassAtKSettings, threads=2, mem_mb=4000),
+    "make_grid_table": Stage(report.MakeGridTableSettings, **_TABLE_OR_FIGURE),
+    "compare_methods": Stage(report.CompareMethodsSettings, **_TABLE_OR_FIGURE),
+    "plot_frontier": Stage(StageSettings, **_TABLE_OR_FIGURE),
+    "plot_diversity": Stage(StageSettings, **_TABLE_OR_FIGURE),
+    "plot_temperatures": Stage(StageSettings, **_TABLE_OR_FIGURE),
+    "plot_dynamics": Stage(StageSettings, **_TABLE_OR_FIGURE),
+    "plot_tokens": Stage(StageSettings, **_TABLE_OR_FIGURE),
+    "plot_selection": Stage(report.PlotSelectionSettings, **_TABLE_OR_FIGURE),
+    "plot_rounds": Stage(report.PlotRoundsSettings, **_TABLE_OR_FIGURE),
+    "build_report": Stage(report.BuildReportSettings, mem_mb=4000, runtime=60),
+}
+"""By name, in the order in which they run."""

@@ -1,0 +1,18 @@
+"""Plot a task's reward over the entropy of responses."""
+
+import json
+
+from sparsepo.report.figures.frontier import plot_diversity
+from sparsepo.report.figures.style import save_figure
+from sparsepo.runtime.entry_point import run_main
+from sparsepo.workflow.script_options import stage_parser
+from sparsepo.workflow.settings.base import StageSettings
+
+
+def main() -> None:
+    options = stage_parser(__doc__, StageSettings, lists=("scores", "out")).parse_args()
+    save_figure(plot_diversity([json.loads(path.read_text()) for path in options.scores]), options.out[0])
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,20 @@
+"""Plot what is measured of generated responses over the temperature."""
+
+import pandas as pd
+
+from sparsepo.report.figures.style import save_figure
+from sparsepo.report.figures.temperatures import plot_temperatures
+from sparsepo.runtime.entry_point import run_main
+from sparsepo.workflow.script_options import stage_parser
+from sparsepo.workflow.settings.base import StageSettings
+
+
+def main() -> None:
+    options = stage_parser(__doc__, StageSettings, "table", lists=("out",)).parse_args()
+    save_figure(
+        plot_temperatures(pd.read_csv(options.table, keep_default_na=True, dtype={"variant": str})), options.out[0]
+    )
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,39 @@
+"""Sample programs of a policy for the problems of the suites, and for validation problems where they choose a point."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from sparsepo.data.mbpp_humaneval import STOPS, human_eval_problems
+from sparsepo.data.records import Prompt, read_records, write_records
+from sparsepo.generation.requests import SplitRequest, sample_requests
+from sparsepo.runtime.entry_point import run_main
+from sparsepo.runtime.result_cache import job_identity, open_cache
+from sparsepo.workflow.script_options import stage_parser
+from sparsepo.workflow.settings.evaluation import SampleProgramsSettings
+
+
+def requests(settings: SampleProgramsSettings, validation: Path, test: Path) -> Iterator[SplitRequest]:
+    code = settings.code
+    if "validation" in settings.splits:
+        fewer = code.sampling.model_copy(update={"samples": code.validation_samples})
+        yield SplitRequest("validation", read_records(validation, Prompt), validation, fewer, STOPS["mbpp"])
+    if "mbpp" in code.suites:
+        prompts = read_records(test, Prompt)[: code.problems]
+        yield SplitRequest("test", prompts, test, code.sampling, STOPS["mbpp"])
+    if "humaneval" in code.suites:
+        prompts = [Prompt(problem.prompt, problem.id) for problem in human_eval_problems()[: code.problems]]
+        yield SplitRequest("test", prompts, Path("HumanEval"), code.sampling, STOPS["humaneval"])
+
+
+def main() -> None:
+    paths = ("policy", "validation", "test", "result-cache", "out")
+    options = stage_parser(__doc__, SampleProgramsSettings, *paths).parse_args()
+    settings, inputs = options.settings, [options.policy / "model.safetensors", options.validation, options.test]
+    cache = open_cache(options.result_cache, job_identity(settings.as_dict(), options.code_version, inputs))
+    wanted = requests(settings, options.validation, options.test)
+    write_records(options.out, sample_requests(wanted, options.policy, settings.loading, cache))
+    cache.delete()
+
+
+if __name__ == "__main__":
+    run_main(main)

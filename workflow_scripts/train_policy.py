@@ -1,0 +1,79 @@
+"""Train a policy, an oracle, or a round of a policy: one method at one point of its grid with one seed."""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+from sparsepo.data.records import Preference, read_records, write_json
+from sparsepo.evaluation.frontier import frontier_evaluator
+from sparsepo.models.adapters import load_policy_and_reference
+from sparsepo.models.loading import load_tokenizer
+from sparsepo.runtime.entry_point import run_main
+from sparsepo.runtime.provenance import run_record
+from sparsepo.runtime.result_cache import job_identity
+from sparsepo.training.iterations import round_seed
+from sparsepo.training.preference_trainer import PreferenceTrainer
+from sparsepo.training.reference_cache import ReferenceCache, content_hash
+from sparsepo.workflow.script_options import stage_parser
+from sparsepo.workflow.settings.training import TrainPolicySettings
+
+
+def read_options() -> argparse.Namespace:
+    parser = stage_parser(__doc__, TrainPolicySettings, "reference", "pairs", "checkpoint", "out")
+    parser.add_argument("--config", type=json.loads, required=True, help="of the task, for the record")
+    parser.add_argument("--policy", type=Path, help="model folder to start from, unless it is the reference")
+    parser.add_argument("--iteration", type=int, default=0, help="number of the round, from 1")
+    parser.add_argument("--validation", type=Path, help="pairs to validate on")
+    parser.add_argument("--prompts", type=Path, help="prompts that are sampled for points of the frontier")
+    parser.add_argument("--cache", type=Path, nargs="*", default=[], help="cached outputs of the reference")
+    parser.add_argument("--fitted-scorer", type=Path)
+    return parser.parse_args()
+
+
+def main() -> None:
+    start, options = time.perf_counter(), read_options()
+    settings, config = options.settings, options.settings.training
+    seed, begin = round_seed(settings.seed, options.iteration), options.policy or options.reference
+    inputs = [options.reference / "model.safetensors", options.pairs]
+    inputs += [options.prompts] if options.prompts else []
+    inputs += [options.policy / "model.safetensors"] if options.policy else []
+    inputs += [options.validation] if config.validate_every else []
+    tokenizer, pairs = load_tokenizer(options.reference), read_records(options.pairs, Preference)
+    cached = content_hash(options.reference, pairs, config) if options.cache else ""
+    runs_reference = not options.cache or config.validate_every > 0  # the cache holds the training pairs only
+    needs_reference = runs_reference or settings.frontier is not None
+    policy, reference = load_policy_and_reference(begin, options.reference, config, settings.loading, needs_reference)
+    measure, places = None, (options.prompts, options.fitted_scorer)
+    if settings.frontier:
+        measure = frontier_evaluator(reference, tokenizer, *places, **dict(settings.frontier))
+    trainer = PreferenceTrainer(
+        policy,
+        reference if runs_reference else None,
+        tokenizer,
+        pairs,
+        method=settings.method,
+        hyper=settings.hyper,
+        config=config,
+        folder=options.checkpoint,
+        seed=seed,
+        identity=job_identity(settings.as_dict(), options.code_version, inputs),
+        caches=[ReferenceCache.open(index.parent, cached) for index in options.cache],
+        validation=read_records(options.validation, Preference) if config.validate_every else [],
+        measure=measure,
+    )
+    trainer.train()
+    trainer.save(options.out)
+    record = run_record(options.config, settings.as_dict(), {"training": seed}, options.code_version, inputs, start)
+    record |= {
+        "pairs": {"trained": len(trainer.train_dataset), "dropped": trainer.dropped},
+        "kept_step": trainer.kept_step,
+        "training_seconds": round(record["seconds"] - trainer.measuring_seconds, 2),
+    }
+    if trainer.is_world_process_zero():
+        write_json(options.out / "run.json", record)
+    trainer.finish(options.out / "dynamics.jsonl", options.out / "frontier.jsonl")  # last: it deletes the checkpoints
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,67 @@
+"""Make a reference model: load it, fine-tune it on the corpus if asked to, save it as a Hugging Face folder."""
+
+import argparse
+import json
+import os
+import time
+from pathlib import Path
+
+from sparsepo.data.records import Text, read_records, write_json, write_text
+from sparsepo.models.loading import fetch_model, load_model, save_model
+from sparsepo.runtime.entry_point import run_main
+from sparsepo.runtime.provenance import run_record
+from sparsepo.runtime.result_cache import job_identity
+from sparsepo.training.sft_trainer import SFTTrainer
+from sparsepo.workflow.script_options import stage_parser
+from sparsepo.workflow.settings.base import as_plain
+from sparsepo.workflow.settings.training import TrainSftSettings
+
+
+def quantized(model, tokenizer, settings: TrainSftSettings, folder: Path):
+    """The model with its frozen weights in as few bits as the adapter asks for: saved, and loaded so."""
+    adapter = settings.sft.adapter
+    if adapter is None or adapter.quantization == "none":
+        return model
+    save_model(model, tokenizer, folder)
+    bits = {"quantization": adapter.quantization, "compute": settings.sft.precision}
+    return load_model(folder, settings.model.dtype, **bits, **settings.loading)
+
+
+def record_of(options: argparse.Namespace, start: float) -> dict:
+    """The record of this training; a model of random weights has a seed of its own."""
+    settings = options.settings
+    seeds = {
+        name: getattr(settings, name).seed for name in ("model", "sft") if hasattr(getattr(settings, name), "seed")
+    }
+    inputs = [options.corpus, *options.model]
+    return run_record(options.config, settings.as_dict(), seeds, options.code_version, inputs, start)
+
+
+def main() -> None:
+    start = time.perf_counter()
+    parser = stage_parser(__doc__, TrainSftSettings, "corpus", "checkpoint", "out")
+    parser.add_argument("--config", type=json.loads, required=True, help="of the task, for the record")
+    parser.add_argument("--model", type=Path, nargs="*", default=[], help="files of a model folder of the user")
+    options = parser.parse_args()
+    settings, config, dynamics = options.settings, options.settings.sft, options.out / "dynamics.jsonl"
+    corpus = read_records(options.corpus, Text)
+    model, tokenizer = fetch_model(as_plain(settings.model), [text.text for text in corpus])
+    print(f"{type(model).__name__}: {model.num_parameters():,} parameters, {len(tokenizer)} tokens", flush=True)
+    if config is None:
+        save_model(model, tokenizer, options.out)
+        write_text(dynamics, "")
+        write_json(options.out / "run.json", record_of(options, start))
+        return
+    model = quantized(model, tokenizer, settings, options.checkpoint / "start" / os.environ.get("RANK", "0"))
+    identity = job_identity(settings.as_dict(), options.code_version, [options.corpus])
+    folder, seed = options.checkpoint, config.seed
+    trainer = SFTTrainer(model, tokenizer, corpus, config=config, folder=folder, seed=seed, identity=identity)
+    trainer.train()
+    trainer.save(options.out)
+    if trainer.is_world_process_zero():
+        write_json(options.out / "run.json", record_of(options, start))
+    trainer.finish(dynamics)  # last: it deletes the checkpoints
+
+
+if __name__ == "__main__":
+    run_main(main)
