@@ -6,7 +6,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = sorted((ROOT / "docs").rglob("*.md"))
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted((ROOT / "benchmarks/results").glob("*.md")),
+]
 
 
 @pytest.fixture(scope="module")
@@ -19,6 +23,13 @@ def named_tests():
 def test_every_link_of_a_page_leads_to_a_file(page):
     links = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8"))
     assert not [link for link in links if not (page.parent / link).exists()]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_file_of_the_repository_that_a_page_names_exists(page):
+    names = re.findall(r"`([\w./-]+\.(?:py|smk|rst))`", page.read_text(encoding="utf-8"))
+    folders = (ROOT, ROOT / "src/sparsepo", page.parent)
+    assert not [name for name in names if not any((folder / name).exists() for folder in folders)]
 
 
 def test_every_test_that_is_named_exists(named_tests):

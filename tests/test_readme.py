@@ -4,27 +4,53 @@ import ast
 import re
 from pathlib import Path
 
+import pytest
+import yaml
+
 import sparsepo
-from sparsepo.workflow.readme_table import BEGIN, END, with_table
+from sparsepo.config.loading import load_config
+from sparsepo.workflow.readme_table import TABLES, with_table
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+OWN_DATA = ROOT / "configs/own_data.yaml"
 
 
-def test_the_method_table_is_the_one_of_the_code():
-    assert README == with_table(README), "run: python -m sparsepo.workflow.readme_table"
+@pytest.mark.parametrize("page", TABLES)
+def test_the_tables_of_methods_are_those_of_the_code(page):
+    assert (ROOT / page).read_text(encoding="utf-8") == with_table(page), "run python -m sparsepo.workflow.readme_table"
 
 
 def test_it_is_short():
-    """Apart from the table of methods."""
-    before, rest = README.split(BEGIN)
-    assert len(before.splitlines()) + len(rest.split(END)[1].splitlines()) < 134
+    assert len(README.split()) < 900
+
+
+def test_the_config_for_own_data_is_the_file():
+    (shown,) = re.findall(r"```yaml\n(.*?)```", README, flags=re.S)
+    lines = OWN_DATA.read_text(encoding="utf-8").splitlines(keepends=True)
+    assert shown == "".join(line for line in lines if not line.startswith("#"))
+    assert len(shown.splitlines()) <= 15
+
+
+def test_the_config_for_own_data_loads_with_a_file_of_pairs(tmp_path, monkeypatch):
+    (pair,) = re.findall(r"`(\{\"prompt\".*?\})`", README)
+    (tmp_path / "pairs.jsonl").write_text(pair + "\n")
+    monkeypatch.chdir(tmp_path)
+    task = load_config(OWN_DATA).tasks["own_data"]
+    assert set(task.methods) == set(yaml.safe_load(OWN_DATA.read_text())["tasks"]["own_data"]["methods"])
+
+
+def test_the_drawing_has_the_names_of_rules():
+    (drawing,) = re.findall(r"```mermaid\nflowchart LR\n(.*?)```", README, flags=re.S)
+    rules = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "rules").glob("*.smk"))
+    names = set(re.findall(r"\w+", drawing))
+    assert len(names) > 8 and names <= set(re.findall(r"^use rule \w+ as (\w+) with:", rules, flags=re.M))
 
 
 def test_every_file_it_links_to_or_names_is_there():
     links = re.findall(r"\]\((?!https?:)([^)]+)\)", README)
     names = re.findall(r"`((?:configs|docs|src|schemas|tests)/[\w./-]+)`", README)
-    assert len(links) >= 3 and len(names) >= 3
+    assert len(links) >= 3 and names
     missing = [name for name in [*links, *names] if not (ROOT / name).exists()]
     assert not missing
 

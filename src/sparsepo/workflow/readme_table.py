@@ -1,33 +1,48 @@
-"""The method table of README.md, generated from the code: `python -m sparsepo.workflow.readme_table` rewrites it."""
+"""The tables of methods in README.md and docs/methods.md, generated: `python -m sparsepo.workflow.readme_table`."""
 
 from pathlib import Path
 
 from sparsepo.data.records import write_text
 from sparsepo.methods.registry import METHODS
 
+ROOT = Path(__file__).resolve().parents[3]
 BEGIN, END = "<!-- methods: generated, do not edit -->", "<!-- end of methods -->"
 
 
-def method_table() -> str:
-    """One row a method: name in a config, minimised loss per pair, parameters with defaults, source."""
-    rows = ["| method | loss of a pair | parameters (default) | source |", "|---|---|---|---|"]
+def short_table() -> str:
+    """Two columns: names in a config, and the source that they have in common."""
+    names: dict[str, list[str]] = {}
     for name, method in METHODS.items():
-        own = set(method.used_parameters(method.mask({}))) - set(method.training_keys)
-        parameters = ", ".join(f"{key} ({_shown(value)})" for key, value in method.parameters.items() if key in own)
-        rows.append(f"| `{name}` | {method.equation.replace('|', chr(92) + '|')} | {parameters} | {method.source} |")
+        names.setdefault(method.source, []).append(f"`{name}`")
+    rows = [f"| {', '.join(same)} | {source} |" for source, same in names.items()]
+    return "\n".join(["| method | source |", "|---|---|", *rows])
+
+
+def full_table() -> str:
+    """Three columns: name in a config, loss of a pair, parameters with defaults."""
+    rows = ["| method | loss of a pair | parameters (default) |", "|---|---|---|"]
+    for name, method in METHODS.items():
+        used = set(method.used_parameters(method.mask({}))) - set(method.training_keys)
+        parameters = [f"{key} ({_default(value)})" for key, value in method.parameters.items() if key in used]
+        equation = method.equation.replace("|", r"\|")
+        rows.append(f"| `{name}` | {equation} | {', '.join(parameters)} |")
     return "\n".join(rows)
 
 
-def _shown(value: object) -> str:
+def _default(value: object) -> str:
     return "+".join(value) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def with_table(text: str) -> str:
-    """`text` with what stands between the two marks replaced by the table."""
-    before, rest = text.split(BEGIN)
-    return f"{before}{BEGIN}\n{method_table()}\n{END}{rest.split(END)[1]}"
+TABLES = {"README.md": short_table, "docs/methods.md": full_table}
+"""Page -> the table that stands between its two marks."""
+
+
+def with_table(page: str) -> str:
+    """The text of a page of TABLES, with its table replaced by the present one."""
+    before, rest = (ROOT / page).read_text(encoding="utf-8").split(BEGIN)
+    return f"{before}{BEGIN}\n{TABLES[page]()}\n{END}{rest.split(END)[1]}"
 
 
 if __name__ == "__main__":
-    readme = Path(__file__).resolve().parents[3] / "README.md"
-    write_text(readme, with_table(readme.read_text(encoding="utf-8")))
+    for page in TABLES:
+        write_text(ROOT / page, with_table(page))
