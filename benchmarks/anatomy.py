@@ -17,8 +17,7 @@ from sparsepo.data.batches import PairBatch
 from sparsepo.data.collation import collate_pairs
 from sparsepo.models.architecture import hidden_states
 from sparsepo.training.method_masks import build_method_masks
-from sparsepo.training.pair_objective import PairObjective
-from sparsepo.training.reference_outputs import run_reference
+from sparsepo.training.pair_objective import PairObjective, run_reference
 
 
 def parts(objective: PairObjective, batch: PairBatch) -> dict[str, float]:

@@ -95,7 +95,7 @@ def test_selected_pairs_are_a_smaller_batch(layout):
     part = replace(batch, values=values, scores=torch.arange(4.0)).select(slice(3, 6), range(1, 2))
     assert part.num_pairs == 1
     assert part.responses.valid.tolist() == [[True, False], [True, True]]
-    assert part.values_grid().tolist() == [[3.0, 0.0], [4.0, 5.0]]
+    assert part.to_grid(part.values).tolist() == [[3.0, 0.0], [4.0, 5.0]]
     assert part.scores.tolist() == [1.0, 3.0]
     assert batch.responses.from_grid(batch.responses.to_grid(values)).tolist() == values.tolist()
 
@@ -132,7 +132,7 @@ def test_values_and_scores_of_all_pairs_are_in_the_batch():
     batch = collate_pairs(pairs, 0)
     assert batch.values.tolist() == [0.5, 1.5, 2.5, 3.5, 4.5]
     assert batch.scores.tolist() == [4.0, 2.0, 3.0, 1.0]
-    assert batch.values_grid().tolist() == [[0.5, 1.5], [3.5, 0.0], [2.5, 0.0], [4.5, 0.0]]
+    assert batch.to_grid(batch.values).tolist() == [[0.5, 1.5], [3.5, 0.0], [2.5, 0.0], [4.5, 0.0]]
     assert collate_pairs([pairs[0], TWO[0]], 0).values is None
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sparsepo.objective import kernels
-from sparsepo.objective.compilation import Compiled
+from sparsepo.objective.kernels import Compiled
 
 
 class OnGpu(torch.Tensor):

@@ -23,8 +23,7 @@ from sparsepo.objective.response_index import ResponseIndex
 from sparsepo.objective.response_terms import Side
 from sparsepo.training.inspection import inspect_pairs, pair_records
 from sparsepo.training.method_masks import build_method_masks
-from sparsepo.training.pair_objective import PairObjective
-from sparsepo.training.reference_outputs import run_reference
+from sparsepo.training.pair_objective import PairObjective, run_reference
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "fixtures" / "golden" / "golden.json").read_text())
 TOKENS, LOSSES, SPARSEPO, MAPO, LEFT = (GOLDEN[part] for part in ("tokens", "losses", "sparsepo", "mapo", "left"))

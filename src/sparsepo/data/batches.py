@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from sparsepo.objective.response_index import ResponseIndex
+from sparsepo.objective.response_terms import Side
+from sparsepo.objective.token_terms import TokenTerms
 
 
 class Segment(NamedTuple):
@@ -109,9 +111,31 @@ class PairBatch(ResponseBatch):
     def num_pairs(self) -> int:
         return len(self.responses.valid) // 2
 
-    def values_grid(self) -> Tensor | None:
-        """(2b, t): `values` on the grid of the responses."""
-        return None if self.values is None else self.responses.to_grid(self.values)
+    @property
+    def has_reference(self) -> bool:
+        """Whether stored outputs of the reference are in the batch."""
+        return any(value is not None for value in (self.ref_states, self.ref_logps, self.ref_weights))
+
+    def to_grid(self, values: Tensor | None) -> Tensor | None:
+        """(n, ...) -> (2b, t, ...), None for None."""
+        return None if values is None else self.responses.to_grid(values)
+
+    def sides(self, terms: TokenTerms, weights: Mapping[str, Tensor]) -> tuple[Side, Side]:
+        """The chosen and the rejected responses token by token; weights: the grids `m_u` and `m_d`, if any."""
+        by_token = {
+            "logps": terms.logps,
+            "ref_logps": terms.ref_logps if self.ref_logps is None else self.ref_logps,
+            "reverse_kl": terms.reverse_kl,
+            "forward_kl": terms.forward_kl,
+            "values": self.values,
+        }
+        grids = {name: self.to_grid(value) for name, value in by_token.items()} | dict(weights)
+        grids |= {"valid": self.responses.valid, "score": self.scores}
+        chosen, rejected = (
+            Side(**{name: None if grid is None else grid[half] for name, grid in grids.items()})
+            for half in (slice(self.num_pairs), slice(self.num_pairs, None))
+        )
+        return chosen, rejected
 
     def select(self, rows: slice, pairs: range) -> "PairBatch":
         """What a loss reads of some pairs, whose response tokens are `rows`; the inputs of the model stay whole."""

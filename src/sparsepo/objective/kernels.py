@@ -5,18 +5,47 @@ With p, q the distributions of policy and reference and z the policy's logits:
     d logp / dz = onehot - p      d KL(p||q) / dz = p (log p - log q - KL(p||q))      d KL(q||p) / dz = p - q
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from sparsepo.objective.compilation import Compiled
 from sparsepo.objective.lm_head import LMHead
 
 CACHED_LOGITS = 2**18
 """Logits that elementwise operations on a CPU process at a time: 1 MB in float32, which stays in the cache."""
+
+
+class Compiled:
+    """`function`, compiled by `torch.compile` when its first tensor is on a GPU; the same numbers either way.
+
+    Tensors may have any number of rows without a new compilation. Where compilation fails (Triton needs a C compiler)
+    one line is printed, and the function runs uncompiled. The function may change its first tensor in place.
+    `TORCH_COMPILE_DISABLE=1`, torch's own switch, turns compilation off.
+    """
+
+    def __init__(self, function: Callable[..., Any]):
+        self.function = function
+        self.run: Callable[..., Any] | None = None
+        self.__doc__ = function.__doc__
+
+    def __call__(self, first: Tensor, *others: Any) -> Any:
+        if not first.is_cuda or self.run is self.function:
+            return self.function(first, *others)
+        if self.run is None:
+            self.run = torch.compile(self.function)
+        for tensor in filter(torch.is_tensor, (first, *others)):
+            torch._dynamo.maybe_mark_dynamic(tensor, 0)
+        try:
+            return self.run(first, *others)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            reason = " ".join(str(error).split())[:200]
+            print(f"{self.function.__name__} runs uncompiled, with more time and memory: {reason}", flush=True)
+            self.run = self.function
+            return self.function(first, *others)
 
 
 @dataclass(frozen=True)
@@ -32,7 +61,7 @@ class TermStats:
 
     def select(self, rows: slice) -> "TermStats":
         """Views of some rows."""
-        return TermStats(*_select_rows(self, rows))
+        return TermStats(*_select(self, rows))
 
 
 @dataclass(frozen=True)
@@ -44,11 +73,10 @@ class TermGrads:
     forward_kl: Tensor | None
 
     def select(self, rows: slice) -> "TermGrads":
-        """Views of some rows."""
-        return TermGrads(*_select_rows(self, rows))
+        return TermGrads(*_select(self, rows))
 
 
-def _select_rows(tensors: TermStats | TermGrads, rows: slice) -> list[Tensor | None]:
+def _select(tensors: TermStats | TermGrads, rows: slice) -> list[Tensor | None]:
     return [None if tensor is None else tensor[rows] for tensor in vars(tensors).values()]
 
 

@@ -44,6 +44,10 @@ class Side:
         """(b, t) log pi - log ref."""
         return self.logps - self.ref_logps
 
+    def detach(self) -> "Side":
+        """Without gradients."""
+        return Side(**{name: None if value is None else value.detach() for name, value in vars(self).items()})
+
 
 @dataclass(frozen=True)
 class PairLoss:

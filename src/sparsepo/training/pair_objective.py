@@ -9,13 +9,15 @@ from torch import Tensor, nn
 
 from sparsepo.data.batches import PairBatch
 from sparsepo.methods.registry import METHODS
+from sparsepo.models.activations import record_activations
 from sparsepo.models.architecture import hidden_states, lm_head
 from sparsepo.objective import losses
 from sparsepo.objective.fused_head import rows_per_group
 from sparsepo.objective.mask_builder import Masks
+from sparsepo.objective.masks import MaskInputs
 from sparsepo.objective.response_terms import PairLoss, Side, weighted_sum
 from sparsepo.objective.token_terms import KL_DIRECTIONS, SummedLoss, TokenTerms, token_terms
-from sparsepo.training.reference_outputs import ReferenceOutputs, run_reference, stored_outputs
+from sparsepo.runtime.errors import UserError
 
 
 class PairOutput(NamedTuple):
@@ -35,6 +37,13 @@ class PairOutput(NamedTuple):
     def loss(self) -> Tensor:
         """(b,) what is minimised."""
         return self.pair.loss + self.penalty
+
+
+class ReferenceOutputs(NamedTuple):
+    """Of the reference for a batch: last hidden states (n, d) where something needs them, and what mask heads read."""
+
+    hidden: Tensor | None
+    mask_inputs: MaskInputs
 
 
 class PairObjective(nn.Module):
@@ -92,8 +101,7 @@ class PairObjective(nn.Module):
         return self._pair_output_with_gradients(batch, hidden, reference, weights)
 
     def _reference_outputs(self, batch: PairBatch, masks: Masks | None) -> ReferenceOutputs:
-        has_stored = any(value is not None for value in (batch.ref_states, batch.ref_logps, batch.ref_weights))
-        if has_stored or self.reference is None or not self._needs_reference:
+        if batch.has_reference or self.reference is None or not self._needs_reference:
             return stored_outputs(batch)
         return run_reference(self.reference, masks, batch)
 
@@ -118,33 +126,22 @@ class PairObjective(nn.Module):
         inputs = reference.mask_inputs
         if "logratio" in self.masks.reads:
             with torch.no_grad():
-                terms = self._token_terms(batch, hidden, reference, kl=())
-            inputs = replace(inputs, logratio=batch.responses.to_grid(terms.logps - _ref_logps(batch, terms)))
+                sides = batch.sides(self._token_terms(batch, hidden, reference, kl=()), {})
+            inputs = replace(inputs, logratio=torch.cat([side.logratio for side in sides]))
         return dict(zip(("m_u", "m_d"), self.masks(inputs), strict=True))
 
     def _pair_output(self, batch: PairBatch, terms: TokenTerms, weights: Mapping[str, Tensor]) -> PairOutput:
         """The loss of these terms; `weights` are the grids m_u and m_d."""
-        by_token = {
-            "logps": terms.logps,
-            "ref_logps": _ref_logps(batch, terms),
-            "reverse_kl": terms.reverse_kl,
-            "forward_kl": terms.forward_kl,
-            "values": batch.values,
-        }
-        grids = {name: batch.responses.to_grid(value) for name, value in by_token.items() if value is not None}
-        grids |= weights
         penalty = terms.logps.new_zeros(batch.num_pairs)
         if self.masks is not None:  # before the loss: the order decides how gradients of a common mask are rounded
             penalty = self.masks.penalty(*weights.values(), batch.responses.valid)
             penalty = penalty[: batch.num_pairs] + penalty[batch.num_pairs :]
-        pair = self._loss(*_sides(batch, grids), **{**self._hyper, **batch.loss_kwargs})
+        chosen, rejected = batch.sides(terms, weights)
+        pair = self._loss(chosen, rejected, **{**self._hyper, **batch.loss_kwargs})
         if batch.pair_weights is not None:
             pair, penalty = replace(pair, loss=batch.pair_weights * pair.loss), batch.pair_weights * penalty
         total = (pair.loss + penalty).sum()
-        detached = {
-            name: grid.detach() for name, grid in grids.items()
-        }  # FSDP: no view with a gradient may be returned
-        return PairOutput(pair, *_sides(batch, detached), penalty, total)
+        return PairOutput(pair, chosen.detach(), rejected.detach(), penalty, total)  # FSDP: no view with a gradient
 
     def _pair_output_with_gradients(
         self, batch: PairBatch, hidden: Tensor, reference: ReferenceOutputs, weights: Mapping[str, Tensor]
@@ -169,10 +166,8 @@ class PairObjective(nn.Module):
     def _logratios(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
         reference = self._reference_outputs(batch, masks=None)
         hidden = batch.responses.select_hidden(hidden_states(self.policy, batch.inputs))
-        terms = self._token_terms(batch, hidden, reference, kl=())
-        grids = {"logps": terms.logps, "ref_logps": _ref_logps(batch, terms)}
-        grids = {name: batch.responses.to_grid(value) for name, value in grids.items()}
-        chosen, rejected = (weighted_sum(side.logratio, None, side.valid) for side in _sides(batch, grids))
+        sides = batch.sides(self._token_terms(batch, hidden, reference, kl=()), {})
+        chosen, rejected = (weighted_sum(side.logratio, None, side.valid) for side in sides)
         return chosen, rejected
 
     def calibrate(self, batches: Iterable[PairBatch]) -> None:
@@ -180,21 +175,6 @@ class PairObjective(nn.Module):
         if self.masks is not None and self.masks.has_parameters:
             with torch.no_grad():
                 self.masks.calibrate(run_reference(self.reference, self.masks, batch).mask_inputs for batch in batches)
-
-
-def _ref_logps(batch: PairBatch, terms: TokenTerms) -> Tensor | None:
-    return terms.ref_logps if batch.ref_logps is None else batch.ref_logps
-
-
-def _sides(batch: PairBatch, grids: Mapping[str, Tensor]) -> tuple[Side, Side]:
-    """Chosen and rejected side of (2b, t) grids, with the scores of the batch."""
-    missing = dict.fromkeys(("ref_logps", "reverse_kl", "forward_kl"))
-    values = {**missing, **grids, "valid": batch.responses.valid, "score": batch.scores}
-    chosen, rejected = (
-        {name: None if value is None else value[half] for name, value in values.items()}
-        for half in (slice(batch.num_pairs), slice(batch.num_pairs, None))
-    )
-    return Side(**chosen), Side(**rejected)
 
 
 def group_pairs(pair_ends: Sequence[int], min_rows: int) -> list[tuple[slice, range]]:
@@ -205,3 +185,45 @@ def group_pairs(pair_ends: Sequence[int], min_rows: int) -> list[tuple[slice, ra
             groups.append((slice(row, end), range(first, pair + 1)))
             row, first = end, pair + 1
     return groups
+
+
+def stored_outputs(batch: PairBatch) -> ReferenceOutputs:
+    """Those that were stored before and are in the batch."""
+    weights, values = batch.to_grid(batch.ref_weights), batch.to_grid(batch.values)
+    return ReferenceOutputs(batch.ref_states, MaskInputs(batch.responses.valid, weights=weights, values=values))
+
+
+def run_reference(reference: Any, masks: Masks | None, batch: PairBatch) -> ReferenceOutputs:
+    """Run the reference without gradient; the projections of learned heads keep theirs.
+
+    Learned heads project the states of each layer as soon as they are computed, so no layer is stored for them. Raises
+    UserError for an architecture whose activations are not one value for each token.
+    """
+    index, shape = batch.responses, batch.inputs.input_ids.shape
+    sites = set() if masks is None else {site for head in masks.heads.values() for site in head.sites}
+    projections: dict[str, list[Tensor]] = {}
+    grad_enabled = torch.is_grad_enabled()
+
+    def project_layer(layer: int, num_layers: int, states: Tensor) -> None:
+        with torch.set_grad_enabled(grad_enabled):
+            for name, projection in masks.project(layer, num_layers, index.select_hidden(states)).items():
+                projections.setdefault(name, []).append(projection)
+
+    on_layer = project_layer if masks is not None and "hidden_states" in masks.reads else None
+    with torch.no_grad(), record_activations(reference, sites) as record:
+        hidden = index.select_hidden(hidden_states(reference, batch.inputs, on_layer))
+    for site, values in record.items():
+        if any(value.numel() != shape.numel() for value in values):
+            raise UserError(
+                f"{type(reference).__name__}: '{site}' is not one value for each token; use other `activation_sites`"
+            )
+    mask_inputs = MaskInputs(
+        index.valid,
+        projections={name: index.to_grid(torch.cat(layers, -1)) for name, layers in projections.items()},
+        activations={
+            site: [index.to_grid(index.select_hidden(value.view(shape))) for value in values]
+            for site, values in record.items()
+        },
+        values=batch.to_grid(batch.values),
+    )
+    return ReferenceOutputs(hidden, mask_inputs)

@@ -26,7 +26,7 @@ from sparsepo.objective.token_terms import token_terms
 from sparsepo.runtime.errors import UserError, add_path_to_disk_error
 from sparsepo.runtime.result_cache import file_hash
 from sparsepo.training.layout_choice import choose_layout
-from sparsepo.training.reference_outputs import run_reference
+from sparsepo.training.pair_objective import run_reference
 
 BATCH_FIELDS = {"states": "ref_states", "logps": "ref_logps", "weights": "ref_weights"}
 """Kind of a cache, up to the first ~ -> field of a PairBatch."""
