@@ -2,9 +2,8 @@ import math
 
 import pytest
 
-from sparsepo.report.figures.curves import setting_curves
+from sparsepo.report.figures.curves import QUANTITIES, setting_curves
 from sparsepo.report.figures.dynamics import beta_panels, plot_sparsity, plot_token_kl
-from sparsepo.report.figures.quantities import QUANTITIES
 from sparsepo.report.figures.style import method_style
 
 LABELS = {"dpo": "DPO", "mapo": "MaPO", "simpo": "SimPO", "tdpo2": "TDPO v2"}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sparsepo.data.records import Preference
-from sparsepo.report.figures.token_selection import SHARES, Oracle, accumulated, plot_selection, reward_panels
+from sparsepo.report.figures.token_selection import TOKEN_SHARES, Oracle, accumulated, plot_selection, reward_panels
 
 PAIRS = [Preference("p", "a b", "c", chosen_values=[2.0, -1.0], rejected_values=[-3.0])]
 
@@ -48,7 +48,7 @@ def test_scores_add_up_from_the_highest_to_the_lowest():
 
 def test_responses_of_unlike_lengths_count_by_their_scores():
     curve = accumulated([[4.0], [1.0, 1.0]])
-    assert curve == pytest.approx(SHARES)
+    assert curve == pytest.approx(TOKEN_SHARES)
     assert accumulated([[4.0], [-1.0, -1.0]])[[50, 100]] == pytest.approx([(2 - 1) / 6, (4 - 2) / 6])
 
 
@@ -103,7 +103,7 @@ def test_without_a_reward_the_scores_alone_are_drawn(read_panels):
     (panel,) = read_panels(plot_selection(runs, {"a": oracle()}))
     sides = {side: rows["y"].to_numpy() for side, rows in panel.rows.groupby("side")}
     assert sides["chosen"][[50, 100]] == pytest.approx([2 / 3, 1 / 3])
-    np.testing.assert_allclose(sides["rejected"], -SHARES)
+    np.testing.assert_allclose(sides["rejected"], -TOKEN_SHARES)
 
 
 def test_every_panel_is_drawn_with_the_level_of_sft(read_panels):

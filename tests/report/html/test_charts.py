@@ -5,10 +5,9 @@ import json
 import pytest
 
 from sparsepo.methods.registry import METHODS
-from sparsepo.report.figures.curves import setting_curves
+from sparsepo.report.figures.curves import QUANTITIES, setting_curves
 from sparsepo.report.figures.dynamics import beta_panels
 from sparsepo.report.figures.frontier import frontier_plot
-from sparsepo.report.figures.quantities import QUANTITIES
 from sparsepo.report.figures.style import DARK_PAGE, INK, PALETTE, luminance, method_style, on_dark
 from sparsepo.report.html.charts import DARK, last_values, page_spec
 from sparsepo.report.tables.grid import grid_frame

@@ -6,9 +6,9 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from sparsepo.report.figures.curves import Curve, Dynamics, setting_curves, setting_order
-from sparsepo.report.figures.quantities import Quantity
-from sparsepo.report.figures.style import DASHES, QUIET, WIDTH, method_encodings, setting_colours
+from sparsepo.report.figures.curves import Curve, Dynamics, Quantity, setting_curves, setting_order
+from sparsepo.report.figures.marks import method_encodings
+from sparsepo.report.figures.style import DASHES, QUIET, WIDTH, setting_colours
 
 SPARSITY = (Quantity("sparsity_u", "", "zeros in m_u"), Quantity("sparsity_d", "", "zeros in m_d"))
 TOKEN_KL = Quantity("reverse_kl", "", "KL(π‖ref) (nats)")

@@ -13,7 +13,7 @@ from sparsepo.report.figures.reward_plot import PlotRow, RewardPlot
 from sparsepo.report.frontier_score import FrontierPoint, upper_hull
 from sparsepo.report.run_names import params_text, parse_run
 from sparsepo.report.tables.grid import ScoreFile, grid_frame
-from sparsepo.report.tables.render import number
+from sparsepo.report.tables.render import format_number
 
 KLS = {"kl_exact": "exact KL to the reference", "kl_sample": "sampled KL to the reference"}
 TrainingPoints = Mapping[str, Sequence[Mapping[str, Any]]]
@@ -78,8 +78,8 @@ def _setting_rows(frame: pd.DataFrame, x: str) -> list[PlotRow]:
                 bound = setting[f"{name}_{end}"]
                 bounds[f"{axis}_{end}"] = setting[name] if math.isnan(bound) else bound
         seeds = f"{setting['seeds']} seed{'s' * (setting['seeds'] > 1)}, at the end"
-        reward, kl = (f"{number(setting[name], 3)} {interval_text(setting, name)}".strip() for name in ("reward", x))
-        hover = _hover(setting["label"], setting["params"], seeds, reward, kl)
+        texts = (f"{format_number(setting[name], 3)} {interval_text(setting, name)}" for name in ("reward", x))
+        hover = _hover(setting["label"], setting["params"], seeds, *(text.strip() for text in texts))
         rows.append(
             _row("setting", setting["method"], setting["label"], setting[x], setting["reward"]) | bounds | hover
         )
@@ -107,7 +107,7 @@ def _training_rows(training_points: TrainingPoints, labels: Mapping[str, str], x
     for run, points in training_points.items():
         method, params, seed = parse_run(run)
         for point in points:
-            numbers = number(point["reward"], 3), number(point[x], 3)
+            numbers = format_number(point["reward"], 3), format_number(point[x], 3)
             hover = _hover(labels[method], params_text(params), f"seed {seed}, step {point['step']}", *numbers)
             rows.append(_row("training", method, labels[method], point[x], point["reward"]) | hover)
     return rows
@@ -121,7 +121,7 @@ def _seed_rows(scores: Sequence[ScoreFile], x: str) -> list[PlotRow]:
         if settings.count(setting) > 1:
             kl, reward = fmean(score[x]), fmean(score["reward"])
             run = f"seed {score['seed']}, at its end"
-            hover = _hover(score["label"], setting[1], run, number(reward, 3), number(kl, 3))
+            hover = _hover(score["label"], setting[1], run, format_number(reward, 3), format_number(kl, 3))
             rows.append(_row("seed", score["method"], score["label"], kl, reward) | hover)
     return rows
 

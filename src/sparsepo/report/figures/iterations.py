@@ -9,7 +9,7 @@ import altair as alt
 import pandas as pd
 
 from sparsepo.evaluation.statistics import Interval, student_interval
-from sparsepo.report.figures.interval_lines import interval_lines
+from sparsepo.report.figures.marks import interval_lines
 from sparsepo.report.figures.style import DASHES, SFT_STYLE, WIDTH, MethodStyle, method_style, setting_colours
 from sparsepo.report.run_names import parse_run, short_params
 

@@ -9,7 +9,8 @@ import altair as alt
 import pandas as pd
 
 from sparsepo.report.figures.label_placement import LABEL_SIZE, place_labels
-from sparsepo.report.figures.style import QUIET, WHITE, WIDTH, method_encodings
+from sparsepo.report.figures.marks import method_encodings
+from sparsepo.report.figures.style import QUIET, WHITE, WIDTH
 
 HEIGHT = 235
 PlotRow = dict[str, Any]

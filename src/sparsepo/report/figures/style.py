@@ -4,7 +4,6 @@ import math
 import os
 import re
 import zlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,24 +53,6 @@ def method_style(method: str) -> MethodStyle:
     left_over = max(1, len(PALETTE) - len(names))
     place = names.index(method) if method in names else len(names) + zlib.crc32(method.encode()) % left_over
     return MethodStyle(*(options[place % len(options)] for options in (PALETTE, MARKERS, DASHES)))
-
-
-def method_encodings(labels: Mapping[str, str]) -> tuple[alt.Color, alt.Shape, alt.StrokeDash]:
-    """`line_encodings` of methods. labels: method -> printed name."""
-    return line_encodings({label: method_style(method) for method, label in labels.items()})
-
-
-def line_encodings(styles: Mapping[str, MethodStyle], columns: int = 4) -> tuple[alt.Color, alt.Shape, alt.StrokeDash]:
-    """Colour, marker and dash by the field `label`, with one legend. styles: label -> style."""
-    legend = alt.Legend(
-        title=None, columns=columns, symbolSize=60, symbolDash=[1, 0], symbolOpacity=1, symbolStrokeWidth=0
-    )
-    names = list(styles)
-    return (
-        alt.Color("label:N", legend=legend).scale(domain=names, range=[style.colour for style in styles.values()]),
-        alt.Shape("label:N", legend=legend).scale(domain=names, range=[style.marker for style in styles.values()]),
-        alt.StrokeDash("label:N", legend=legend).scale(domain=names, range=[style.dash for style in styles.values()]),
-    )
 
 
 def setting_colours(count: int) -> list[str]:

@@ -3,7 +3,7 @@
 import altair as alt
 import pandas as pd
 
-from sparsepo.report.figures.interval_lines import interval_lines
+from sparsepo.report.figures.marks import interval_lines
 from sparsepo.report.figures.style import WIDTH, method_style
 from sparsepo.report.tables.metrics import in_order, metric_of
 

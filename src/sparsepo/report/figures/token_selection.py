@@ -12,12 +12,12 @@ import pandas as pd
 
 from sparsepo.data.records import Preference
 from sparsepo.methods.registry import METHODS
-from sparsepo.report.figures.interval_lines import interval_lines
+from sparsepo.report.figures.marks import interval_lines
 from sparsepo.report.figures.style import DASHES, INK, MARKERS, PALETTE, WIDTH, MethodStyle
 from sparsepo.report.run_names import params_text, short_params
 from sparsepo.report.tables.grid import ScoreFile, grid_frame
 
-SHARES = np.linspace(0.0, 1.0, 101)
+TOKEN_SHARES = np.linspace(0.0, 1.0, 101)
 _PANEL = {"width": WIDTH / 2 - 20, "height": 160}
 RunParams = Mapping[str, Any]
 
@@ -45,15 +45,13 @@ class RewardPanel:
 
 
 def accumulated(scores: Sequence[Sequence[float]]) -> np.ndarray:
-    """(101,): at each share of `SHARES` the summed score of so many of a response's highest tokens, over sum |score|.
+    """(101,): at each of `TOKEN_SHARES` the summed score of so many of a response's highest tokens, over sum |score|.
 
     Numerator and denominator are means over the responses: the sum of one response alone may be near 0. Between whole
     tokens the sum is interpolated. For the lowest tokens: negate the scores and the result.
     """
-    curves = [
-        np.interp(SHARES * len(row), np.arange(len(row) + 1), np.concatenate([[0.0], np.cumsum(np.sort(row)[::-1])]))
-        for row in scores
-    ]
+    sums = [np.concatenate([[0.0], np.cumsum(np.sort(row)[::-1])]) for row in scores]
+    curves = [np.interp(TOKEN_SHARES * (len(row) - 1), np.arange(len(row)), row) for row in sums]
     return np.mean(curves, 0) / (np.mean([np.abs(row).sum() for row in scores]) or 1.0)
 
 
@@ -136,7 +134,7 @@ def _accumulation(oracles: Mapping[str, Oracle]) -> alt.LayerChart:
         for side, sign in (("chosen", 1), ("rejected", -1)):
             scores = [getattr(pair, f"{side}_values") for pair in oracle.pairs]
             curve = sign * accumulated([[sign * score for score in row] for row in scores if row])
-            curves.append(pd.DataFrame({"x": SHARES, "y": curve}).assign(oracle=name, side=side))
+            curves.append(pd.DataFrame({"x": TOKEN_SHARES, "y": curve}).assign(oracle=name, side=side))
     legend = alt.Legend(title=None, symbolType="stroke", columns=2)
     lines = alt.Chart(pd.concat(curves)).mark_line(strokeWidth=1.2).encode(
         alt.X("x:Q", title="share of tokens, sorted by score"),

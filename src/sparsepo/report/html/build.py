@@ -10,10 +10,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from sparsepo.data.records import write_text
 from sparsepo.evaluation.tfidf import describe_fit
-from sparsepo.report.figures.curves import setting_curves
+from sparsepo.report.figures.curves import QUANTITIES, setting_curves
 from sparsepo.report.figures.dynamics import beta_panels
 from sparsepo.report.figures.frontier import KLS, frontier_plot, interval_text
-from sparsepo.report.figures.quantities import QUANTITIES
 from sparsepo.report.figures.style import method_style
 from sparsepo.report.frontier_score import frontier_scores
 from sparsepo.report.html.charts import DARK, last_values, page_spec

@@ -5,8 +5,7 @@ from typing import Any
 
 import altair as alt
 
-from sparsepo.report.figures.curves import Curve
-from sparsepo.report.figures.quantities import QUANTITIES
+from sparsepo.report.figures.curves import QUANTITIES, Curve
 from sparsepo.report.figures.style import DARK_PAGE, GRID, INK, PALETTE, SFT_STYLE, WHITE, on_dark, to_spec
 from sparsepo.report.html.packing import rounded
 

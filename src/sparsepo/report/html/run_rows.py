@@ -7,7 +7,7 @@ from typing import Any
 
 from sparsepo.report.html.task_results import TaskResults
 from sparsepo.report.run_names import params_text
-from sparsepo.report.tables.render import number
+from sparsepo.report.tables.render import format_number
 from sparsepo.runtime.progress import format_duration
 
 _PARTS = {
@@ -49,9 +49,9 @@ def run_row(task: TaskResults, run: str, record: Mapping[str, Any]) -> RunRow:
         label=score["label"],
         setting=params_text(score["params"]),
         seed="-" if score["seed"] is None else str(score["seed"]),
-        reward=number(means["reward"], 3),
-        kl=number(means["kl_exact"], 3),
-        length=number(means["length"], 1),
+        reward=format_number(means["reward"], 3),
+        kl=format_number(means["kl_exact"], 3),
+        length=format_number(means["length"], 1),
         time=format_duration(record["seconds"]) if record else "-",
         memory=" + ".join(memory) or "-",
         folder=f"../{task.name}/{'sft' if run == 'sft' else f'runs/{run}'}/",

@@ -9,7 +9,7 @@ from sparsepo.runtime.errors import UserError
 
 _SIDES = ("chosen", "rejected")
 MAX_PAIRS, MIN_PAIRS = 24, 2  # that a page holds
-MAX_VALUES = 500_000  # of all tokens of all runs of a task: about two megabytes of the page
+MAX_NUMBERS = 500_000  # of all tokens of all runs of a task: about two megabytes of the page
 TOP, MIN_COUNT = 15, 3  # tokens of a list, and how often one has to occur to be in it
 
 TOKEN_QUANTITIES = {
@@ -39,7 +39,7 @@ class TokenPairs:
 def choose_pairs(rows: TokenRows, runs: int) -> TokenPairs:
     """As many of the pairs as a page with so many runs can hold."""
     values = max(sum(len(row[side]["tokens"]) for side in _SIDES) * len(TOKEN_QUANTITIES) for row in rows)
-    count = min(MAX_PAIRS, max(MIN_PAIRS, MAX_VALUES // (values * runs)))
+    count = min(MAX_PAIRS, max(MIN_PAIRS, MAX_NUMBERS // (values * runs)))
     return TokenPairs([_text(row) for row in rows[:count]], len(rows))
 
 

@@ -13,8 +13,8 @@ from sparsepo.report.tables.render import (
     Block,
     Cell,
     Table,
+    format_number,
     mean_with_interval,
-    number,
     write_csv,
     write_table,
 )
@@ -91,7 +91,7 @@ def _column(comparison: Comparison, column: ColumnKey, with_paper: bool) -> list
         text = "-" if interval is None else mean_with_interval(*vars(interval).values(), metric.digits)
         cells = [Cell(text, rank, _mark(comparison, system, column))]
         if with_paper:
-            cells.append(Cell(number(comparison.published_value(system, column), metric.digits)))
+            cells.append(Cell(format_number(comparison.published_value(system, column), metric.digits)))
         rows.append(cells)
     return rows
 

@@ -11,7 +11,7 @@ import pandas as pd
 from sparsepo.evaluation.statistics import mean_interval
 from sparsepo.report.run_names import params_text
 from sparsepo.report.tables.cautions import cautions
-from sparsepo.report.tables.render import STAR, Block, Cell, Table, mean_with_interval, number, write_table
+from sparsepo.report.tables.render import STAR, Block, Cell, Table, format_number, mean_with_interval, write_table
 
 ScoreFile = Mapping[str, Any]
 """The content of a file of scores of a run."""
@@ -146,7 +146,7 @@ def _cell(frame: pd.DataFrame, row: pd.Series, column: GridColumn) -> Cell:
         name = column.names[0]
         text = mean_with_interval(row[name], row[f"{name}_low"], row[f"{name}_high"], column.digits)
     else:
-        numbers = [number(value, column.digits) for value in values]
+        numbers = [format_number(value, column.digits) for value in values]
         text = "-" if set(numbers) == {"-"} else " / ".join(numbers)
     if column.head != "reward":
         return Cell(text)

@@ -65,7 +65,7 @@ def write_csv(frame: pd.DataFrame, path: str | Path) -> None:
     write_text(path, frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
 
 
-def number(value: float | None, digits: int) -> str:
+def format_number(value: float | None, digits: int) -> str:
     """A number with so many decimals and no negative zero; `-` for None and nan."""
     return "-" if value is None or math.isnan(value) else f"{value:z.{digits}f}"
 
@@ -73,8 +73,8 @@ def number(value: float | None, digits: int) -> str:
 def mean_with_interval(mean: float, low: float, high: float, digits: int) -> str:
     """The mean, and ± the longer arm of its interval where there is one."""
     if math.isnan(low):
-        return number(mean, digits)
-    return f"{number(mean, digits)} ± {number(max(high - mean, mean - low), digits)}"
+        return format_number(mean, digits)
+    return f"{format_number(mean, digits)} ± {format_number(max(high - mean, mean - low), digits)}"
 
 
 def to_markdown(table: Table) -> str:
