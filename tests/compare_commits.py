@@ -106,6 +106,7 @@ def snakemake(source, directory, config, *arguments):
     command = [sys.executable, "-m", "snakemake", "-s", source / "Snakefile", "--directory", directory]
     done = subprocess.run(
         [*command, "--configfile", config, *arguments],
+        cwd=source,  # Snakemake looks for profiles there
         env={**os.environ, **own, "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"},
         text=True,
         stdout=subprocess.PIPE,
