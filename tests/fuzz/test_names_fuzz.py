@@ -54,7 +54,7 @@ PIECES = [
     *("dpo", "mapo", "beta", "mlp", "paper", "nan", "inf", "con", ".csv", "results", "seed~0"),
 ]
 VALUES = {"task": "{task}", "run": "{run}", "kind": "svg", "split": "train", "method": "{method}"}
-VALUES |= {"oracle": "main", "iteration": "1", "name": "frontier"}
+VALUES |= {"oracle": "main", "iteration": "1", "name": "frontier", "measure": "scores"}
 PATH = re.compile(r"(results|logs)(/[A-Za-z0-9~][A-Za-z0-9_.~+-]*)+")
 
 
