@@ -9,7 +9,8 @@ Each commit is exported to FOLDER/<commit>/source and run on the CPU with the Py
 What is finished is not run again. With COMMIT_A alone nothing is compared. In place of a commit, the folder
 FOLDER/<commit> of an earlier call can be given. The exit code is 1 if anything differs.
 
-Not compared: figures, the HTML report, run.json, and fields that measure time.
+Not compared: figures, the HTML report, run.json, and fields that measure time. Use the same --cores for both commits:
+on one core SFT trains on one thread instead of two, which changes the last bits of its weights.
 """
 
 import argparse
