@@ -260,9 +260,9 @@ def test_a_sampled_text_does_not_depend_on_the_prompts_beside_it(architecture, c
     prompts = [Prompt(" ".join(map(str, prompt))) for prompt in PROMPTS]
     found = [made.tokens for made in sample(causal_lm, Ids(), prompts, config)]
     assert found == [most_likely(causal_lm, prompt) for prompt in PROMPTS]
-    told = [line for line in capsys.readouterr().out.splitlines() if "stands beside" in line]
-    apart = f"{type(causal_lm).__name__} sees what stands beside a prompt: sampled {APART.get(architecture)}"
-    assert told == ([apart] if architecture in APART else [])
+    warnings = [line for line in capsys.readouterr().out.splitlines() if type(causal_lm).__name__ in line]
+    assert len(warnings) == (architecture in APART)
+    assert all(APART[architecture] in line for line in warnings)
 
 
 # --- adapters and checkpointing
