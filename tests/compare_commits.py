@@ -40,7 +40,7 @@ RENAMED_KEYS = {
 """Config keys, old -> new. every_stage.yaml has the new ones; a commit knows those that are in its JSON schema."""
 RENAMED_PARAMETERS = {"initial_zeros": "init_sparsity", "mean": "target_mean", "kinds": "activation_sites"}
 """Parameters of methods, old -> new. A commit knows the new one if its Python files have it in quotes."""
-RENAMED_IN_RESULTS = {**RENAMED_KEYS, **RENAMED_PARAMETERS}
+RENAMED_IN_RESULTS = {**RENAMED_KEYS, **RENAMED_PARAMETERS, "code": "pass_at_k"}
 """Words of paths and of texts, old -> new; both sides of a comparison are renamed."""
 
 TIMES = {"seconds", "tokens_per_second"}

@@ -69,7 +69,7 @@ def test_what_failed_in_an_earlier_start_is_queued_again(sweep):
 def test_a_status_file_that_is_cut_or_of_another_version_counts_as_none(sweep):
     sweep.plan(RUN)
     for text in ("", '{"state": "finis', '{"state": "finished"}', "[1]", "null"):
-        sweep.write(f"logs/small/train/{RUN}.status.json", text, at=50)
+        sweep.write(f"logs/small/train_policy/{RUN}.status.json", text, at=50)
         assert state(sweep) == "queued"
 
 
