@@ -49,7 +49,7 @@ def method_style(method: str) -> MethodStyle:
     """
     if method == "sft":
         return SFT_STYLE
-    names = list(METHODS)
+    names = list(METHODS)  # a new method stands at the end, so that the others keep their colours
     left_over = max(1, len(PALETTE) - len(names))
     place = names.index(method) if method in names else len(names) + zlib.crc32(method.encode()) % left_over
     return MethodStyle(*(options[place % len(options)] for options in (PALETTE, MARKERS, DASHES)))
