@@ -11,8 +11,10 @@ import pytest
 import yaml
 
 from sparsepo.monitor.plan_file import TRAININGS, WATCHED, log_path, output_path
+from sparsepo.runtime.errors import UserError
 from sparsepo.workflow.registry import STAGES
 from sparsepo.workflow.resources import TaskNeeds
+from sparsepo.workflow.script_options import stage_parser
 from sparsepo.workflow.settings.base import StageSettings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -115,3 +117,10 @@ def test_every_script_takes_the_command_line_of_its_rule(planned, monkeypatch):
             module.main()
         options = caught.value.args[0]
         assert options.settings.as_json() == words[words.index("--settings") + 1] and options.code_version, stage
+
+
+def test_an_option_of_an_earlier_version_is_answered_with_the_new_one():
+    parser = stage_parser("", StageSettings)
+    for old, new in {"--kept": "--result-cache", "--code": "--code-version", "--answers": "--judge-cache"}.items():
+        with pytest.raises(UserError, match=f"^{old} is called {new} now$"):
+            parser.parse_args([old, "x"])
