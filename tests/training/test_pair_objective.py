@@ -81,6 +81,21 @@ def test_the_reference_is_not_saved_with_the_rest(method):
     assert sum(p.numel() for p in made.state_dict().values()) == policy + masks
 
 
+@pytest.mark.parametrize("mask", ["layers", "activations"])
+@pytest.mark.parametrize("method", ["simpo", "orpo"])
+def test_masks_read_the_reference_also_where_neither_the_loss_nor_the_log_does(method, mask):
+    losses = []
+    for kl in (("reverse",), ()):
+        policy, reference, given = model(0), model(1), {"mask": mask}
+        torch.manual_seed(0)
+        masks = build_method_masks(method, reference, given).double()
+        loss_kwargs, _ = METHODS[method].split_parameters(given)
+        made = PairObjective(policy, reference, method, loss_kwargs, masks, kl=kl)
+        made.calibrate([collate_pairs(PAIRS, 0)])
+        losses.append(made(collate_pairs(PAIRS, 0)).loss)
+    torch.testing.assert_close(*losses)
+
+
 @pytest.mark.parametrize("method", [name for name in METHODS if METHODS[name].needs_reference])
 def test_rewards_are_zero_before_the_first_step(method):
     output = objective(method, policy_seed=1)(batch_of(PAIRS, method))
