@@ -64,7 +64,7 @@ def _location(detail: Mapping[str, Any], raw: Any) -> Location:
             is_tag_read = True  # the member of a union, which follows the key of the section
             continue
         is_tag_read = False
-        if (isinstance(raw, Mapping) and part in raw) or (isinstance(raw, list) and isinstance(part, int)):
+        if (isinstance(raw, Mapping) and part in raw) or (isinstance(raw, list) and part in range(len(raw))):
             raw = raw[part]
         elif index < len(detail["loc"]) - 1 or part == "[key]":
             continue
