@@ -29,7 +29,7 @@ from workloads import token_pair
 
 from sparsepo.config.training import AdapterConfig
 from sparsepo.data.collation import collate_pairs, split_into_micro_batches
-from sparsepo.data.tokenization import TokenPair
+from sparsepo.data.encoding import TokenPair
 from sparsepo.models import adapters
 from sparsepo.models.architecture import compile_blocks, decoder_layers
 from sparsepo.objective import kernels

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from sparsepo.data.tokenization import TokenPair
+from sparsepo.data.encoding import TokenPair
 from sparsepo.models.loading import fetch_model, load_model
 
 Lengths = tuple[int, int, int]

@@ -20,7 +20,7 @@ import step  # noqa: E402
 import workloads  # noqa: E402
 
 from sparsepo.data.collation import LAYOUTS, collate_pairs
-from sparsepo.data.tokenization import TokenPair  # noqa: E402
+from sparsepo.data.encoding import TokenPair  # noqa: E402
 from sparsepo.training.method_masks import build_method_masks  # noqa: E402
 from sparsepo.training.pair_objective import PairObjective  # noqa: E402
 

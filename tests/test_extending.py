@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from sparsepo.data.encoding import Encoder, encode_pairs
 from sparsepo.data.records import Preference, as_record
-from sparsepo.data.tokenization import encode_pairs
 from sparsepo.methods.registry import check_parameters
 from sparsepo.models.loading import train_tokenizer
 from sparsepo.runtime.errors import UserError
@@ -127,7 +127,7 @@ def test_the_weights_of_the_page_are_those_of_a_pair():
     (row,) = blocks("json")
     record = as_record(json.loads(row), Preference, "page")
     tokenizer = train_tokenizer(["the film is great", "the film is awful"], "word", 50)
-    (pair,) = encode_pairs(tokenizer, [record], 10, 10, 32).pairs
+    (pair,) = encode_pairs(Encoder(tokenizer), [record], 10, 10, 32).pairs
     assert pair.values == ([0.2, 1.0, 0.0], [0.1, -0.9, 0.0])
 
 
@@ -144,7 +144,7 @@ def test_a_wrong_count_of_weights_is_refused_with_the_place_of_the_pair():
     ]:
         records = [as_record(json.loads(row) | more, Preference, "page") for more in ({}, changed)]
         with pytest.raises(UserError, match=sentence):
-            encode_pairs(tokenizer, records, 10, 10, 32)
+            encode_pairs(Encoder(tokenizer), records, 10, 10, 32)
 
 
 def test_the_methods_of_the_page_are_what_a_config_may_say():

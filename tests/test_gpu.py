@@ -10,8 +10,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.collation import collate_pairs
+from sparsepo.data.encoding import TokenPair
 from sparsepo.data.records import Preference
-from sparsepo.data.tokenization import TokenPair
 from sparsepo.models import segment_attention, varlen_attention
 from sparsepo.models.architecture import compile_blocks, hidden_states
 from sparsepo.models.loading import train_tokenizer

@@ -45,7 +45,7 @@ def pairs_by_score(options: argparse.Namespace, cache: ResultCache) -> PairMaker
     def pairs_of(prompts: list[Prompt], path: Path) -> PairBuilder:
         rows = responses(prompts, path)
         rewards = scorer([row.prompt for row in rows], [row.text for row in rows])
-        scored = [Scored(row.prompt, row.text, reward, row.ended) for row, reward in zip(rows, rewards, strict=True)]
+        scored = [Scored.of(row, reward) for row, reward in zip(rows, rewards, strict=True)]
         return best_and_worst([(f"{path}: {row.prompt!r}", row) for row in scored])
 
     return pairs_of

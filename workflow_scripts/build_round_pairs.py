@@ -31,7 +31,7 @@ def ranked_pairs(options: argparse.Namespace, rows: list[Completion]) -> tuple[P
     """One pair a prompt, scored by the share of comparisons that each response won; ties are dropped."""
     judge = build_judge(options.settings.judge, options.judge_cache, options.fitted_scorer)
     tournament = round_robin(judge, [row.prompt for row in rows], [row.text for row in rows])
-    scored = [Scored(row.prompt, row.text, won, row.ended) for row, won in zip(rows, tournament.wins, strict=True)]
+    scored = [Scored.of(row, won) for row, won in zip(rows, tournament.wins, strict=True)]
     return best_and_worst([(f"{options.prompts}: {row.prompt!r}", row) for row in scored]), tournament
 
 

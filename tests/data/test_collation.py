@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sparsepo.data.collation import LAYOUTS, collate_pairs, collate_responses, split_into_micro_batches
-from sparsepo.data.tokenization import TokenPair
+from sparsepo.data.encoding import TokenPair
 
 
 def test_a_batch_is_the_one_worked_out_by_hand():

@@ -117,10 +117,20 @@ def test_no_row_is_lost_and_no_pair_could_be_wider(triples):
         ("\nnext", "\nnext"),
         ("<br />", "<br />"),
         ("", ""),
+        ("好", "好"),
+        ("はい", "はい"),
+        ("ไทย", "ไทย"),
+        ("привет", " привет"),
+        ("مرحبا", " مرحبا"),
     ],
 )
 def test_a_response_that_starts_with_a_word_follows_its_prompt_after_a_space(text, expected):
-    assert add_space(text) == expected
+    assert add_space("Is it?", text) == expected
+
+
+@pytest.mark.parametrize("prompt", ["Answer: ", "Answer:\n", "Answer:\u3000", ""])
+def test_no_space_is_added_after_white_space_or_at_the_start(prompt):
+    assert add_space(prompt, "word") == "word"
 
 
 def test_an_empty_pairing_says_so():

@@ -5,8 +5,8 @@ import random
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from sparsepo.data.encoding import Encoder
 from sparsepo.data.records import Completion, Preference
-from sparsepo.data.tokenization import encode_response
 from sparsepo.evaluation.frontier import ScoredSamples
 from sparsepo.evaluation.kl import ResponseDivergence
 from sparsepo.evaluation.token_analysis import (
@@ -85,7 +85,7 @@ def test_word_tokens_are_told_as_text_with_their_marks():
 @pytest.mark.parametrize("text", [" not very good .", "the plot, dull", " café"])
 def test_the_pieces_of_byte_level_tokens_make_up_the_text(text):
     bpe = tokenizer("bpe")
-    length = len(encode_response(bpe, text, ended=True))
+    length = len(Encoder(bpe).encode_response("the film was", text, ended=True))
     made = token_records(bpe, [Preference("the film was", text, text)], [inspected(length, length - 1)], planted=True)[
         0
     ]

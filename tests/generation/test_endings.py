@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from sparsepo.config.preferences import SamplingConfig
+from sparsepo.data.encoding import Encoder
 from sparsepo.data.records import Prompt
 from sparsepo.generation.generate import make_completion, sample
 from sparsepo.generation.sampler import cut_at_stop, stop_criterion
@@ -48,7 +49,7 @@ def test_the_last_tokens_tell_what_the_whole_text_tells(tokens, data):
     text = BYTES.decode(tokens)
     start = data.draw(st.integers(0, len(text) - 1))
     stop = text[start : start + data.draw(st.integers(1, 6))]
-    over = stop_criterion(BYTES, (stop,))
+    over = stop_criterion(BYTES, [BYTES.eos_token_id], (stop,))
     first = ends_by_hand(tokens, (stop,))
     assert [over(tokens[:size]) for size in range(1, first + 1)] == [False] * (first - 1) + [stop in text]
 
@@ -56,7 +57,7 @@ def test_the_last_tokens_tell_what_the_whole_text_tells(tokens, data):
 def test_a_stop_of_many_tokens_is_seen_when_its_last_one_comes():
     tokens = [BYTES.convert_tokens_to_ids(byte) for byte in "return"]
     assert len(tokens) == 6
-    over = stop_criterion(BYTES, ("return",))
+    over = stop_criterion(BYTES, [BYTES.eos_token_id], ("return",))
     assert [over(tokens[:size]) for size in range(1, 7)] == [False] * 5 + [True]
 
 
@@ -64,11 +65,11 @@ def test_what_only_seems_to_be_there_in_the_last_tokens_does_not_end():
     """They begin within a character, which reads as a replacement sign, but the whole text has none."""
     tokens = [BYTES.convert_tokens_to_ids(token) for token in ("æ", "ķ", "°", "a", "b", "c")]
     assert BYTES.decode(tokens) == "数abc" and "\ufffd" in BYTES.decode(tokens[-4:])
-    assert not stop_criterion(BYTES, ("\ufffd",))(tokens)
+    assert not stop_criterion(BYTES, [BYTES.eos_token_id], ("\ufffd",))(tokens)
 
 
 def test_without_stops_only_the_end_token_ends():
-    over, tokens = stop_criterion(BYTES, ()), BYTES("print(1)\n#")["input_ids"]
+    over, tokens = stop_criterion(BYTES, [BYTES.eos_token_id], ()), BYTES("print(1)\n#")["input_ids"]
     assert not over(tokens) and over([*tokens, BYTES.eos_token_id])
 
 
@@ -84,13 +85,13 @@ def test_a_text_is_cut_before_the_stop_that_comes_first(text, kept):
 
 def test_a_record_that_was_cut_has_ended_and_keeps_its_tokens():
     tokens = BYTES("    return a\nprint(a)")["input_ids"]
-    made = make_completion(BYTES, PROMPTS[1], tokens, 0.25, STOPS)
+    made = make_completion(Encoder(BYTES), PROMPTS[1], tokens, 0.25, STOPS)
     assert (made.text, made.ended, made.tokens) == ("    return a", True, tokens)
     assert (made.prompt, made.id, made.temperature) == ("def add(a, b):", "2", 0.25)
 
 
 def test_a_stop_in_the_prompt_does_not_end_the_response():
-    made = make_completion(BYTES, Prompt("a\nprint"), BYTES("(1)")["input_ids"], stops=STOPS)
+    made = make_completion(Encoder(BYTES), Prompt("a\nprint"), BYTES("(1)")["input_ids"], stops=STOPS)
     assert (made.text, made.ended) == ("(1)", False)
 
 

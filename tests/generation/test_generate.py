@@ -9,6 +9,7 @@ from scipy.stats import chisquare
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from sparsepo.config.preferences import SamplingConfig
+from sparsepo.data.encoding import Encoder
 from sparsepo.data.records import Prompt
 from sparsepo.generation.generate import check_prompt_lengths, make_completion, sample
 from sparsepo.models.loading import train_tokenizer
@@ -231,7 +232,7 @@ def test_prompt_and_text_read_as_the_tokens_do(kind, prompt, response, text, end
     tokenizer = train_tokenizer(["a good film .", "a good film.", "a go od film"], kind, 300)
     tokens = tokenizer(response, add_special_tokens=False)["input_ids"]
     end = [tokenizer.eos_token_id]
-    made = make_completion(tokenizer, Prompt(prompt), tokens + end + tokens if ended else tokens)
+    made = make_completion(Encoder(tokenizer), Prompt(prompt), tokens + end + tokens if ended else tokens)
     assert made.text == text
     assert (made.prompt, made.tokens, made.ended) == (prompt, tokens + end if ended else tokens, ended)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from sparsepo.data.collation import LAYOUTS, collate_pairs
-from sparsepo.data.tokenization import TokenPair
+from sparsepo.data.encoding import TokenPair
 from sparsepo.models.architecture import hidden_states
 from sparsepo.models.segment_attention import SEGMENTED, UnsupportedLayout
 from sparsepo.runtime.errors import UserError

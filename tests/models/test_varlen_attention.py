@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sparsepo.data.collation import collate_pairs
-from sparsepo.data.tokenization import TokenPair
+from sparsepo.data.encoding import TokenPair
 from sparsepo.models.varlen_attention import RepeatShared, plan_segments
 
 CPU = torch.device("cpu")

@@ -10,8 +10,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from sparsepo.config.preferences import SamplingConfig
 from sparsepo.config.training import AdapterConfig
+from sparsepo.data.encoding import TokenPair
 from sparsepo.data.records import Prompt
-from sparsepo.data.tokenization import TokenPair
 from sparsepo.generation.generate import sample
 from sparsepo.models import adapters
 from sparsepo.models.activations import record_activations

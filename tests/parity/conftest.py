@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from sparsepo.data.tokenization import TokenPair
+from sparsepo.data.encoding import TokenPair
 
 FOLDER = Path(__file__).parents[1] / "fixtures" / "golden"
 

@@ -9,7 +9,7 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
 from sparsepo.config.training import AdapterConfig
-from sparsepo.data.tokenization import encode_pairs
+from sparsepo.data.encoding import Encoder, encode_pairs
 from sparsepo.models import adapters
 from sparsepo.models.activations import record_activations
 from sparsepo.runtime.errors import UserError
@@ -252,7 +252,7 @@ def test_a_saved_folder_is_plain_and_the_policy_that_was_trained(toy, tmp_path, 
         path.name for path in (tmp_path / "out").iterdir()
     }
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
-    pairs = encode_pairs(toy.tokenizer, toy.pairs(4), 512, 512, 48).pairs
+    pairs = encode_pairs(Encoder(toy.tokenizer), toy.pairs(4), 512, 512, 48).pairs
     reference = trainer.model.reference
     mine, plain = (
         inspect_pairs(model.eval(), reference, pairs, method, {}, trainer.masks) for model in (trainer.policy, loaded)

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from sparsepo.data.collation import collate_pairs
-from sparsepo.data.tokenization import TokenPair
+from sparsepo.data.encoding import TokenPair
 from sparsepo.methods.registry import METHODS as TABLE
 from sparsepo.runtime.errors import UserError
 from sparsepo.training.inspection import inspect_pairs

@@ -8,8 +8,8 @@ from statistics import fmean
 import pytest
 import torch
 
+from sparsepo.data.encoding import Encoder, encode_pairs
 from sparsepo.data.records import Preference
-from sparsepo.data.tokenization import encode_pairs
 from sparsepo.methods.registry import METHODS as TABLE
 from sparsepo.runtime.errors import UserError
 from sparsepo.training.inspection import inspect_pairs
@@ -25,7 +25,7 @@ def same(first, second):
 
 
 def encoded(toy, count=20):
-    return encode_pairs(toy.tokenizer, toy.pairs(count), 512, 512, 48).pairs
+    return encode_pairs(Encoder(toy.tokenizer), toy.pairs(count), 512, 512, 48).pairs
 
 
 # --- every method
@@ -198,7 +198,7 @@ def test_a_learned_mask_weighs_the_words_that_tell_responses_apart(toy, tmp_path
     rates = {"learning_rate": 2e-3, "mask_learning_rate": 3e-2}
     data = telling(0)
     trainer = toy.trainer(tmp_path, method, data=data, num_train_epochs=20, batch_size=16, hyper={"beta": 0.3}, **rates)
-    pairs = encode_pairs(toy.tokenizer, data, 512, 512, 48).pairs
+    pairs = encode_pairs(Encoder(toy.tokenizer), data, 512, 512, 48).pairs
     words = toy.tokenizer.convert_tokens_to_ids(["w58", "w59"])
 
     def contrast():

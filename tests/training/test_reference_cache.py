@@ -8,7 +8,7 @@ import torch
 
 from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.collation import collate_pairs
-from sparsepo.data.tokenization import encode_pairs
+from sparsepo.data.encoding import Encoder, encode_pairs
 from sparsepo.methods.registry import METHODS
 from sparsepo.models.loading import save_model
 from sparsepo.runtime.errors import UserError
@@ -28,7 +28,7 @@ CACHED = {  # what each method reads when the KL is logged, and when it is not
 
 
 def token_pairs(toy, count=20):
-    return encode_pairs(toy.tokenizer, toy.pairs(count), 512, 512, 48).pairs
+    return encode_pairs(Encoder(toy.tokenizer), toy.pairs(count), 512, 512, 48).pairs
 
 
 def written(toy, folder, kind, reference, count=20, **settings):

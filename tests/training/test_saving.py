@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from sparsepo.data.tokenization import encode_pairs
+from sparsepo.data.encoding import Encoder, encode_pairs
 from sparsepo.models.loading import load_tokenizer
 from sparsepo.runtime.errors import UserError
 from sparsepo.training.inspection import inspect_pairs
@@ -21,7 +21,7 @@ def test_a_saved_policy_and_its_heads_are_those_that_were_trained(toy, tmp_path,
     trainer.save(tmp_path / "out")
     policy = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     assert policy.config.tie_word_embeddings == tied
-    pairs = encode_pairs(toy.tokenizer, toy.pairs(4), 512, 512, 48).pairs
+    pairs = encode_pairs(Encoder(toy.tokenizer), toy.pairs(4), 512, 512, 48).pairs
     mine, loaded = (
         inspect_pairs(model.eval(), reference, pairs, method, {}, masks)
         for model, masks in ((trainer.policy, trainer.masks), (policy, load_masks(tmp_path / "out", reference)))

@@ -6,6 +6,7 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
 from sparsepo.config.training import SftConfig
+from sparsepo.data.encoding import Encoder
 from sparsepo.data.records import Text
 from sparsepo.models import adapters
 from sparsepo.models.loading import disable_dropout
@@ -69,11 +70,11 @@ def test_the_context_of_the_model_cuts_as_max_tokens_does(toy, tmp_path, capsys)
 def test_a_document_becomes_its_ids_with_the_end_and_the_length_of_its_prompt(toy):
     ids = toy.tokenizer.convert_tokens_to_ids
     end = toy.tokenizer.eos_token_id
-    assert encode_document(toy.tokenizer, DOCUMENTS[1], 99) == (ids("w08 w09 w10 w06 w07".split()) + [end], 3)
-    assert encode_document(toy.tokenizer, DOCUMENTS[1], 4) == (ids("w08 w09 w10 w06".split()), 3)
-    assert encode_document(toy.tokenizer, DOCUMENTS[1], 3) is None
-    assert encode_document(toy.tokenizer, Text("w01"), 9) == ([*ids(["w01"]), end], 0)
-    assert encode_document(toy.tokenizer, Text(""), 9) is None
+    assert encode_document(Encoder(toy.tokenizer), DOCUMENTS[1], 99) == (ids("w08 w09 w10 w06 w07".split()) + [end], 3)
+    assert encode_document(Encoder(toy.tokenizer), DOCUMENTS[1], 4) == (ids("w08 w09 w10 w06".split()), 3)
+    assert encode_document(Encoder(toy.tokenizer), DOCUMENTS[1], 3) is None
+    assert encode_document(Encoder(toy.tokenizer), Text("w01"), 9) == ([*ids(["w01"]), end], 0)
+    assert encode_document(Encoder(toy.tokenizer), Text(""), 9) is None
 
 
 def test_a_batch_is_the_one_worked_out_by_hand():

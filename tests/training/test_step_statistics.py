@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sparsepo.data.collation import collate_pairs
-from sparsepo.data.tokenization import TokenPair
+from sparsepo.data.encoding import TokenPair
 from sparsepo.runtime.errors import UserError
 from sparsepo.training.step_statistics import MismatchedKL, RunningMargin, mismatch_responses
 

@@ -7,8 +7,8 @@ import pytest
 from safetensors.torch import load_file
 
 from sparsepo.config.training import SftConfig
+from sparsepo.data.encoding import Encoder, encode_pairs
 from sparsepo.data.records import Preference, Text
-from sparsepo.data.tokenization import encode_pairs
 from sparsepo.runtime.errors import UserError
 from sparsepo.training.sft_trainer import SFTTrainer
 
@@ -44,7 +44,8 @@ def test_a_loss_that_is_not_a_number_stops_the_run_at_its_step_with_its_batch(to
         trainer.train()
     bad = json.loads((tmp_path / "bad_batch.json").read_text())
     own = [
-        json.loads(json.dumps(vars(pair))) for pair in encode_pairs(toy.tokenizer, toy.pairs(20), 512, 512, 48).pairs
+        json.loads(json.dumps(vars(pair)))
+        for pair in encode_pairs(Encoder(toy.tokenizer), toy.pairs(20), 512, 512, 48).pairs
     ]
     assert bad["step"] == 3
     assert len(bad["batch"]) == 4  # 20 pairs: 8, 8 and then 4 of them

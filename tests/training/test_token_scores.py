@@ -8,8 +8,8 @@ import torch
 from tokenizers.normalizers import Replace
 
 from sparsepo.config.training import PreferenceConfig
+from sparsepo.data.encoding import Encoder, encode_pairs
 from sparsepo.data.records import Preference
-from sparsepo.data.tokenization import encode_pairs
 from sparsepo.models.loading import save_model, train_tokenizer
 from sparsepo.runtime.errors import UserError
 from sparsepo.training.reference_cache import ReferenceCache, content_hash, write_cache
@@ -91,7 +91,7 @@ def test_a_run_on_scored_pairs_reads_the_cache_of_the_bare_ones(toy, models, tmp
     bare, config = toy.pairs(20), PreferenceConfig(batch_size=8, log_kl=False, checkpoint_every=0)
     save_model(toy.model(), toy.tokenizer, tmp_path / "sft")
     scored = score(toy, models, bare, config)
-    encoded = encode_pairs(toy.tokenizer, bare, 512, 512, 48).pairs
+    encoded = encode_pairs(Encoder(toy.tokenizer), bare, 512, 512, 48).pairs
     write_cache(toy.model(), encoded, "logps", config, tmp_path / "logps", content_hash(tmp_path / "sft", bare, config))
     cache = [ReferenceCache.open(tmp_path / "logps", content_hash(tmp_path / "sft", scored, config))]
     given = {"hyper": {"mask": "selected", "k_chosen": 0.5}, "data": scored, "log_kl": False}

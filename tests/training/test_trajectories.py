@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sparsepo.data.tokenization import encode_pairs
+from sparsepo.data.encoding import Encoder, encode_pairs
 from sparsepo.runtime.errors import UserError
 from sparsepo.training.inspection import inspect_pairs
 
@@ -114,7 +114,7 @@ def test_an_optimiser_whose_library_is_missing_is_refused_by_name(toy, tmp_path)
 def test_the_loss_of_a_batch_is_the_mean_over_its_pairs_however_many(toy, tmp_path, micro):
     """Nothing is learned, so that an epoch's losses are those of the 21 pairs, 8 + 8 + 5 of them."""
     trainer = toy.trainer(tmp_path, "simpo", data=21, micro_batch_size=micro, learning_rate=1e-12)
-    pairs = encode_pairs(toy.tokenizer, toy.pairs(21), 512, 512, 48).pairs
+    pairs = encode_pairs(Encoder(toy.tokenizer), toy.pairs(21), 512, 512, 48).pairs
     losses = [record["loss"] for record in inspect_pairs(trainer.policy, trainer.model.reference, pairs, "simpo")]
     trainer.train()
     logged = [row["loss"] for row in toy.rows(tmp_path)]

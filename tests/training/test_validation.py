@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 
 from sparsepo.config.training import PreferenceConfig
+from sparsepo.data.encoding import Encoder, encode_pairs
 from sparsepo.data.records import Preference
-from sparsepo.data.tokenization import encode_pairs
 from sparsepo.models import adapters
 from sparsepo.models.loading import load_model
 from sparsepo.runtime.errors import UserError
@@ -104,7 +104,7 @@ def test_the_validation_loss_contains_the_penalty_of_the_masks(toy, tmp_path):
     hyper = {"l1_u": 0.05, "l1_d": 0.02}
     trainer = start(toy, tmp_path, "sparsepo_independent", hyper=hyper, num_train_epochs=1)
     trainer.train()
-    pairs = encode_pairs(toy.tokenizer, toy.pairs(10, seed=12), 512, 512, 48).pairs
+    pairs = encode_pairs(Encoder(toy.tokenizer), toy.pairs(10, seed=12), 512, 512, 48).pairs
     models = trainer.policy.eval(), trainer.model.reference
     found = inspect_pairs(*models, pairs, trainer.method, hyper, trainer.masks)
     assert min(record["penalty"] for record in found) > 0.01
@@ -141,7 +141,7 @@ def test_a_run_on_a_cache_validates_as_one_that_runs_its_reference(toy, tmp_path
     reference = toy.model(dtype=torch.float64)
     hyper = {} if method == "dpo" else {"activation_sites": ["mlp", "residual"]}
     given = {"reference": reference, "log_kl": False, "hyper": hyper}
-    pairs = encode_pairs(toy.tokenizer, toy.pairs(20), 512, 512, 48).pairs
+    pairs = encode_pairs(Encoder(toy.tokenizer), toy.pairs(20), 512, 512, 48).pairs
     for kind in kinds:
         write_cache(reference, pairs, kind, PreferenceConfig(), tmp_path / kind, "this")
     cache = [ReferenceCache.open(tmp_path / kind, "this") for kind in kinds]
@@ -177,7 +177,7 @@ def test_what_is_saved_is_the_best(toy, tmp_path):
     trainer.train()
     trainer.save(tmp_path / "out")
     masks = load_masks(tmp_path / "out", trainer.model.reference)
-    pairs = encode_pairs(toy.tokenizer, toy.pairs(10, seed=12), 512, 512, 48).pairs
+    pairs = encode_pairs(Encoder(toy.tokenizer), toy.pairs(10, seed=12), 512, 512, 48).pairs
     found = inspect_pairs(load_model(tmp_path / "out"), trainer.model.reference, pairs, trainer.method, {}, masks)
     lowest = min(row["validation_loss"] for row in validated(toy, tmp_path / "work")[1:])
     assert sum(record["loss"] for record in found) / len(found) == pytest.approx(lowest, rel=1e-5)
@@ -243,7 +243,7 @@ def test_validation_needs_a_usable_pair(toy, tmp_path):
 
 
 def test_a_cache_of_training_pairs_is_not_enough_to_validate(toy, tmp_path):
-    pairs = encode_pairs(toy.tokenizer, toy.pairs(20), 512, 512, 48).pairs
+    pairs = encode_pairs(Encoder(toy.tokenizer), toy.pairs(20), 512, 512, 48).pairs
     write_cache(toy.model(), pairs, "states", PreferenceConfig(), tmp_path / "states", "this")
     cache = [ReferenceCache.open(tmp_path / "states", "this")]
     with pytest.raises(UserError, match="validation runs the reference on pairs that a cache .* does not hold"):

@@ -7,7 +7,7 @@ from itertools import accumulate
 import torch
 
 from sparsepo.data.batches import ModelInputs, PairBatch, ResponseBatch, Segment
-from sparsepo.data.tokenization import TokenPair
+from sparsepo.data.encoding import TokenPair
 from sparsepo.objective.response_index import ResponseIndex
 
 

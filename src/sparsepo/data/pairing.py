@@ -1,6 +1,7 @@
 """From scored responses to preferences; what cannot be a pair is counted with its place."""
 
 import random
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +10,8 @@ from typing import NamedTuple
 
 from sparsepo.data.records import Completion, Preference, Scored
 
-QUOTES = ('"', "'", "(")
+STARTS_A_WORD = re.compile(r"[\"'(]*[0-9A-Za-z\u00c0-\u058f\u05d0-\u06ff\u0900-\u0dff\u10a0-\u10ff]")
+"""Of scripts that put spaces between words."""
 
 
 class PlacedPair(NamedTuple):
@@ -58,13 +60,15 @@ class PairBuilder:
         return "; ".join([f"{len(self.pairs)} pairs", *reasons])
 
 
-def add_space(text: str) -> str:
+def add_space(prompt: str, text: str) -> str:
     """A response with the space before its first word that some files leave out.
 
-    >>> add_space("Yes"), add_space(", but")
-    (' Yes', ', but')
+    Not after white space, and not in scripts that are written without spaces.
+
+    >>> add_space("Is it?", "Yes"), add_space("Is it?", ", but"), add_space("So:\\n", "Yes"), add_space("好吗？", "好")
+    (' Yes', ', but', 'Yes', '好')
     """
-    return f" {text}" if text[:1].isalnum() or text.startswith(QUOTES) else text
+    return f" {text}" if prompt and not prompt[-1].isspace() and STARTS_A_WORD.match(text) else text
 
 
 def best_and_worst(rows: Iterable[tuple[str, Scored]]) -> PairBuilder:
@@ -97,7 +101,9 @@ def best_and_worst_pairs(rows: Iterable[tuple[str, Scored]], builder: PairBuilde
         else:
             scores = {"chosen_score": best.reward, "rejected_score": worst.reward}
             ended = {"chosen_ended": best.ended, "rejected_ended": worst.ended}
-            yield place, Preference(best.prompt, best.text, worst.text, **scores, **ended)
+            ids = {"chosen_ids": best.tokens, "rejected_ids": worst.tokens}
+            chat = {"messages": best.messages, "rendered": best.rendered}
+            yield place, Preference(best.prompt, best.text, worst.text, **scores, **ended, **ids, **chat)
 
 
 Attempt = tuple[Completion, bool]
@@ -127,7 +133,8 @@ def passing_against_failing(groups: Mapping[str, Sequence[Attempt]], epochs: int
         for prompt, order in orders.items():
             chosen, rejected = order[epoch % len(order)]
             ended = {"chosen_ended": chosen.ended, "rejected_ended": rejected.ended}
-            builder.add(Preference(prompt, chosen.text, rejected.text, **ended, epoch=epoch), repr(prompt))
+            chat = {"messages": chosen.messages, "rendered": chosen.rendered}
+            builder.add(Preference(prompt, chosen.text, rejected.text, **ended, epoch=epoch, **chat), repr(prompt))
     return builder
 
 

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from sparsepo.data.hh_dialogues import message_pairs, transcript_pairs
@@ -63,7 +64,7 @@ def plain_pairs(rows: PlacedRows, builder: PairBuilder) -> Iterator[PlacedPair]:
 def scored_responses(rows: PlacedRows, builder: PairBuilder) -> Iterator[PlacedPair]:
     """Rows {"prompt", "text", "reward"}: the best response of a prompt against the worst."""
     records = [(place, as_record(row, Scored, place)) for place, row in rows]
-    scored = [(place, Scored(row.prompt, add_space(row.text), row.reward, row.ended)) for place, row in records]
+    scored = [(place, replace(row, text=add_space(row.prompt, row.text))) for place, row in records]
     return (PlacedPair(place, "", pair) for place, pair in best_and_worst_pairs(scored, builder))
 
 

@@ -19,13 +19,23 @@ Number = Annotated[float, Strict(), AllowInfNan(False)]
 ZeroOrOne = Annotated[int, Strict(), Field(ge=0, le=1)]
 
 
+Messages = list[dict[str, Any]]
+"""A chat as it came: each message has a `role`, a `content`, and maybe more that a chat template reads."""
+
+
 @dataclass(frozen=True)
 class Prompt:
-    """What a policy is asked to continue; `reference` is a good response, for comparison, and `id` a problem's name."""
+    """What a policy is asked to continue; `reference` is a good response, for comparison, and `id` a problem's name.
+
+    messages: the chat that `prompt` was made of. rendered: by the chat template of the model's tokenizer, so that the
+    text has all its special tokens.
+    """
 
     prompt: String
     id: String = ""
     reference: String = ""
+    messages: Messages | None = None
+    rendered: StrictBool = False
 
 
 @dataclass(frozen=True)
@@ -34,6 +44,7 @@ class Text:
 
     text: String
     prompt: String = ""
+    rendered: StrictBool = False
 
 
 @dataclass(frozen=True)
@@ -55,6 +66,8 @@ class Completion:
     id: String = ""
     split: String = "test"
     temperature: Number = 1.0
+    messages: Messages | None = None
+    rendered: StrictBool = False
 
 
 @dataclass(frozen=True)
@@ -65,6 +78,17 @@ class Scored:
     text: String
     reward: Number
     ended: StrictBool = True
+    tokens: list[StrictInt] | None = None
+    messages: Messages | None = None
+    rendered: StrictBool = False
+
+    @classmethod
+    def of(cls, response: Completion, reward: float) -> "Scored":
+        """A sampled response with its score."""
+        fields = {
+            name: getattr(response, name) for name in ("prompt", "text", "ended", "tokens", "messages", "rendered")
+        }
+        return cls(reward=reward, **fields)
 
 
 @dataclass(frozen=True)
@@ -73,6 +97,7 @@ class Preference:
 
     `epoch`: the one epoch, counted from 0, that trains on this pair; None is every epoch. `*_values`: a number for each
     token of the response, its end token included if it has ended: what that is, weight or score, a mask says.
+    `*_ids`: the tokens of a response that was sampled, which are not encoded again. `messages`, `rendered`: see Prompt.
     """
 
     prompt: String
@@ -85,6 +110,10 @@ class Preference:
     epoch: StrictInt | None = None
     chosen_values: list[Number] | None = None
     rejected_values: list[Number] | None = None
+    chosen_ids: list[StrictInt] | None = None
+    rejected_ids: list[StrictInt] | None = None
+    messages: Messages | None = None
+    rendered: StrictBool = False
 
 
 Record = TypeVar("Record")

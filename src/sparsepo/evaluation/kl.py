@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from sparsepo.data.collation import collate_responses
+from sparsepo.data.encoding import Encoder
 from sparsepo.data.records import Completion
-from sparsepo.data.tokenization import encode_prompt
 from sparsepo.models.architecture import hidden_states, lm_head
 from sparsepo.objective.token_terms import token_terms
 
@@ -34,10 +34,10 @@ def response_divergences(
     """One of each completion, in their order, of the sampled token ids; no text is tokenised again."""
     order = sorted(range(len(completions)), key=lambda index: len(completions[index].tokens))
     divergences: dict[int, ResponseDivergence] = {}
-    device = next(policy.parameters()).device
+    device, encoder = next(policy.parameters()).device, Encoder(tokenizer)
     for start in range(0, len(order), batch_size):
         indices = order[start : start + batch_size]
-        prompts = [encode_prompt(tokenizer, completions[index].prompt) for index in indices]
+        prompts = [encoder.prompt_ids(completions[index]) for index in indices]
         tokens = [completions[index].tokens for index in indices]
         batch = collate_responses(prompts, tokens, tokenizer.pad_token_id).to(device)
         index = batch.responses

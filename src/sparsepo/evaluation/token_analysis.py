@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
+from sparsepo.data.encoding import Encoder, TokenPair, encode_pairs
 from sparsepo.data.planted import polar_spans
 from sparsepo.data.records import Preference
-from sparsepo.data.tokenization import TokenPair, encode_pairs
 from sparsepo.evaluation.frontier import ScoredSamples
 from sparsepo.evaluation.statistics import distinct_n
 from sparsepo.runtime.errors import UserError
@@ -63,7 +63,7 @@ def encode_usable(
     limits: the longest prompt, the longest response, and the model's context, in tokens. Raises UserError if no pair is
     usable.
     """
-    encoded = encode_pairs(tokenizer, pairs, *limits)
+    encoded = encode_pairs(Encoder(tokenizer), pairs, *limits)
     if not encoded.pairs:
         raise UserError(f"none of the {len(pairs)} validation pairs can be analysed; dropped: {encoded.dropped}")
     return [pairs[index] for index in encoded.indices[:count]], encoded.pairs[:count]

@@ -10,8 +10,8 @@ import torch
 
 from sparsepo.config.preferences import SamplingConfig
 from sparsepo.config.training import PreferenceConfig
+from sparsepo.data.encoding import Encoder
 from sparsepo.data.records import Prompt
-from sparsepo.data.tokenization import encode_prompt
 from sparsepo.evaluation.scorers import Scorer
 from sparsepo.generation.generate import sample
 from sparsepo.objective.f_divergence import fit_scale
@@ -30,9 +30,9 @@ def usable_prompts(
     tokenizer: Any, prompts: Sequence[Prompt], config: PreferenceConfig, sampling: SamplingConfig, context: int
 ) -> tuple[list[Prompt], dict[str, int]]:
     """Prompts that responses can be sampled to, and how many others were dropped for which reason."""
-    kept, dropped = [], Counter()
+    kept, dropped, encoder = [], Counter(), Encoder(tokenizer)
     for prompt in prompts:
-        length = len(encode_prompt(tokenizer, prompt.prompt))
+        length = len(encoder.prompt_ids(prompt))
         if length == 0:
             dropped["prompt is empty"] += 1
         elif length > config.max_prompt_tokens:

@@ -13,8 +13,8 @@ from sparsepo.config.preferences import SamplingConfig
 from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.batches import Batch, ResponseBatch
 from sparsepo.data.collation import collate_responses
+from sparsepo.data.encoding import Encoder
 from sparsepo.data.records import Completion, Prompt
-from sparsepo.data.tokenization import encode_prompt
 from sparsepo.evaluation.statistics import distinct_n
 from sparsepo.fdpg.running_estimates import RunningEstimates
 from sparsepo.fdpg.target import Target, usable_prompts
@@ -147,7 +147,8 @@ class OnPolicyTrainer(ResumableTrainer):
     def _batches(self, responses: Sequence[Completion]) -> list["SampleBatch"]:
         """Micro-batches of responses of similar length, the longest first."""
         size = self.settings.micro_batch_size or len(responses)
-        prompts = [encode_prompt(self.tokenizer, row.prompt) for row in responses]
+        encoder = Encoder(self.tokenizer)
+        prompts = [encoder.prompt_ids(row) for row in responses]
         lengths = [len(prompt) + len(row.tokens) for prompt, row in zip(prompts, responses, strict=True)]
         order = sorted(range(len(responses)), key=lambda index: -lengths[index])
         batches = []

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from sparsepo.config.preferences import SamplingConfig
+from sparsepo.data.encoding import Encoder
 from sparsepo.data.records import Completion, Prompt
-from sparsepo.data.tokenization import encode_prompt
 from sparsepo.generation.decoding import decode, is_plain
 from sparsepo.generation.generic_decoding import batching_limits, decode_with_generate
 from sparsepo.generation.sampler import (
@@ -82,16 +82,17 @@ def sample(
     off, and the model's own generation config, which may penalise repetition, is not used. The model is left in its
     mode of training. Batches in the `cache` are not sampled again. `quiet`: without progress.
     """
-    requests, mixes_lengths = response_requests(tokenizer, prompts, config), True
+    encoder = Encoder(tokenizer, model)
+    requests, mixes_lengths = response_requests(encoder, prompts, config), True
     if isinstance(model, VllmEngine):
-        batch_size, answer = VLLM_BATCH, _vllm_answer(model, tokenizer, config, stops)
+        batch_size, answer = VLLM_BATCH, _vllm_answer(model, encoder, config, stops)
     else:
         batch_size, continue_prompts = config.batch_size, decode
         if not is_plain(model):
             mixes_lengths, batch_size = batching_limits(model, tokenizer, batch_size, quiet)
-            pad, end = tokenizer.pad_token_id, tokenizer.eos_token_id
-            continue_prompts = partial(decode_with_generate, pad=pad, end=end)
-        answer = _transformers_answer(model, continue_prompts, config, stop_criterion(tokenizer, stops))
+            continue_prompts = partial(decode_with_generate, pad=tokenizer.pad_token_id, end=sorted(encoder.end_ids))
+        is_complete = stop_criterion(tokenizer, encoder.end_ids, stops)
+        answer = _transformers_answer(model, continue_prompts, config, is_complete)
     settings = [config.model_dump(mode="json"), list(stops)]
 
     def cached_answer(batch: Sequence[ResponseRequest]) -> list[list[int]]:
@@ -99,19 +100,18 @@ def sample(
         return get_or_compute(cache, key, lambda: answer(batch))
 
     completions = [
-        (request.index, make_completion(tokenizer, prompts[request.index], tokens, config.temperature, stops))
+        (request.index, make_completion(encoder, prompts[request.index], tokens, config.temperature, stops))
         for request, tokens in _answer_in_batches(requests, batch_size, mixes_lengths, cached_answer, quiet)
     ]
     return [completion for _, completion in sorted(completions, key=lambda item: item[0])]
 
 
-def response_requests(tokenizer: Any, prompts: Sequence[Prompt], config: SamplingConfig) -> list[ResponseRequest]:
+def response_requests(encoder: Encoder, prompts: Sequence[Prompt], config: SamplingConfig) -> list[ResponseRequest]:
     """Short prompts first; of one length in the order of the prompts, so that samples of a prompt are neighbours."""
-    encoded = {text: encode_prompt(tokenizer, text) for text in dict.fromkeys(prompt.prompt for prompt in prompts)}
     counts: Counter[tuple[int, ...]] = Counter()
     requests = []
     for index, prompt in enumerate(prompts):
-        ids = encoded[prompt.prompt]
+        ids = encoder.prompt_ids(prompt)
         for _ in range(config.samples):
             requests.append(ResponseRequest(index, ids, counts[tuple(ids)]))
             counts[tuple(ids)] += 1
@@ -130,11 +130,11 @@ def _answer_in_batches(
         yield from zip(batch, answer(batch), strict=True)
 
 
-def _vllm_answer(model: VllmEngine, tokenizer: Any, config: SamplingConfig, stops: Sequence[str]) -> Answer:
+def _vllm_answer(model: VllmEngine, encoder: Encoder, config: SamplingConfig, stops: Sequence[str]) -> Answer:
     def answer(batch: Sequence[ResponseRequest]) -> list[list[int]]:
         seeds = [response_seed(config.seed, request.prompt_ids, request.number) for request in batch]
         prompt_ids = [request.prompt_ids for request in batch]
-        return model.continue_prompts(prompt_ids, seeds, tokenizer.eos_token_id, config, stops)
+        return model.continue_prompts(prompt_ids, seeds, sorted(encoder.end_ids), config, stops)
 
     return answer
 
@@ -157,32 +157,33 @@ def _transformers_answer(
 
 
 def make_completion(
-    tokenizer: Any, prompt: Prompt, tokens: list[int], temperature: float = 1.0, stops: Sequence[str] = ()
+    encoder: Encoder, prompt: Prompt, tokens: list[int], temperature: float = 1.0, stops: Sequence[str] = ()
 ) -> Completion:
     """The record of a response: its tokens up to and with the first end token, its text cut before the first stop.
 
     `text` is what the tokens add to the decoded prompt, so that prompt + text has a space between the two where the
     tokenizer puts one. A response that was cut has ended, and keeps the tokens of its stop.
     """
-    end = tokenizer.eos_token_id
-    ended = end in tokens
-    tokens = tokens[: tokens.index(end) + 1] if ended else tokens
-    prompt_ids = encode_prompt(tokenizer, prompt.prompt)
+    tokenizer, end = encoder.tokenizer, next((at for at, token in enumerate(tokens) if token in encoder.end_ids), None)
+    ended = end is not None
+    tokens = tokens[: end + 1] if ended else tokens
+    prompt_ids = encoder.prompt_ids(prompt)
     whole, start = (tokenizer.decode(ids, skip_special_tokens=True) for ids in (prompt_ids + tokens, prompt_ids))
     text = whole[len(start) :] if whole.startswith(start) else tokenizer.decode(tokens, skip_special_tokens=True)
     cut_text = cut_at_stop(text, stops)
     if cut_text is not None:
         text, ended = cut_text, True
-    return Completion(prompt.prompt, text, tokens, ended, id=prompt.id, temperature=temperature)
+    chat = {"messages": prompt.messages, "rendered": prompt.rendered}
+    return Completion(prompt.prompt, text, tokens, ended, id=prompt.id, temperature=temperature, **chat)
 
 
 def check_prompt_lengths(
     model: Any, tokenizer: Any, prompts: Sequence[Prompt], config: SamplingConfig, path: str | Path
 ) -> None:
     """Raises UserError, naming file and line, when a prompt and its response do not fit into the model's context."""
-    context = context_length(model)
+    context, encoder = context_length(model), Encoder(tokenizer, model)
     for line, prompt in enumerate(prompts, start=1):
-        length = len(encode_prompt(tokenizer, prompt.prompt))
+        length = len(encoder.prompt_ids(prompt))
         if length == 0 or length + config.max_new_tokens > context:
             raise UserError(
                 f"{path}:{line}: field 'prompt' has {length} tokens; with max_new_tokens {config.max_new_tokens} a "

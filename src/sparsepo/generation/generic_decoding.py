@@ -10,7 +10,14 @@ from sparsepo.generation.sampler import DrawTokens, IsComplete
 
 
 def decode_with_generate(
-    model: Any, prompts: list[list[int]], draw: DrawTokens, is_complete: IsComplete, limit: int, *, pad: int, end: int
+    model: Any,
+    prompts: list[list[int]],
+    draw: DrawTokens,
+    is_complete: IsComplete,
+    limit: int,
+    *,
+    pad: int,
+    end: list[int],
 ) -> list[list[int]]:
     """As `decode`, for any model: `generate` takes the most likely token, and all but the drawn one are excluded."""
     longest = max(map(len, prompts))
@@ -75,7 +82,7 @@ def is_padding_invariant(model: Any, tokenizer: Any, other_length: int) -> bool:
             steps.append(logits[-1].float())
             return torch.full_like(logits[:, 0], next_token, dtype=torch.long)
 
-        ids = {"pad": tokenizer.pad_token_id, "end": tokenizer.eos_token_id}
+        ids = {"pad": tokenizer.pad_token_id, "end": [tokenizer.eos_token_id]}
         decode_with_generate(model, prompts, record, lambda tokens: False, limit=3, **ids)
         return torch.stack(steps)
 

@@ -1,7 +1,7 @@
 """How a token is drawn and where a response ends: random numbers of each response, top-p, stop strings."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -56,19 +56,19 @@ def draw_tokens(logits: Tensor, uniform: Tensor, temperature: float, top_p: floa
     return (index if order is None else order.gather(1, index))[:, 0].to(logits.device)
 
 
-def stop_criterion(tokenizer: Any, stops: Sequence[str]) -> IsComplete:
-    """Whether tokens end with the end token or their text contains one of `stops`.
+def stop_criterion(tokenizer: Any, end_ids: Collection[int], stops: Sequence[str]) -> IsComplete:
+    """Whether tokens end with one of `end_ids` or their text contains one of `stops`.
 
     It is called after every token, so only the last tokens are decoded: a stop of n bytes has at most n of them, and
     one more keeps the space that some decoders drop at the start. A match there is checked in the whole text.
     """
-    end, reach = tokenizer.eos_token_id, 1 + max((len(stop.encode()) for stop in stops), default=0)
+    reach = 1 + max((len(stop.encode()) for stop in stops), default=0)
 
     def has_stop(tokens: list[int]) -> bool:
         return cut_at_stop(tokenizer.decode(tokens, skip_special_tokens=True), stops) is not None
 
     def is_complete(tokens: list[int]) -> bool:
-        return tokens[-1] == end or bool(stops and has_stop(tokens[-reach:]) and has_stop(tokens))
+        return tokens[-1] in end_ids or bool(stops and has_stop(tokens[-reach:]) and has_stop(tokens))
 
     return is_complete
 

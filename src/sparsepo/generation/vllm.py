@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig
+from transformers import AutoConfig, GenerationConfig
 
 from sparsepo.config.preferences import SamplingConfig
 from sparsepo.runtime.errors import UserError
@@ -32,6 +32,8 @@ class VllmEngine:
         from vllm import LLM
 
         self.config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        has_own = (Path(folder) / "generation_config.json").is_file()
+        self.generation_config = GenerationConfig.from_pretrained(folder) if has_own else GenerationConfig()
         try:
             self._llm = LLM(
                 model=str(folder),
@@ -49,11 +51,11 @@ class VllmEngine:
         self,
         prompt_ids: Sequence[list[int]],
         seeds: Sequence[int],
-        end: int,
+        end_ids: list[int],
         config: SamplingConfig,
         stops: Sequence[str],
     ) -> list[list[int]]:
-        """The tokens that continue each prompt, up to and with the `end` token or the one that completes a stop."""
+        """The tokens that continue each prompt, up to and with one of `end_ids` or the one that completes a stop."""
         from vllm import SamplingParams
 
         parameters = [
@@ -65,7 +67,7 @@ class VllmEngine:
                 seed=seed,
                 max_tokens=config.max_new_tokens,
                 stop=list(stops),
-                stop_token_ids=[end],
+                stop_token_ids=end_ids,
             )
             for seed in seeds
         ]

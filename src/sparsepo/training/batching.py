@@ -11,8 +11,8 @@ from torch.utils.data import Sampler
 from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.batches import PairBatch
 from sparsepo.data.collation import collate_pairs, split_into_micro_batches
+from sparsepo.data.encoding import EncodedPairs, Encoder, TokenPair, encode_pairs
 from sparsepo.data.records import Preference, as_record
-from sparsepo.data.tokenization import EncodedPairs, TokenPair, encode_pairs
 from sparsepo.models.loading import context_length
 from sparsepo.runtime.errors import UserError
 from sparsepo.training.reference_cache import ReferenceCache
@@ -34,7 +34,7 @@ def encode_usable_pairs(
     """The pairs that fit the config's limits and the model's context; prints how many there are to `use`."""
     records = as_preferences(pairs)
     limits = config.max_prompt_tokens, config.max_response_tokens, context_length(model)
-    encoded = encode_pairs(tokenizer, records, *limits)
+    encoded = encode_pairs(Encoder(tokenizer, model), records, *limits)
     print(f"{len(encoded.pairs)} of {len(records)} pairs can {use}; dropped: {encoded.dropped or 'none'}", flush=True)
     return encoded
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from sparsepo.config.training import PreferenceConfig
-from sparsepo.data.tokenization import EncodedPairs, TokenPair
+from sparsepo.data.encoding import EncodedPairs, TokenPair
 from sparsepo.methods.registry import METHODS
 from sparsepo.models.adapters import is_sharing_weights
 from sparsepo.models.architecture import check_lm_head

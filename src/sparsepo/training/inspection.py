@@ -8,7 +8,7 @@ import torch
 
 from sparsepo.data.batches import PairBatch
 from sparsepo.data.collation import collate_pairs
-from sparsepo.data.tokenization import TokenPair
+from sparsepo.data.encoding import TokenPair
 from sparsepo.methods.registry import check_pair_method
 from sparsepo.models.loading import context_length
 from sparsepo.objective.mask_builder import Masks

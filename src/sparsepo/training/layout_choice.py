@@ -7,7 +7,7 @@ import psutil
 import torch
 
 from sparsepo.data.collation import LAYOUTS, collate_pairs
-from sparsepo.data.tokenization import TokenPair
+from sparsepo.data.encoding import TokenPair
 from sparsepo.models.architecture import hidden_states, lm_head
 from sparsepo.models.segment_attention import UnsupportedLayout, check_row_length
 from sparsepo.objective.fused_head import rows_per_group

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from sparsepo.config.training import PreferenceConfig
+from sparsepo.data.encoding import EncodedPairs, TokenPair
 from sparsepo.data.records import write_json
-from sparsepo.data.tokenization import EncodedPairs, TokenPair
 from sparsepo.methods.registry import METHODS, check_pair_method
 from sparsepo.models.adapters import add_adapter, save_merged
 from sparsepo.models.architecture import checkpoint_blocks, compile_blocks

@@ -16,8 +16,8 @@ from torch import Tensor
 from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.batches import PairBatch
 from sparsepo.data.collation import collate_pairs, split_into_micro_batches
+from sparsepo.data.encoding import TokenPair
 from sparsepo.data.records import Preference, write_json
-from sparsepo.data.tokenization import TokenPair
 from sparsepo.methods.registry import METHODS
 from sparsepo.models.architecture import check_lm_head, hidden_states, lm_head
 from sparsepo.models.loading import disable_dropout

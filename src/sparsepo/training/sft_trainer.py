@@ -10,8 +10,8 @@ from torch import Tensor
 
 from sparsepo.config.training import SftConfig
 from sparsepo.data.batches import Batch
+from sparsepo.data.encoding import Encoder
 from sparsepo.data.records import Text
-from sparsepo.data.tokenization import encode_prompt, encode_response
 from sparsepo.models.adapters import add_adapter, save_merged
 from sparsepo.models.architecture import checkpoint_blocks
 from sparsepo.models.loading import context_length
@@ -61,7 +61,8 @@ class SFTTrainer(ResumableTrainer):
         identity: str = "",
     ):
         limit = min(config.max_tokens, context_length(model))
-        encoded = (encode_document(tokenizer, text, limit) for text in corpus)
+        encoder = Encoder(tokenizer, model)
+        encoded = (encode_document(encoder, text, limit) for text in corpus)
         documents = [document for document in encoded if document is not None]
         print(f"{len(documents)} of {len(corpus)} documents have tokens to learn within {limit} tokens", flush=True)
         if len(documents) < config.batch_size:
@@ -124,9 +125,9 @@ class DocumentBatches:
         return sum(len(document.ids) - document.first_target for document in documents)
 
 
-def encode_document(tokenizer: Any, text: Text, limit: int) -> Document | None:
+def encode_document(encoder: Encoder, text: Text, limit: int) -> Document | None:
     """Prompt and text as one document, cut at `limit` tokens; None when no token is left to learn."""
-    prompt = encode_prompt(tokenizer, text.prompt) if text.prompt else []
-    ids = (prompt + encode_response(tokenizer, text.text, ended=True))[:limit]
+    prompt = encoder.encode_prompt(text.prompt, text.rendered)
+    ids = (prompt + encoder.encode_response(text.prompt, text.text, True, text.rendered))[:limit]
     document = Document(ids, len(prompt))
     return document if len(ids) > document.first_target else None

@@ -12,7 +12,7 @@ from accelerate.utils import gather_object
 
 from sparsepo.data.batches import PairBatch
 from sparsepo.data.collation import collate_pairs
-from sparsepo.data.tokenization import TokenPair
+from sparsepo.data.encoding import TokenPair
 from sparsepo.methods.registry import METHODS
 from sparsepo.runtime.errors import UserError
 

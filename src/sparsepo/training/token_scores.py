@@ -10,8 +10,8 @@ from typing import Any
 from transformers import CONFIG_MAPPING, AutoConfig
 
 from sparsepo.config.training import PreferenceConfig
+from sparsepo.data.encoding import Encoder, TokenPair, add_token_values, encode_pairs
 from sparsepo.data.records import Preference
-from sparsepo.data.tokenization import TokenPair, add_token_values, encode_pairs
 from sparsepo.models.loading import context_length
 from sparsepo.runtime.errors import UserError, format_value
 from sparsepo.training.batching import encode_usable_pairs
@@ -49,9 +49,10 @@ def add_token_scores(
     """
     encoded = encode_usable_pairs(tokenizer, records, config, oracle, "be scored")
     scores = token_scores(oracle, base, encoded.pairs, config) if encoded.pairs else []
+    encoder = Encoder(tokenizer, oracle)
     scored = [replace(record, chosen_values=None, rejected_values=None) for record in records]
     for index, numbers in zip(encoded.indices, scores, strict=True):
-        scored[index] = add_token_values(tokenizer, records[index], *numbers)
+        scored[index] = add_token_values(encoder, records[index], *numbers)
     return scored
 
 
@@ -60,16 +61,16 @@ def add_logps(
 ) -> tuple[list[Preference], dict[str, int]]:
     """The usable pairs, with the model's log-probs (nats) of their tokens as values; and why others are dropped.
 
-    The tokens are those of the text, which training reads, not always those that were sampled. A token beyond a limit
-    of the config has 0.
+    A token beyond a limit of the config has 0.
     """
+    encoder = Encoder(tokenizer, model)
     limits = config.max_prompt_tokens, config.max_response_tokens, context_length(model)
-    encoded = encode_pairs(tokenizer, records, *limits)
+    encoded = encode_pairs(encoder, records, *limits)
     logps = dict(reference_values(model, encoded.pairs, "logps", config))
     pairs = []
     for number, index in enumerate(encoded.indices):
         values, num_chosen = logps[number].tolist(), len(encoded.pairs[number].chosen)
-        pairs.append(add_token_values(tokenizer, records[index], values[:num_chosen], values[num_chosen:]))
+        pairs.append(add_token_values(encoder, records[index], values[:num_chosen], values[num_chosen:]))
     return pairs, encoded.dropped
 
 
