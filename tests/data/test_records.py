@@ -202,7 +202,8 @@ def test_what_is_written_is_read_back(folder, record, count):
 def test_text_is_written_for_people_one_record_a_line(tmp_path):
     path = tmp_path / "deep" / "er" / "file.jsonl"
     write_records(path, [Text("naïve \u2028 日本"), {"step": 1}])
-    assert path.read_text(encoding="utf-8") == '{"text": "naïve \u2028 日本", "prompt": "", "rendered": false}\n{"step": 1}\n'
+    line = '{"text": "naïve \u2028 日本", "prompt": "", "rendered": false}'
+    assert path.read_text(encoding="utf-8") == line + '\n{"step": 1}\n'
     assert read_rows(path) == [{"text": "naïve \u2028 日本", "prompt": "", "rendered": False}, {"step": 1}]
 
 

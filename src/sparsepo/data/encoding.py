@@ -89,22 +89,22 @@ class Encoder:
         """(ids of the response, whether the tokenizer would merge its first token with the last one of the prompt)."""
         prompt_ids, whole = self._ids(prompt), self._ids(prompt + response)
         merged = whole[: len(prompt_ids)] != prompt_ids
-        ids = self._encode_apart(prompt_ids, response, whole) if merged else whole[len(prompt_ids) :]
+        ids = self._encode_apart(prompt_ids, prompt, response) if merged else whole[len(prompt_ids) :]
         if ended and not (ids and ids[-1] in self.end_ids):
             ids = [*ids, self.turn_end_id if rendered else self.tokenizer.eos_token_id]
         return ids, merged
 
-    def _encode_apart(self, prompt_ids: list[int], response: str, whole: list[int]) -> list[int]:
-        """Ids of a response such that those of the prompt and these decode as the ids of the whole text do."""
-        text, first = self._decode(whole), None
+    def _encode_apart(self, prompt_ids: list[int], prompt: str, response: str) -> list[int]:
+        """Ids of a response such that those of the prompt and these decode to both texts, as far as ids can."""
+        texts = (prompt + response, self._decode(self._ids(prompt + response)))
+        candidates = []
         for neutral in NEUTRAL_TEXTS:
             start, ids = self._ids(neutral), self._ids(neutral + response)
             if ids[: len(start)] == start:
-                ids = ids[len(start) :]
-                first = first or ids
-                if self._decode(prompt_ids + ids) == text:
-                    return ids
-        return first or []
+                candidates.append(ids[len(start) :])
+                if self._decode(prompt_ids + candidates[-1]) in texts:
+                    return candidates[-1]
+        return candidates[0]
 
     def _ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
