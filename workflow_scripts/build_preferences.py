@@ -5,15 +5,17 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+from sparsepo.data.encoding import Encoder
 from sparsepo.data.mbpp_humaneval import STOPS, load_problems
 from sparsepo.data.pairing import PairBuilder, best_and_worst, passing_against_failing
 from sparsepo.data.preference_formats import read_preferences
+from sparsepo.data.prompts import PromptBuilder, PromptLimit
 from sparsepo.data.records import Completion, Prompt, Scored, read_records, write_json, write_records
 from sparsepo.evaluation.pass_at_k import run_completions
 from sparsepo.evaluation.sandbox import Sandbox
 from sparsepo.evaluation.scorers import build_scorer
 from sparsepo.generation.generate import check_prompt_lengths, load_backend, sample
-from sparsepo.models.loading import load_tokenizer
+from sparsepo.models.loading import folder_context_length, load_tokenizer
 from sparsepo.runtime.entry_point import run_main
 from sparsepo.runtime.errors import UserError
 from sparsepo.runtime.result_cache import ResultCache, job_identity, open_cache
@@ -67,6 +69,14 @@ def pairs_by_tests(options: argparse.Namespace, cache: ResultCache) -> PairMaker
     return pairs_of
 
 
+def prompt_builder(options: argparse.Namespace) -> PromptBuilder:
+    """What makes the same prompts of the user's data as when they were prepared."""
+    settings, tokenizer = options.settings, load_tokenizer(options.reference)
+    limits = settings.max_prompt_tokens, settings.max_new_tokens, settings.on_long_prompt
+    limit = PromptLimit.of(Encoder(tokenizer), folder_context_length(options.reference), *limits)
+    return PromptBuilder.of(tokenizer, settings.chat, limit)
+
+
 def pairs_of_file(from_file: PairBuilder) -> PairMaker:
     """The pairs of the user's own data."""
 
@@ -91,7 +101,7 @@ def main() -> None:
     if preferences.source in MAKERS:
         pairs_of = MAKERS[preferences.source](options, cache)
     else:
-        from_file = read_preferences(as_plain(preferences))
+        from_file = read_preferences(as_plain(preferences), prompt_builder(options))
         summary["file"] = from_file.summary
         print(f"{preferences.path or preferences.hub.id}: {from_file}", flush=True)
         pairs_of = pairs_of_file(from_file)

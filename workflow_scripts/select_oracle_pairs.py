@@ -2,9 +2,9 @@
 
 from sparsepo.data.pairing import subsample_prompts
 from sparsepo.data.records import Preference, read_records, write_records
-from sparsepo.models.loading import load_tokenizer
+from sparsepo.models.loading import folder_context_length, load_tokenizer
 from sparsepo.runtime.entry_point import run_main
-from sparsepo.training.token_scores import check_context_length, check_same_tokenizer, folder_context_length
+from sparsepo.training.token_scores import check_context_length, check_same_tokenizer
 from sparsepo.workflow.script_options import stage_parser
 from sparsepo.workflow.settings.data import SelectOraclePairsSettings
 

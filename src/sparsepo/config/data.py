@@ -19,7 +19,16 @@ class Splits(Section):
     """Prompts that the tables report on."""
 
 
-class PlantedData(Section):
+class DataSection(Section):
+    """What every source of data has."""
+
+    on_long_prompt: Literal["drop", "refuse", "truncate_left"] = "drop"
+    """What becomes of a prompt that is longer than training.max_prompt_tokens, or leaves no room for a response in the
+    context of the model. `drop`: it is left out and counted, before the splits are made. `refuse`: an error that names
+    it. `truncate_left`: its last tokens are kept. Programming problems are never left out or cut."""
+
+
+class PlantedData(DataSection):
     """Made-up film reviews from a grammar in which it is known which words carry the sentiment; needs no files."""
 
     source: Literal["planted"]
@@ -73,7 +82,7 @@ class PackageTexts(Section):
     """Column -> value: only rows that have all of these values are used."""
 
 
-class TextData(Section):
+class TextData(DataSection):
     """Documents: the first words of some are prompts, others are the SFT corpus. No document is used for both."""
 
     source: Literal["texts"]
@@ -104,7 +113,7 @@ class TextData(Section):
         return self
 
 
-class PreferenceData(Section):
+class PreferenceData(DataSection):
     """The prompts of the preference data that `preferences` names; the SFT corpus is their chosen responses."""
 
     source: Literal["preferences"]
@@ -117,7 +126,7 @@ class PreferenceData(Section):
     """Seed of the order of the prompts, which decides their splits."""
 
 
-class ProblemData(Section):
+class ProblemData(DataSection):
     """Programming problems of MBPP: of each of its own splits a seeded choice."""
 
     source: Literal["problems"]

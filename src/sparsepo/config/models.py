@@ -2,11 +2,11 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
-from sparsepo.config.base import Bool, Count, Dtype, Section, Seed, Text, raise_error
+from sparsepo.config.base import Bool, Count, Dtype, Section, Seed, Text, raise_error, require_file
 from sparsepo.runtime.atomic_folder import check_model_folder
 
 
@@ -19,7 +19,31 @@ class TokenizerConfig(Section):
     """Number of tokens at most, special tokens included."""
 
 
-class ScratchModel(Section):
+class ChatOptions(Section):
+    """How chats become text. What is saved with a policy carries the chat template that it was trained with."""
+
+    chat_template: Text = "auto"
+    """`auto`: the tokenizer's own. `hh`: transcripts of Human and Assistant, for base models. `none`: the contents of
+    the messages alone. Anything else is the path of a jinja file."""
+    chat_template_kwargs: dict[str, JsonValue] = {}
+    """Further variables of the template, for example {enable_thinking: false}."""
+    add_generation_prompt: Bool = True
+    """Whether a prompt ends with what the template puts in front of an answer."""
+    wrap_prompts: Bool = False
+    """true makes a turn of the user of each plain prompt, and one of the assistant of each plain response."""
+    system_message: str | None = None
+    """The system message in front of prompts that are wrapped."""
+
+    @model_validator(mode="after")
+    def _check_template(self) -> Self:
+        if self.chat_template not in ("auto", "hh", "none"):
+            require_file(Path(self.chat_template), "chat_template")
+        if self.system_message is not None and not self.wrap_prompts:
+            raise_error("is for prompts that are wrapped: set wrap_prompts: true", "system_message")
+        return self
+
+
+class ScratchModel(ChatOptions):
     """A model with random weights, which the task's `sft` section trains first."""
 
     source: Literal["scratch"]
@@ -45,7 +69,7 @@ class ScratchModel(Section):
         return config
 
 
-class PretrainedModel(Section):
+class PretrainedModel(ChatOptions):
     """A Hugging Face model: safetensors only and no code of its own, unless it is allowed here."""
 
     dtype: Dtype = "float32"
@@ -81,7 +105,7 @@ class FolderModel(PretrainedModel):
         return raise_error(problem, "path") if problem else self
 
 
-class GgufModel(Section):
+class GgufModel(ChatOptions):
     """A GGUF file inside an installed Python package; the weights are de-quantized."""
 
     source: Literal["gguf"]

@@ -16,6 +16,9 @@ Message = Mapping[str, Any]
 HH_TEMPLATE = """\
 {%- set system = (messages[0].content | trim) ~ '\\n\\n' if messages[0].role == 'system' else '' -%}
 {%- set chat = messages[1:] if system else messages -%}
+{%- if not chat or chat[0].role != 'user' -%}
+{{- raise_exception("a chat must begin with a message of the user, or of system and user") -}}
+{%- endif -%}
 {%- for message in chat -%}
 {%- if message.role not in ('user', 'assistant') -%}
 {{- raise_exception("a role '" ~ message.role ~ "'; allowed: system (first), user, assistant") -}}
@@ -147,13 +150,9 @@ class ChatRenderer:
             raise UserError(
                 f"{place}: the chat template does not take these messages: {one_line(str(error), 200)}"
             ) from None
-        if (
-            self.tokenizer.chat_template == HH_TEMPLATE
-            or not add_generation_prompt
-            or messages[-1]["role"] != "assistant"
-        ):
-            return text
-        raise UserError(f"{place}: a prompt must end with a turn of the user or of a tool, not of the assistant")
+        if add_generation_prompt and messages[-1]["role"] == "assistant":
+            raise UserError(f"{place}: a prompt must end with a turn of the user or of a tool, not of the assistant")
+        return text
 
     def _note_unread(self, chat: Sequence[Message], place: str, tools: Any, whole: str) -> None:
         """Note fields without which the template makes the same text."""

@@ -5,29 +5,43 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from sparsepo.data.hh_dialogues import message_pairs, transcript_pairs
+from sparsepo.data.hh_dialogues import transcript_pairs
 from sparsepo.data.pairing import PairBuilder, PlacedPair, add_space, best_and_worst_pairs
+from sparsepo.data.prompts import PromptBuilder
 from sparsepo.data.readers import PlacedRows, section_name, section_rows
-from sparsepo.data.records import Preference, Scored, as_record
+from sparsepo.data.records import Scored, as_object, as_record
 from sparsepo.data.summarize_from_feedback import axis_pairs, comparison_pairs, rated_post_rows, rated_posts
 from sparsepo.runtime.errors import UserError
 
 
-def read_preferences(settings: dict[str, Any]) -> PairBuilder:
+def read_preferences(settings: dict[str, Any], prompts: PromptBuilder | None = None) -> PairBuilder:
     """The pairs that {"source", "path", "hub", "max_words", "sample", "seed"} describes, in the order of the data.
 
     `source` is one of `FORMATS`. A pair with a response longer than `max_words` is dropped, and `sample` is a seeded
-    choice of so many pairs of each subset. Raises UserError for data that cannot be read or give no pair.
+    choice of so many pairs of each subset. prompts: renders chats and settles what becomes of long prompts. Raises
+    UserError for data that cannot be read or give no pair.
     """
+    prompts = prompts or PromptBuilder()
     builder = PairBuilder()
     read, parse = FORMATS[settings["source"]]
-    pairs = parse(read(settings), builder)
-    usable = (item for item in pairs if builder.is_usable(item.pair, item.place))
+    pairs = parse(read(settings), builder, prompts)
+    settled = settle_pairs(pairs, prompts, builder)
+    usable = (item for item in settled if builder.is_usable(item.pair, item.place))
     short = list(drop_long(usable, settings["max_words"], builder))
     builder.pairs += [item.pair for item in sample_pairs(short, settings["sample"], settings["seed"], builder)]
     if not builder.pairs:
         raise UserError(f"{section_name(settings)}: no usable pair ({builder})")
     return builder
+
+
+def settle_pairs(pairs: Iterator[PlacedPair], prompts: PromptBuilder, builder: PairBuilder) -> Iterator[PlacedPair]:
+    """Pairs with their prompts wrapped and cut as `prompts` says; what is dropped for its length is counted."""
+    for item in pairs:
+        pair = prompts.settle(item.pair, item.place)
+        if isinstance(pair, str):
+            builder.drop(pair, item.place)
+        else:
+            yield item._replace(pair=pair)
 
 
 def drop_long(pairs: Iterator[PlacedPair], max_words: int | None, builder: PairBuilder) -> Iterator[PlacedPair]:
@@ -56,12 +70,17 @@ def sample_pairs(pairs: list[PlacedPair], size: int | None, seed: int, builder: 
     return [pairs[index] for index in sorted(chosen)]
 
 
-def plain_pairs(rows: PlacedRows, builder: PairBuilder) -> Iterator[PlacedPair]:
-    """Rows {"prompt", "chosen", "rejected"}, as they are."""
-    return (PlacedPair(place, "", as_record(row, Preference, place)) for place, row in rows)
+def row_pairs(rows: PlacedRows, builder: PairBuilder, prompts: PromptBuilder) -> Iterator[PlacedPair]:
+    """Rows {"prompt", "chosen", "rejected"} of texts or chats; see `PromptBuilder.pair`."""
+    for place, row in rows:
+        pair = prompts.pair(as_object(row, place), place)
+        if pair is None:
+            builder.drop("chosen and rejected differ before the last turn", place)
+        else:
+            yield PlacedPair(place, row.get("dataset") or "", pair)
 
 
-def scored_responses(rows: PlacedRows, builder: PairBuilder) -> Iterator[PlacedPair]:
+def scored_responses(rows: PlacedRows, builder: PairBuilder, prompts: PromptBuilder) -> Iterator[PlacedPair]:
     """Rows {"prompt", "text", "reward"}: the best response of a prompt against the worst."""
     records = [(place, as_record(row, Scored, place)) for place, row in rows]
     scored = [(place, replace(row, text=add_space(row.prompt, row.text))) for place, row in records]
@@ -69,12 +88,12 @@ def scored_responses(rows: PlacedRows, builder: PairBuilder) -> Iterator[PlacedP
 
 
 Reader = Callable[[dict[str, Any]], PlacedRows]
-Parser = Callable[[PlacedRows, PairBuilder], Iterator[PlacedPair]]
+Parser = Callable[[PlacedRows, PairBuilder, PromptBuilder], Iterator[PlacedPair]]
 FORMATS: dict[str, tuple[Reader, Parser]] = {
-    "pairs": (section_rows, plain_pairs),
+    "pairs": (section_rows, row_pairs),
     "scored": (section_rows, scored_responses),
     "transcripts": (section_rows, transcript_pairs),
-    "messages": (section_rows, message_pairs),
+    "messages": (section_rows, row_pairs),
     "rated_posts": (rated_post_rows, rated_posts),
     "comparisons": (section_rows, comparison_pairs),
     "axis": (section_rows, axis_pairs),

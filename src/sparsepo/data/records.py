@@ -181,6 +181,13 @@ def _adapter(kind: type[Record]) -> TypeAdapter[Record]:
     return TypeAdapter(kind)
 
 
+def as_object(row: Any, place: str) -> dict[str, Any]:
+    """A row that is a JSON object. Raises UserError naming `place`."""
+    if not isinstance(row, dict):
+        raise UserError(f"{place}: the row must be a JSON object, not {format_value(row, 40)}")
+    return row
+
+
 def _reason(error: Any) -> str:
     """One error of pydantic as a sentence."""
     field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error["loc"]).removeprefix(".")

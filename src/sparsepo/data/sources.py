@@ -1,13 +1,14 @@
 """The data of a task: each source gives three disjoint sets of prompts, a corpus for SFT, and labelled documents."""
 
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sparsepo.data import planted
 from sparsepo.data.mbpp_humaneval import Problem, read_mbpp
 from sparsepo.data.preference_formats import read_preferences
+from sparsepo.data.prompts import PromptBuilder
 from sparsepo.data.readers import read_documents, section_name
 from sparsepo.data.records import Labelled, Preference, Prompt, Text
 from sparsepo.runtime.errors import UserError
@@ -30,12 +31,15 @@ class TaskData:
     labelled: list[Labelled] = field(default_factory=list)
 
 
-def make_data(data: dict[str, Any], preferences: dict[str, Any], cut: Cutter) -> TaskData:
+def make_data(
+    data: dict[str, Any], preferences: dict[str, Any], cut: Cutter, builder: PromptBuilder | None = None
+) -> TaskData:
     """The data of a task, from the sections `data` and `preferences` of its config; `cut` makes prompts of documents.
 
-    Raises UserError when the source cannot fill the splits.
+    builder: renders chats and settles what becomes of long prompts; None keeps all texts as they are. Raises UserError
+    when the source cannot fill the splits.
     """
-    return SOURCES[data["source"]](data, preferences, cut)
+    return SOURCES[data["source"]](data, preferences, cut, builder or PromptBuilder())
 
 
 def first_words(text: str, count: int) -> str:
@@ -79,29 +83,41 @@ def split_off(items: list[Any], size: int, origin: str) -> tuple[list[Any], list
     return items[: len(items) - size], items[len(items) - size :]
 
 
-def _planted(data: dict[str, Any], *_: Any) -> TaskData:
+def _build_prompts(texts: Iterable[str], builder: PromptBuilder, origin: str) -> list[Prompt]:
+    prompts = (builder.prompt(text, f"{origin}: prompt {number}") for number, text in enumerate(texts, start=1))
+    return [prompt for prompt in prompts if prompt is not None]
+
+
+def _planted(data: dict[str, Any], _: Any, cut: Any, builder: PromptBuilder) -> TaskData:
     sizes = data["prompts"]
     prompts = planted.prompts(sum(sizes.values()), data["seed"])
     reviews = planted.reviews(data["texts"], data["seed"] + 1)
-    splits = split_prompts([Prompt(prompt) for prompt in prompts], sizes, "the planted grammar")
+    splits = split_prompts(_build_prompts(prompts, builder, "the planted grammar"), sizes, "the planted grammar")
     return TaskData(splits, [Text(review) for review in reviews])
 
 
-def _from_preferences(data: dict[str, Any], preferences: dict[str, Any], _: Any) -> TaskData:
+def _from_preferences(data: dict[str, Any], preferences: dict[str, Any], _: Any, builder: PromptBuilder) -> TaskData:
     """The reference of a prompt is the chosen response of its first pair."""
     origin = section_name(preferences)
     pairs: dict[str, list[Preference]] = {}
-    for pair in read_preferences(preferences).pairs:
+    for pair in read_preferences(preferences, builder).pairs:
         pairs.setdefault(pair.prompt, []).append(pair)
     prompts = list(pairs)
     random.Random(data["seed"]).shuffle(prompts)
     prompts, labelled = split_off(prompts, data["labelled"], f"{origin} (distinct prompts)")
     origin += f", less the {data['labelled']} of data.labelled," if labelled else ""
-    splits = split_prompts([Prompt(text, reference=pairs[text][0].chosen) for text in prompts], data["prompts"], origin)
+    splits = split_prompts([_prompt_of(pairs[text][0]) for text in prompts], data["prompts"], origin)
     train = {prompt.prompt for prompt in splits["train"]}
-    corpus = [Text(pair.chosen, prompt) for prompt, own in pairs.items() if prompt in train for pair in own]
+    corpus = [
+        Text(pair.chosen, prompt, pair.rendered) for prompt, own in pairs.items() if prompt in train for pair in own
+    ]
     documents = [document for prompt in labelled for pair in pairs[prompt] for document in label_pair(pair)]
     return TaskData(splits, corpus, documents)
+
+
+def _prompt_of(pair: Preference) -> Prompt:
+    """The prompt of a pair, with the chosen response as reference."""
+    return Prompt(pair.prompt, reference=pair.chosen, messages=pair.messages, rendered=pair.rendered)
 
 
 def label_pair(pair: Preference) -> tuple[Labelled, Labelled]:
@@ -109,7 +125,7 @@ def label_pair(pair: Preference) -> tuple[Labelled, Labelled]:
     return Labelled(pair.prompt + pair.chosen, 1), Labelled(pair.prompt + pair.rejected, 0)
 
 
-def _problems(data: dict[str, Any], *_: Any) -> TaskData:
+def _problems(data: dict[str, Any], _: Any, cut: Any, builder: PromptBuilder) -> TaskData:
     """A seeded choice of each of the data's own splits; the corpus are the solutions of the splits in `corpus`."""
     origin, sizes, own_splits = section_name(data), data["prompts"], read_mbpp(data)
     chosen: dict[str, list[Problem]] = {}
@@ -122,18 +138,22 @@ def _problems(data: dict[str, Any], *_: Any) -> TaskData:
     prompts = {
         split: [Prompt(problem.prompt, problem.id, problem.solution) for problem in chosen[split]] for split in SPLITS
     }
+    if builder.limit is not None:  # a benchmark without its long problems would be another one
+        limit = replace(builder.limit, on_long_prompt="refuse")
+        for prompt in (prompt for split in SPLITS for prompt in prompts[split]):
+            limit.apply(prompt, f"{origin}: problem {prompt.id}")
     corpus = [Text(problem.solution, problem.prompt) for split in data["corpus"] for problem in chosen[split]]
     return TaskData(prompts, corpus)
 
 
-def _texts(data: dict[str, Any], _: Any, cut: Cutter) -> TaskData:
+def _texts(data: dict[str, Any], _: Any, cut: Cutter, builder: PromptBuilder) -> TaskData:
     """Openings of documents are prompts, until there are enough, or for `train: null` of half of the documents."""
     labels, origin = read_documents(data), section_name(data)
     texts = list(labels)
     random.Random(data["seed"]).shuffle(texts)
     texts, labelled = split_off(texts, data["labelled"], f"{origin} (documents)")
     openings, used = _openings(texts, data, cut)
-    splits = split_prompts([Prompt(opening) for opening in openings], data["prompts"], origin)
+    splits = split_prompts(_build_prompts(openings, builder, origin), data["prompts"], origin)
     corpus = texts[used:][: data["texts"]]
     if not corpus:
         raise UserError(f"{origin} has {len(texts)} documents, all used up by the prompts; none is left for SFT")

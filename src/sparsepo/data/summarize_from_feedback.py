@@ -6,6 +6,7 @@ from statistics import mean
 from typing import Any, NamedTuple
 
 from sparsepo.data.pairing import PairBuilder, PlacedPair, best_and_worst_pairs
+from sparsepo.data.prompts import PromptBuilder
 from sparsepo.data.readers import PlacedRows
 from sparsepo.data.records import (
     Number,
@@ -99,7 +100,7 @@ def rated_post_rows(section: dict[str, Any]) -> PlacedRows:
         yield f"{path}: post {number}", item
 
 
-def rated_posts(rows: PlacedRows, builder: PairBuilder) -> Iterator[PlacedPair]:
+def rated_posts(rows: PlacedRows, builder: PairBuilder, prompts: PromptBuilder) -> Iterator[PlacedPair]:
     """The summary of best rating against that of worst, behind the post and "TL;DR:"."""
     ratings = []
     for place, (post, row) in rows:
@@ -112,7 +113,7 @@ def rated_posts(rows: PlacedRows, builder: PairBuilder) -> Iterator[PlacedPair]:
     return _best_and_worst(ratings, builder)
 
 
-def axis_pairs(rows: PlacedRows, builder: PairBuilder) -> Iterator[PlacedPair]:
+def axis_pairs(rows: PlacedRows, builder: PairBuilder, prompts: PromptBuilder) -> Iterator[PlacedPair]:
     """The same of rows {"info", "summary": {"text", "axes": {"overall"}}, "split"}, one for each rating."""
     ratings = []
     for place, row in rows:
@@ -128,7 +129,7 @@ def axis_pairs(rows: PlacedRows, builder: PairBuilder) -> Iterator[PlacedPair]:
     return _best_and_worst(ratings, builder)
 
 
-def comparison_pairs(rows: PlacedRows, builder: PairBuilder) -> Iterator[PlacedPair]:
+def comparison_pairs(rows: PlacedRows, builder: PairBuilder, prompts: PromptBuilder) -> Iterator[PlacedPair]:
     """The chosen against the other summary of rows {"info", "summaries": [{"text"}, {"text"}], "choice", "split"}."""
     for place, row in rows:
         record = as_record(row, ComparisonRow, place)

@@ -3,18 +3,29 @@
 import json
 from pathlib import Path
 from pickle import UnpicklingError
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerFast
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedTokenizerFast,
+)
 
+from sparsepo.data.chat import set_chat_template
 from sparsepo.data.readers import package_file
 from sparsepo.models.trust import TRUST_OPTIONS, code_hashes, log_custom_code, trust_error, trust_kwargs
 from sparsepo.runtime.atomic_folder import atomic_folder, check_model_folder
 from sparsepo.runtime.errors import UserError, did_you_mean
+
+NO_LIMIT = 1_000_000
 
 LOADING_ERRORS = (
     *(OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, ArithmeticError, EOFError),
@@ -126,7 +137,7 @@ def fetch_model(spec: dict[str, Any], corpus: list[str]) -> tuple[Any, Any]:
         model, tokenizer = _from_scratch(spec, corpus)
     else:
         model, tokenizer = loaders[spec["source"]](spec)
-    return disable_dropout(model), _set_pad_token(tokenizer)
+    return disable_dropout(model), set_chat_template(_set_pad_token(tokenizer), spec.get("chat_template", "auto"))
 
 
 def _from_folder(spec: dict[str, Any]) -> tuple[Any, Any]:
@@ -160,16 +171,42 @@ def _from_gguf(spec: dict[str, Any]) -> tuple[Any, Any]:
 
 
 def fetch_tokenizer(spec: dict[str, Any]) -> Any:
-    """The tokenizer of a model of source hub, folder or gguf."""
+    """The tokenizer of a model of source hub, folder or gguf, with the chat template that the section names."""
     if spec["source"] == "folder":
-        return load_tokenizer(spec["path"])
-    if spec["source"] == "gguf":
+        tokenizer = load_tokenizer(spec["path"])
+    elif spec["source"] == "gguf":
         path = package_file(spec["package"], spec["file"])
-        return AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    else:
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(spec["id"], revision=spec["revision"], trust_remote_code=False)
+        except LOADING_ERRORS as error:
+            raise UserError(f"model.id '{spec['id']}' cannot be loaded from the hub ({_first_line(error)})") from None
+    return set_chat_template(tokenizer, spec.get("chat_template", "auto"))
+
+
+def spec_context_length(spec: dict[str, Any]) -> int:
+    """How many tokens the model of a config's `model` section can read at once; none of its code is run."""
     try:
-        return AutoTokenizer.from_pretrained(spec["id"], revision=spec["revision"], trust_remote_code=False)
-    except LOADING_ERRORS as error:
-        raise UserError(f"model.id '{spec['id']}' cannot be loaded from the hub ({_first_line(error)})") from None
+        if spec["source"] == "folder":
+            return folder_context_length(spec["path"])
+        if spec["source"] == "scratch":
+            config = AutoConfig.for_model(**spec["config"])
+        elif spec["source"] == "gguf":
+            path = package_file(spec["package"], spec["file"])
+            config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+        else:
+            config = AutoConfig.from_pretrained(spec["id"], revision=spec["revision"], trust_remote_code=False)
+    except LOADING_ERRORS:
+        return NO_LIMIT  # what is wrong with the model is told where it is loaded
+    return context_length(SimpleNamespace(config=config))
+
+
+def folder_context_length(folder: str | Path) -> int:
+    """How many tokens the model in a folder can read at once, by its config.json; its own code is not run for that."""
+    raw = json.loads((Path(folder) / "config.json").read_text())
+    is_known = raw.get("model_type") in CONFIG_MAPPING
+    return context_length(SimpleNamespace(config=AutoConfig.for_model(**raw) if is_known else SimpleNamespace(**raw)))
 
 
 def _from_scratch(spec: dict[str, Any], corpus: list[str]) -> tuple[Any, Any]:
@@ -240,4 +277,4 @@ def disable_dropout(model: Any) -> Any:
 
 def context_length(model: Any) -> int:
     """How many tokens the model can read at once; a million for a model without a limit."""
-    return getattr(model.config, "max_position_embeddings", None) or 1_000_000
+    return getattr(model.config, "max_position_embeddings", None) or NO_LIMIT

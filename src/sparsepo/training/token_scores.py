@@ -1,13 +1,8 @@
 """Scores of the response tokens of preference pairs: log pi_oracle - log pi_base."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
-
-from transformers import CONFIG_MAPPING, AutoConfig
 
 from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.encoding import Encoder, TokenPair, add_token_values, encode_pairs
@@ -93,13 +88,6 @@ def check_same_tokenizer(tokenizer: Any, task_tokenizer: Any, pairs: Sequence[Pr
     if tokenizer.eos_token_id != task_tokenizer.eos_token_id:
         ends = f"'{tokenizer.eos_token}', that of the task's model '{task_tokenizer.eos_token}'"
         raise UserError(f"{name}: its end token is {ends}")
-
-
-def folder_context_length(folder: str | Path) -> int:
-    """How many tokens the model in a folder can read at once, by its config.json; its own code is not run for that."""
-    raw = json.loads((Path(folder) / "config.json").read_text())
-    is_known = raw.get("model_type") in CONFIG_MAPPING
-    return context_length(SimpleNamespace(config=AutoConfig.for_model(**raw) if is_known else SimpleNamespace(**raw)))
 
 
 def check_context_length(oracle: int, task: int, limits: tuple[int, int], name: str) -> None:

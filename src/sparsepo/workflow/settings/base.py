@@ -7,6 +7,7 @@ else: `only_fields` and `without_fields` leave out fields of a section, for whic
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, PlainSerializer, ValidationError
@@ -14,6 +15,7 @@ from pydantic import BaseModel, PlainSerializer, ValidationError
 from sparsepo.config import Config, TaskConfig
 from sparsepo.config.accelerate import read_accelerate
 from sparsepo.config.base import Section
+from sparsepo.config.models import ModelConfig
 from sparsepo.config.runs import Run, find_run
 from sparsepo.config.training import OptimisationConfig
 from sparsepo.methods.registry import METHODS
@@ -109,6 +111,12 @@ def accelerate_settings(section: OptimisationConfig | None) -> str | None:
     if section is None or section.accelerate is None:
         return None
     return repr(read_accelerate(section.accelerate))
+
+
+def chat_template_text(model: ModelConfig) -> str | None:
+    """What the file of the chat template says, if there is one, so that a change of the file is seen."""
+    given = model.chat_template
+    return None if given in ("auto", "hh", "none") else Path(given).read_text(encoding="utf-8")
 
 
 class StageSettings(Section):

@@ -4,8 +4,9 @@ from typing import Annotated, Self
 
 from pydantic import Field
 
+from sparsepo.config import TaskConfig
 from sparsepo.config.data import DataConfig
-from sparsepo.config.models import ModelConfig
+from sparsepo.config.models import ChatOptions, ModelConfig
 from sparsepo.config.online import judge_of_rounds, sampling_of_rounds
 from sparsepo.config.preferences import (
     ExecutedPreferences,
@@ -16,7 +17,7 @@ from sparsepo.config.preferences import (
 )
 from sparsepo.config.scorers import JudgeConfig
 from sparsepo.config.training import PreferenceConfig
-from sparsepo.workflow.settings.base import Job, Loading, StageSettings, only_fields, without_fields
+from sparsepo.workflow.settings.base import Job, Loading, StageSettings, chat_template_text, only_fields, without_fields
 
 ReferencePass = Annotated[
     PreferenceConfig,
@@ -27,13 +28,36 @@ ReferencePass = Annotated[
 """What a forward pass of a frozen model over pairs depends on."""
 
 
-class PrepareDataSettings(StageSettings):
-    """`name` is the config's, which marks its results. The last three are given where the source of data reads them."""
+class PromptSettings(StageSettings):
+    """How prompts become text, and how long they may be: `max_new_tokens` is the longest response that is sampled."""
+
+    max_prompt_tokens: int
+    max_new_tokens: int
+
+    @staticmethod
+    def prompt_fields(task: TaskConfig) -> dict[str, int]:
+        own, pairs = task.evaluation, task.preferences
+        samplings = [
+            task.sampling,
+            own.generation,
+            getattr(pairs, "sampling", None),
+            getattr(own.code, "sampling", None),
+        ]
+        longest = max(sampling.max_new_tokens for sampling in samplings if sampling is not None)
+        return {"max_prompt_tokens": task.training.max_prompt_tokens, "max_new_tokens": longest}
+
+
+class PrepareDataSettings(PromptSettings):
+    """`name` is the config's, which marks its results. The last three are given where the source of data reads them.
+
+    chat_template: what the file that `model` names says, so that a change of it is seen.
+    """
 
     name: str
     data: DataConfig
+    model: ModelConfig
+    chat_template: str | None
     preferences: FilePreferences | None
-    model: ModelConfig | None
     execution: ExecutionConfig | None
 
     @classmethod
@@ -43,8 +67,10 @@ class PrepareDataSettings(StageSettings):
             name=job.config_name,
             data=task.data,
             preferences=task.preferences if source == "preferences" else None,
-            model=task.model if source == "texts" else None,
+            model=task.model,
+            chat_template=chat_template_text(task.model),
             execution=task.execution if source == "problems" else None,
+            **cls.prompt_fields(task),
         )
 
 
@@ -60,11 +86,13 @@ class FitScorerSettings(StageSettings):
         return cls(seed=data.seed, pairs=data.source == "preferences")
 
 
-class BuildPreferencesSettings(StageSettings):
+class BuildPreferencesSettings(PromptSettings):
     """The last three are given where programs are executed; each of the `epochs` has pairs of its own."""
 
     preferences: Annotated[GeneratedPreferences | FilePreferences | ExecutedPreferences, Field(discriminator="source")]
     loading: Loading
+    chat: ChatOptions
+    on_long_prompt: str
     data: DataConfig | None = None
     execution: ExecutionConfig | None = None
     epochs: float | None = None
@@ -74,7 +102,9 @@ class BuildPreferencesSettings(StageSettings):
         task, programs = job.section, {}
         if task.preferences.source == "executed":
             programs = {"data": task.data, "execution": task.execution, "epochs": task.training.num_train_epochs}
-        return cls(preferences=task.preferences, loading=job.trusted_loading, **programs)
+        chat = ChatOptions(**{name: getattr(task.model, name) for name in ChatOptions.model_fields})
+        limits = cls.prompt_fields(task) | {"on_long_prompt": task.data.on_long_prompt}
+        return cls(preferences=task.preferences, loading=job.trusted_loading, chat=chat, **limits, **programs)
 
 
 class BuildRoundPairsSettings(StageSettings):

@@ -16,6 +16,7 @@ from sparsepo.workflow.settings.base import (
     MethodSettings,
     StageSettings,
     accelerate_settings,
+    chat_template_text,
     only_fields,
     without_fields,
 )
@@ -26,12 +27,13 @@ class TrainSftSettings(StageSettings):
     sft: SftConfig | None
     loading: Loading
     accelerate: str | None
+    chat_template: str | None
 
     @classmethod
     def of(cls, job: Job) -> Self:
         task = job.section
-        accelerate = accelerate_settings(task.sft)
-        return cls(model=task.model, sft=task.sft, loading=job.trusted_loading, accelerate=accelerate)
+        read = {"accelerate": accelerate_settings(task.sft), "chat_template": chat_template_text(task.model)}
+        return cls(model=task.model, sft=task.sft, loading=job.trusted_loading, **read)
 
 
 class FrontierSettings(Section):

@@ -1,0 +1,172 @@
+"""Prompts and pairs of the user's data as records: chats rendered, plain prompts wrapped, long prompts settled."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+from sparsepo.data.chat import ChatRenderer, Message
+from sparsepo.data.encoding import Encoder
+from sparsepo.data.records import Preference, Prompt, as_record
+from sparsepo.runtime.errors import UserError, format_value
+
+PromptRecord = TypeVar("PromptRecord", Prompt, Preference)
+
+
+@dataclass(frozen=True)
+class PromptLimit:
+    """The longest prompt in tokens, and what becomes of a longer one: `drop`, `refuse` or `truncate_left`."""
+
+    encoder: Encoder
+    max_tokens: int
+    on_long_prompt: str = "drop"
+
+    @classmethod
+    def of(
+        cls, encoder: Encoder, context: int, max_prompt_tokens: int, max_new_tokens: int, on_long_prompt: str
+    ) -> "PromptLimit":
+        """The limit that a config and the context of its model set. Raises UserError where no prompt has room."""
+        if context <= max_new_tokens:
+            raise UserError(
+                f"the context of the model is {context} tokens, and a response may have {max_new_tokens} "
+                "(max_new_tokens): no prompt fits; reduce max_new_tokens"
+            )
+        return cls(encoder, min(max_prompt_tokens, context - max_new_tokens), on_long_prompt)
+
+    @property
+    def reason(self) -> str:
+        """Why a prompt is dropped."""
+        return f"prompt is longer than {self.max_tokens} tokens"
+
+    def apply(self, record: PromptRecord, place: str) -> PromptRecord | None:
+        """The record, with the end of a prompt that is cut; None where it is dropped. Raises UserError to refuse."""
+        ids = self.encoder.prompt_ids(record)
+        if len(ids) <= self.max_tokens:
+            return record
+        if self.on_long_prompt == "refuse":
+            raise UserError(
+                f"{place}: the prompt has {len(ids)} tokens, and {self.max_tokens} fit: training.max_prompt_tokens, or "
+                "what max_new_tokens leaves of the context of the model; data.on_long_prompt can drop or cut it"
+            )
+        return self._truncated(record) if self.on_long_prompt == "truncate_left" else None
+
+    def _truncated(self, record: PromptRecord) -> PromptRecord:
+        tokenizer = self.encoder.tokenizer
+        ids = tokenizer(record.prompt, add_special_tokens=False)["input_ids"]
+        for start in range(len(ids)):  # the end of a text may have more tokens than it had in the whole
+            shorter = replace(record, prompt=tokenizer.decode(ids[start:], clean_up_tokenization_spaces=False))
+            if len(ids) - start <= self.max_tokens and len(self.encoder.prompt_ids(shorter)) <= self.max_tokens:
+                return shorter
+        return replace(record, prompt="")
+
+
+@dataclass
+class PromptBuilder:
+    """Makes records of prompts and of pairs; without a renderer, texts stay as they are and chats are errors.
+
+    wrap_prompts: a plain prompt becomes a turn of the user, behind the system message if there is one. dropped: number
+    of prompts without a record, by reason.
+    """
+
+    renderer: ChatRenderer | None = None
+    wrap_prompts: bool = False
+    system_message: str | None = None
+    limit: PromptLimit | None = None
+    dropped: Counter = field(default_factory=Counter)
+
+    @classmethod
+    def of(cls, tokenizer: Any, chat: Any, limit: PromptLimit | None = None) -> "PromptBuilder":
+        """What the chat options of a config's `model` section ask for."""
+        renderer = ChatRenderer(tokenizer, chat.chat_template_kwargs, chat.add_generation_prompt)
+        return cls(renderer, chat.wrap_prompts, chat.system_message, limit)
+
+    @property
+    def notes(self) -> list[str]:
+        """What a user should know of the prompts: what was dropped, and what the chat template did not read."""
+        unread = self.renderer.unread if self.renderer else {}
+        return [
+            *(f"{count} prompts dropped: {reason}" for reason, count in self.dropped.items()),
+            *(
+                f"the chat template does not read the field '{name}' of messages (first: {place})"
+                for name, place in unread.items()
+            ),
+        ]
+
+    def prompt(self, prompt: str | list[Message], place: str, **fields: Any) -> Prompt | None:
+        """The record of a text or of the messages of a chat; None for one that is dropped because of its length.
+
+        fields: further fields of the record. Raises UserError, naming `place`, for a chat that cannot be rendered.
+        """
+        if self.wrap_prompts or not isinstance(prompt, str):
+            messages = self._wrapped(prompt) if isinstance(prompt, str) else _as_messages(prompt, "user", place)
+            prompt = self._renderer(place).render_prompt(messages, place)
+            fields |= {"messages": messages, "rendered": self.renderer.rendered}
+        record = self._limited(Prompt(prompt, **fields), place)
+        if record is None:
+            self.dropped[self.limit.reason] += 1
+        return record
+
+    def pair(self, row: Mapping[str, Any], place: str) -> Preference | None:
+        """The record of a row {"prompt", "chosen", "rejected"}; None if its sides differ before the last turn.
+
+        Each of the three is a text or a list of messages, and of chats the prompt may be missing: then it is what both
+        begin with. `tools`, and other fields of `Preference`, are optional. Raises UserError, naming `place`, for a row
+        that is no pair and for a chat that cannot be rendered.
+        """
+        if not any(isinstance(row.get(name), list) for name in ("prompt", "chosen", "rejected")):
+            return as_record(row, Preference, place)
+        sides = [
+            _as_messages(row.get(name), "assistant", f"{place}: field '{name}'") for name in ("chosen", "rejected")
+        ]
+        prompt = row.get("prompt")
+        if prompt is None or (isinstance(prompt, str) and len(sides[0]) > 1):  # the chats hold the prompt
+            messages = sides[0][:-1]
+        else:
+            messages = _as_messages(prompt, "user", f"{place}: field 'prompt'")
+        return self._rendered_pair(row, messages, sides, place)
+
+    def _rendered_pair(
+        self, row: Mapping[str, Any], messages: list[Message], sides: Sequence[list[Message]], place: str
+    ) -> Preference | None:
+        rest = [chat[len(messages) :] if chat[: len(messages)] == messages else chat for chat in sides]
+        if not messages or any(len(chat) != 1 for chat in rest):
+            return None
+        renderer, tools = self._renderer(place), row.get("tools")
+        prompt = renderer.render_prompt(messages, place, tools)
+        texts = [renderer.render_response(messages, prompt, chat[0], place, tools) for chat in rest]
+        others = {name: value for name, value in row.items() if name not in ("prompt", "chosen", "rejected", "tools")}
+        record = {"prompt": prompt, "chosen": texts[0], "rejected": texts[1], "messages": messages}
+        return as_record(others | record | {"rendered": renderer.rendered}, Preference, place)
+
+    def settle(self, pair: Preference, place: str) -> Preference | str:
+        """The pair with its prompt wrapped and cut where that is asked for; or why it is dropped."""
+        if self.wrap_prompts and pair.messages is None:
+            sides = [[{"role": "assistant", "content": text}] for text in (pair.chosen, pair.rejected)]
+            pair = self._rendered_pair(vars(pair), self._wrapped(pair.prompt), sides, place)
+        return self._limited(pair, place) or self.limit.reason
+
+    def _limited(self, record: PromptRecord, place: str) -> PromptRecord | None:
+        return record if self.limit is None else self.limit.apply(record, place)
+
+    def _renderer(self, place: str) -> ChatRenderer:
+        if self.renderer is None:
+            raise UserError(f"{place}: a chat as messages needs a tokenizer with a chat template")
+        return self.renderer
+
+    def _wrapped(self, prompt: str) -> list[Message]:
+        system = [{"role": "system", "content": self.system_message}] if self.system_message else []
+        return [*system, {"role": "user", "content": prompt}]
+
+
+def _as_messages(value: Any, role: str, name: str) -> list[Message]:
+    """The messages of a chat; a text is one message of `role`. Raises UserError unless each message has a role."""
+    if isinstance(value, str):
+        return [{"role": role, "content": value}]
+    if not isinstance(value, list):
+        raise UserError(f"{name} must be a text or a list of messages, not {format_value(value, 60)}")
+    for number, message in enumerate(value, start=1):
+        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+            raise UserError(
+                f"{name}: message {number} must be an object with 'role' and 'content', not {format_value(message, 60)}"
+            )
+    return value
