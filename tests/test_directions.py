@@ -21,6 +21,7 @@ LEVELS = {
     "report": 6,
     "monitor": 7,
     "workflow": 8,
+    "preview": 9,
 }
 """A room imports from rooms of a lower level, and from data/ to objective/ beside."""
 ALSO = {("data", "objective")}

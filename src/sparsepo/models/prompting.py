@@ -1,0 +1,56 @@
+"""What turns the data of a task into prompts, as its config asks: tokenizer, chat template, longest prompt."""
+
+from types import SimpleNamespace
+from typing import Any
+
+from transformers import GenerationConfig
+
+from sparsepo.data.chat import set_chat_template
+from sparsepo.data.encoding import Encoder
+from sparsepo.data.prompts import PromptBuilder, PromptLimit
+from sparsepo.data.sources import TaskData, first_words, make_data, token_cutter
+from sparsepo.models.loading import LOADING_ERRORS, fetch_tokenizer, spec_context_length, train_tokenizer
+
+
+def task_data(
+    model: Any, data: dict[str, Any], preferences: dict[str, Any] | None, limits: tuple[int, int]
+) -> tuple[TaskData, PromptBuilder]:
+    """The data of a task, and what made its prompts.
+
+    model: the section of the config; data, preferences: sections as plain dicts; limits: training.max_prompt_tokens,
+    and the most tokens of a sampled response. Raises UserError for data that cannot be read or do not fill the splits.
+    """
+    builder = prompt_builder(model, data, preferences, limits)
+    cut = first_words if model.source == "scratch" else token_cutter(builder.renderer.tokenizer)
+    return make_data(data, preferences, cut, builder), builder
+
+
+def prompt_builder(
+    model: Any, data: dict[str, Any], preferences: dict[str, Any] | None, limits: tuple[int, int]
+) -> PromptBuilder:
+    """What makes the prompts of a task; see `task_data`."""
+    spec = model.model_dump(mode="json")
+    tokenizer = _new_tokenizer(model, data, preferences) if model.source == "scratch" else fetch_tokenizer(spec)
+    encoder = Encoder(tokenizer, SimpleNamespace(generation_config=_generation_config(spec)))
+    limit = PromptLimit.of(encoder, spec_context_length(spec), *limits, data["on_long_prompt"])
+    return PromptBuilder.of(tokenizer, model, limit)
+
+
+def _new_tokenizer(model: Any, data: dict[str, Any], preferences: dict[str, Any] | None) -> Any:
+    """The tokenizer that a model from scratch will get: it is trained on the corpus, which needs none."""
+    kind, size = model.tokenizer.kind, model.tokenizer.vocab_size
+    empty = set_chat_template(train_tokenizer([], kind, size), model.chat_template)
+    corpus = make_data(data, preferences, first_words, PromptBuilder.of(empty, model)).corpus
+    return set_chat_template(train_tokenizer([text.text for text in corpus], kind, size), model.chat_template)
+
+
+def _generation_config(spec: dict[str, Any]) -> GenerationConfig | None:
+    """Of a model on the hub or in a folder, if it has one."""
+    place = {"hub": ("id", "revision"), "folder": ("path",)}.get(spec["source"])
+    if place is None:
+        return None
+    try:
+        revision = {"revision": spec["revision"]} if "revision" in place else {}
+        return GenerationConfig.from_pretrained(spec[place[0]], **revision)
+    except LOADING_ERRORS:
+        return None

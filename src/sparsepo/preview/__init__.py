@@ -1,0 +1,1 @@
+"""What a config would train on, seen before a job starts."""

@@ -1,0 +1,131 @@
+"""`sparsepo show CONFIG` and `sparsepo check CONFIG`: what a config would train on, in seconds and without a GPU."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from sparsepo.config.loading import load_config
+from sparsepo.data.encoding import Encoder, TokenPair
+from sparsepo.preview.preview import Preview, preview_task
+from sparsepo.runtime.entry_point import run_main
+
+SHADES = ("on grey19", "on grey27")
+"""Two tokens side by side differ in their background."""
+BARS = 8
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="sparsepo", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="show | check")
+    show = commands.add_parser("show", help="show the first pairs as tokens, with lengths, what is dropped and why")
+    check = commands.add_parser("check", help="check a config and its data; warnings alone")
+    for command in (show, check):
+        command.add_argument("config", type=Path, nargs="+", help="config files; a later one replaces values")
+    show.add_argument("--task", help="one task of the config; all without it")
+    show.add_argument("--count", type=int, default=3, help="number of pairs (default: 3)")
+    show.add_argument("--all", action="store_true", help="all pairs")
+    show.add_argument(
+        "--json", action="store_true", help="token ids and texts as JSON; several tasks: an object by task"
+    )
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parse_arguments(arguments)
+    tasks = load_config(options.config).tasks
+    if options.command == "check":
+        for name, task in tasks.items():
+            print_findings(name, preview_task(task))
+        return
+    if options.task is not None:
+        if options.task not in tasks:
+            raise SystemExit(f"sparsepo show: no task '{options.task}'; the config has {', '.join(tasks)}")
+        tasks = {options.task: tasks[options.task]}
+    previews = {name: preview_task(task) for name, task in tasks.items()}
+    count = None if options.all else options.count
+    if options.json:
+        made = {name: preview.as_dict(count) for name, preview in previews.items()}
+        print(json.dumps(made if len(made) > 1 else next(iter(made.values())), ensure_ascii=False))
+        return
+    console = Console(highlight=False)
+    for name, preview in previews.items():
+        show_task(console, name, preview, count)
+
+
+def print_findings(name: str, preview: Preview) -> None:
+    """One line for what a task has, and one for each warning."""
+    what = (
+        f"{len(preview.pairs)} pairs" if preview.pairs else f"{len(preview.prompts)} prompts; pairs are sampled first"
+    )
+    print(f"{name}: {what}")
+    for reason, count in preview.dropped.items():
+        print(f"{name}: dropped {count}: {reason}")
+    for warning in preview.warnings:
+        print(f"{name}: warning: {warning}")
+
+
+def show_task(console: Console, name: str, preview: Preview, count: int | None) -> None:
+    """The first pairs, or prompts, of a task as coloured tokens; lengths; findings."""
+    console.rule(name)
+    console.print(
+        Text.assemble(
+            ("prompt", "dim"), "  ", ("response, trained on", "bold green"), "  ", ("special token", "bold magenta"),
+            "  │ boundary of prompt and response",
+        )
+    )  # fmt: skip
+    for record, ids in preview.pairs[:count]:
+        for side in ("chosen", "rejected"):
+            console.print(Text(f"{side}:", style="bold"), pair_text(preview.encoder, ids, side))
+        if record.rendered:
+            console.print(Text("rendered chat: ", style="bold"), Text(repr(record.prompt + record.chosen), style="dim"))
+    for prompt in preview.prompts[: 0 if preview.pairs else count]:
+        console.print(
+            Text("prompt:", style="bold"), tokens_text(preview.encoder, preview.encoder.prompt_ids(prompt), "dim")
+        )
+    console.print(length_table(preview))
+    print_findings(name, preview)
+
+
+def pair_text(encoder: Encoder, ids: TokenPair, side: str) -> Text:
+    """The tokens of a prompt and one of its responses, in colours."""
+    prompt, response = tokens_text(encoder, ids.prompt, "dim"), tokens_text(encoder, getattr(ids, side), "bold green")
+    cut = "" if getattr(ids, side)[-1] in encoder.end_ids else " … (no end token)"
+    return Text.assemble(prompt, ("│", "bold yellow"), response, (cut, "yellow"))
+
+
+def tokens_text(encoder: Encoder, ids: Sequence[int], style: str) -> Text:
+    """Each token as it decodes alone, on a background of its own."""
+    special = set(encoder.tokenizer.all_special_ids) | set(encoder.tokenizer.added_tokens_decoder)
+    pieces = []
+    for number, token in enumerate(ids):
+        text = encoder.tokenizer.decode([token]) or encoder.tokenizer.convert_ids_to_tokens(token)
+        shown = text.replace("\n", "⏎").replace("\t", "⇥")
+        pieces.append((shown, f"{'bold magenta' if token in special else style} {SHADES[number % 2]}"))
+    return Text.assemble(*pieces)
+
+
+def length_table(preview: Preview) -> Table:
+    """How many prompts and responses have how many tokens."""
+    lengths = {part: [len(getattr(ids, part)) for _, ids in preview.pairs] for part in ("prompt", "chosen", "rejected")}
+    if not preview.pairs:
+        lengths = {"prompt": [len(preview.encoder.prompt_ids(prompt)) for prompt in preview.prompts]}
+    longest = max((length for values in lengths.values() for length in values), default=1)
+    width = -(-longest // BARS)
+    table = Table("tokens", *lengths, title="lengths")
+    for start in range(0, BARS * width, width):
+        counts = [sum(start < length <= start + width for length in values) for values in lengths.values()]
+        shares = [count / max(1, len(values)) for count, values in zip(counts, lengths.values(), strict=True)]
+        bars = (f"{count:>6} {'█' * round(20 * share)}" for count, share in zip(counts, shares, strict=True))
+        table.add_row(f"{start + 1}-{start + width}", *bars)
+    return table
+
+
+def entry() -> None:
+    """The console script `sparsepo`."""
+    run_main(main)
