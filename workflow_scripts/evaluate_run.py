@@ -24,7 +24,7 @@ def token_records(
     records, encoded = token_analysis.encode_usable(tokenizer, pairs, limits, settings.token_pairs)
     method, hyper, batch_size = settings.method, settings.hyper, settings.batch_size
     inspected = inspect_pairs(policy, reference, encoded, method, hyper, masks, batch_size=batch_size)
-    return token_analysis.token_records(tokenizer, records, inspected, settings.planted)
+    return token_analysis.token_records(tokenizer, records, encoded, inspected, settings.planted)
 
 
 def scorers_of(settings: EvaluateRunSettings, fitted_scorer: Path | None) -> dict[str, Scorer]:

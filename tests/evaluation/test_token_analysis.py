@@ -5,7 +5,7 @@ import random
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from sparsepo.data.encoding import Encoder
+from sparsepo.data.encoding import Encoder, TokenPair
 from sparsepo.data.records import Completion, Preference
 from sparsepo.evaluation.frontier import ScoredSamples
 from sparsepo.evaluation.kl import ResponseDivergence
@@ -70,10 +70,16 @@ def test_a_token_is_marked_if_it_shares_a_character_with_a_planted_span(tokens, 
     assert mark_overlaps(tokens, planted) == expected
 
 
+def records_of(tokenizer, pair, *sizes, planted=True, **more):
+    """The token records of one pair, whose responses have as many tokens as `sizes` says."""
+    sides = (Encoder(tokenizer).side_ids(pair, side)[0][:size] for side, size in zip(SIDES, sizes, strict=True))
+    return token_records(tokenizer, [pair], [TokenPair([1], *sides)], [inspected(*sizes) | more], planted)[0]
+
+
 def test_word_tokens_are_told_as_text_with_their_marks():
     """The second response was cut: it has no end."""
     pair = Preference("the plot was", " not very good .", " dull .", rejected_ended=False)
-    made = token_records(tokenizer("word"), [pair], [inspected(5, 2) | {"loss": 0.5}], planted=True)[0]
+    made = records_of(tokenizer("word"), pair, 5, 2, loss=0.5)
     assert (made["prompt"], made["loss"]) == ("the plot was", 0.5)
     assert made["chosen"]["tokens"] == ["not", "very", "good", ".", "<end>"]
     assert made["chosen"]["planted"] == [1, 0, 1, 0, 0]
@@ -86,9 +92,7 @@ def test_word_tokens_are_told_as_text_with_their_marks():
 def test_the_pieces_of_byte_level_tokens_make_up_the_text(text):
     bpe = tokenizer("bpe")
     length = len(Encoder(bpe).encode_response("the film was", text, ended=True))
-    made = token_records(bpe, [Preference("the film was", text, text)], [inspected(length, length - 1)], planted=True)[
-        0
-    ]
+    made = records_of(bpe, Preference("the film was", text, text), length, length - 1)
     assert made["chosen"]["tokens"][-1] == "<end>" != made["rejected"]["tokens"][-1]
     assert made["chosen"]["planted"][-1] == 0
     if text.isascii():  # a letter of several bytes is shown by each of its tokens
@@ -98,13 +102,22 @@ def test_the_pieces_of_byte_level_tokens_make_up_the_text(text):
 
 
 def test_a_response_cut_at_a_limit_shows_the_tokens_it_has():
-    made = token_records(tokenizer("word"), [Preference("the", "film was good .", "plot")], [inspected(2, 2)], True)[0]
+    made = records_of(tokenizer("word"), Preference("the", " film was good .", " plot"), 2, 2)
     assert made["chosen"]["tokens"] == ["film", "was"]
     assert made["rejected"]["tokens"] == ["plot", "<end>"]
 
 
+def test_a_response_that_was_sampled_shows_the_tokens_that_were_drawn():
+    bpe = tokenizer("bpe")
+    drawn = [bpe.convert_tokens_to_ids(letter) for letter in "good"] + [bpe.eos_token_id]
+    assert Encoder(bpe).encode_response("film: ", "good", ended=True) != drawn
+    pair = Preference("film: ", "good", " dull", chosen_ids=drawn)
+    made = records_of(bpe, pair, 5, 3)["chosen"]
+    assert (made["tokens"], made["planted"]) == (["g", "o", "o", "d", "<end>"], [1, 1, 1, 1, 0])
+
+
 def test_nothing_is_marked_where_nothing_was_planted():
-    made = token_records(tokenizer("word"), [Preference("the", "film", "plot")], [inspected(2, 2)], planted=False)[0]
+    made = records_of(tokenizer("word"), Preference("the", "film", "plot"), 2, 2, planted=False)
     assert "planted" not in made["chosen"]
 
 

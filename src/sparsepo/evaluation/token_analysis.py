@@ -1,6 +1,7 @@
 """Everything that is measured of one run, as the plain numbers that tables and figures read."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from statistics import fmean
 from typing import Any
 
@@ -70,15 +71,19 @@ def encode_usable(
 
 
 def token_records(
-    tokenizer: Any, pairs: Sequence[Preference], inspected: Sequence[dict[str, Any]], planted: bool
+    tokenizer: Any,
+    pairs: Sequence[Preference],
+    encoded: Sequence[TokenPair],
+    inspected: Sequence[dict[str, Any]],
+    planted: bool,
 ) -> list[dict[str, Any]]:
     """What `inspect_pairs` returned, with the prompt and each token as text, and whether the token was planted."""
     records = []
-    for pair, inspection in zip(pairs, inspected, strict=True):
+    for pair, ids, inspection in zip(pairs, encoded, inspected, strict=True):
         record = {"prompt": pair.prompt} | inspection
         for side in SIDES:
             text = getattr(pair, side)
-            pieces, spans = _split_tokens(tokenizer, text, len(inspection[side]["logps"]))
+            pieces, spans = _split_tokens(tokenizer, text, getattr(ids, side))
             record[side] = {"tokens": pieces} | inspection[side]
             if planted:
                 record[side]["planted"] = mark_overlaps(spans, polar_spans(text))
@@ -86,13 +91,17 @@ def token_records(
     return records
 
 
-def _split_tokens(tokenizer: Any, text: str, length: int) -> tuple[list[str], list[Span]]:
-    """The first `length` tokens of a response as text, and their spans in it; the end token has an empty span."""
-    spans = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-    spans = [(int(start), int(end)) for start, end in spans][:length]
-    pieces = [text[start:end] for start, end in spans]
-    missing = length - len(spans)
-    return pieces + [tokenizer.eos_token] * missing, spans + [(len(text), len(text))] * missing
+def _split_tokens(tokenizer: Any, text: str, ids: Sequence[int]) -> tuple[list[str], list[Span]]:
+    """The tokens of a response as text, and their spans in it; a token that is not in the text has an empty span."""
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    if encoded["input_ids"][: len(ids)] == ids[: len(encoded["input_ids"])]:
+        spans = [(int(start), int(end)) for start, end in encoded["offset_mapping"]][: len(ids)]
+        spans += [(len(text), len(text))] * (len(ids) - len(spans))
+    else:  # behind their prompt, or as they were sampled, the tokens are others than those of the text alone
+        decoded = [tokenizer.decode(ids[:count], skip_special_tokens=True) for count in range(len(ids) + 1)]
+        spans = list(pairwise(min(len(part), len(text)) for part in decoded))
+    names = tokenizer.convert_ids_to_tokens(ids)
+    return [text[start:end] or name for (start, end), name in zip(spans, names, strict=True)], spans
 
 
 def mark_overlaps(tokens: Sequence[Span], planted: Sequence[Span]) -> list[int]:
