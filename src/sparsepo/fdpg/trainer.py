@@ -21,8 +21,9 @@ from sparsepo.fdpg.target import Target, usable_prompts
 from sparsepo.generation.generate import sample
 from sparsepo.generation.sampler import response_seed
 from sparsepo.models.adapters import add_adapter, save_merged
-from sparsepo.models.architecture import checkpoint_blocks, hidden_states, lm_head
-from sparsepo.models.loading import context_length, disable_dropout
+from sparsepo.models.architecture import add_router_loss, checkpoint_blocks, hidden_states, lm_head, run_backbone
+from sparsepo.models.limits import context_length
+from sparsepo.models.loading import disable_dropout
 from sparsepo.objective.f_divergence import DIVERGENCES, surrogate
 from sparsepo.objective.token_terms import token_terms
 from sparsepo.runtime.errors import UserError
@@ -108,7 +109,12 @@ class OnPolicyTrainer(ResumableTrainer):
         batches = self._batches(responses)
         with torch.no_grad(), self.compute_loss_context_manager():
             log_q, log_a = (
-                _in_sampling_order([(batch.indices, response_logps(network, batch)) for batch in batches])
+                _in_sampling_order(
+                    [
+                        (batch.indices, response_logps(network, batch, hidden_states(network, batch.inputs)))
+                        for batch in batches
+                    ]
+                )
                 for network in (model, self.reference)
             )
         advantage = self._advantages(torch.tensor(step.prompts), responses, log_q, log_a)
@@ -135,7 +141,10 @@ class OnPolicyTrainer(ResumableTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The sum of the losses of a micro-batch's responses."""
-        return surrogate(response_logps(model, inputs), inputs.log_q, inputs.advantage).sum()
+        outputs = run_backbone(model, inputs.inputs)
+        logps = response_logps(model, inputs, outputs.last_hidden_state)
+        loss = surrogate(logps, inputs.log_q, inputs.advantage).sum()
+        return add_router_loss(loss, len(logps), model, outputs, inputs.inputs)
 
     def _sample_responses(self, indices: Sequence[int]) -> list[Completion]:
         """Responses to these prompts; those to one prompt are neighbours."""
@@ -234,9 +243,9 @@ def prepare_policy(policy: Any, config: PreferenceConfig, seed: int) -> None:
         checkpoint_blocks(policy)
 
 
-def response_logps(model: Any, batch: ResponseBatch) -> Tensor:
-    """(b,) log-probs of the responses, nats, with gradient."""
-    hidden = batch.responses.select_hidden(hidden_states(model, batch.inputs))
+def response_logps(model: Any, batch: ResponseBatch, states: Tensor) -> Tensor:
+    """(b,) log-probs of the responses by the model's last hidden states (b, T, d), nats, with gradient."""
+    hidden = batch.responses.select_hidden(states)
     terms = token_terms(hidden, None, lm_head(model), None, batch.labels, kl=())
     return batch.responses.to_grid(terms.logps).sum(-1)
 

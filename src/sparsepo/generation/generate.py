@@ -24,7 +24,8 @@ from sparsepo.generation.sampler import (
     token_drawer,
 )
 from sparsepo.generation.vllm import VllmEngine, vllm_usable
-from sparsepo.models.loading import context_length, load_model
+from sparsepo.models.limits import context_length
+from sparsepo.models.loading import load_model
 from sparsepo.runtime.errors import UserError
 from sparsepo.runtime.progress import progress
 from sparsepo.runtime.result_cache import ResultCache, get_or_compute

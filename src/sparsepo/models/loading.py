@@ -236,8 +236,3 @@ def disable_dropout(model: Any) -> Any:
             if "dropout" in name and isinstance(value, float):
                 setattr(module, name, 0.0)
     return model
-
-
-def context_length(model: Any) -> int:
-    """How many tokens the model can read at once; a million for a model without a limit."""
-    return getattr(model.config, "max_position_embeddings", None) or 1_000_000

@@ -1,7 +1,7 @@
 """What a step consists of: preference pairs as token pairs, and micro-batches of them."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from sparsepo.data.batches import PairBatch
 from sparsepo.data.collation import collate_pairs, split_into_micro_batches
 from sparsepo.data.records import Preference, as_record
 from sparsepo.data.tokenization import EncodedPairs, TokenPair, encode_pairs
-from sparsepo.models.loading import context_length
+from sparsepo.models.limits import check_sequences, context_length
 from sparsepo.runtime.errors import UserError
 from sparsepo.training.reference_cache import ReferenceCache
 
@@ -31,12 +31,21 @@ def as_preferences(pairs: Pairs) -> list[Preference]:
 def encode_usable_pairs(
     tokenizer: Any, pairs: Pairs, config: PreferenceConfig, model: Any, use: str = "train"
 ) -> EncodedPairs:
-    """The pairs that fit the config's limits and the model's context; prints how many there are to `use`."""
+    """The pairs that fit the config's limits and the model's context; prints how many there are to `use`.
+
+    Raises UserError for tokens that `check_sequences` refuses.
+    """
     records = as_preferences(pairs)
     limits = config.max_prompt_tokens, config.max_response_tokens, context_length(model)
     encoded = encode_pairs(tokenizer, records, *limits)
+    check_sequences(model, pair_sequences(encoded.pairs))
     print(f"{len(encoded.pairs)} of {len(records)} pairs can {use}; dropped: {encoded.dropped or 'none'}", flush=True)
     return encoded
+
+
+def pair_sequences(pairs: Iterable[TokenPair]) -> Iterator[list[int]]:
+    """Each prompt with its chosen and with its rejected response."""
+    return (pair.prompt + response for pair in pairs for response in (pair.chosen, pair.rejected))
 
 
 class PairBatches:

@@ -10,7 +10,7 @@ from sparsepo.data.batches import PairBatch
 from sparsepo.data.collation import collate_pairs
 from sparsepo.data.tokenization import TokenPair
 from sparsepo.methods.registry import check_pair_method
-from sparsepo.models.loading import context_length
+from sparsepo.models.limits import context_length
 from sparsepo.objective.mask_builder import Masks
 from sparsepo.objective.response_terms import Side
 from sparsepo.runtime.errors import UserError

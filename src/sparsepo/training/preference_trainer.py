@@ -15,7 +15,8 @@ from sparsepo.data.tokenization import EncodedPairs, TokenPair
 from sparsepo.methods.registry import METHODS, check_pair_method
 from sparsepo.models.adapters import add_adapter, save_merged
 from sparsepo.models.architecture import checkpoint_blocks, compile_blocks
-from sparsepo.models.loading import context_length, disable_dropout
+from sparsepo.models.limits import context_length
+from sparsepo.models.loading import disable_dropout
 from sparsepo.objective.mask_builder import Masks
 from sparsepo.objective.token_terms import KL_DIRECTIONS
 from sparsepo.runtime.atomic_folder import atomic_folder

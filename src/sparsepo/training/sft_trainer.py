@@ -14,7 +14,7 @@ from sparsepo.data.records import Text
 from sparsepo.data.tokenization import encode_prompt, encode_response
 from sparsepo.models.adapters import add_adapter, save_merged
 from sparsepo.models.architecture import checkpoint_blocks
-from sparsepo.models.loading import context_length
+from sparsepo.models.limits import context_length, text_config
 from sparsepo.runtime.errors import UserError
 from sparsepo.training.base_trainer import ResumableTrainer
 
@@ -80,8 +80,14 @@ class SFTTrainer(ResumableTrainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The sum of the losses of a micro-batch's target tokens."""
         tensors = {name: getattr(inputs, name) for name in ("input_ids", "labels", "attention_mask")}
-        loss = super().compute_loss(model, tensors, num_items_in_batch=1)
-        return loss if self.model_accepts_loss_kwargs else loss * inputs.num_targets  # else transformers returns a mean
+        loss, outputs = super().compute_loss(model, tensors, return_outputs=True, num_items_in_batch=1)
+        if not self.model_accepts_loss_kwargs:  # transformers returns a mean
+            return loss * inputs.num_targets
+        router_loss = getattr(outputs, "aux_loss", None)
+        if router_loss is None:
+            return loss
+        # of a mixture of experts, see `add_router_loss`: transformers has added it once, to the sum
+        return loss + (inputs.num_targets - 1) * text_config(self.model).router_aux_loss_coef * router_loss
 
     def batch_content(self, batch):
         """The token ids."""

@@ -12,7 +12,7 @@ from transformers import CONFIG_MAPPING, AutoConfig
 from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.records import Preference
 from sparsepo.data.tokenization import TokenPair, add_token_values, encode_pairs
-from sparsepo.models.loading import context_length
+from sparsepo.models.limits import config_context_length, context_length
 from sparsepo.runtime.errors import UserError, format_value
 from sparsepo.training.batching import encode_usable_pairs
 from sparsepo.training.reference_cache import reference_values
@@ -98,7 +98,9 @@ def folder_context_length(folder: str | Path) -> int:
     """How many tokens the model in a folder can read at once, by its config.json; its own code is not run for that."""
     raw = json.loads((Path(folder) / "config.json").read_text())
     is_known = raw.get("model_type") in CONFIG_MAPPING
-    return context_length(SimpleNamespace(config=AutoConfig.for_model(**raw) if is_known else SimpleNamespace(**raw)))
+    if is_known:
+        return config_context_length(AutoConfig.for_model(**raw).get_text_config(decoder=True))
+    return config_context_length(SimpleNamespace(**raw.get("text_config", raw)))
 
 
 def check_context_length(oracle: int, task: int, limits: tuple[int, int], name: str) -> None:
