@@ -20,15 +20,16 @@ from sparsepo.fdpg.running_estimates import RunningEstimates
 from sparsepo.fdpg.target import Target, usable_prompts
 from sparsepo.generation.generate import sample
 from sparsepo.generation.sampler import response_seed
-from sparsepo.models.adapters import add_adapter, save_merged
+from sparsepo.models.adapters import make_trainable, save_merged
 from sparsepo.models.architecture import add_router_loss, checkpoint_blocks, hidden_states, lm_head, run_backbone
 from sparsepo.models.limits import context_length
-from sparsepo.models.loading import disable_dropout
+from sparsepo.models.loading import disable_dropout, text_tokenizer
 from sparsepo.objective.f_divergence import DIVERGENCES, surrogate
 from sparsepo.objective.token_terms import token_terms
 from sparsepo.runtime.errors import UserError
 from sparsepo.training.base_trainer import ResumableTrainer
 from sparsepo.training.checks import check_models
+from sparsepo.training.identity import identity_parts
 
 ESTIMATES_FILE = "running_estimates.safetensors"  # in a checkpoint
 
@@ -44,7 +45,8 @@ class OnPolicyTrainer(ResumableTrainer):
 
     policy, reference: as in `PreferenceTrainer`; an adapter is added to the policy. prompts: those that are empty,
     longer than `config.max_prompt_tokens` or leave no room in the model's context are dropped and counted.
-    `config.batch_size` and `micro_batch_size` count responses.
+    `config.batch_size` and `micro_batch_size` count responses. identity: see `ResumableTrainer`; of `target.value`, a
+    function, a run without one knows the name only.
 
     `dynamics.jsonl` has means over the responses of an interval: the loss, the target's values, estimates of the four
     divergences from the target and of KL(pi || a), entropy (-log pi of a response), all in nats, log Z, and distinct-n
@@ -71,6 +73,7 @@ class OnPolicyTrainer(ResumableTrainer):
         identity: str = "",
         measure: Callable[[Any], dict[str, float]] | None = None,
     ):
+        tokenizer = text_tokenizer(tokenizer)
         check_models(policy, reference, tokenizer, config)
         self.prompts, self.dropped = usable_prompts(tokenizer, prompts, config, sampling, context_length(policy))
         print(f"{len(self.prompts)} of {len(prompts)} prompts can train; dropped: {self.dropped or 'none'}", flush=True)
@@ -78,6 +81,18 @@ class OnPolicyTrainer(ResumableTrainer):
         self.tokenizer, self.target, self.sampling = tokenizer, target, sampling
         self.divergence = DIVERGENCES[divergence]
         self.estimates = RunningEstimates(len(self.prompts))
+        parts: dict[str, Any] = {}
+        if not identity:
+            parts = identity_parts(
+                config,
+                seed,
+                target=f"{target.name} * {target.scale}",
+                divergence=divergence,
+                sampling=sampling.model_dump(mode="json"),
+                prompts=self.prompts,
+                policy=policy,
+                reference=reference,
+            )
         self.reference = disable_dropout(reference).requires_grad_(False).eval()
         prepare_policy(policy, config, seed)
         self._sums: Counter[str] = Counter()
@@ -90,6 +105,7 @@ class OnPolicyTrainer(ResumableTrainer):
             folder=folder,
             seed=seed,
             identity=identity,
+            identity_parts=parts,
             measure=measure,
             measure_every=config.frontier_every,
         )
@@ -165,7 +181,7 @@ class OnPolicyTrainer(ResumableTrainer):
             batch = collate_responses(
                 [prompts[index] for index in part],
                 [responses[index].tokens for index in part],
-                self.tokenizer.pad_token_id,
+                self.tokenizer.pad_token_id or 0,  # any token
             )
             batches.append(SampleBatch(**vars(batch.to(self.args.device)), indices=part))
         return batches
@@ -237,8 +253,7 @@ def prepare_policy(policy: Any, config: PreferenceConfig, seed: int) -> None:
     """Switch dropout off, as pi must be the policy that the responses are sampled from, and add the adapter, if any."""
     torch.manual_seed(seed)
     disable_dropout(policy)
-    if config.adapter is not None:
-        add_adapter(policy, config.adapter)
+    make_trainable(policy, config)
     if config.gradient_checkpointing:
         checkpoint_blocks(policy)
 

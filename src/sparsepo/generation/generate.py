@@ -24,6 +24,7 @@ from sparsepo.generation.sampler import (
     token_drawer,
 )
 from sparsepo.generation.vllm import VllmEngine, vllm_usable
+from sparsepo.models.architecture import without_router_loss
 from sparsepo.models.limits import context_length
 from sparsepo.models.loading import load_model
 from sparsepo.runtime.errors import UserError
@@ -89,7 +90,8 @@ def sample(
     else:
         batch_size, continue_prompts = config.batch_size, decode
         if not is_plain(model):
-            mixes_lengths, batch_size = batching_limits(model, tokenizer, batch_size, quiet)
+            with without_router_loss(model):
+                mixes_lengths, batch_size = batching_limits(model, tokenizer, batch_size, quiet)
             pad, end = tokenizer.pad_token_id, tokenizer.eos_token_id
             continue_prompts = partial(decode_with_generate, pad=pad, end=end)
         answer = _transformers_answer(model, continue_prompts, config, stop_criterion(tokenizer, stops))
@@ -150,7 +152,8 @@ def _transformers_answer(
         uniforms = [response_uniforms(config.seed, request.prompt_ids, request.number, limit) for request in batch]
         draw = token_drawer(torch.stack(uniforms), config.temperature, config.top_p)
         model.eval()
-        responses = continue_prompts(model, prompt_ids, draw, is_complete, limit)
+        with without_router_loss(model):
+            responses = continue_prompts(model, prompt_ids, draw, is_complete, limit)
         model.train(was_training)
         return responses
 

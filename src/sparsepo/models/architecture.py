@@ -22,7 +22,12 @@ LayerCallback = Callable[[int, int, Tensor], None]
 
 
 def backbone(model: Any) -> nn.Module:
-    """The model without its output head: ids -> last hidden states (after the final norm)."""
+    """The model without its output head: ids -> last hidden states (after the final norm).
+
+    Raises UserError for a PeftModel, which hides it.
+    """
+    if hasattr(model, "get_base_model"):
+        raise UserError(f"{type(model).__name__}: pass a plain model, as model.merge_and_unload() returns")
     if model.base_model is not model:
         return model.base_model
     decoder = model.get_decoder()
@@ -72,6 +77,20 @@ def add_router_loss(total: Tensor, count: int, model: Any, outputs: Any, inputs:
     sizes = {"num_experts": model.num_experts, "top_k": model.num_experts_per_tok}
     loss = balance(gate_logits=outputs.router_logits, **sizes, attention_mask=inputs.num_sequences)
     return total + count * config.router_aux_loss_coef * loss
+
+
+@contextmanager
+def without_router_loss(model: Any) -> Iterator[None]:
+    """While open, the model's own forward pass computes no router loss, which fails where keys are cached."""
+    config = text_config(model)
+    asked = getattr(config, "output_router_logits", False)
+    if asked:
+        config.output_router_logits = False
+    try:
+        yield
+    finally:
+        if asked:
+            config.output_router_logits = asked
 
 
 @contextmanager

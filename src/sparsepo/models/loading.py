@@ -9,7 +9,14 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedTokenizerFast,
+    ProcessorMixin,
+)
 
 from sparsepo.data.readers import package_file
 from sparsepo.models.trust import TRUST_OPTIONS, code_hashes, log_custom_code, trust_error, trust_kwargs
@@ -93,6 +100,11 @@ def load_tokenizer(folder: str | Path) -> Any:
     if tokenizer.eos_token_id is None:
         raise UserError(f"{folder}: the tokenizer has no end-of-text token, which responses need")
     return _set_pad_token(tokenizer)
+
+
+def text_tokenizer(tokenizer: Any) -> Any:
+    """The tokenizer itself, or that of a processor of texts and images."""
+    return tokenizer.tokenizer if isinstance(tokenizer, ProcessorMixin) else tokenizer
 
 
 def _set_pad_token(tokenizer: Any) -> Any:
