@@ -219,6 +219,21 @@ def test_a_processor_is_taken_for_its_tokenizer(toy, tmp_path):
     sft(toy, tmp_path / "sft", toy.model(), processor).train()
 
 
+def test_a_reference_with_a_shorter_context_is_refused(toy, tmp_path):
+    with pytest.raises(UserError, match="a sequence has .* tokens, and GPT2LMHeadModel can read 6$"):
+        toy.trainer(tmp_path, policy=toy.model(), reference=toy.model(n_positions=6))
+
+
+def test_prompts_of_tokens_that_a_model_cannot_read_are_refused_before_they_are_sampled(toy, tmp_path):
+    policy, reference = (toy.model("llama") for _ in range(2))
+    for model in (policy, reference):
+        model.resize_token_embeddings(10)
+    with pytest.raises(
+        UserError, match="is outside of the vocabulary of LlamaForCausalLM, ids 0 to 9: use the model's"
+    ):
+        f_dpg(toy, tmp_path, policy, reference)
+
+
 # --- pairs of texts
 
 

@@ -22,7 +22,7 @@ from sparsepo.generation.generate import sample
 from sparsepo.generation.sampler import response_seed
 from sparsepo.models.adapters import make_trainable, save_merged
 from sparsepo.models.architecture import add_router_loss, checkpoint_blocks, hidden_states, lm_head, run_backbone
-from sparsepo.models.limits import context_length
+from sparsepo.models.limits import check_sequences, context_length
 from sparsepo.models.loading import disable_dropout, text_tokenizer
 from sparsepo.objective.f_divergence import DIVERGENCES, surrogate
 from sparsepo.objective.token_terms import token_terms
@@ -76,6 +76,9 @@ class OnPolicyTrainer(ResumableTrainer):
         tokenizer = text_tokenizer(tokenizer)
         check_models(policy, reference, tokenizer, config)
         self.prompts, self.dropped = usable_prompts(tokenizer, prompts, config, sampling, context_length(policy))
+        longest = [0] * sampling.max_new_tokens
+        for model in (policy, reference):
+            check_sequences(model, (encode_prompt(tokenizer, prompt.prompt) + longest for prompt in self.prompts))
         print(f"{len(self.prompts)} of {len(prompts)} prompts can train; dropped: {self.dropped or 'none'}", flush=True)
         step_prompts = prompts_per_step(config, sampling, len(self.prompts), self.dropped)
         self.tokenizer, self.target, self.sampling = tokenizer, target, sampling

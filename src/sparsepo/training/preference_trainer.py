@@ -15,13 +15,20 @@ from sparsepo.data.tokenization import EncodedPairs, TokenPair
 from sparsepo.methods.registry import METHODS, check_pair_method
 from sparsepo.models.adapters import make_trainable, save_merged
 from sparsepo.models.architecture import checkpoint_blocks, compile_blocks
-from sparsepo.models.limits import context_length
+from sparsepo.models.limits import check_sequences, context_length
 from sparsepo.models.loading import disable_dropout, text_tokenizer
 from sparsepo.objective.mask_builder import Masks
 from sparsepo.objective.token_terms import KL_DIRECTIONS
 from sparsepo.runtime.atomic_folder import atomic_folder
 from sparsepo.training.base_trainer import ResumableTrainer
-from sparsepo.training.batching import PairBatches, Pairs, as_preferences, encode_usable_pairs, epoch_sampler
+from sparsepo.training.batching import (
+    PairBatches,
+    Pairs,
+    as_preferences,
+    encode_usable_pairs,
+    epoch_sampler,
+    pair_sequences,
+)
 from sparsepo.training.checkpoints import set_weights
 from sparsepo.training.checks import check_models, check_num_pairs, check_pair_data, check_reference, check_step_0
 from sparsepo.training.distributed import StepCollator
@@ -81,6 +88,8 @@ class PreferenceTrainer(ResumableTrainer):
         check_models(policy, reference, tokenizer, config)
         training_pairs, validation_pairs = self._encode_pairs(pairs, validation, config, policy)
         check_reference(method, self.hyper, config, reference, caches, len(training_pairs))
+        if reference is not None:
+            check_sequences(reference, pair_sequences([*training_pairs, *validation_pairs]))
         parts: dict[str, Any] = {}
         if not identity:
             parts = identity_parts(
