@@ -90,6 +90,19 @@ def test_a_killed_run_without_an_identity_goes_on_and_ends_as_an_uninterrupted_o
     assert same(finished[1], toy.weights(resumed.policy))
 
 
+def test_a_run_that_ran_out_of_memory_may_go_on_in_smaller_micro_batches(toy, finished, tmp_path, capsys):
+    toy.run_killed(toy.trainer(tmp_path, killed_at=2, **RUN))
+    capsys.readouterr()
+    smaller = {"micro_batch_size": 2, "gradient_checkpointing": True, "layout": "padded", "gradients": "recompute"}
+    resumed = toy.trainer(tmp_path, **RUN | smaller | {"log_every": 2})
+    resumed.train()
+    assert "resuming at step 1" in capsys.readouterr().out
+    whole, ids = toy.model(), torch.arange(2, 20)[None]
+    whole.load_state_dict(finished[1])
+    with torch.no_grad():
+        torch.testing.assert_close(resumed.policy.eval()(ids).logits, whole.eval()(ids).logits, rtol=1e-4, atol=1e-4)
+
+
 def test_a_folder_without_checkpoints_is_of_its_run_too(toy, tmp_path):
     toy.trainer(tmp_path, max_steps=1).train()
     before = (tmp_path / "dynamics.jsonl").read_text()

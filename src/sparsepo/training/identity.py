@@ -14,6 +14,11 @@ from sparsepo.runtime.errors import UserError
 
 IDENTITY_FILE = "run_identity.json"
 INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+HOW_COMPUTED = {
+    *("micro_batch_size", "micro_batch_tokens", "gradient_checkpointing", "layout", "gradients", "compile"),
+    *("reference", "num_processes", "accelerate", "log_every", "checkpoint_every"),
+}
+"""Keys of a config that change time, memory and logs, and the result by rounding only."""
 NOT_COMPUTED_WITH = ("_name_or_path", "architectures", "dtype", "transformers_version", "use_cache")
 """Of a model's config: loading and saving change them."""
 
@@ -35,11 +40,11 @@ def claim_folder(folder: Path, parts: Mapping[str, Any]) -> None:
 
 
 def identity_parts(config: Any, seed: int, **parts: Any) -> dict[str, Any]:
-    """Name -> value or hash: each key of the config, the seed, and `parts`.
+    """Name -> value or hash: the seed, each key of the config that changes more than rounding, and `parts`.
 
     A mapping becomes a part for each of its keys; a model its `model_hash`; lists, as of token ids, a hash.
     """
-    flat = {"seed": seed, **_keys("config", config.model_dump(mode="json"))}
+    flat = {"seed": seed, **_keys("config", config.model_dump(mode="json", exclude=HOW_COMPUTED))}
     for name, part in parts.items():
         if isinstance(part, Mapping):
             flat |= _keys(name, part)
@@ -55,8 +60,9 @@ def _keys(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def text_hash(value: Any) -> str:
-    """16 hex digits of a value's JSON, with the fields of objects that JSON does not know."""
-    return hashlib.sha256(json.dumps(value, default=vars).encode()).hexdigest()[:16]
+    """16 hex digits of a value's JSON; of objects that JSON does not know the fields, or the text."""
+    text = json.dumps(value, default=lambda other: getattr(other, "__dict__", None) or str(other))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @torch.no_grad()
