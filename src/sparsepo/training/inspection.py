@@ -40,11 +40,12 @@ def inspect_pairs(
     """What the trainer would compute for each pair, token by token.
 
     pairs: token ids, `TokenPair` or mappings with `prompt`, `chosen`, `rejected`, and `values` and `scores` (of chosen
-    and rejected) where the method or its mask reads them; or with a `tokenizer` texts, as `PreferenceTrainer` takes
-    them, of which none is cut. All are one step for a method that needs a whole step. hyper:
-    what to change from the method's defaults in `METHODS`. masks: trained heads; None builds the method's own from its
-    defaults, calibrated on all pairs given. layout: one of `data.collation.LAYOUTS`; the numbers are the same in all
-    that a model can compute. The models' mode and dtype are not changed (call `.eval()` for a model with dropout).
+    and rejected) where the method or its mask reads them. With a `tokenizer`: texts, as `PreferenceTrainer` takes them;
+    none is cut. All are one step for a method that needs a whole step.
+    hyper: what to change from the method's defaults in `METHODS`. masks: trained heads; None builds the method's own
+    from its defaults, calibrated on all pairs given. layout: one of `data.collation.LAYOUTS`; the numbers are the same
+    in all that a model can compute. The models' mode and dtype are not changed (call `.eval()` for a model with
+    dropout).
 
     Returns a dict for each pair: `loss`, `penalty` (the masks' L1, included in `loss`), `reward_chosen`,
     `reward_rejected`, and for `chosen` and `rejected` lists with a number for each response token: `logps`,

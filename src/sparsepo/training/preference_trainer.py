@@ -60,8 +60,9 @@ class PreferenceTrainer(ResumableTrainer):
     hyper: what to change from the method's defaults, mask parameters included.
     folder: for checkpoints and `dynamics.jsonl` during training, of this run only. identity: see `ResumableTrainer`.
 
-    Raises UserError for an unknown method or parameter, an architecture whose logits are not known, fewer usable pairs
-    than one batch, pairs of other epochs than are trained, and at step 0 if the policy starts from another model.
+    Raises UserError for an unknown method or parameter, models that `check_models`, `make_trainable` or
+    `check_sequences` refuses, fewer usable pairs than one batch, pairs of other epochs than are trained; in `train` for
+    a folder of another run, and at step 0 if the policy starts from another model.
     """
 
     def __init__(
