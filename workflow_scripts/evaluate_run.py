@@ -7,7 +7,8 @@ from sparsepo.evaluation import token_analysis
 from sparsepo.evaluation.frontier import score_samples
 from sparsepo.evaluation.scorers import Scorer, build_scorer
 from sparsepo.methods.registry import METHODS
-from sparsepo.models.loading import context_length, load_model, load_tokenizer
+from sparsepo.models.limits import context_length
+from sparsepo.models.loading import load_model, load_tokenizer
 from sparsepo.runtime.entry_point import run_main
 from sparsepo.training.inspection import inspect_pairs
 from sparsepo.training.method_masks import load_masks

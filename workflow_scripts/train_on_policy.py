@@ -12,7 +12,8 @@ from sparsepo.fdpg.target import Target, contains_word, fit_target, usable_promp
 from sparsepo.fdpg.trainer import OnPolicyTrainer
 from sparsepo.methods.registry import METHODS
 from sparsepo.models.adapters import load_policy_and_reference
-from sparsepo.models.loading import context_length, load_tokenizer
+from sparsepo.models.limits import context_length
+from sparsepo.models.loading import load_tokenizer
 from sparsepo.runtime.entry_point import run_main
 from sparsepo.runtime.provenance import run_record
 from sparsepo.runtime.result_cache import job_identity

@@ -9,7 +9,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM
 from sparsepo.data.batches import ModelInputs
 from sparsepo.models.activations import record_activations
 from sparsepo.models.architecture import check_lm_head, decoder_layers, hidden_states
-from sparsepo.models.loading import context_length, disable_dropout
+from sparsepo.models.limits import context_length
+from sparsepo.models.loading import disable_dropout
 from sparsepo.runtime.errors import UserError
 from sparsepo.training.inspection import inspect_pairs
 

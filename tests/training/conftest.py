@@ -90,13 +90,14 @@ def toy(tokenizer):
     def trainer(folder, method="dpo", *, reference=None, policy=None, data=20, killed_at=None, **given):
         """Settings of the config by name; `data`: the pairs, or how many of them."""
         names = ("hyper", "seed", "identity", "measure", "caches", "validation")
+        own_tokenizer = given.pop("tokenizer", tokenizer)
         options = {name: given.pop(name) for name in names if name in given}
         if "caches" not in options:
             reference = model() if reference is None else reference
         made = PreferenceTrainer(
             copy.deepcopy(reference) if policy is None else policy,
             reference,
-            tokenizer,
+            own_tokenizer,
             pairs(data) if isinstance(data, int) else data,
             method=method,
             config=PreferenceConfig(**SETTINGS | given),

@@ -10,14 +10,13 @@ from tokenizers.normalizers import Replace
 from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.encoding import Encoder, encode_pairs
 from sparsepo.data.records import Preference
-from sparsepo.models.loading import save_model, train_tokenizer
+from sparsepo.models.loading import folder_context_length, save_model, train_tokenizer
 from sparsepo.runtime.errors import UserError
 from sparsepo.training.reference_cache import ReferenceCache, content_hash, write_cache
 from sparsepo.training.token_scores import (
     add_token_scores,
     check_context_length,
     check_same_tokenizer,
-    folder_context_length,
 )
 
 CONFIG = PreferenceConfig(max_prompt_tokens=5, max_response_tokens=6)

@@ -42,6 +42,18 @@ class ModelInputs:
         """Padded sequences; positions count tokens only, so that padding on either side never moves one."""
         return cls(input_ids, (attention_mask.cumsum(-1) - 1).clamp_min(0), attention_mask=attention_mask)
 
+    @property
+    def num_sequences(self) -> Tensor:
+        """(rows, T): of how many sequences a token is part, 2 for a prompt that two responses share, 0 for padding."""
+        if self.attention_mask is not None:
+            return self.attention_mask
+        if self.parts is not None:
+            return torch.tensor([2, 1, 1, 0], device=self.parts.device)[self.parts]
+        count = torch.ones_like(self.input_ids)
+        for segment in self.segments:
+            count[:, segment.prompt_start : segment.prompt_end] += 1
+        return count
+
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:

@@ -20,14 +20,16 @@ from sparsepo.fdpg.running_estimates import RunningEstimates
 from sparsepo.fdpg.target import Target, usable_prompts
 from sparsepo.generation.generate import sample
 from sparsepo.generation.sampler import response_seed
-from sparsepo.models.adapters import add_adapter, save_merged
-from sparsepo.models.architecture import checkpoint_blocks, hidden_states, lm_head
-from sparsepo.models.loading import context_length, disable_dropout
+from sparsepo.models.adapters import make_trainable, save_merged
+from sparsepo.models.architecture import add_router_loss, checkpoint_blocks, hidden_states, lm_head, run_backbone
+from sparsepo.models.limits import check_sequences, context_length
+from sparsepo.models.loading import disable_dropout, text_tokenizer
 from sparsepo.objective.f_divergence import DIVERGENCES, surrogate
 from sparsepo.objective.token_terms import token_terms
 from sparsepo.runtime.errors import UserError
 from sparsepo.training.base_trainer import ResumableTrainer
 from sparsepo.training.checks import check_models
+from sparsepo.training.identity import identity_parts
 
 ESTIMATES_FILE = "running_estimates.safetensors"  # in a checkpoint
 
@@ -43,7 +45,8 @@ class OnPolicyTrainer(ResumableTrainer):
 
     policy, reference: as in `PreferenceTrainer`; an adapter is added to the policy. prompts: those that are empty,
     longer than `config.max_prompt_tokens` or leave no room in the model's context are dropped and counted.
-    `config.batch_size` and `micro_batch_size` count responses.
+    `config.batch_size` and `micro_batch_size` count responses. identity: see `ResumableTrainer`; of `target.value`, a
+    function, a run without one knows the name only.
 
     `dynamics.jsonl` has means over the responses of an interval: the loss, the target's values, estimates of the four
     divergences from the target and of KL(pi || a), entropy (-log pi of a response), all in nats, log Z, and distinct-n
@@ -70,13 +73,29 @@ class OnPolicyTrainer(ResumableTrainer):
         identity: str = "",
         measure: Callable[[Any], dict[str, float]] | None = None,
     ):
+        tokenizer = text_tokenizer(tokenizer)
         check_models(policy, reference, tokenizer, config)
         self.prompts, self.dropped = usable_prompts(tokenizer, prompts, config, sampling, context_length(policy))
+        longest, encoder = [0] * sampling.max_new_tokens, Encoder(tokenizer)
+        for model in (policy, reference):
+            check_sequences(model, (encoder.prompt_ids(prompt) + longest for prompt in self.prompts))
         print(f"{len(self.prompts)} of {len(prompts)} prompts can train; dropped: {self.dropped or 'none'}", flush=True)
         step_prompts = prompts_per_step(config, sampling, len(self.prompts), self.dropped)
         self.tokenizer, self.target, self.sampling = tokenizer, target, sampling
         self.divergence = DIVERGENCES[divergence]
         self.estimates = RunningEstimates(len(self.prompts))
+        parts: dict[str, Any] = {}
+        if not identity:
+            parts = identity_parts(
+                config,
+                seed,
+                target=f"{target.name} * {target.scale}",
+                divergence=divergence,
+                sampling=sampling.model_dump(mode="json"),
+                prompts=self.prompts,
+                policy=policy,
+                reference=reference,
+            )
         self.reference = disable_dropout(reference).requires_grad_(False).eval()
         prepare_policy(policy, config, seed)
         self._sums: Counter[str] = Counter()
@@ -89,6 +108,7 @@ class OnPolicyTrainer(ResumableTrainer):
             folder=folder,
             seed=seed,
             identity=identity,
+            identity_parts=parts,
             measure=measure,
             measure_every=config.frontier_every,
         )
@@ -108,7 +128,12 @@ class OnPolicyTrainer(ResumableTrainer):
         batches = self._batches(responses)
         with torch.no_grad(), self.compute_loss_context_manager():
             log_q, log_a = (
-                _in_sampling_order([(batch.indices, response_logps(network, batch)) for batch in batches])
+                _in_sampling_order(
+                    [
+                        (batch.indices, response_logps(network, batch, hidden_states(network, batch.inputs)))
+                        for batch in batches
+                    ]
+                )
                 for network in (model, self.reference)
             )
         advantage = self._advantages(torch.tensor(step.prompts), responses, log_q, log_a)
@@ -135,7 +160,10 @@ class OnPolicyTrainer(ResumableTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The sum of the losses of a micro-batch's responses."""
-        return surrogate(response_logps(model, inputs), inputs.log_q, inputs.advantage).sum()
+        outputs = run_backbone(model, inputs.inputs)
+        logps = response_logps(model, inputs, outputs.last_hidden_state)
+        loss = surrogate(logps, inputs.log_q, inputs.advantage).sum()
+        return add_router_loss(loss, len(logps), model, outputs, inputs.inputs)
 
     def _sample_responses(self, indices: Sequence[int]) -> list[Completion]:
         """Responses to these prompts; those to one prompt are neighbours."""
@@ -157,7 +185,7 @@ class OnPolicyTrainer(ResumableTrainer):
             batch = collate_responses(
                 [prompts[index] for index in part],
                 [responses[index].tokens for index in part],
-                self.tokenizer.pad_token_id,
+                self.tokenizer.pad_token_id or 0,  # any token
             )
             batches.append(SampleBatch(**vars(batch.to(self.args.device)), indices=part))
         return batches
@@ -229,15 +257,14 @@ def prepare_policy(policy: Any, config: PreferenceConfig, seed: int) -> None:
     """Switch dropout off, as pi must be the policy that the responses are sampled from, and add the adapter, if any."""
     torch.manual_seed(seed)
     disable_dropout(policy)
-    if config.adapter is not None:
-        add_adapter(policy, config.adapter)
+    make_trainable(policy, config)
     if config.gradient_checkpointing:
         checkpoint_blocks(policy)
 
 
-def response_logps(model: Any, batch: ResponseBatch) -> Tensor:
-    """(b,) log-probs of the responses, nats, with gradient."""
-    hidden = batch.responses.select_hidden(hidden_states(model, batch.inputs))
+def response_logps(model: Any, batch: ResponseBatch, states: Tensor) -> Tensor:
+    """(b,) log-probs of the responses by the model's last hidden states (b, T, d), nats, with gradient."""
+    hidden = batch.responses.select_hidden(states)
     terms = token_terms(hidden, None, lm_head(model), None, batch.labels, kl=())
     return batch.responses.to_grid(terms.logps).sum(-1)
 

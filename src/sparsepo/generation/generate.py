@@ -24,7 +24,9 @@ from sparsepo.generation.sampler import (
     token_drawer,
 )
 from sparsepo.generation.vllm import VllmEngine, vllm_usable
-from sparsepo.models.loading import context_length, load_model
+from sparsepo.models.architecture import without_router_loss
+from sparsepo.models.limits import context_length
+from sparsepo.models.loading import load_model
 from sparsepo.runtime.errors import UserError
 from sparsepo.runtime.progress import progress
 from sparsepo.runtime.result_cache import ResultCache, get_or_compute
@@ -89,7 +91,8 @@ def sample(
     else:
         batch_size, continue_prompts = config.batch_size, decode
         if not is_plain(model):
-            mixes_lengths, batch_size = batching_limits(model, tokenizer, batch_size, quiet)
+            with without_router_loss(model):
+                mixes_lengths, batch_size = batching_limits(model, tokenizer, batch_size, quiet)
             continue_prompts = partial(decode_with_generate, pad=tokenizer.pad_token_id, end=sorted(encoder.end_ids))
         is_complete = stop_criterion(tokenizer, encoder.end_ids, stops)
         answer = _transformers_answer(model, continue_prompts, config, is_complete)
@@ -149,7 +152,8 @@ def _transformers_answer(
         uniforms = [response_uniforms(config.seed, request.prompt_ids, request.number, limit) for request in batch]
         draw = token_drawer(torch.stack(uniforms), config.temperature, config.top_p)
         model.eval()
-        responses = continue_prompts(model, prompt_ids, draw, is_complete, limit)
+        with without_router_loss(model):
+            responses = continue_prompts(model, prompt_ids, draw, is_complete, limit)
         model.train(was_training)
         return responses
 

@@ -7,6 +7,7 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from sparsepo.generation.sampler import DrawTokens, IsComplete
+from sparsepo.models.limits import vocabulary_size
 
 
 def decode_with_generate(
@@ -68,7 +69,7 @@ def is_padding_invariant(model: Any, tokenizer: Any, other_length: int) -> bool:
     Compared are the logits of three steps. They differ where states run on through padding, where positions count from
     the left whatever the mask says, and, for RWKV of transformers 5.23, in any batch.
     """
-    size, was_training = model.config.vocab_size, model.training
+    size, was_training = vocabulary_size(model), model.training
     other, prompt = (
         [token % size for token in range(first, first + length)] for first, length in ((3, other_length), (13, 2))
     )

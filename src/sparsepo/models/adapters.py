@@ -1,6 +1,7 @@
 """LoRA on a frozen model, in 4 bits if wanted: a reference without memory of its own, the adapter, merged weights."""
 
 import copy
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from transformers import AutoModelForCausalLM
 from transformers.initialization import no_init_weights
 from transformers.pytorch_utils import Conv1D
 
-from sparsepo.config.training import AdapterConfig, PreferenceConfig
+from sparsepo.config.training import AdapterConfig, OptimisationConfig, PreferenceConfig
 from sparsepo.models.activations import named_linears
 from sparsepo.models.architecture import decoder_layers
 from sparsepo.models.loading import load_model, save_model
@@ -54,8 +55,44 @@ def is_sharing_weights(model: Any, other: Any | None) -> bool:
 
 
 def has_adapter(model: Any) -> bool:
-    """Whether `add_adapter` was called on the model."""
+    """Whether the model has an adapter, of `add_adapter` or another of peft."""
     return hasattr(model, "peft_config")
+
+
+def make_trainable(model: Any, config: OptimisationConfig) -> None:
+    """Add the adapter of the config; without one, train all weights of a model that has none to train.
+
+    Such a model is a copy of a reference that was frozen for an earlier run; one that is frozen in part stays so. Warns
+    if trained weights are in half precision. Raises UserError for a model that has an adapter already, and for one in 4
+    bits or in float16 with `precision: float16` that gets none.
+    """
+    check_no_adapter(model)
+    if config.adapter is not None:
+        return add_adapter(model, config.adapter)
+    if getattr(model, "quantization_method", None) is not None:
+        raise UserError("the weights are quantised, and cannot be trained: give the config an `adapter`")
+    if not any(value.requires_grad for value in model.parameters()):
+        model.requires_grad_(True)
+    half = {value.dtype for value in model.parameters() if value.requires_grad and value.element_size() == 2}
+    if half:
+        name = str(half.pop()).removeprefix("torch.")
+        message = (
+            f"the trained weights are {name}, which rounds most updates of a small learning rate away: load the model "
+            "with dtype=torch.float32, and write precision: bfloat16 in the config to compute in half precision"
+        )
+        if name == config.precision == "float16":  # torch scales the loss, and no gradients of these weights
+            raise UserError(message)
+        warnings.warn(message, stacklevel=3)
+    return None
+
+
+def check_no_adapter(model: Any) -> None:
+    """Raises UserError for a model with an adapter of peft."""
+    if has_adapter(model):
+        raise UserError(
+            f"the model ({type(model).__name__}) has an adapter already; merge it first (of a PeftModel: "
+            "model.merge_and_unload(), else sparsepo.models.adapters.merge_adapter), and write a new one in the config"
+        )
 
 
 def add_adapter(model: Any, config: AdapterConfig) -> None:
@@ -69,8 +106,7 @@ def add_adapter(model: Any, config: AdapterConfig) -> None:
         from peft import LoraConfig
     except ImportError:
         raise UserError("an adapter needs the library peft: pip install 'sparsepo[qlora]'") from None
-    if has_adapter(model):
-        raise UserError("the model has an adapter already; merge it first (sparsepo.models.adapters.merge_adapter)")
+    check_no_adapter(model)
     if (config.quantization == "nf4") != (getattr(model, "quantization_method", None) is not None):
         raise UserError(
             f"adapter.quantization is '{config.quantization}', but the model was not loaded so: "

@@ -1,5 +1,6 @@
 """The parts of a causal LM of any architecture: its hidden states, its output head and its blocks."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparsepo.data.batches import ModelInputs
+from sparsepo.models.limits import text_config, vocabulary_size
 from sparsepo.models.segment_attention import attention_argument, exclude_attention_from_compilation
 from sparsepo.objective.lm_head import LMHead
 from sparsepo.runtime.errors import UserError
@@ -20,17 +22,27 @@ LayerCallback = Callable[[int, int, Tensor], None]
 
 
 def backbone(model: Any) -> nn.Module:
-    """The model without its output head: ids -> last hidden states (after the final norm)."""
+    """The model without its output head: ids -> last hidden states (after the final norm).
+
+    Raises UserError for a PeftModel, which hides it.
+    """
+    if hasattr(model, "get_base_model"):
+        raise UserError(f"{type(model).__name__}: pass a plain model, as model.merge_and_unload() returns")
     if model.base_model is not model:
         return model.base_model
     decoder = model.get_decoder()
     return model.model if decoder is model else decoder  # Llama 4 names neither
 
 
-def hidden_states(
+def hidden_states(model: Any, inputs: ModelInputs, on_layer: LayerCallback | None = None) -> Tensor:
+    """Last hidden states (rows, T, d), after the final norm; `on_layer`: see `run_backbone`."""
+    return run_backbone(model, inputs, on_layer).last_hidden_state
+
+
+def run_backbone(
     model: Any, inputs: ModelInputs, on_layer: LayerCallback | None = None, *, recompute_attention: bool = False
-) -> Tensor:
-    """Last hidden states (rows, T, d), after the final norm.
+) -> Any:
+    """The outputs of the model without its head: `last_hidden_state` (rows, T, d), after the final norm, and others.
 
     `on_layer` is called with the states of every layer as they are computed; nothing else keeps them.
     `recompute_attention`: in the backward pass, instead of keeping it; of inputs with segments only. Position ids are
@@ -43,7 +55,42 @@ def hidden_states(
             position_ids=inputs.position_ids,
             use_cache=False,
             return_dict=True,
-        ).last_hidden_state
+        )
+
+
+def add_router_loss(total: Tensor, count: int, model: Any, outputs: Any, inputs: ModelInputs) -> Tensor:
+    """`total`, a sum over `count` losses, with `count` times the router loss of a mixture of experts.
+
+    coefficient * E * sum_e f_e P_e over E experts: f_e is how often e is among the chosen experts of a token, P_e its
+    mean probability, over the tokens of all sequences and all layers. That is the `load_balancing_loss_func` of the
+    architecture (Fedus et al. 2021, Eq. 4-6), on what `run_backbone` returned. Added only where the model's config has
+    `output_router_logits`, as transformers does. Raises UserError for an architecture without one.
+    """
+    config = text_config(model)
+    if not getattr(config, "output_router_logits", False):
+        return total
+    balance = getattr(sys.modules[type(model).__module__], "load_balancing_loss_func", None)
+    if balance is None:
+        raise UserError(
+            f"{type(model).__name__} has no router loss in transformers: set config.output_router_logits = False"
+        )
+    sizes = {"num_experts": model.num_experts, "top_k": model.num_experts_per_tok}
+    loss = balance(gate_logits=outputs.router_logits, **sizes, attention_mask=inputs.num_sequences)
+    return total + count * config.router_aux_loss_coef * loss
+
+
+@contextmanager
+def without_router_loss(model: Any) -> Iterator[None]:
+    """While open, the model's own forward pass computes no router loss, which fails where keys are cached."""
+    config = text_config(model)
+    asked = getattr(config, "output_router_logits", False)
+    if asked:
+        config.output_router_logits = False
+    try:
+        yield
+    finally:
+        if asked:
+            config.output_router_logits = asked
 
 
 @contextmanager
@@ -52,13 +99,13 @@ def _layer_hooks(model: Any, on_layer: LayerCallback | None) -> Iterator[None]:
     handles = []
     if on_layer is not None:
         blocks = decoder_layers(model)
-        depth = len(blocks)
+        depth, width = len(blocks), text_config(model).hidden_size
 
         def call(layer: int, states: Tensor) -> None:
-            if states.dim() != 3 or states.shape[-1] != model.config.hidden_size:
+            if states.dim() != 3 or states.shape[-1] != width:
                 raise UserError(
                     f"{type(model).__name__}: the output of layer {layer} of {depth} is {tuple(states.shape)}, not one "
-                    f"state of width {model.config.hidden_size} a token, which learned masks need; use another `mask`"
+                    f"state of width {width} a token, which learned masks need; use another `mask`"
                 )
             on_layer(layer, depth, states)
 
@@ -80,7 +127,7 @@ def first_output(out: Any) -> Tensor:
 
 def lm_head(model: Any) -> LMHead:
     """The output head with all that the architecture does to its logits; see `check_lm_head`."""
-    output, config = model.get_output_embeddings(), model.config
+    output, config = model.get_output_embeddings(), text_config(model)
 
     def number(*names: str) -> float | None:
         values = (getattr(config, name, None) for name in names)
@@ -100,7 +147,7 @@ def check_lm_head(model: Any) -> None:
     depend on later ones, or on padding after their sequence.
     """
     name, device = type(model).__name__, model.get_output_embeddings().weight.device
-    ids = torch.arange(4, device=device)[None] % model.config.vocab_size
+    ids = torch.arange(4, device=device)[None] % vocabulary_size(model)
     head, states = lm_head(model), hidden_states(model, _padded_inputs(ids))
     logits = _model_logits(model, ids)
     if states.shape[-1] != head.weight.shape[-1] or not _are_close(head.logits(states), logits):
@@ -152,10 +199,11 @@ def _are_close(values: Tensor, expected: Tensor, share_of_largest: float = 1e-3)
 def decoder_layers(model: Any) -> nn.ModuleList:
     """The stack of blocks, whatever the architecture calls it: the list as long as the config says.
 
-    Raises UserError where there is none.
+    Not that of an image encoder, which may have the same length. Raises UserError where there is none.
     """
-    depth = model.config.num_hidden_layers
-    stacks = [m for m in backbone(model).modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
+    depth, decoder = text_config(model).num_hidden_layers, model.get_decoder()
+    modules = (backbone(model) if decoder is model else decoder).modules()
+    stacks = [m for m in modules if isinstance(m, nn.ModuleList) and len(m) == depth]
     if not stacks:
         raise UserError(f"{type(model).__name__} has no list of {depth} blocks to read activations from")
     return stacks[0]

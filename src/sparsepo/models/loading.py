@@ -17,15 +17,15 @@ from transformers import (
     AutoTokenizer,
     BitsAndBytesConfig,
     PreTrainedTokenizerFast,
+    ProcessorMixin,
 )
 
 from sparsepo.data.chat import set_chat_template
 from sparsepo.data.readers import package_file
+from sparsepo.models.limits import NO_LIMIT, config_context_length
 from sparsepo.models.trust import TRUST_OPTIONS, code_hashes, log_custom_code, trust_error, trust_kwargs
 from sparsepo.runtime.atomic_folder import atomic_folder, check_model_folder
 from sparsepo.runtime.errors import UserError, did_you_mean
-
-NO_LIMIT = 1_000_000
 
 LOADING_ERRORS = (
     *(OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, ArithmeticError, EOFError),
@@ -104,6 +104,11 @@ def load_tokenizer(folder: str | Path) -> Any:
     if tokenizer.eos_token_id is None:
         raise UserError(f"{folder}: the tokenizer has no end-of-text token, which responses need")
     return _set_pad_token(tokenizer)
+
+
+def text_tokenizer(tokenizer: Any) -> Any:
+    """The tokenizer itself, or that of a processor of texts and images."""
+    return tokenizer.tokenizer if isinstance(tokenizer, ProcessorMixin) else tokenizer
 
 
 def _set_pad_token(tokenizer: Any) -> Any:
@@ -199,14 +204,15 @@ def spec_context_length(spec: dict[str, Any]) -> int:
             config = AutoConfig.from_pretrained(spec["id"], revision=spec["revision"], trust_remote_code=False)
     except LOADING_ERRORS:
         return NO_LIMIT  # what is wrong with the model is told where it is loaded
-    return context_length(SimpleNamespace(config=config))
+    return config_context_length(config.get_text_config(decoder=True))
 
 
 def folder_context_length(folder: str | Path) -> int:
     """How many tokens the model in a folder can read at once, by its config.json; its own code is not run for that."""
     raw = json.loads((Path(folder) / "config.json").read_text())
-    is_known = raw.get("model_type") in CONFIG_MAPPING
-    return context_length(SimpleNamespace(config=AutoConfig.for_model(**raw) if is_known else SimpleNamespace(**raw)))
+    if raw.get("model_type") in CONFIG_MAPPING:
+        return config_context_length(AutoConfig.for_model(**raw).get_text_config(decoder=True))
+    return config_context_length(SimpleNamespace(**raw.get("text_config", raw)))
 
 
 def _from_scratch(spec: dict[str, Any], corpus: list[str]) -> tuple[Any, Any]:
@@ -273,8 +279,3 @@ def disable_dropout(model: Any) -> Any:
             if "dropout" in name and isinstance(value, float):
                 setattr(module, name, 0.0)
     return model
-
-
-def context_length(model: Any) -> int:
-    """How many tokens the model can read at once; a million for a model without a limit."""
-    return getattr(model.config, "max_position_embeddings", None) or NO_LIMIT

@@ -12,6 +12,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMa
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from sparsepo.data.batches import ModelInputs, Segment
+from sparsepo.models.limits import text_config
 from sparsepo.models.varlen_attention import attend_varlen, has_flash
 
 SEGMENTED = "sparsepo_segments"
@@ -56,14 +57,15 @@ def check_row_length(model: Any, length: int) -> None:
 
     A prepared mask would disable that limit.
     """
-    windows = (getattr(model.config, name, None) for name in ("sliding_window", "window_size"))  # GPT-Neo: window_size
+    config = text_config(model)
+    windows = (getattr(config, name, None) for name in ("sliding_window", "window_size"))  # GPT-Neo: window_size
     reach = min(next(filter(None, windows), float("inf")), _chunk_length(model))
     if length > reach:
         raise UnsupportedLayout(f"its layers attend to {reach} tokens, and prompt, chosen and rejected have {length}")
 
 
 def _chunk_length(model: Any) -> float:
-    return getattr(model.config, "attention_chunk_size", None) or float("inf")
+    return getattr(text_config(model), "attention_chunk_size", None) or float("inf")
 
 
 def enable_segment_attention(model: Any) -> None:
@@ -71,10 +73,11 @@ def enable_segment_attention(model: Any) -> None:
 
     It is not undone, as the backward pass of a checkpointed block attends again. Raises UnsupportedLayout.
     """
-    if model.config._attn_implementation == SEGMENTED:
+    attention = text_config(model)._attn_implementation
+    if attention == SEGMENTED:
         return
-    if model.config._attn_implementation != "sdpa":
-        raise UnsupportedLayout(f"it attends by '{model.config._attn_implementation}', not by 'sdpa'")
+    if attention != "sdpa":
+        raise UnsupportedLayout(f"it attends by '{attention}', not by 'sdpa'")
     if not model._can_set_attn_implementation():
         raise UnsupportedLayout("it does not use transformers' attention interface")
     if _chunk_length(model) < float("inf"):

@@ -27,6 +27,7 @@ from sparsepo.training.checkpoints import (
     mark_complete,
 )
 from sparsepo.training.distributed import BatchMaker, DistributedTrainer, StepCollator
+from sparsepo.training.identity import claim_folder, text_hash
 from sparsepo.training.logging import EveryNSteps, ProgressLogger, append_line, truncate_log
 
 OPTIMIZERS = {  # transformers' names
@@ -42,8 +43,10 @@ NOT_LOGGED = {
 class ResumableTrainer(DistributedTrainer):
     """A Trainer that writes `dynamics.jsonl` and resumes where it was killed.
 
-    folder: checkpoints and logs during training. identity: of all that the result depends on; a checkpoint of another
-    identity is deleted. Checkpoints hold the trained parameters only, of an adapted model those of the adapter.
+    folder: checkpoints and logs during training. Checkpoints hold the trained parameters only, of an adapted model
+    those of the adapter. identity: of all that the result depends on, if the caller knows it; checkpoints of another
+    identity are deleted. If it is "", it is the hash of `identity_parts`, see `training.identity`, and a folder in
+    which another run has trained is an error.
     measure: called on the model every `measure_every` steps and at the end; returns numbers for `frontier.jsonl`, to
     which its seconds are added.
 
@@ -60,12 +63,13 @@ class ResumableTrainer(DistributedTrainer):
         folder: str | Path,
         seed: int,
         identity: str,
+        identity_parts: dict[str, Any],
         measure: Callable[[Any], dict[str, float]] | None = None,
         measure_every: int = 0,
     ):
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.identity = identity
+        self.identity, self._identity_parts = identity or text_hash(identity_parts), identity_parts
         self.settings = config
         self._log_time, self._tokens = time.perf_counter(), 0
         self.measuring_seconds = 0.0
@@ -102,7 +106,10 @@ class ResumableTrainer(DistributedTrainer):
             append_line(self.folder / name, row)
 
     def train(self) -> None:
-        """Train from the last complete checkpoint of this run in `folder`, or from the start."""
+        """Train from the last complete checkpoint of this run in `folder`, or from the start.
+
+        Raises UserError for a folder in which another run has trained, unless this one was given an `identity`.
+        """
         checkpoint = broadcast_object_list([self._prepare_folder() if self.is_world_process_zero() else None])[0]
         step = 0 if checkpoint is None else checkpoint_step(checkpoint)
         if checkpoint is not None and json.loads((checkpoint / "trainer_state.json").read_text())["max_steps"] == step:
@@ -116,6 +123,8 @@ class ResumableTrainer(DistributedTrainer):
     def _prepare_folder(self) -> Path | None:
         """Lock the folder and return the checkpoint to resume from; log rows of later steps are dropped."""
         lock_folder(self.folder)
+        if self._identity_parts:
+            claim_folder(self.folder, self._identity_parts)
         checkpoint = latest_checkpoint(self.folder, self.identity)
         step = -1 if checkpoint is None else checkpoint_step(checkpoint)
         if checkpoint is not None:

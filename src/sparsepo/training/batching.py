@@ -1,7 +1,7 @@
 """What a step consists of: preference pairs as token pairs, and micro-batches of them."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,33 +10,52 @@ from torch.utils.data import Sampler
 
 from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.batches import PairBatch
+from sparsepo.data.chat import ChatRenderer
 from sparsepo.data.collation import collate_pairs, split_into_micro_batches
 from sparsepo.data.encoding import EncodedPairs, Encoder, TokenPair, encode_pairs
-from sparsepo.data.records import Preference, as_record
-from sparsepo.models.loading import context_length
+from sparsepo.data.prompts import PromptBuilder
+from sparsepo.data.records import Preference
+from sparsepo.models.limits import check_sequences, context_length
 from sparsepo.runtime.errors import UserError
 from sparsepo.training.reference_cache import ReferenceCache
 
 Pairs = Sequence[Preference | Mapping[str, Any]]
 
 
-def as_preferences(pairs: Pairs) -> list[Preference]:
-    """Pairs as records. Raises UserError for a mapping that is no preference."""
-    return [
-        pair if isinstance(pair, Preference) else as_record(pair, Preference, f"pairs[{index}]")
-        for index, pair in enumerate(pairs)
-    ]
+def as_preferences(pairs: Pairs, tokenizer: Any) -> list[Preference]:
+    """Pairs as records; chats go through the chat template of the tokenizer.
+
+    Raises UserError for a mapping that is no preference, and for chats that differ before their last messages.
+    """
+    builder, records = PromptBuilder(ChatRenderer(tokenizer)), []
+    for index, pair in enumerate(pairs):
+        record = pair if isinstance(pair, Preference) else builder.pair(pair, f"pairs[{index}]")
+        if record is None:
+            raise UserError(f"pairs[{index}]: chosen and rejected differ before the last message")
+        records.append(record)
+    for note in builder.notes:
+        print(note, flush=True)
+    return records
 
 
 def encode_usable_pairs(
     tokenizer: Any, pairs: Pairs, config: PreferenceConfig, model: Any, use: str = "train"
 ) -> EncodedPairs:
-    """The pairs that fit the config's limits and the model's context; prints how many there are to `use`."""
-    records = as_preferences(pairs)
+    """The pairs that fit the config's limits and the model's context; prints how many there are to `use`.
+
+    Raises UserError for tokens that `check_sequences` refuses.
+    """
+    records = as_preferences(pairs, tokenizer)
     limits = config.max_prompt_tokens, config.max_response_tokens, context_length(model)
     encoded = encode_pairs(Encoder(tokenizer, model), records, *limits)
+    check_sequences(model, pair_sequences(encoded.pairs))
     print(f"{len(encoded.pairs)} of {len(records)} pairs can {use}; dropped: {encoded.dropped or 'none'}", flush=True)
     return encoded
+
+
+def pair_sequences(pairs: Iterable[TokenPair]) -> Iterator[list[int]]:
+    """Each prompt with its chosen and with its rejected response."""
+    return (pair.prompt + response for pair in pairs for response in (pair.chosen, pair.rejected))
 
 
 class PairBatches:

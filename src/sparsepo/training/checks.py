@@ -10,6 +10,7 @@ from sparsepo.data.encoding import EncodedPairs, TokenPair
 from sparsepo.methods.registry import METHODS
 from sparsepo.models.adapters import is_sharing_weights
 from sparsepo.models.architecture import check_lm_head
+from sparsepo.models.limits import vocabulary_size
 from sparsepo.models.loading import disable_dropout
 from sparsepo.runtime.errors import UserError
 from sparsepo.training.pair_objective import PairOutput
@@ -22,7 +23,8 @@ START_NAMES = {"ref_logps": ("the reference", "ref"), "values": ("the model that
 
 
 def check_models(policy: Any, reference: Any | None, tokenizer: Any, config: PreferenceConfig) -> None:
-    """Raises UserError for one model as both, a tokenizer without an end token, or logits that are not known."""
+    """Raises UserError for one model as both, a tokenizer without an end token, logits that are not known, or two
+    vocabularies."""
     if policy is reference or (config.adapter is None and is_sharing_weights(policy, reference)):
         raise UserError("policy and reference must be two models, as one is trained: pass copy.deepcopy(policy)")
     if tokenizer.eos_token_id is None:
@@ -30,6 +32,12 @@ def check_models(policy: Any, reference: Any | None, tokenizer: Any, config: Pre
     for model in (policy, reference):
         if model is not None:
             check_lm_head(disable_dropout(model))
+    sizes = [vocabulary_size(model) for model in (policy, reference) if model is not None]
+    if len(set(sizes)) > 1:
+        raise UserError(
+            f"policy and reference have vocabularies of {sizes[0]} and {sizes[1]} rows: call resize_token_embeddings "
+            "before the policy is copied"
+        )
 
 
 def check_num_pairs(training: EncodedPairs, validation: EncodedPairs, config: PreferenceConfig) -> None:

@@ -1,5 +1,6 @@
 """A look inside preference pairs: what the trainer would compute for each, token by token."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -8,12 +9,15 @@ import torch
 
 from sparsepo.data.batches import PairBatch
 from sparsepo.data.collation import collate_pairs
-from sparsepo.data.encoding import TokenPair
+from sparsepo.data.encoding import Encoder, TokenPair, encode_pairs
+from sparsepo.data.records import Preference
 from sparsepo.methods.registry import check_pair_method
-from sparsepo.models.loading import context_length
+from sparsepo.models.limits import check_sequences, context_length
+from sparsepo.models.loading import text_tokenizer
 from sparsepo.objective.mask_builder import Masks
 from sparsepo.objective.response_terms import Side
 from sparsepo.runtime.errors import UserError
+from sparsepo.training.batching import Pairs, as_preferences, pair_sequences
 from sparsepo.training.checks import check_pair_data
 from sparsepo.training.method_masks import build_method_masks
 from sparsepo.training.pair_objective import PairObjective, PairOutput
@@ -24,30 +28,36 @@ from sparsepo.training.step_statistics import build_statistic
 def inspect_pairs(
     policy: Any,
     reference: Any,
-    pairs: Sequence[TokenPair | Mapping[str, Sequence[int]]],
+    pairs: Sequence[TokenPair | Mapping[str, Sequence[int]]] | Pairs,
     method: str,
     hyper: Mapping[str, Any] | None = None,
     masks: Masks | None = None,
     *,
     batch_size: int = 8,
     layout: str = "padded",
+    tokenizer: Any = None,
 ) -> list[dict[str, Any]]:
     """What the trainer would compute for each pair, token by token.
 
     pairs: token ids, `TokenPair` or mappings with `prompt`, `chosen`, `rejected`, and `values` and `scores` (of chosen
-    and rejected) where the method or its mask reads them. All are one step for a method that needs a whole step. hyper:
-    what to change from the method's defaults in `METHODS`. masks: trained heads; None builds the method's own from its
-    defaults, calibrated on all pairs given. layout: one of `data.collation.LAYOUTS`; the numbers are the same in all
-    that a model can compute. The models' mode and dtype are not changed (call `.eval()` for a model with dropout).
+    and rejected) where the method or its mask reads them. With a `tokenizer`: texts, as `PreferenceTrainer` takes them;
+    none is cut. All are one step for a method that needs a whole step.
+    hyper: what to change from the method's defaults in `METHODS`. masks: trained heads; None builds the method's own
+    from its defaults, calibrated on all pairs given. layout: one of `data.collation.LAYOUTS`; the numbers are the same
+    in all that a model can compute. The models' mode and dtype are not changed (call `.eval()` for a model with
+    dropout).
 
     Returns a dict for each pair: `loss`, `penalty` (the masks' L1, included in `loss`), `reward_chosen`,
     `reward_rejected`, and for `chosen` and `rejected` lists with a number for each response token: `logps`,
     `ref_logps`, `reverse_kl`, `forward_kl`, `m_u` and `m_d` for methods with masks, and `values` where the pairs have
-    them. Raises UserError for an unknown method or parameter, a pair with an empty part, and what pairs lack.
+    them. Raises UserError for an unknown method or parameter, a pair with an empty part, what pairs lack, texts without
+    a tokenizer, and tokens that a model cannot read, see `check_sequences`.
     """
     hyper = hyper or {}
     loss_kwargs, _ = check_pair_method(method, hyper).split_parameters(hyper)
-    token_pairs = [_as_token_pair(pair) for pair in pairs]
+    token_pairs = _encode(tokenizer, pairs) if tokenizer is not None else [_as_token_pair(pair) for pair in pairs]
+    for model in (policy, reference):
+        check_sequences(model, pair_sequences(token_pairs))
     device = next(policy.parameters()).device
     own_masks = build_method_masks(method, reference, hyper) if masks is None else masks
     objective = PairObjective(policy, reference, method, loss_kwargs, own_masks)
@@ -69,8 +79,19 @@ def inspect_pairs(
     return [record for batch in batches for record in pair_records(objective(batch))]
 
 
-def _as_token_pair(pair: TokenPair | Mapping[str, Sequence[int]]) -> TokenPair:
-    fields = vars(pair) if isinstance(pair, TokenPair) else pair
+def _encode(tokenizer: Any, pairs: Pairs) -> list[TokenPair]:
+    """Pairs of texts as token ids. Raises UserError for one that cannot be used."""
+    tokenizer = text_tokenizer(tokenizer)
+    encoded = encode_pairs(Encoder(tokenizer), as_preferences(pairs, tokenizer), *[sys.maxsize] * 3)
+    if encoded.dropped:
+        raise UserError(f"pairs that cannot be inspected: {encoded.dropped}")
+    return encoded.pairs
+
+
+def _as_token_pair(pair: TokenPair | Preference | Mapping[str, Any]) -> TokenPair:
+    fields = pair if isinstance(pair, Mapping) else vars(pair)
+    if isinstance(fields.get("prompt"), str):
+        raise UserError("the pairs are texts: give inspect_pairs a `tokenizer`, too")
     try:
         ids = (list(map(int, fields[name])) for name in ("prompt", "chosen", "rejected"))
         token_pair = TokenPair(*ids, fields.get("values"), fields.get("scores"))

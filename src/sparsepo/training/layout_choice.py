@@ -9,6 +9,7 @@ import torch
 from sparsepo.data.collation import LAYOUTS, collate_pairs
 from sparsepo.data.encoding import TokenPair
 from sparsepo.models.architecture import hidden_states, lm_head
+from sparsepo.models.limits import vocabulary_size
 from sparsepo.models.segment_attention import UnsupportedLayout, check_row_length
 from sparsepo.objective.fused_head import rows_per_group
 from sparsepo.runtime.errors import UserError
@@ -43,7 +44,7 @@ def layout_problem(model: Any, layout: str, pairs: Sequence[TokenPair]) -> str |
     if layout == "padded":
         return None
     device, dtype = model.get_output_embeddings().weight.device, model.dtype
-    vocabulary = model.config.vocab_size
+    vocabulary = vocabulary_size(model)
     parts = [(pair.prompt, pair.chosen, pair.rejected) for pair in PROBE]
     probe = [TokenPair(*([token % vocabulary for token in ids] for ids in pair)) for pair in parts]
     row_length = LAYOUTS["pairs"].num_positions

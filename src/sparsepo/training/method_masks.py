@@ -11,6 +11,7 @@ from safetensors.torch import save_model as save_weights
 
 from sparsepo.data.records import write_json
 from sparsepo.methods.registry import METHODS
+from sparsepo.models.limits import text_config
 from sparsepo.objective.mask_builder import Masks, build_masks
 from sparsepo.runtime.errors import UserError
 
@@ -18,7 +19,7 @@ from sparsepo.runtime.errors import UserError
 def build_method_masks(method: str, reference: Any, hyper: Mapping[str, Any]) -> Masks | None:
     """New mask heads, or None for a method without; `hyper` overrides the defaults of the table."""
     parameters = METHODS[method].split_parameters(hyper)[1]
-    config = reference.config
+    config = text_config(reference)
     return build_masks(config.num_hidden_layers, config.hidden_size, **parameters) if parameters else None
 
 

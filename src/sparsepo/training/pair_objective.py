@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from sparsepo.data.batches import PairBatch
 from sparsepo.methods.registry import METHODS
 from sparsepo.models.activations import record_activations
-from sparsepo.models.architecture import hidden_states, lm_head
+from sparsepo.models.architecture import add_router_loss, hidden_states, lm_head, run_backbone
 from sparsepo.objective import losses
 from sparsepo.objective.fused_head import rows_per_group
 from sparsepo.objective.mask_builder import Masks
@@ -23,8 +23,9 @@ from sparsepo.runtime.errors import UserError
 class PairOutput(NamedTuple):
     """Loss and rewards of b pairs, both sides token by token, and the L1 penalty of the masks (b,).
 
-    total: the sum of `loss`, a scalar with gradient. `loss` has one too, unless gradients were computed in the forward
-    pass. A tuple, so that modules that wrap this one (DDP, FSDP) find the tensors.
+    total: the sum of `loss`, a scalar with gradient, and of the router loss, see `add_router_loss`. `loss` has a
+    gradient too, unless gradients were computed in the forward pass. A tuple, so that modules that wrap this one (DDP,
+    FSDP) find the tensors.
     """
 
     pair: PairLoss
@@ -92,13 +93,16 @@ class PairObjective(nn.Module):
         if logratios_only:
             return self._logratios(batch)
         reference = self._reference_outputs(batch, self.masks)
-        states = hidden_states(self.policy, batch.inputs, recompute_attention=self.recomputes)
-        hidden = batch.responses.select_hidden(states)
+        outputs = run_backbone(self.policy, batch.inputs, recompute_attention=self.recomputes)
+        hidden = batch.responses.select_hidden(outputs.last_hidden_state)
         weights = self._mask_weights(batch, hidden, reference)
         if self.recomputes or not torch.is_grad_enabled():
             terms = self._token_terms(batch, hidden, reference, self._kl)
-            return self._pair_output(batch, terms, weights)
-        return self._pair_output_with_gradients(batch, hidden, reference, weights)
+            output = self._pair_output(batch, terms, weights)
+        else:
+            output = self._pair_output_with_gradients(batch, hidden, reference, weights)
+        total = add_router_loss(output.total, batch.num_pairs, self.policy, outputs, batch.inputs)
+        return output._replace(total=total)
 
     def _reference_outputs(self, batch: PairBatch, masks: Masks | None) -> ReferenceOutputs:
         if batch.has_reference or self.reference is None or not self._needs_reference:

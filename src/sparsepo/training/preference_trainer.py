@@ -13,17 +13,26 @@ from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.encoding import EncodedPairs, TokenPair
 from sparsepo.data.records import write_json
 from sparsepo.methods.registry import METHODS, check_pair_method
-from sparsepo.models.adapters import add_adapter, save_merged
+from sparsepo.models.adapters import make_trainable, save_merged
 from sparsepo.models.architecture import checkpoint_blocks, compile_blocks
-from sparsepo.models.loading import context_length, disable_dropout
+from sparsepo.models.limits import check_sequences, context_length
+from sparsepo.models.loading import disable_dropout, text_tokenizer
 from sparsepo.objective.mask_builder import Masks
 from sparsepo.objective.token_terms import KL_DIRECTIONS
 from sparsepo.runtime.atomic_folder import atomic_folder
 from sparsepo.training.base_trainer import ResumableTrainer
-from sparsepo.training.batching import PairBatches, Pairs, as_preferences, encode_usable_pairs, epoch_sampler
+from sparsepo.training.batching import (
+    PairBatches,
+    Pairs,
+    as_preferences,
+    encode_usable_pairs,
+    epoch_sampler,
+    pair_sequences,
+)
 from sparsepo.training.checkpoints import set_weights
 from sparsepo.training.checks import check_models, check_num_pairs, check_pair_data, check_reference, check_step_0
 from sparsepo.training.distributed import StepCollator
+from sparsepo.training.identity import identity_parts
 from sparsepo.training.layout_choice import choose_gradients, choose_layout
 from sparsepo.training.logging import EveryNSteps, pair_metrics
 from sparsepo.training.method_masks import build_method_masks, save_masks
@@ -49,10 +58,11 @@ class PreferenceTrainer(ResumableTrainer):
     every epoch trains on its own pairs.
     validation: such pairs to validate on; their epoch is ignored.
     hyper: what to change from the method's defaults, mask parameters included.
-    folder: for checkpoints and `dynamics.jsonl` during training.
+    folder: for checkpoints and `dynamics.jsonl` during training, of this run only. identity: see `ResumableTrainer`.
 
-    Raises UserError for an unknown method or parameter, an architecture whose logits are not known, fewer usable pairs
-    than one batch, pairs of other epochs than are trained, and at step 0 if the policy starts from another model.
+    Raises UserError for an unknown method or parameter, models that `check_models`, `make_trainable` or
+    `check_sequences` refuses, fewer usable pairs than one batch, pairs of other epochs than are trained; in `train` for
+    a folder of another run, and at step 0 if the policy starts from another model.
     """
 
     def __init__(
@@ -72,12 +82,28 @@ class PreferenceTrainer(ResumableTrainer):
         caches: Sequence[ReferenceCache] = (),
         validation: Pairs = (),
     ):
-        self.method, self.tokenizer, self.hyper = method, tokenizer, dict(hyper or {})
+        self.tokenizer = tokenizer = text_tokenizer(tokenizer)
+        self.method, self.hyper = method, dict(hyper or {})
         row = check_pair_method(method, self.hyper)
         config = (config or PreferenceConfig()).changed(row.training_overrides(self.hyper))
         check_models(policy, reference, tokenizer, config)
         training_pairs, validation_pairs = self._encode_pairs(pairs, validation, config, policy)
         check_reference(method, self.hyper, config, reference, caches, len(training_pairs))
+        if reference is not None:
+            check_sequences(reference, pair_sequences([*training_pairs, *validation_pairs]))
+        parts: dict[str, Any] = {}
+        if not identity:
+            parts = identity_parts(
+                config,
+                seed,
+                method=method,
+                hyper=row.resolve(self.hyper),
+                pairs=[training_pairs, self._pair_epochs],
+                validation=validation_pairs,
+                policy=policy,
+                reference=reference,
+                caches=[(cache.folder / "index.json").read_text() for cache in caches],
+            )
         self._sampler = epoch_sampler(self._pair_epochs, config.num_train_epochs, seed)
         if self._sampler is not None:  # all epochs are one pass over all pairs
             num_epochs = config.num_train_epochs / len(set(self._sampler.epochs))
@@ -97,6 +123,7 @@ class PreferenceTrainer(ResumableTrainer):
             folder=folder,
             seed=seed,
             identity=identity,
+            identity_parts=parts,
             measure=None if measure is None else lambda model: self._measure_uncompiled(measure),
             measure_every=config.frontier_every,
         )
@@ -116,7 +143,7 @@ class PreferenceTrainer(ResumableTrainer):
         self, pairs: Pairs, validation: Pairs, config: PreferenceConfig, policy: Any
     ) -> tuple[list[TokenPair], list[TokenPair]]:
         """The usable pairs to train and to validate on. Raises UserError if there are too few or they lack data."""
-        records = as_preferences(pairs)
+        records = as_preferences(pairs, self.tokenizer)
         training = encode_usable_pairs(self.tokenizer, records, config, policy)
         held_out = EncodedPairs([], [], {})
         if config.validate_every:
@@ -146,8 +173,7 @@ class PreferenceTrainer(ResumableTrainer):
             reference = disable_dropout(reference).requires_grad_(False).eval()
         torch.manual_seed(seed)
         masks = build_method_masks(self.method, policy, self.hyper)
-        if config.adapter is not None:
-            add_adapter(policy, config.adapter)
+        make_trainable(policy, config)
         loss_kwargs, _ = METHODS[self.method].split_parameters(self.hyper)
         options = {
             "kl": KL_DIRECTIONS if config.log_kl else (),

@@ -12,11 +12,13 @@ from sparsepo.config.training import SftConfig
 from sparsepo.data.batches import Batch
 from sparsepo.data.encoding import Encoder
 from sparsepo.data.records import Text
-from sparsepo.models.adapters import add_adapter, save_merged
+from sparsepo.models.adapters import make_trainable, save_merged
 from sparsepo.models.architecture import checkpoint_blocks
-from sparsepo.models.loading import context_length
+from sparsepo.models.limits import check_sequences, context_length, text_config, vocabulary_size
+from sparsepo.models.loading import text_tokenizer
 from sparsepo.runtime.errors import UserError
 from sparsepo.training.base_trainer import ResumableTrainer
+from sparsepo.training.identity import identity_parts
 
 IGNORED_LABEL = -100  # of transformers' loss
 
@@ -46,7 +48,7 @@ class SFTTrainer(ResumableTrainer):
     """Train `model` on documents; the loss is the mean over all target tokens of a batch (transformers' own).
 
     With `config.adapter` an adapter is added to the model, whose own weights are frozen. Raises UserError for fewer
-    usable documents than a batch.
+    usable documents than a batch, and for what `make_trainable` and `check_sequences` refuse.
     """
 
     def __init__(
@@ -60,29 +62,41 @@ class SFTTrainer(ResumableTrainer):
         seed: int = 0,
         identity: str = "",
     ):
+        tokenizer = text_tokenizer(tokenizer)
         limit = min(config.max_tokens, context_length(model))
         encoder = Encoder(tokenizer, model)
         encoded = (encode_document(encoder, text, limit) for text in corpus)
         documents = [document for document in encoded if document is not None]
+        check_sequences(model, (document.ids for document in documents))
         print(f"{len(documents)} of {len(corpus)} documents have tokens to learn within {limit} tokens", flush=True)
         if len(documents) < config.batch_size:
             raise UserError(
                 f"the SFT corpus has {len(documents)} usable documents, fewer than sft.batch_size {config.batch_size}"
             )
         self.tokenizer = tokenizer
-        if config.adapter is not None:
-            torch.manual_seed(seed)
-            add_adapter(model, config.adapter)
+        parts = {} if identity else identity_parts(config, seed, documents=documents, model=model)
+        torch.manual_seed(seed)
+        make_trainable(model, config)
         if config.gradient_checkpointing:
             checkpoint_blocks(model)
-        maker = DocumentBatches(tokenizer.pad_token_id, config.micro_batch_size)
-        super().__init__(model, documents, maker, config, folder=folder, seed=seed, identity=identity)
+        pad_id = tokenizer.pad_token_id  # masked: any id that the model can read will do
+        pad_id = pad_id if pad_id is not None and pad_id < vocabulary_size(model) else 0
+        maker = DocumentBatches(pad_id, config.micro_batch_size)
+        super().__init__(
+            model, documents, maker, config, folder=folder, seed=seed, identity=identity, identity_parts=parts
+        )
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The sum of the losses of a micro-batch's target tokens."""
         tensors = {name: getattr(inputs, name) for name in ("input_ids", "labels", "attention_mask")}
-        loss = super().compute_loss(model, tensors, num_items_in_batch=1)
-        return loss if self.model_accepts_loss_kwargs else loss * inputs.num_targets  # else transformers returns a mean
+        loss, outputs = super().compute_loss(model, tensors, return_outputs=True, num_items_in_batch=1)
+        if not self.model_accepts_loss_kwargs:  # transformers returns a mean
+            return loss * inputs.num_targets
+        router_loss = getattr(outputs, "aux_loss", None)
+        if router_loss is None:
+            return loss
+        # of a mixture of experts, see `add_router_loss`: transformers has added it once, to the sum
+        return loss + (inputs.num_targets - 1) * text_config(self.model).router_aux_loss_coef * router_loss
 
     def batch_content(self, batch):
         """The token ids."""

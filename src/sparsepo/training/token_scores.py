@@ -7,7 +7,7 @@ from typing import Any
 from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.encoding import Encoder, TokenPair, add_token_values, encode_pairs
 from sparsepo.data.records import Preference
-from sparsepo.models.loading import context_length
+from sparsepo.models.limits import context_length
 from sparsepo.runtime.errors import UserError, format_value
 from sparsepo.training.batching import encode_usable_pairs
 from sparsepo.training.reference_cache import reference_values
