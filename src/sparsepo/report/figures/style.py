@@ -102,7 +102,7 @@ def vega_config(size: float) -> dict[str, Any]:
 def to_spec(chart: alt.TopLevelMixin, size: float) -> dict[str, Any]:
     """The chart as Vega-Lite's JSON, however many rows its data have; `size` is that of its text."""
     with alt.data_transformers.enable("default", max_rows=None):
-        return chart.to_dict() | {"config": vega_config(size)}
+        return chart.to_dict(validate=False) | {"config": vega_config(size)}
 
 
 def save_figure(chart: alt.TopLevelMixin, path: str | Path) -> None:

@@ -10,12 +10,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from sparsepo.data.records import write_text
 from sparsepo.evaluation.tfidf import describe_fit
-from sparsepo.report.figures.curves import QUANTITIES, setting_curves
-from sparsepo.report.figures.dynamics import beta_panels
+from sparsepo.report.figures.curves import QUANTITIES, training_curves
 from sparsepo.report.figures.frontier import KLS, frontier_plot, interval_text
 from sparsepo.report.figures.style import method_style
 from sparsepo.report.frontier_score import frontier_scores
-from sparsepo.report.html.charts import DARK, last_values, page_spec
+from sparsepo.report.html.charts import DARK, beta_specs, last_values, page_spec
 from sparsepo.report.html.packing import pack
 from sparsepo.report.html.run_rows import run_details, run_row
 from sparsepo.report.html.samples import ANSWER_KINDS, find_answers
@@ -98,13 +97,10 @@ def _frontier(task: TaskResults, frame: pd.DataFrame, blobs: dict[str, str]) -> 
 
 def _dynamics(task: TaskResults, blobs: dict[str, str]) -> View:
     labels = {score["method"]: score["label"] for score in task.scores.values()}
-    curves = setting_curves({run: task.logged("dynamics", run) for run in task.runs}, labels)
-    logged = [quantity for quantity in QUANTITIES if any(curve.has(quantity) for curve in curves)]
+    curves = training_curves({run: task.logged("dynamics", run) for run in task.runs}, labels)
+    logged = [quantity for quantity in QUANTITIES if quantity.name in curves]
     for quantity in logged:
-        panels = beta_panels(curves, labels, quantity).items()
-        blobs[f"dynamics/{quantity.name}"] = pack(
-            [{"title": beta, "spec": page_spec(panel, 190)} for beta, panel in panels]
-        )
+        blobs[f"dynamics/{quantity.name}"] = pack(beta_specs(curves[quantity.name], labels, quantity))
     columns = [column for quantity in logged for column in quantity.columns.values()]
     return {"quantities": logged, "last_values": last_values(curves), "last_columns": columns}
 
