@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sparsepo.monitor.plan_file import TRAININGS, WATCHED, log_path, output_path
+from sparsepo.monitor.plan_file import WATCHED, log_path, output_path
+from sparsepo.report.run_names import RUN_STAGES
 from sparsepo.runtime.errors import UserError
 from sparsepo.workflow.registry import STAGES
 from sparsepo.workflow.resources import TaskNeeds
@@ -52,7 +53,7 @@ def test_a_stage_like_another_inherits_its_rule():
 def test_every_rule_with_a_script_and_every_script_belong_to_a_stage():
     assert set(RULES) - {"gpu_measure"} == set(STAGES)
     assert {row.like or stage for stage, row in STAGES.items()} == SCRIPTS
-    assert set(WATCHED) | set(TRAININGS) <= set(STAGES)
+    assert set(WATCHED) | set(RUN_STAGES) <= set(STAGES)
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,7 @@ SNAKEMAKE = {
     SnakemakeState.KILLED: "Snakemake was killed ({process}): run snakemake --unlock, then the same command again",
     SnakemakeState.UNKNOWN: "Snakemake started {age} ago ({process}); whether it is running cannot be seen from here",
 }
-METRICS = {"loss": ("loss", 3), "margin": ("reward_margin", 3), "acc.": ("reward_accuracy", 2), "reward": ("reward", 3)}
+LOGGED = {"loss": ("loss", 3), "margin": ("reward_margin", 3), "acc.": ("reward_accuracy", 2), "reward": ("reward", 3)}
 """Column -> metric of a status file, and its digits."""
 UNKNOWN_TIME = "training: time left is known after the first steps"
 SILENT = 600.0  # seconds after which a run that has written nothing is called silent
@@ -107,14 +107,14 @@ def running_rows(sweep: Sweep) -> list[list[Text]]:
         for name, run, left in zip(names, task.runs, task.seconds_left, strict=True)
         if run.state == State.RUNNING
     ]
-    heading = ("running", "step", *METRICS, "left")
+    heading = ("running", "step", *LOGGED, "left")
     return [[Text(word, style="cyan") for word in heading], *rows] if rows else []
 
 
 def _running_row(name: str, run: Job, left: float | None) -> list[Text]:
     status = run.status
     step = "starting" if status is None or status.step is None else f"{status.step}/{status.steps}"
-    values = [(status.metrics.get(metric) if status else None, digits) for metric, digits in METRICS.values()]
+    values = [(status.metrics.get(metric) if status else None, digits) for metric, digits in LOGGED.values()]
     numbers = ["" if value is None else f"{value:.{digits}f}" for value, digits in values]
     is_silent = run.silent >= SILENT
     last = f"silent {format_duration(run.silent)}" if is_silent else "" if left is None else format_duration(left)

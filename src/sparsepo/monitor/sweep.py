@@ -7,7 +7,8 @@ from pathlib import Path
 from statistics import mean
 
 from sparsepo.monitor.job_state import Job, Machine, SnakemakeState, State, SweepFiles
-from sparsepo.monitor.plan_file import TRAININGS, Plan
+from sparsepo.monitor.plan_file import Plan
+from sparsepo.report.run_names import RUN_STAGES
 from sparsepo.runtime.status import Status
 
 
@@ -75,7 +76,7 @@ def _task(files: SweepFiles, name: str) -> Task:
         stage: tuple(files.job(name, stage, item, is_due) for item, is_due in items.items())
         for stage, items in files.plan.tasks[name].items()
     }
-    runs = tuple(run for stage in TRAININGS for run in jobs.pop(stage, ()))
+    runs = tuple(run for stage in RUN_STAGES for run in jobs.pop(stage, ()))
     return Task(name, runs, tuple(_stage_count(stage, jobs[stage]) for stage in jobs), _seconds_left(runs))
 
 

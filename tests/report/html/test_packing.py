@@ -2,7 +2,7 @@
 
 import math
 
-from sparsepo.report.html.packing import all_rounded, pack, unpack
+from sparsepo.report.html.packing import pack, rounded, unpack
 
 
 def test_what_is_packed_is_unpacked_with_its_letters_and_its_order():
@@ -15,4 +15,4 @@ def test_what_json_does_not_know_becomes_null():
 
 
 def test_numbers_are_shortened_to_four_digits():
-    assert all_rounded([123456.0, 0.000123456, -2.0]) == [123500.0, 0.0001235, -2.0]
+    assert rounded([123456.0, 0.000123456, -2.0]) == [123500.0, 0.0001235, -2.0]

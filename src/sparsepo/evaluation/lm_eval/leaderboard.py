@@ -29,43 +29,16 @@ class LeaderboardColumn:
 
 
 BBH = {
-    "boolean_expressions": 2,
-    "causal_judgement": 2,
-    "date_understanding": 6,
-    "disambiguation_qa": 3,
-    "formal_fallacies": 2,
-    "geometric_shapes": 11,
-    "hyperbaton": 2,
-    "logical_deduction_five_objects": 5,
-    "logical_deduction_seven_objects": 7,
-    "logical_deduction_three_objects": 3,
-    "movie_recommendation": 6,
-    "navigate": 2,
-    "object_counting": 19,
-    "penguins_in_a_table": 5,
-    "reasoning_about_colored_objects": 18,
-    "ruin_names": 6,
-    "salient_translation_error_detection": 6,
-    "snarks": 2,
-    "sports_understanding": 2,
-    "temporal_sequences": 4,
-    "tracking_shuffled_objects_five_objects": 5,
-    "tracking_shuffled_objects_seven_objects": 7,
-    "tracking_shuffled_objects_three_objects": 3,
-    "web_of_lies": 2,
-}
-MATH = {
-    f"math_{subject}_hard": GENERATED
-    for subject in (
-        "algebra",
-        "counting_and_prob",
-        "geometry",
-        "intermediate_algebra",
-        "num_theory",
-        "prealgebra",
-        "precalculus",
-    )
-}
+    "boolean_expressions": 2, "causal_judgement": 2, "date_understanding": 6, "disambiguation_qa": 3,
+    "formal_fallacies": 2, "geometric_shapes": 11, "hyperbaton": 2, "logical_deduction_five_objects": 5,
+    "logical_deduction_seven_objects": 7, "logical_deduction_three_objects": 3, "movie_recommendation": 6,
+    "navigate": 2, "object_counting": 19, "penguins_in_a_table": 5, "reasoning_about_colored_objects": 18,
+    "ruin_names": 6, "salient_translation_error_detection": 6, "snarks": 2, "sports_understanding": 2,
+    "temporal_sequences": 4, "tracking_shuffled_objects_five_objects": 5,
+    "tracking_shuffled_objects_seven_objects": 7, "tracking_shuffled_objects_three_objects": 3, "web_of_lies": 2,
+}  # fmt: skip
+SUBJECTS = "algebra counting_and_prob geometry intermediate_algebra num_theory prealgebra precalculus".split()
+MATH = {f"math_{subject}_hard": GENERATED for subject in SUBJECTS}
 GPQA = {"gpqa_diamond": 4, "gpqa_extended": 4, "gpqa_main": 4}
 MUSR = {"musr_murder_mysteries": 2, "musr_object_placements": 5, "musr_team_allocation": 3}
 IFEVAL = {"ifeval": GENERATED}

@@ -77,11 +77,10 @@ def task_view(task: TaskResults) -> View:
 
 def _methods(scores: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
     labels = {score["method"]: score["label"] for score in scores}
-    styles = {method: method_style(method) for method in labels}
     return [
-        {"name": method, "label": labels[method], "marker": style.marker}
-        | {"colour": style.colour, "dark": DARK[style.colour]}
-        for method, style in styles.items()
+        {"name": method, "label": label, "marker": style.marker, "colour": style.colour, "dark": DARK[style.colour]}
+        for method, label in labels.items()
+        for style in [method_style(method)]
     ]
 
 
@@ -106,19 +105,15 @@ def _dynamics(task: TaskResults, blobs: dict[str, str]) -> View:
 
 
 def _tokens(task: TaskResults, blobs: dict[str, str]) -> View:
-    runs, pairs, shown = task.first_seeds, None, []
+    runs, pairs, total, shown = task.first_seeds, [], 0, []
     for run in runs:
         rows = task.rows("tokens", run)
-        pairs = pairs or choose_pairs(rows, len(runs))
+        if not pairs:
+            pairs, total = choose_pairs(rows, len(runs)), len(rows)
         top = top_tokens(rows)
-        blobs[f"tokens/{run}"] = pack({"pairs": values_by_pair(rows, pairs, run), "top": top})
+        blobs[f"tokens/{run}"] = pack({"pairs": values_by_pair(rows, pairs, total, run), "top": top})
         shown.append({"run": run, "label": _run_label(task, run), "masks": bool(top)})
-    return {
-        "shown": shown,
-        "pairs": pairs.shown,
-        "pairs_total": pairs.total,
-        "token_quantities": TOKEN_QUANTITIES,
-    }
+    return {"shown": shown, "pairs": pairs, "pairs_total": total, "token_quantities": TOKEN_QUANTITIES}
 
 
 def _samples(task: TaskResults, blobs: dict[str, str]) -> View:

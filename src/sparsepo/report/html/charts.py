@@ -24,7 +24,7 @@ def page_spec(chart: alt.LayerChart, height: int) -> dict[str, Any]:
     spec["transform"] = [{"filter": "indexof(hidden, datum.method) < 0"}]
     for name, rows in spec["datasets"].items():
         spec["datasets"][name] = [{key: value for key, value in row.items() if value is not None} for row in rows]
-    return _rounded(spec) | {"background": None}
+    return rounded(spec) | {"background": None}
 
 
 def beta_specs(curve: pd.DataFrame, labels: Mapping[str, str], quantity: Quantity) -> list[dict[str, Any]]:
@@ -47,11 +47,3 @@ def last_values(curves: Mapping[str, pd.DataFrame]) -> list[dict[str, Any]]:
         for (place, label, setting, column), end in ends.items():
             rows.setdefault(place, {"method": label, "setting": setting})[column] = rounded(end)
     return [rows[place] for place in sorted(rows)]
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _rounded(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_rounded(item) for item in value]
-    return rounded(value) if isinstance(value, float) else value
