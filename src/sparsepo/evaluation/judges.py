@@ -44,10 +44,7 @@ def _endpoint_judge(folder: Path, *, asks: str, **settings: Any) -> Judge:
     return BothOrders(judge)
 
 
-JUDGES: dict[str, Callable[..., Judge]] = {
-    "nli": _nli_judge,
-    "endpoint": _endpoint_judge,
-}
+JUDGES: dict[str, Callable[..., Judge]] = {"nli": _nli_judge, "endpoint": _endpoint_judge}
 
 
 # --- by a score of each response

@@ -6,14 +6,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from sparsepo.report.figures.curves import (
-    ROW,
-    Dynamics,
-    Quantity,
-    setting_order,
-    thinned,
-    training_curves,
-)
+from sparsepo.report.figures.curves import ROW, Dynamics, Quantity, setting_order, thinned, training_curves
 from sparsepo.report.figures.marks import method_encodings
 from sparsepo.report.figures.style import DASHES, QUIET, WIDTH, setting_colours
 

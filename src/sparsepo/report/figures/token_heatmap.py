@@ -60,10 +60,7 @@ def heatmap_rows(side: Mapping[str, Any]) -> list[list[HeatmapRow]]:
     Without masks a group is its first row alone. Numbers that came with the pair, as an oracle's scores, come last.
     """
     ratio = np.asarray(side["logps"]) - np.asarray(side["ref_logps"])
-    groups = [
-        [HeatmapRow("log(π/ref)", "reward", ratio)],
-        [HeatmapRow("KL", "kl", np.asarray(side["reverse_kl"]))],
-    ]
+    groups = [[HeatmapRow("log(π/ref)", "reward", ratio)], [HeatmapRow("KL", "kl", np.asarray(side["reverse_kl"]))]]
     for group, mask in zip(groups, ("m_u", "m_d"), strict=True):
         if mask in side:
             before, weight = group[0], np.asarray(side[mask])
