@@ -108,7 +108,7 @@ def mark_overlaps(tokens: Sequence[Span], planted: Sequence[Span]) -> list[int]:
 def pair_accuracy(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, list]]:
     """Share of pairs whose chosen response has the higher implicit reward; equal rewards count one half."""
     margins = np.array([record["reward_chosen"] - record["reward_rejected"] for record in records])
-    values = ((1 + np.sign(margins)) / 2).tolist()
+    values = np.where(margins == 0, 0.5, margins > 0).tolist()
     return {"accuracy": {"values": values, "groups": list(range(len(values)))}}
 
 
