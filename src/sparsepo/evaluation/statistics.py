@@ -88,8 +88,10 @@ def paired_difference(a: Mapping[Hashable, float], b: Mapping[Hashable, float]) 
 
 
 def student_interval(means: Sequence[float]) -> Interval:
-    """Mean of the means of two or more seeds, and its 95% Student-t interval, which assumes a normal distribution."""
+    """Mean of the means of seeds, and its 95% Student-t interval, which assumes a normal distribution; nan for one."""
     mean = fmean(means)
+    if len(means) == 1:
+        return Interval(mean, math.nan, math.nan)
     half = float(t.ppf(0.975, len(means) - 1)) * stdev(means) / math.sqrt(len(means))
     return Interval(mean, mean - half, mean + half)
 
