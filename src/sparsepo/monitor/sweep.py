@@ -76,12 +76,11 @@ def _task(files: SweepFiles, name: str) -> Task:
         for stage, items in files.plan.tasks[name].items()
     }
     runs = [run for stage in RUN_STAGES for run in jobs.pop(stage, ())]
-    return Task(name, _with_seconds_left(runs), tuple(_stage_count(stage, jobs[stage]) for stage in jobs))
-
-
-def _stage_count(name: str, jobs: Sequence[Job]) -> StageCount:
-    errors = {job.item: job.error for job in jobs if job.state == State.FAILED}
-    return StageCount(name, sum(job.state == State.DONE for job in jobs), len(jobs), errors)
+    stages = []
+    for stage, own in jobs.items():
+        errors = {job.item: job.error for job in own if job.state == State.FAILED}
+        stages.append(StageCount(stage, sum(job.state == State.DONE for job in own), len(own), errors))
+    return Task(name, _with_seconds_left(runs), tuple(stages))
 
 
 def _with_seconds_left(runs: Sequence[Job]) -> tuple[Job, ...]:

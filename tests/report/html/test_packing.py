@@ -1,8 +1,15 @@
 """The blocks of data inside the page."""
 
+import base64
+import gzip
+import json
 import math
 
-from sparsepo.report.html.packing import pack, rounded, unpack
+from sparsepo.report.html.packing import pack, rounded
+
+
+def unpack(text):
+    return json.loads(gzip.decompress(base64.b64decode(text)))
 
 
 def test_what_is_packed_is_unpacked_with_its_letters_and_its_order():

@@ -14,15 +14,6 @@ def pack(value: Any) -> str:
     return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
 
 
-def unpack(text: str) -> Any:
-    """The value again.
-
-    >>> unpack(pack({"a": [1, float("nan")]}))
-    {'a': [1, None]}
-    """
-    return json.loads(gzip.decompress(base64.b64decode(text)))
-
-
 def rounded(value: Any) -> Any:
     """The value with four significant digits in each number, more than a reader compares; None for nan and infinity."""
     return _with_numbers(value, lambda number: float(f"{number:.4g}"))

@@ -50,7 +50,8 @@ def indistinguishable(comparison: Comparison) -> list[str]:
     if column is None:
         return []
     best = best_system(comparison, column)
-    labels = _unique_labels(comparison)
+    own = [system.label for system in comparison.systems]
+    labels = {s.name: f"{s.label} ({s.params})" if own.count(s.label) > 1 else s.label for s in comparison.systems}
     pairs = [pair for pair in comparison.differences[column] if best.name in (pair.a, pair.b) and pair.is_tested]
     alike = [labels[pair.b if pair.a == best.name else pair.a] for pair in pairs if not pair.is_significant]
     if not alike:
@@ -74,13 +75,6 @@ def best_system(comparison: Comparison, column: ColumnKey) -> System:
     sign = 1 if metric_of(column[1]).higher_is_better else -1
     measured = [system for system in comparison.systems if column in system.estimates]
     return max(measured, key=lambda system: sign * system.estimates[column].interval.mean)
-
-
-def _unique_labels(comparison: Comparison) -> dict[str, str]:
-    """System -> its label, with its setting where several systems are of one method."""
-    labels = [system.label for system in comparison.systems]
-    shared = {label for label in labels if labels.count(label) > 1}
-    return {s.name: f"{s.label} ({s.params})" if s.label in shared else s.label for s in comparison.systems}
 
 
 def _scorer_name(scorer: Mapping[str, Any]) -> str:

@@ -118,13 +118,13 @@ def escaped_latex(text: str) -> str:
 
 def _markdown_lines(block: Block) -> list[str]:
     alignment = [":--" if place < block.text_columns else "--:" for place in range(len(block.heads))]
-    rows = [[_markdown_cell(cell) for cell in row] for part in block.parts for row in part]
+    templates = {0: "{}{}", 1: "**{}**{}", 2: "<u>{}</u>{}"}
+    rows = [
+        [templates[cell.rank].format(escaped_markdown(cell.text), escaped_markdown(cell.mark)) for cell in row]
+        for part in block.parts
+        for row in part
+    ]
     return [markdown_row(row) for row in ([escaped_markdown(head) for head in block.heads], alignment, *rows)]
-
-
-def _markdown_cell(cell: Cell) -> str:
-    template = {0: "{}", 1: "**{}**", 2: "<u>{}</u>"}[cell.rank]
-    return template.format(escaped_markdown(cell.text)) + escaped_markdown(cell.mark)
 
 
 def _latex_lines(block: Block) -> list[str]:
