@@ -12,7 +12,6 @@ from sparsepo.report.run_names import parse_run, short_params
 Dynamics = Mapping[str, Sequence[Mapping[str, Any]]]
 """Rows of `dynamics.jsonl` by run."""
 
-
 ROW = ["method", "label", "setting", "side", "line", "step", "value"]
 """What a chart reads of a row."""
 
@@ -84,8 +83,8 @@ def _line(means: pd.Series, names: Mapping[str, Any], side: str, column: str) ->
     values = means[np.isfinite(means)]
     window = values.rolling(max(1, len(values) // 20), center=True, min_periods=1)
     line = ", ".join(part for part in (f"{names['label']} {names['setting']}", side) if part)
-    frame = pd.DataFrame({"step": values.index.astype(int), "value": values, "mean": window.mean()})
-    return frame.assign(**names, side=side, line=line, column=column)
+    numbers = {"step": values.index.astype(int), "value": values, "mean": window.mean()}
+    return pd.DataFrame({**numbers, **names, "side": side, "line": line, "column": column})
 
 
 def thinned(curves: pd.DataFrame, most: int) -> pd.DataFrame:
