@@ -18,8 +18,7 @@ from sparsepo.runtime.entry_point import run_main
 from sparsepo.runtime.errors import UserError
 from sparsepo.runtime.result_cache import ResultCache, job_identity, open_cache
 from sparsepo.workflow.script_options import stage_parser
-from sparsepo.workflow.settings.base import as_plain
-from sparsepo.workflow.settings.data import BuildPreferencesSettings
+from sparsepo.workflow.settings import BuildPreferencesSettings, as_plain
 
 PairMaker = Callable[[list[Prompt], Path], PairBuilder]
 """(prompts, their file) -> the pairs that have these prompts."""

@@ -4,7 +4,7 @@ from sparsepo.report.html.build import write_page
 from sparsepo.report.html.task_results import TaskResults
 from sparsepo.runtime.entry_point import run_main
 from sparsepo.workflow.script_options import stage_parser
-from sparsepo.workflow.settings.report import BuildReportSettings, ReportTask
+from sparsepo.workflow.settings import BuildReportSettings, ReportTask
 
 
 def task_arguments(task: ReportTask) -> dict:

@@ -14,7 +14,7 @@ from sparsepo.runtime.result_cache import ResultCache, job_identity, open_cache
 from sparsepo.training.iterations import round_seed
 from sparsepo.training.token_scores import add_logps
 from sparsepo.workflow.script_options import stage_parser
-from sparsepo.workflow.settings.data import BuildRoundPairsSettings
+from sparsepo.workflow.settings import BuildRoundPairsSettings
 
 
 def responses_of(options: argparse.Namespace, cache: ResultCache) -> list[Completion]:

@@ -6,7 +6,7 @@ from sparsepo.runtime.entry_point import run_main
 from sparsepo.training.batching import encode_usable_pairs
 from sparsepo.training.reference_cache import content_hash, write_cache
 from sparsepo.workflow.script_options import stage_parser
-from sparsepo.workflow.settings.data import CacheReferenceSettings
+from sparsepo.workflow.settings import CacheReferenceSettings
 
 
 def main() -> None:

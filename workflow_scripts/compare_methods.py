@@ -9,7 +9,7 @@ from sparsepo.report.tables.comparison import compare
 from sparsepo.report.tables.published import load_published
 from sparsepo.runtime.entry_point import run_main
 from sparsepo.workflow.script_options import stage_parser
-from sparsepo.workflow.settings.report import CompareMethodsSettings
+from sparsepo.workflow.settings import CompareMethodsSettings
 
 OUTPUTS = ("csv", "markdown", "latex", "differences")
 

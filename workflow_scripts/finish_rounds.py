@@ -8,7 +8,7 @@ from sparsepo.runtime.atomic_folder import atomic_folder
 from sparsepo.runtime.entry_point import run_main
 from sparsepo.training.iterations import join_logs, join_records
 from sparsepo.workflow.script_options import stage_parser
-from sparsepo.workflow.settings.base import StageSettings
+from sparsepo.workflow.settings import StageSettings
 
 LOGS = ("dynamics.jsonl", "frontier.jsonl")
 

@@ -4,7 +4,7 @@ from sparsepo.data.records import Labelled, read_records
 from sparsepo.evaluation.tfidf import describe_fit, fit
 from sparsepo.runtime.entry_point import run_main
 from sparsepo.workflow.script_options import stage_parser
-from sparsepo.workflow.settings.data import FitScorerSettings
+from sparsepo.workflow.settings import FitScorerSettings
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ import json
 from sparsepo.report.tables.grid import grid_frame, write_grid
 from sparsepo.runtime.entry_point import run_main
 from sparsepo.workflow.script_options import stage_parser
-from sparsepo.workflow.settings.report import MakeGridTableSettings
+from sparsepo.workflow.settings import MakeGridTableSettings
 
 OUTPUTS = ("csv", "markdown", "latex")
 

@@ -7,8 +7,7 @@ from sparsepo.evaluation.sandbox import Sandbox
 from sparsepo.runtime.entry_point import run_main
 from sparsepo.runtime.result_cache import job_identity, open_cache
 from sparsepo.workflow.script_options import stage_parser
-from sparsepo.workflow.settings.base import as_plain
-from sparsepo.workflow.settings.evaluation import MeasurePassAtKSettings
+from sparsepo.workflow.settings import MeasurePassAtKSettings, as_plain
 
 
 def main() -> None:
@@ -28,7 +27,7 @@ def main() -> None:
                 if row.split == split and problems[row.id].suite == suite
             ]
             splits.setdefault(split, {})[suite] = code_measures(*zip(*verdicts_of_suite, strict=True), settings.k)
-    write_json(options.out, settings.header.model_dump() | {"measure": "pass_at_k", "splits": splits, "notes": []})
+    write_json(options.out, settings.header | {"measure": "pass_at_k", "splits": splits, "notes": []})
     cache.delete()
 
 

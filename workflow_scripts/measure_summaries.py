@@ -4,7 +4,7 @@ from sparsepo.data.records import Completion, Prompt, read_records, write_json
 from sparsepo.evaluation.summarization import build_summary_measures
 from sparsepo.runtime.entry_point import run_main
 from sparsepo.workflow.script_options import stage_parser
-from sparsepo.workflow.settings.evaluation import MeasureSummariesSettings
+from sparsepo.workflow.settings import MeasureSummariesSettings
 
 
 def main() -> None:
@@ -23,7 +23,7 @@ def main() -> None:
                     samples.setdefault(row.prompt, []).append(row.text)
             chosen = [references[prompt] for prompt in samples]
             splits[split][f"{temperature:g}"] = measure(list(samples), chosen, list(samples.values()))
-    write_json(options.out, settings.header.model_dump() | {"measure": "summaries", "splits": splits, "notes": []})
+    write_json(options.out, settings.header | {"measure": "summaries", "splits": splits, "notes": []})
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from sparsepo.evaluation.judges import build_judge
 from sparsepo.evaluation.win_rate import win_rate
 from sparsepo.runtime.entry_point import run_main
 from sparsepo.workflow.script_options import stage_parser
-from sparsepo.workflow.settings.evaluation import MeasureWinRateSettings
+from sparsepo.workflow.settings import MeasureWinRateSettings
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def main() -> None:
             result = win_rate(judge, prompts, texts, [chosen[prompt] for prompt in prompts], prompts)
             splits[split][f"{temperature:g}"] = {"win_rate": result.measurement}
             notes += [f"{split}, temperature {temperature:g}: {note}" for note in result.notes]
-    write_json(options.out, settings.header.model_dump() | {"measure": "win_rate", "splits": splits, "notes": notes})
+    write_json(options.out, settings.header | {"measure": "win_rate", "splits": splits, "notes": notes})
 
 
 if __name__ == "__main__":

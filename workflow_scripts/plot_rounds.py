@@ -8,7 +8,7 @@ from sparsepo.report.figures.iterations import plot_rounds
 from sparsepo.report.figures.style import save_figure
 from sparsepo.runtime.entry_point import run_main
 from sparsepo.workflow.script_options import stage_parser
-from sparsepo.workflow.settings.report import PlotRoundsSettings
+from sparsepo.workflow.settings import PlotRoundsSettings
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from sparsepo.report.figures.style import save_figure
 from sparsepo.report.figures.token_selection import Oracle, plot_selection
 from sparsepo.runtime.entry_point import run_main
 from sparsepo.workflow.script_options import stage_parser
-from sparsepo.workflow.settings.report import PlotSelectionSettings
+from sparsepo.workflow.settings import PlotSelectionSettings
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from sparsepo.report.figures.style import save_figure
 from sparsepo.report.figures.token_heatmap import plot_tokens
 from sparsepo.runtime.entry_point import run_main
 from sparsepo.workflow.script_options import stage_parser
-from sparsepo.workflow.settings.base import StageSettings
+from sparsepo.workflow.settings import StageSettings
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from sparsepo.generation.requests import SplitRequest, sample_requests
 from sparsepo.runtime.entry_point import run_main
 from sparsepo.runtime.result_cache import job_identity, open_cache
 from sparsepo.workflow.script_options import stage_parser
-from sparsepo.workflow.settings.evaluation import SampleProgramsSettings
+from sparsepo.workflow.settings import SampleProgramsSettings
 
 
 def requests(settings: SampleProgramsSettings, validation: Path, test: Path) -> Iterator[SplitRequest]:

@@ -10,7 +10,7 @@ from sparsepo.runtime.entry_point import run_main
 from sparsepo.runtime.errors import UserError
 from sparsepo.runtime.result_cache import job_identity, open_cache
 from sparsepo.workflow.script_options import stage_parser
-from sparsepo.workflow.settings.evaluation import SampleResponsesSettings
+from sparsepo.workflow.settings import SampleResponsesSettings
 
 
 def prompts_of(settings: SampleResponsesSettings, path: Path) -> list[Prompt]:

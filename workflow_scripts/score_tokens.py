@@ -5,7 +5,7 @@ from sparsepo.models.loading import load_model, load_tokenizer
 from sparsepo.runtime.entry_point import run_main
 from sparsepo.training.token_scores import add_token_scores
 from sparsepo.workflow.script_options import stage_parser
-from sparsepo.workflow.settings.data import ScoreTokensSettings
+from sparsepo.workflow.settings import ScoreTokensSettings
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ from sparsepo.models.loading import load_tokenizer
 from sparsepo.runtime.entry_point import run_main
 from sparsepo.training.token_scores import check_context_length, check_same_tokenizer, folder_context_length
 from sparsepo.workflow.script_options import stage_parser
-from sparsepo.workflow.settings.data import SelectOraclePairsSettings
+from sparsepo.workflow.settings import SelectOraclePairsSettings
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from sparsepo.runtime.entry_point import run_main
 from sparsepo.runtime.provenance import run_record
 from sparsepo.runtime.result_cache import job_identity
 from sparsepo.workflow.script_options import stage_parser
-from sparsepo.workflow.settings.training import TrainOnPolicySettings
+from sparsepo.workflow.settings import TrainOnPolicySettings
 
 
 def target_of(

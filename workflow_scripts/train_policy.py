@@ -16,7 +16,7 @@ from sparsepo.training.iterations import round_seed
 from sparsepo.training.preference_trainer import PreferenceTrainer
 from sparsepo.training.reference_cache import ReferenceCache, content_hash
 from sparsepo.workflow.script_options import stage_parser
-from sparsepo.workflow.settings.training import TrainPolicySettings
+from sparsepo.workflow.settings import TrainPolicySettings
 
 
 def read_options() -> argparse.Namespace:

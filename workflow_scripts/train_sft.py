@@ -13,8 +13,7 @@ from sparsepo.runtime.provenance import run_record
 from sparsepo.runtime.result_cache import job_identity
 from sparsepo.training.sft_trainer import SFTTrainer
 from sparsepo.workflow.script_options import stage_parser
-from sparsepo.workflow.settings.base import as_plain
-from sparsepo.workflow.settings.training import TrainSftSettings
+from sparsepo.workflow.settings import TrainSftSettings, as_plain
 
 
 def quantized(model, tokenizer, settings: TrainSftSettings, folder: Path):

@@ -15,7 +15,7 @@ from sparsepo.runtime.errors import UserError
 from sparsepo.workflow.registry import STAGES
 from sparsepo.workflow.resources import TaskNeeds
 from sparsepo.workflow.script_options import stage_parser
-from sparsepo.workflow.settings.base import StageSettings
+from sparsepo.workflow.settings import StageSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = {path.stem for path in (ROOT / "workflow_scripts").glob("*.py")}

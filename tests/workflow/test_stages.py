@@ -16,7 +16,7 @@ from sparsepo.config.runs import Run, find_run, runs_of
 from sparsepo.methods.registry import METHODS
 from sparsepo.monitor.plan_file import TRAININGS, note_end, read_plan, write_plan
 from sparsepo.runtime.errors import UserError
-from sparsepo.workflow.settings.training import TrainSftSettings
+from sparsepo.workflow.settings import TrainSftSettings
 from sparsepo.workflow.stages import Stages, check_owner
 
 BASE = yaml.safe_load("""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sparsepo.runtime.errors import UserError
-from sparsepo.workflow.settings.base import StageSettings
+from sparsepo.workflow.settings import StageSettings
 
 HELP = {
     "checkpoint": "folder of checkpoints, from which a killed job resumes",

@@ -24,10 +24,10 @@ from sparsepo.runtime.errors import UserError
 from sparsepo.runtime.launch import python_command
 from sparsepo.runtime.result_cache import file_hash
 from sparsepo.workflow.code_version import code_version
+from sparsepo.workflow.job import Job, quantized_loading
 from sparsepo.workflow.registry import STAGES
 from sparsepo.workflow.resources import UNKNOWN_SIZE_WARNING, has_unknown_size, job_resources
-from sparsepo.workflow.settings.base import Job, quantized_loading
-from sparsepo.workflow.settings.report import PlotSelectionSettings
+from sparsepo.workflow.settings import PlotSelectionSettings
 
 REPORT = Path(__file__).parents[1] / "report" / "html"
 """Where the templates, styles and scripts of the page are."""
