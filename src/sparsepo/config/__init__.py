@@ -5,9 +5,9 @@ from itertools import permutations
 from math import prod
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
-from sparsepo.config.base import Count, LocatedError, PathName, Positive, Section, Seed, raise_error, raise_errors
+from sparsepo.config.base import Count, LocatedError, PathName, Positive, Section, Seed, must, raise_error
 from sparsepo.config.data import DataConfig
 from sparsepo.config.evaluation import EvaluationConfig
 from sparsepo.config.grids import MAX_RUNS, Methods
@@ -59,7 +59,11 @@ class TaskConfig(Section):
     """Models that score the tokens of the pairs, by a name that the parameter `oracle` of a method gives."""
     methods: Methods
     """The methods that are compared: each runs once for every combination of its values and every seed."""
-    seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
+    seeds: Annotated[
+        list[Seed],
+        Field(min_length=1),
+        must(lambda seeds: len(set(seeds)) == len(seeds), "seeds must be distinct, not {}"),
+    ] = [0]
     """Seeds of training; several show how much results vary between runs."""
     training: PreferenceConfig = PreferenceConfig()
     """Preference training, the same for all methods but for the keys that a grid sets."""
@@ -74,26 +78,13 @@ class TaskConfig(Section):
     scale: ScaleConfig = ScaleConfig()
     """Factors that make the task smaller or larger."""
 
-    @field_validator("seeds")
-    @classmethod
-    def _check_distinct(cls, seeds: list[int]) -> list[int]:
-        if len(set(seeds)) < len(seeds):
-            raise_error(f"seeds must be distinct, not {seeds}")
-        return seeds
-
-    @model_validator(mode="after")
-    def _check_sections_together(self) -> "TaskConfig":
-        raise_errors(
-            [
-                *oracle_errors(self),
-                *self._data_errors(),
-                *self._evaluation_errors(),
-                *on_policy_errors(self),
-                *rounds_errors(self),
-                *self._number_errors(),
-            ]
-        )
-        return self
+    def _errors(self) -> Iterator[LocatedError]:
+        yield from oracle_errors(self)
+        yield from self._data_errors()
+        yield from self._evaluation_errors()
+        yield from on_policy_errors(self)
+        yield from rounds_errors(self)
+        yield from self._number_errors()
 
     @property
     def fits(self) -> bool:
