@@ -5,7 +5,6 @@ import re
 import socket
 import sys
 import time
-from functools import cache
 from pathlib import Path
 from shlex import quote
 
@@ -75,6 +74,11 @@ def with_signature(function):
     return function
 
 
+def of_job(function, *first):
+    """A function of wildcards, which become keyword arguments of this one."""
+    return with_signature(lambda wildcards: function(*first, **wildcards))
+
+
 def stage_params(stage, **given):
     """The params of the rule of a stage.
 
@@ -98,9 +102,9 @@ def stage_params(stage, **given):
 
     return {
         "script": STAGES.script(stage),
-        "settings": with_signature(lambda wildcards: STAGES.settings(stage, **wildcards)),
-        "code_version": with_signature(lambda wildcards: STAGES.code_version(stage, **wildcards)),
-        "launcher": with_signature(lambda wildcards: STAGES.launcher(stage, **wildcards)),
+        "settings": of_job(STAGES.settings, stage),
+        "code_version": of_job(STAGES.code_version, stage),
+        "launcher": of_job(STAGES.launcher, stage),
         "options": with_signature(options),
     }
 
@@ -140,28 +144,16 @@ def runtime(wildcards, attempt, rulename):
     return STAGES.resources(rulename, **wildcards)["runtime"] * attempt
 
 
-@with_signature
-def user_file_hashes(wildcards):
-    return STAGES.user_file_hashes(**wildcards)
-
-
-RESOLVED_CONFIG = cache(STAGES.resolved_config)
-
-
-@with_signature
-def resolved_config(wildcards):
-    """The config of a task, for the record of a run."""
-    return RESOLVED_CONFIG(wildcards.task)
+user_file_hashes = of_job(STAGES.user_file_hashes)
+resolved_config = of_job(STAGES.resolved_config)  # for the record of a run
 
 
 # --- input of rules
 
 
-@with_signature
-def fitted_scorer(wildcards):
-    """The scorer that is fitted in the workflow, if the task has one."""
-    reports = STAGES.fitted_scorer(**wildcards)
-    return reports[0] if reports else []
+model_files = of_job(STAGES.model_files)
+fitted_scorer = of_job(lambda **job: next(iter(STAGES.fitted_scorer(**job)), []))
+oracle_base = of_job(lambda **job: f"{STAGES.oracle_base(**job)}/model.safetensors")
 
 
 @with_signature
@@ -173,24 +165,13 @@ def policy_weights(wildcards):
 
 def preference_pairs(split):
     """A function of wildcards: the pairs of a run, with the scores of the oracle that it reads, if any."""
-    return with_signature(lambda wildcards: STAGES.preference_file(split, **wildcards))
+    return of_job(STAGES.preference_file, split)
 
 
 @with_signature
 def reference_caches(wildcards):
     """The cached outputs that a run reads instead of running the reference."""
     return expand(f"{REFERENCE}/index.json", task=wildcards.task, kind=STAGES.reference_caches(**wildcards))
-
-
-@with_signature
-def model_files(wildcards):
-    return STAGES.model_files(**wildcards)
-
-
-@with_signature
-def oracle_base(wildcards):
-    """The weights that an oracle starts from."""
-    return f"{STAGES.oracle_base(**wildcards)}/model.safetensors"
 
 
 def selecting_oracles(name):

@@ -34,10 +34,8 @@ def scorers_of(settings: EvaluateRunSettings, fitted_scorer: Path | None) -> dic
 
 
 def main() -> None:
-    paths = ("policy", "reference", "samples", "pairs", "scores", "tokens")
-    parser = stage_parser(__doc__, EvaluateRunSettings, *paths)
-    parser.add_argument("--fitted-scorer", type=Path)
-    options = parser.parse_args()
+    usage = "policy reference samples pairs scores tokens [fitted-scorer]"
+    options = stage_parser(__doc__, EvaluateRunSettings, usage).parse_args()
     settings, is_sft = options.settings, options.settings.header["method"] == "sft"
     reference = load_model(options.reference, **settings.reference_loading)
     policy = load_model(options.policy, **settings.policy_loading)

@@ -14,7 +14,7 @@ LOGS = ("dynamics.jsonl", "frontier.jsonl")
 
 
 def main() -> None:
-    options = stage_parser(__doc__, StageSettings, "out", lists=("rounds",)).parse_args()
+    options = stage_parser(__doc__, StageSettings, "rounds... out").parse_args()
     folders = [weights.parent for weights in options.rounds]
     with atomic_folder(options.out) as place:
         for path in folders[-1].iterdir():

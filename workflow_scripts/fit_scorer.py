@@ -8,7 +8,7 @@ from sparsepo.workflow.settings import FitScorerSettings
 
 
 def main() -> None:
-    options = stage_parser(__doc__, FitScorerSettings, "labelled", "out").parse_args()
+    options = stage_parser(__doc__, FitScorerSettings, "labelled out").parse_args()
     settings, documents = options.settings, read_records(options.labelled, Labelled)
     print(describe_fit(fit(documents, folder=options.out, seed=settings.seed, pairs=settings.pairs)))
 

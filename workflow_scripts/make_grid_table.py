@@ -11,7 +11,7 @@ OUTPUTS = ("csv", "markdown", "latex")
 
 
 def main() -> None:
-    options = stage_parser(__doc__, MakeGridTableSettings, *OUTPUTS, lists=("scores",)).parse_args()
+    options = stage_parser(__doc__, MakeGridTableSettings, "scores... csv markdown latex").parse_args()
     table = grid_frame([json.loads(path.read_text()) for path in options.scores])
     paths = {name: getattr(options, name) for name in OUTPUTS}
     write_grid(table, **paths, provenance=options.settings.provenance)

@@ -11,9 +11,7 @@ from sparsepo.workflow.settings import MeasureBenchmarksSettings
 
 
 def main() -> None:
-    options = stage_parser(
-        __doc__, MeasureBenchmarksSettings, "policy", "questions", "result-cache", "out"
-    ).parse_args()
+    options = stage_parser(__doc__, MeasureBenchmarksSettings, "policy questions result-cache out").parse_args()
     settings, inputs = options.settings, [options.policy / "model.safetensors"]
     cache = open_cache(options.result_cache, job_identity(settings.as_dict(), options.code_version, inputs))
     model, tokenizer = load_model(options.policy, sampling_dtype(), **settings.loading), load_tokenizer(options.policy)

@@ -11,7 +11,7 @@ from sparsepo.workflow.settings import MeasurePassAtKSettings, as_plain
 
 
 def main() -> None:
-    options = stage_parser(__doc__, MeasurePassAtKSettings, "programs", "result-cache", "out").parse_args()
+    options = stage_parser(__doc__, MeasurePassAtKSettings, "programs result-cache out").parse_args()
     settings, rows = options.settings, read_records(options.programs, Completion)
     problems = load_problems(as_plain(settings.data))
     identity = job_identity(settings.as_dict(), options.code_version, [options.programs])

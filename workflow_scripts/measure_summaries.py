@@ -8,8 +8,7 @@ from sparsepo.workflow.settings import MeasureSummariesSettings
 
 
 def main() -> None:
-    paths = ("generations", "train", "validation", "test", "out")
-    options = stage_parser(__doc__, MeasureSummariesSettings, *paths).parse_args()
+    options = stage_parser(__doc__, MeasureSummariesSettings, "generations train validation test out").parse_args()
     settings, rows = options.settings, read_records(options.generations, Completion)
     train, *held_out = (read_records(path, Prompt) for path in (options.train, options.validation, options.test))
     references = {prompt.prompt: prompt.reference for prompts in held_out for prompt in prompts}

@@ -1,7 +1,5 @@
 """Let a judge compare sampled responses with the chosen ones: the win rate at each temperature."""
 
-from pathlib import Path
-
 from sparsepo.data.records import Completion, Prompt, read_records, write_json
 from sparsepo.evaluation.judges import build_judge
 from sparsepo.evaluation.win_rate import win_rate
@@ -11,9 +9,8 @@ from sparsepo.workflow.settings import MeasureWinRateSettings
 
 
 def main() -> None:
-    parser = stage_parser(__doc__, MeasureWinRateSettings, "generations", "validation", "test", "judge-cache", "out")
-    parser.add_argument("--fitted-scorer", type=Path)
-    options = parser.parse_args()
+    usage = "generations validation test judge-cache out [fitted-scorer]"
+    options = stage_parser(__doc__, MeasureWinRateSettings, usage).parse_args()
     settings, rows = options.settings, read_records(options.generations, Completion)
     prompts_read = [*read_records(options.validation, Prompt), *read_records(options.test, Prompt)]
     chosen = {prompt.prompt: prompt.reference for prompt in prompts_read}

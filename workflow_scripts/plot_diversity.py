@@ -10,7 +10,7 @@ from sparsepo.workflow.settings import StageSettings
 
 
 def main() -> None:
-    options = stage_parser(__doc__, StageSettings, lists=("scores", "out")).parse_args()
+    options = stage_parser(__doc__, StageSettings, "scores... out...").parse_args()
     save_figure(plot_diversity([json.loads(path.read_text()) for path in options.scores]), options.out[0])
 
 

@@ -11,7 +11,7 @@ from sparsepo.workflow.settings import StageSettings
 
 
 def main() -> None:
-    options = stage_parser(__doc__, StageSettings, lists=("scores", "dynamics", "sparsity", "token-kl")).parse_args()
+    options = stage_parser(__doc__, StageSettings, "scores... dynamics... sparsity... token-kl...").parse_args()
     scores = [json.loads(path.read_text()) for path in options.scores]
     dynamics = {score["run"]: read_rows(path) for score, path in zip(scores, options.dynamics, strict=True)}
     labels = {score["method"]: score["label"] for score in scores}

@@ -11,7 +11,7 @@ from sparsepo.workflow.settings import StageSettings
 
 
 def main() -> None:
-    options = stage_parser(__doc__, StageSettings, lists=("scores", "frontier", "out")).parse_args()
+    options = stage_parser(__doc__, StageSettings, "scores... frontier... out...").parse_args()
     scores = [json.loads(path.read_text()) for path in options.scores]
     trained = [score["run"] for score in scores if score["method"] != "sft"]
     points = dict(zip(trained, map(read_rows, options.frontier), strict=True))

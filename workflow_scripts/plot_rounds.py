@@ -12,7 +12,7 @@ from sparsepo.workflow.settings import PlotRoundsSettings
 
 
 def main() -> None:
-    options = stage_parser(__doc__, PlotRoundsSettings, "sft", lists=("frontier", "out")).parse_args()
+    options = stage_parser(__doc__, PlotRoundsSettings, "sft frontier... out...").parse_args()
     points = dict(zip(options.settings.runs, map(read_rows, options.frontier), strict=True))
     save_figure(plot_rounds(points, fmean(json.loads(options.sft.read_text())["reward"])), options.out[0])
 

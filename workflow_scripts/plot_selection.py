@@ -11,7 +11,7 @@ from sparsepo.workflow.settings import PlotSelectionSettings
 
 
 def main() -> None:
-    options = stage_parser(__doc__, PlotSelectionSettings, lists=("scores", "summaries", "pairs", "out")).parse_args()
+    options = stage_parser(__doc__, PlotSelectionSettings, "scores... summaries... pairs... out...").parse_args()
     files = zip(options.settings.shares.items(), options.summaries, options.pairs, strict=True)
     oracles = {
         name: Oracle(share, json.loads(summary.read_text())["parameters"], read_records(pairs, Preference))

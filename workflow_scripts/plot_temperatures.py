@@ -10,7 +10,7 @@ from sparsepo.workflow.settings import StageSettings
 
 
 def main() -> None:
-    options = stage_parser(__doc__, StageSettings, "table", lists=("out",)).parse_args()
+    options = stage_parser(__doc__, StageSettings, "table out...").parse_args()
     save_figure(
         plot_temperatures(pd.read_csv(options.table, keep_default_na=True, dtype={"variant": str})), options.out[0]
     )

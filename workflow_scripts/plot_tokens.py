@@ -11,7 +11,7 @@ from sparsepo.workflow.settings import StageSettings
 
 
 def main() -> None:
-    options = stage_parser(__doc__, StageSettings, "scores", "tokens", lists=("out",)).parse_args()
+    options = stage_parser(__doc__, StageSettings, "scores tokens out...").parse_args()
     score = json.loads(options.scores.read_text())
     params = ", ".join(f"{name} {value}" for name, value in score["params"].items())
     save_figure(plot_tokens(read_rows(options.tokens), f"{score['label']}, {params}"), options.out[0])

@@ -33,8 +33,7 @@ def requests(settings: SampleResponsesSettings, paths: dict[str, Path]) -> Itera
 
 
 def main() -> None:
-    paths = ("policy", "validation", "test", "result-cache", "out")
-    options = stage_parser(__doc__, SampleResponsesSettings, *paths).parse_args()
+    options = stage_parser(__doc__, SampleResponsesSettings, "policy validation test result-cache out").parse_args()
     settings, inputs = options.settings, [options.policy / "model.safetensors", options.validation, options.test]
     cache = open_cache(options.result_cache, job_identity(settings.as_dict(), options.code_version, inputs))
     wanted = requests(settings, {"validation": options.validation, "test": options.test})

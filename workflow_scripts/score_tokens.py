@@ -9,7 +9,7 @@ from sparsepo.workflow.settings import ScoreTokensSettings
 
 
 def main() -> None:
-    options = stage_parser(__doc__, ScoreTokensSettings, "oracle", "base", "train", "validation", "out").parse_args()
+    options = stage_parser(__doc__, ScoreTokensSettings, "oracle base train validation out").parse_args()
     settings = options.settings
     oracle = load_model(options.oracle, **settings.oracle_loading)
     base = load_model(options.base, **settings.base_loading)

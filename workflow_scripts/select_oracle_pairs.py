@@ -10,7 +10,7 @@ from sparsepo.workflow.settings import SelectOraclePairsSettings
 
 
 def main() -> None:
-    options = stage_parser(__doc__, SelectOraclePairsSettings, "reference", "base", "pairs", "out").parse_args()
+    options = stage_parser(__doc__, SelectOraclePairsSettings, "reference base pairs out").parse_args()
     settings, pairs = options.settings, read_records(options.pairs, Preference)
     name = f"oracle '{settings.oracle}' of task '{settings.task}'"
     if options.base != options.reference:

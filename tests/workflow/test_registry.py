@@ -120,7 +120,7 @@ def test_every_script_takes_the_command_line_of_its_rule(planned, monkeypatch):
 
 
 def test_an_option_of_an_earlier_version_is_answered_with_the_new_one():
-    parser = stage_parser("", StageSettings)
+    parser = stage_parser("", StageSettings, "")
     for old, new in {"--kept": "--result-cache", "--code": "--code-version", "--answers": "--judge-cache"}.items():
         with pytest.raises(UserError, match=f"^{old} is called {new} now$"):
             parser.parse_args([old, "x"])

@@ -38,6 +38,12 @@ class Stage:
     mem_mb: int | None = None
     runtime: int | None = None
 
+    @property
+    def fixed_resources(self) -> dict[str, int]:
+        """`mem_mb` and `runtime` where they are fixed."""
+        fixed = {"mem_mb": self.mem_mb, "runtime": self.runtime}
+        return {name: value for name, value in fixed.items() if value is not None}
+
     def trained_section(self, task: TaskConfig) -> OptimisationConfig | None:
         """The section of a task that says how this stage trains; None where it does not."""
         return getattr(task, self.trains) if self.trains else None
