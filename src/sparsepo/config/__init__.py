@@ -12,7 +12,7 @@ from sparsepo.config.data import DataConfig
 from sparsepo.config.evaluation import EvaluationConfig
 from sparsepo.config.grids import MAX_RUNS, Methods
 from sparsepo.config.models import ModelConfig
-from sparsepo.config.online import methods_of_rounds, on_policy_errors, on_policy_methods, rounds_errors
+from sparsepo.config.online import methods_trained_by, on_policy_errors, rounds_errors
 from sparsepo.config.oracles import OracleConfig, oracle_errors
 from sparsepo.config.preferences import (
     ExecutedPreferences,
@@ -132,11 +132,13 @@ class TaskConfig(Section):
         runs = len(self.seeds) * sum(prod(map(len, grid.values())) for grid in self.methods.values())
         if runs > MAX_RUNS:
             yield f"all grids and seeds together give {runs} runs, more than {MAX_RUNS}", ("methods",)
-        with_pairs = len(on_policy_methods(self.methods)) < len(self.methods)
+        with_pairs = len(methods_trained_by("on_policy", self.methods)) < len(self.methods)
         if with_pairs and prompts.train is not None and prompts.train < batch_size:
             pairs = f"{prompts.train} prompts give at most {prompts.train} pairs"
             yield f"{pairs}, fewer than one batch of {batch_size} (training.batch_size)", ("data", "prompts", "train")
-        measures = self.training.frontier_every or (self.evaluation.scorer and methods_of_rounds(self.methods))
+        measures = self.training.frontier_every or (
+            self.evaluation.scorer and methods_trained_by("rounds", self.methods)
+        )
         if self.evaluation.frontier_prompts > prompts.test and measures:
             message = (
                 f"at most the {prompts.test} test prompts (data.prompts.test) can be sampled, "

@@ -1,7 +1,7 @@
 """The sections `training.rounds` and `training.on_policy`: methods that train on samples of their own policy."""
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Annotated
 
 from sparsepo.config.accelerate import is_sharded, read_accelerate
 from sparsepo.config.base import Count, LocatedError, Section, Text, must
@@ -44,14 +44,9 @@ class RoundsConfig(Section):
     """What compares them; null takes the scorer of generated preferences, or that of the evaluation."""
 
 
-def on_policy_methods(methods: Mapping[str, Any]) -> list[str]:
-    """The methods of a task that train on samples of their policy, without pairs."""
-    return [name for name in methods if METHODS[name].trainer == "on_policy"]
-
-
-def methods_of_rounds(methods: Mapping[str, Any]) -> list[str]:
-    """The methods of a task that train in rounds."""
-    return [name for name in methods if METHODS[name].trainer == "rounds"]
+def methods_trained_by(trainer: str, methods: Iterable[str]) -> list[str]:
+    """Those of the methods of a task that train on pairs, in rounds, or on samples without pairs (`on_policy`)."""
+    return [name for name in methods if METHODS[name].trainer == trainer]
 
 
 def reward_of(task: "TaskConfig") -> ScorerConfig | None:
@@ -75,7 +70,7 @@ def sampling_of_rounds(task: "TaskConfig") -> SamplingConfig:
 
 def on_policy_errors(task: "TaskConfig") -> Iterator[LocatedError]:
     """What in a task its methods cannot be trained with that train on samples of their policy."""
-    methods, training = on_policy_methods(task.methods), task.training
+    methods, training = methods_trained_by("on_policy", task.methods), task.training
     if not methods:
         return
     name, samples, prompts = methods[0], training.on_policy.samples, task.data.prompts.train
@@ -99,7 +94,7 @@ def on_policy_errors(task: "TaskConfig") -> Iterator[LocatedError]:
 
 def rounds_errors(task: "TaskConfig") -> Iterator[LocatedError]:
     """What in a task its methods cannot be trained with that train in rounds."""
-    training, methods = task.training, methods_of_rounds(task.methods)
+    training, methods = task.training, methods_trained_by("rounds", task.methods)
     if not methods:
         if training.rounds != RoundsConfig():
             yield "no method of this task trains in rounds: leave it out", ("training", "rounds")
