@@ -110,7 +110,6 @@ def stage_params(stage, **given):
 
 
 def as_list(value):
-    """The paths of a named input or output, which is one path or several."""
     return [value] if isinstance(value, str) else list(value)
 
 
@@ -190,13 +189,11 @@ def previous_policy(wildcards):
 
 
 def all_rounds(wildcards):
-    """The weights of every round of a run, in their order."""
     run, iterations = STAGES.rounds(**wildcards)
     return expand(f"{ROUND}/policy/model.safetensors", task=wildcards.task, run=run, iteration=iterations)
 
 
 def training_outputs(folder, *others):
-    """The files of a training in its folder."""
     return [f"{folder}/{name}" for name in ("model.safetensors", "config.json", "dynamics.jsonl", "run.json", *others)]
 
 
@@ -245,7 +242,6 @@ def every_sampled(kind):
 
 
 def every_figure():
-    """Every figure of every task."""
     return [
         path
         for task in STAGES.tasks

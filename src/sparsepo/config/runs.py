@@ -44,7 +44,6 @@ class Run:
 
 
 def runs_of(task: TaskConfig) -> list[Run]:
-    """Every run, in the order of the config."""
     return [
         Run(method, tuple(zip(grid, values, strict=True)), seed)
         for method, grid in task.methods.items()

@@ -30,7 +30,6 @@ class Loop:
 
     @property
     def seconds(self) -> float:
-        """Since the loop began."""
         return self._clock() - self._start
 
     @property
@@ -44,13 +43,11 @@ class Loop:
         return None if self.seconds_per_step is None else self.seconds_per_step * (self.total - self.done)
 
     def advance(self, done: int) -> None:
-        """So many steps are done."""
         self.done = done
         if Loop._outermost is self:
             update_status(self.phase, done, self.total, self.seconds_per_step, self.seconds_left)
 
     def close(self) -> None:
-        """The loop has ended."""
         if Loop._outermost is self:
             Loop._outermost = None
 

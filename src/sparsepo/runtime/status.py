@@ -61,7 +61,6 @@ _file: _StatusFile | None = None  # None: nobody is told how this process is get
 
 
 def status_path(log: Path) -> Path:
-    """The status file of the job with this log."""
     return log.with_suffix(".status.json")
 
 

@@ -13,7 +13,6 @@ CHECKPOINTS = 3  # two that are kept, and one being written
 
 
 def job_counts(stages: Stages, task: str) -> dict[str, int]:
-    """How many jobs of a task each stage has."""
     runs, measures = stages.runs(task, sft=False), stages.measures(task)
     named = [stages.rounds(task, run) for run in stages.runs_trained_by("rounds", task)]
     rounds = len({(path, number) for path, numbers in named for number in numbers})  # runs share those of one path

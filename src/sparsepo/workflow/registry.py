@@ -40,7 +40,6 @@ class Stage:
 
     @property
     def fixed_resources(self) -> dict[str, int]:
-        """`mem_mb` and `runtime` where they are fixed."""
         fixed = {"mem_mb": self.mem_mb, "runtime": self.runtime}
         return {name: value for name, value in fixed.items() if value is not None}
 
@@ -49,7 +48,6 @@ class Stage:
         return getattr(task, self.trains) if self.trains else None
 
     def num_processes(self, task: TaskConfig) -> int:
-        """How many processes share a job."""
         section = self.trained_section(task)
         return 1 if section is None else section.num_processes
 

@@ -90,7 +90,6 @@ class TaskNeeds:
     # --- what stages do
 
     def trained(self, settings: OptimisationConfig) -> float:
-        """The number of parameters that are trained."""
         size, adapter = self.size, settings.adapter
         return size.parameters if adapter is None else 18 * adapter.rank * size.width * size.layers
 
@@ -229,7 +228,6 @@ class TaskNeeds:
 
 
 def steps_of(settings: OptimisationConfig, rows: float) -> int:
-    """The steps of a training on so many rows."""
     return settings.max_steps or ceil(rows * settings.num_train_epochs / settings.batch_size)
 
 

@@ -21,9 +21,7 @@ HELP = {
     "result-cache": "file that keeps finished parts, from which a killed job resumes",
     "validation": "prompts or pairs to validate on",
 }
-"""What an option says of itself."""
 TYPES = {"config": json.loads, "iteration": int, "kind": str}
-"""Options that are no path."""
 RENAMED = {"kept": "result-cache", "code": "code-version", "points": "frontier", "answers": "judge-cache"}
 """Options that had another name in earlier versions."""
 

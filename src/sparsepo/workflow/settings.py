@@ -63,7 +63,6 @@ def _checked(names: tuple[str, ...], section: BaseModel) -> set[str]:
 
 
 def as_plain(section: BaseModel | None) -> dict[str, Any] | None:
-    """A section of the config as plain values."""
     return None if section is None else section.model_dump(mode="json")
 
 
@@ -89,7 +88,6 @@ class StageSettings(Section):
             raise UserError("\n".join(lines)) from None
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, as they stand in the JSON."""
         return self.model_dump(mode="json")
 
     def as_json(self) -> str:

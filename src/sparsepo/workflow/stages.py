@@ -98,7 +98,6 @@ class Stages:
 
     @property
     def oracle_pattern(self) -> str:
-        """Matches the names of all oracles."""
         return _any_of({name for task in self.config.tasks.values() for name in task.oracles})
 
     def run_pattern_of(self, trainer: str) -> str:
@@ -169,14 +168,12 @@ class Stages:
         return " ".join(file_hash(path) for path in paths if path is not None)
 
     def report_file_hashes(self) -> str:
-        """Hashes of the templates, styles and scripts of the page."""
         files = [path for folder in ("static", "templates") for path in sorted((REPORT / folder).iterdir())]
         return " ".join(map(file_hash, files))
 
     # --- what a job runs
 
     def script(self, stage: str) -> str:
-        """The file name of the script of a stage."""
         return f"{STAGES[stage].like or stage}.py"
 
     def settings(self, stage: str, task: str = "", run: str = "sft", oracle: str = "", **_: Any) -> str:
@@ -198,7 +195,6 @@ class Stages:
         return STAGES[stage].num_processes(self.config.tasks[task or self.tasks[0]])
 
     def threads(self, stage: str, task: str = "", **_: Any) -> int:
-        """How many CPU threads a job of this stage takes."""
         return max(STAGES[stage].threads, self.num_processes(stage, task))
 
     def launcher(self, stage: str, task: str = "", **_: Any) -> str:
@@ -215,7 +211,6 @@ class Stages:
         return fixed if len(fixed) == 2 else job_resources(self._section(task, oracle), stage) | fixed
 
     def resolved_config(self, task: str, **_: Any) -> str:
-        """JSON of the config of a task with every default."""
         return self._resolved(task)
 
     # --- the plan of a start
