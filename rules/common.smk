@@ -121,28 +121,15 @@ def option(name, value):
     return " ".join([f"--{name.replace('_', '-')}", *map(quote, as_list(value))])
 
 
-@with_signature
-def threads_of(wildcards, rulename):
-    return STAGES.threads(rulename, **wildcards)
-
-
-@with_signature
-def num_gpus(wildcards, rulename):
-    return STAGES.num_processes(rulename, **wildcards)
-
-
-@with_signature
-def mem_mb(wildcards, attempt, rulename):
-    """Twice the memory with each attempt: a job that was killed for memory needs more."""
-    return STAGES.resources(rulename, **wildcards)["mem_mb"] * 2 ** (attempt - 1)
-
-
-@with_signature
-def runtime(wildcards, attempt, rulename):
-    """Minutes, as much more with each attempt as the first one had."""
-    return STAGES.resources(rulename, **wildcards)["runtime"] * attempt
-
-
+threads_of = with_signature(lambda wildcards, rulename: STAGES.threads(rulename, **wildcards))
+num_gpus = with_signature(lambda wildcards, rulename: STAGES.num_processes(rulename, **wildcards))
+# Twice the memory with each attempt, as a job that was killed for memory needs more; and as many minutes more as at first.
+mem_mb = with_signature(
+    lambda wildcards, attempt, rulename: STAGES.resources(rulename, **wildcards)["mem_mb"] * 2 ** (attempt - 1)
+)
+runtime = with_signature(
+    lambda wildcards, attempt, rulename: STAGES.resources(rulename, **wildcards)["runtime"] * attempt
+)
 user_file_hashes = of_job(STAGES.user_file_hashes)
 resolved_config = of_job(STAGES.resolved_config)  # for the record of a run
 
@@ -152,6 +139,11 @@ resolved_config = of_job(STAGES.resolved_config)  # for the record of a run
 
 model_files = of_job(STAGES.model_files)
 fitted_scorer = of_job(lambda **job: next(iter(STAGES.fitted_scorer(**job)), []))
+reference_caches = of_job(
+    lambda **job: [
+        REFERENCE.format(task=job["task"], kind=kind) + "/index.json" for kind in STAGES.reference_caches(**job)
+    ]
+)
 oracle_base = of_job(lambda **job: f"{STAGES.oracle_base(**job)}/model.safetensors")
 
 
@@ -165,12 +157,6 @@ def policy_weights(wildcards):
 def preference_pairs(split):
     """A function of wildcards: the pairs of a run, with the scores of the oracle that it reads, if any."""
     return of_job(STAGES.preference_file, split)
-
-
-@with_signature
-def reference_caches(wildcards):
-    """The cached outputs that a run reads instead of running the reference."""
-    return expand(f"{REFERENCE}/index.json", task=wildcards.task, kind=STAGES.reference_caches(**wildcards))
 
 
 def selecting_oracles(name):
