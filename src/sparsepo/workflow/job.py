@@ -31,9 +31,11 @@ class Job:
     owners: Mapping[str, str] | None = None
 
     def value(self, name: str) -> Any:
-        """What settings mean by a name: a property of the job, or a key of its task or of the task's evaluation."""
-        places = (self, self.section, self.section.evaluation)
-        return getattr(next(place for place in places if hasattr(place, name)), name)
+        """What settings mean by a name: a key of the task or of its evaluation, or else a property of the job."""
+        for section in (self.section, self.section.evaluation):
+            if name in type(section).model_fields or hasattr(type(section), name):
+                return getattr(section, name)
+        return getattr(self, name)
 
     @property
     def config_name(self) -> str:
