@@ -404,14 +404,13 @@ class ReportTask(StageSettings):
 
 
 class BuildReportSettings(StageSettings):
-    """Of all tasks of the config, whatever the task of the job."""
-
-    name: Annotated[str, Taken(lambda job: job.config.name)]
-    version: Annotated[str, Taken(lambda job: __version__)]
+    name: str
+    version: str
     tasks: dict[str, ReportTask]
 
     @classmethod
     def of(cls, job: Job) -> Self:
+        """Of all tasks of the config, whatever the task of the job."""
         sections = job.config.tasks.items()
         tasks = {task: ReportTask.of(replace(job, task=task, section=section)) for task, section in sections}
         return cls(name=job.config.name, version=__version__, tasks=tasks)
