@@ -5,8 +5,7 @@ from sparsepo.data.sources import Cutter, first_words, make_data, token_cutter
 from sparsepo.evaluation.sandbox import check_sandbox
 from sparsepo.runtime.entry_point import run_main
 from sparsepo.workflow.script_options import stage_parser
-from sparsepo.workflow.settings.base import as_plain
-from sparsepo.workflow.settings.data import PrepareDataSettings
+from sparsepo.workflow.settings import PrepareDataSettings, as_plain
 
 
 def cutter(settings: PrepareDataSettings) -> Cutter:

@@ -16,7 +16,7 @@ from sparsepo.runtime.errors import UserError
 from sparsepo.workflow.registry import STAGES
 from sparsepo.workflow.resources import TaskNeeds
 from sparsepo.workflow.script_options import stage_parser
-from sparsepo.workflow.settings.base import StageSettings
+from sparsepo.workflow.settings import StageSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = {path.stem for path in (ROOT / "workflow_scripts").glob("*.py")}
@@ -121,7 +121,7 @@ def test_every_script_takes_the_command_line_of_its_rule(planned, monkeypatch):
 
 
 def test_an_option_of_an_earlier_version_is_answered_with_the_new_one():
-    parser = stage_parser("", StageSettings)
+    parser = stage_parser("", StageSettings, "")
     for old, new in {"--kept": "--result-cache", "--code": "--code-version", "--answers": "--judge-cache"}.items():
         with pytest.raises(UserError, match=f"^{old} is called {new} now$"):
             parser.parse_args([old, "x"])

@@ -17,7 +17,7 @@ from sparsepo.methods.registry import METHODS
 from sparsepo.monitor.plan_file import note_end, read_plan, write_plan
 from sparsepo.report.run_names import RUN_STAGES
 from sparsepo.runtime.errors import UserError
-from sparsepo.workflow.settings.training import TrainSftSettings
+from sparsepo.workflow.settings import TrainSftSettings
 from sparsepo.workflow.stages import Stages, check_owner
 
 BASE = yaml.safe_load("""

@@ -1,12 +1,13 @@
 """The section `model`: where a model and its tokenizer come from."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, JsonValue, field_validator, model_validator
+from pydantic import Field, JsonValue, field_validator
 
-from sparsepo.config.base import Bool, Count, Dtype, Section, Seed, Text, raise_error
+from sparsepo.config.base import Bool, Count, Dtype, LocatedError, Section, Seed, Text, raise_error
 from sparsepo.runtime.atomic_folder import check_model_folder
 
 
@@ -75,10 +76,9 @@ class FolderModel(PretrainedModel):
     path: Path
     """The folder, with config.json, tokenizer and weights; relative to the working directory."""
 
-    @model_validator(mode="after")
-    def _check_folder(self) -> "FolderModel":
-        problem = check_model_folder(self.path, self.pickled_weights)
-        return raise_error(problem, "path") if problem else self
+    def _errors(self) -> Iterator[LocatedError]:
+        if problem := check_model_folder(self.path, self.pickled_weights):
+            yield problem, ("path",)
 
 
 class GgufModel(Section):
