@@ -20,73 +20,34 @@ include: "rules/measure.smk"
 include: "rules/report.smk"
 
 
-localrules:
-    all,
-    data,
-    sft,
-    preferences,
-    train,
-    samples,
-    scores,
-    measures,
-    tables,
-    figures,
-    report,
-
-
 rule all:
     default_target: True
     input:
         every_task(TABLES + GRID_TABLES),
         every_figure(),
         PAGE,
+    localrule: True
 
 
-rule data:
-    input:
-        every_task([PROMPTS["train"]]),
+# What can be asked for by name in place of everything.
+TARGETS = {
+    "data": every_task([PROMPTS["train"]]),
+    "sft": every_task([f"{SFT}/model.safetensors"]),
+    "preferences": every_task([f"{PREFERENCES}/train.jsonl"]),
+    "train": every_run(f"{RUN}/model.safetensors", sft=False),
+    "samples": every_run(SAMPLES),
+    "scores": every_run(SCORES),
+    "measures": every_measure(),
+    "tables": every_task(TABLES + GRID_TABLES),
+    "figures": every_figure(),
+    "report": [PAGE],
+}
 
+for target, files in TARGETS.items():
 
-rule sft:
-    input:
-        every_task([f"{SFT}/model.safetensors"]),
-
-
-rule preferences:
-    input:
-        every_task([f"{PREFERENCES}/train.jsonl"]),
-
-
-rule train:
-    input:
-        every_run(f"{RUN}/model.safetensors", sft=False),
-
-
-rule samples:
-    input:
-        every_run(SAMPLES),
-
-
-rule scores:
-    input:
-        every_run(SCORES),
-
-
-rule measures:
-    input:
-        every_measure(),
-
-
-rule tables:
-    input:
-        every_task(TABLES + GRID_TABLES),
-
-
-rule figures:
-    input:
-        every_figure(),
-
-
-rule report:
-    input:
-        PAGE,
+    rule:
+        name:
+            target
+        input:
+            files,
+        localrule: True

@@ -80,7 +80,7 @@ def estimated(name: str) -> float:
     from sparsepo.workflow.resources import FLOAT, TaskNeeds
 
     needs = TaskNeeds(task(name))
-    need = needs.sft() if name == "sft" else needs.train()
+    need = needs.train_sft() if name == "sft" else needs.train_policy()
     return need.memory + FLOAT * needs.size.parameters
 
 

@@ -5,7 +5,6 @@ import re
 import socket
 import sys
 import time
-from functools import cache
 from pathlib import Path
 from shlex import quote
 
@@ -75,6 +74,11 @@ def with_signature(function):
     return function
 
 
+def of_job(function, *first):
+    """A function of wildcards, which become keyword arguments of this one."""
+    return with_signature(lambda wildcards: function(*first, **wildcards))
+
+
 def stage_params(stage, **given):
     """The params of the rule of a stage.
 
@@ -98,15 +102,14 @@ def stage_params(stage, **given):
 
     return {
         "script": STAGES.script(stage),
-        "settings": with_signature(lambda wildcards: STAGES.settings(stage, **wildcards)),
-        "code_version": with_signature(lambda wildcards: STAGES.code_version(stage, **wildcards)),
-        "launcher": with_signature(lambda wildcards: STAGES.launcher(stage, **wildcards)),
+        "settings": of_job(STAGES.settings, stage),
+        "code_version": of_job(STAGES.code_version, stage),
+        "launcher": of_job(STAGES.launcher, stage),
         "options": with_signature(options),
     }
 
 
 def as_list(value):
-    """The paths of a named input or output, which is one path or several."""
     return [value] if isinstance(value, str) else list(value)
 
 
@@ -118,50 +121,30 @@ def option(name, value):
     return " ".join([f"--{name.replace('_', '-')}", *map(quote, as_list(value))])
 
 
-@with_signature
-def threads_of(wildcards, rulename):
-    return STAGES.threads(rulename, **wildcards)
-
-
-@with_signature
-def num_gpus(wildcards, rulename):
-    return STAGES.num_processes(rulename, **wildcards)
-
-
-@with_signature
-def mem_mb(wildcards, attempt, rulename):
-    """Twice the memory with each attempt: a job that was killed for memory needs more."""
-    return STAGES.resources(rulename, **wildcards)["mem_mb"] * 2 ** (attempt - 1)
-
-
-@with_signature
-def runtime(wildcards, attempt, rulename):
-    """Minutes, as much more with each attempt as the first one had."""
-    return STAGES.resources(rulename, **wildcards)["runtime"] * attempt
-
-
-@with_signature
-def user_file_hashes(wildcards):
-    return STAGES.user_file_hashes(**wildcards)
-
-
-RESOLVED_CONFIG = cache(STAGES.resolved_config)
-
-
-@with_signature
-def resolved_config(wildcards):
-    """The config of a task, for the record of a run."""
-    return RESOLVED_CONFIG(wildcards.task)
+threads_of = with_signature(lambda wildcards, rulename: STAGES.threads(rulename, **wildcards))
+num_gpus = with_signature(lambda wildcards, rulename: STAGES.num_processes(rulename, **wildcards))
+# Twice the memory with each attempt, as a job that was killed for memory needs more; and as many minutes more as at first.
+mem_mb = with_signature(
+    lambda wildcards, attempt, rulename: STAGES.resources(rulename, **wildcards)["mem_mb"] * 2 ** (attempt - 1)
+)
+runtime = with_signature(
+    lambda wildcards, attempt, rulename: STAGES.resources(rulename, **wildcards)["runtime"] * attempt
+)
+user_file_hashes = of_job(STAGES.user_file_hashes)
+resolved_config = of_job(STAGES.resolved_config)  # for the record of a run
 
 
 # --- input of rules
 
 
-@with_signature
-def fitted_scorer(wildcards):
-    """The scorer that is fitted in the workflow, if the task has one."""
-    reports = STAGES.fitted_scorer(**wildcards)
-    return reports[0] if reports else []
+model_files = of_job(STAGES.model_files)
+fitted_scorer = of_job(lambda **job: next(iter(STAGES.fitted_scorer(**job)), []))
+reference_caches = of_job(
+    lambda **job: [
+        REFERENCE.format(task=job["task"], kind=kind) + "/index.json" for kind in STAGES.reference_caches(**job)
+    ]
+)
+oracle_base = of_job(lambda **job: f"{STAGES.oracle_base(**job)}/model.safetensors")
 
 
 @with_signature
@@ -173,24 +156,7 @@ def policy_weights(wildcards):
 
 def preference_pairs(split):
     """A function of wildcards: the pairs of a run, with the scores of the oracle that it reads, if any."""
-    return with_signature(lambda wildcards: STAGES.preference_file(split, **wildcards))
-
-
-@with_signature
-def reference_caches(wildcards):
-    """The cached outputs that a run reads instead of running the reference."""
-    return expand(f"{REFERENCE}/index.json", task=wildcards.task, kind=STAGES.reference_caches(**wildcards))
-
-
-@with_signature
-def model_files(wildcards):
-    return STAGES.model_files(**wildcards)
-
-
-@with_signature
-def oracle_base(wildcards):
-    """The weights that an oracle starts from."""
-    return f"{STAGES.oracle_base(**wildcards)}/model.safetensors"
+    return of_job(STAGES.preference_file, split)
 
 
 def selecting_oracles(name):
@@ -209,13 +175,11 @@ def previous_policy(wildcards):
 
 
 def all_rounds(wildcards):
-    """The weights of every round of a run, in their order."""
     run, iterations = STAGES.rounds(**wildcards)
     return expand(f"{ROUND}/policy/model.safetensors", task=wildcards.task, run=run, iteration=iterations)
 
 
 def training_outputs(folder, *others):
-    """The files of a training in its folder."""
     return [f"{folder}/{name}" for name in ("model.safetensors", "config.json", "dynamics.jsonl", "run.json", *others)]
 
 
@@ -264,7 +228,6 @@ def every_sampled(kind):
 
 
 def every_figure():
-    """Every figure of every task."""
     return [
         path
         for task in STAGES.tasks

@@ -20,8 +20,7 @@ from sparsepo.runtime.entry_point import run_main
 from sparsepo.runtime.errors import UserError
 from sparsepo.runtime.result_cache import ResultCache, job_identity, open_cache
 from sparsepo.workflow.script_options import stage_parser
-from sparsepo.workflow.settings.base import as_plain
-from sparsepo.workflow.settings.data import BuildPreferencesSettings
+from sparsepo.workflow.settings import BuildPreferencesSettings, as_plain
 
 PairMaker = Callable[[list[Prompt], Path], PairBuilder]
 """(prompts, their file) -> the pairs that have these prompts."""
@@ -92,9 +91,8 @@ MAKERS = {"generated": pairs_by_score, "executed": pairs_by_tests}
 
 
 def main() -> None:
-    parser = stage_parser(__doc__, BuildPreferencesSettings, "reference", "train", "validation", "result-cache", "out")
-    parser.add_argument("--fitted-scorer", type=Path)
-    options = parser.parse_args()
+    usage = "reference train validation result-cache out [fitted-scorer]"
+    options = stage_parser(__doc__, BuildPreferencesSettings, usage).parse_args()
     settings, preferences, summary = options.settings, options.settings.preferences, {}
     inputs = [options.reference / "model.safetensors", options.train, options.validation]
     cache = open_cache(options.result_cache, job_identity(settings.as_dict(), options.code_version, inputs))

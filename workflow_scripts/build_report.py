@@ -4,7 +4,7 @@ from sparsepo.report.html.build import write_page
 from sparsepo.report.html.task_results import TaskResults
 from sparsepo.runtime.entry_point import run_main
 from sparsepo.workflow.script_options import stage_parser
-from sparsepo.workflow.settings.report import BuildReportSettings, ReportTask
+from sparsepo.workflow.settings import BuildReportSettings, ReportTask
 
 
 def task_arguments(task: ReportTask) -> dict:
@@ -14,7 +14,7 @@ def task_arguments(task: ReportTask) -> dict:
 
 
 def main() -> None:
-    options = stage_parser(__doc__, BuildReportSettings, "results", "out").parse_args()
+    options = stage_parser(__doc__, BuildReportSettings, "results out").parse_args()
     settings, logs = options.settings, options.results.parent / "logs"
     tasks = [TaskResults(name, options.results, logs, **task_arguments(task)) for name, task in settings.tasks.items()]
     write_page(settings.name, settings.version, tasks, options.out)

@@ -1,7 +1,6 @@
 """Make the pairs of a round: sample the previous policy, let a judge rank the samples, best against worst."""
 
 import argparse
-from pathlib import Path
 
 from sparsepo.data.pairing import PairBuilder, best_and_worst
 from sparsepo.data.records import Completion, Prompt, Scored, read_records, write_json, write_records
@@ -14,7 +13,7 @@ from sparsepo.runtime.result_cache import ResultCache, job_identity, open_cache
 from sparsepo.training.iterations import round_seed
 from sparsepo.training.token_scores import add_logps
 from sparsepo.workflow.script_options import stage_parser
-from sparsepo.workflow.settings.data import BuildRoundPairsSettings
+from sparsepo.workflow.settings import BuildRoundPairsSettings
 
 
 def responses_of(options: argparse.Namespace, cache: ResultCache) -> list[Completion]:
@@ -36,10 +35,8 @@ def ranked_pairs(options: argparse.Namespace, rows: list[Completion]) -> tuple[P
 
 
 def main() -> None:
-    parser = stage_parser(__doc__, BuildRoundPairsSettings, "policy", "prompts", "result-cache", "judge-cache", "out")
-    parser.add_argument("--iteration", type=int, required=True, help="number of the round, from 1")
-    parser.add_argument("--fitted-scorer", type=Path)
-    options = parser.parse_args()
+    usage = "policy prompts iteration result-cache judge-cache out [fitted-scorer]"
+    options = stage_parser(__doc__, BuildRoundPairsSettings, usage).parse_args()
     settings, inputs = options.settings, [options.policy / "model.safetensors", options.prompts]
     identity = job_identity([settings.as_dict(), options.iteration], options.code_version, inputs)
     cache = open_cache(options.result_cache, identity)

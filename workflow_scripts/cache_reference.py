@@ -6,13 +6,11 @@ from sparsepo.runtime.entry_point import run_main
 from sparsepo.training.batching import encode_usable_pairs
 from sparsepo.training.reference_cache import content_hash, write_cache
 from sparsepo.workflow.script_options import stage_parser
-from sparsepo.workflow.settings.data import CacheReferenceSettings
+from sparsepo.workflow.settings import CacheReferenceSettings
 
 
 def main() -> None:
-    parser = stage_parser(__doc__, CacheReferenceSettings, "reference", "pairs", "out")
-    parser.add_argument("--kind", required=True, help="states, logps or weights~NORMALISATION~ACTIVATION_SITES")
-    options = parser.parse_args()
+    options = stage_parser(__doc__, CacheReferenceSettings, "reference pairs kind out").parse_args()
     config = options.settings.training
     reference = load_model(options.reference, **options.settings.loading)
     records = read_records(options.pairs, Preference)

@@ -1,7 +1,6 @@
 """Write the table that compares the methods of a task, each at the point that validation data chose."""
 
 import json
-from pathlib import Path
 
 from sparsepo.evaluation.tfidf import describe_fit
 from sparsepo.report.tables.cells import write_comparison
@@ -9,15 +8,14 @@ from sparsepo.report.tables.comparison import compare
 from sparsepo.report.tables.published import load_published
 from sparsepo.runtime.entry_point import run_main
 from sparsepo.workflow.script_options import stage_parser
-from sparsepo.workflow.settings.report import CompareMethodsSettings
+from sparsepo.workflow.settings import CompareMethodsSettings
 
 OUTPUTS = ("csv", "markdown", "latex", "differences")
 
 
 def main() -> None:
-    parser = stage_parser(__doc__, CompareMethodsSettings, *OUTPUTS, lists=("measures",))
-    parser.add_argument("--fitted-scorer", type=Path)
-    options = parser.parse_args()
+    usage = "measures... csv markdown latex differences [fitted-scorer]"
+    options = stage_parser(__doc__, CompareMethodsSettings, usage).parse_args()
     settings, measures = options.settings, [json.loads(path.read_text()) for path in options.measures]
     comparison = compare(measures, settings.as_dict(), load_published(settings.published))
     reports = [options.fitted_scorer / "report.json"] if options.fitted_scorer else []

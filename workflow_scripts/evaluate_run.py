@@ -13,7 +13,7 @@ from sparsepo.runtime.entry_point import run_main
 from sparsepo.training.inspection import inspect_pairs
 from sparsepo.training.method_masks import load_masks
 from sparsepo.workflow.script_options import stage_parser
-from sparsepo.workflow.settings.evaluation import EvaluateRunSettings
+from sparsepo.workflow.settings import EvaluateRunSettings
 
 
 def token_records(
@@ -35,11 +35,9 @@ def scorers_of(settings: EvaluateRunSettings, fitted_scorer: Path | None) -> dic
 
 
 def main() -> None:
-    paths = ("policy", "reference", "samples", "pairs", "scores", "tokens")
-    parser = stage_parser(__doc__, EvaluateRunSettings, *paths)
-    parser.add_argument("--fitted-scorer", type=Path)
-    options = parser.parse_args()
-    settings, is_sft = options.settings, options.settings.header.method == "sft"
+    usage = "policy reference samples pairs scores tokens [fitted-scorer]"
+    options = stage_parser(__doc__, EvaluateRunSettings, usage).parse_args()
+    settings, is_sft = options.settings, options.settings.header["method"] == "sft"
     reference = load_model(options.reference, **settings.reference_loading)
     policy = load_model(options.policy, **settings.policy_loading)
     tokenizer, masks = load_tokenizer(options.policy), load_masks(options.policy, reference)
@@ -59,7 +57,7 @@ def main() -> None:
     splits["validation"][""] |= token_analysis.pair_accuracy(tokens)
     splits["test"][""] |= token_analysis.mask_measurements(result["auc"], result["sparsity"])
     measure = {"measure": "scores", "splits": splits, "notes": []}
-    write_json(options.scores, settings.header.model_dump() | result | measure)
+    write_json(options.scores, settings.header | result | measure)
     write_records(options.tokens, tokens)
 
 

@@ -8,13 +8,13 @@ from sparsepo.runtime.atomic_folder import atomic_folder
 from sparsepo.runtime.entry_point import run_main
 from sparsepo.training.iterations import join_logs, join_records
 from sparsepo.workflow.script_options import stage_parser
-from sparsepo.workflow.settings.base import StageSettings
+from sparsepo.workflow.settings import StageSettings
 
 LOGS = ("dynamics.jsonl", "frontier.jsonl")
 
 
 def main() -> None:
-    options = stage_parser(__doc__, StageSettings, "out", lists=("rounds",)).parse_args()
+    options = stage_parser(__doc__, StageSettings, "rounds... out").parse_args()
     folders = [weights.parent for weights in options.rounds]
     with atomic_folder(options.out) as place:
         for path in folders[-1].iterdir():

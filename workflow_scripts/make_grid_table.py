@@ -5,13 +5,13 @@ import json
 from sparsepo.report.tables.grid import grid_frame, write_grid
 from sparsepo.runtime.entry_point import run_main
 from sparsepo.workflow.script_options import stage_parser
-from sparsepo.workflow.settings.report import MakeGridTableSettings
+from sparsepo.workflow.settings import MakeGridTableSettings
 
 OUTPUTS = ("csv", "markdown", "latex")
 
 
 def main() -> None:
-    options = stage_parser(__doc__, MakeGridTableSettings, *OUTPUTS, lists=("scores",)).parse_args()
+    options = stage_parser(__doc__, MakeGridTableSettings, "scores... csv markdown latex").parse_args()
     table = grid_frame([json.loads(path.read_text()) for path in options.scores])
     paths = {name: getattr(options, name) for name in OUTPUTS}
     write_grid(table, **paths, provenance=options.settings.provenance)

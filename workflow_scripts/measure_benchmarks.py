@@ -7,19 +7,17 @@ from sparsepo.models.loading import load_model, load_tokenizer
 from sparsepo.runtime.entry_point import run_main
 from sparsepo.runtime.result_cache import job_identity, open_cache
 from sparsepo.workflow.script_options import stage_parser
-from sparsepo.workflow.settings.evaluation import MeasureBenchmarksSettings
+from sparsepo.workflow.settings import MeasureBenchmarksSettings
 
 
 def main() -> None:
-    options = stage_parser(
-        __doc__, MeasureBenchmarksSettings, "policy", "questions", "result-cache", "out"
-    ).parse_args()
+    options = stage_parser(__doc__, MeasureBenchmarksSettings, "policy questions result-cache out").parse_args()
     settings, inputs = options.settings, [options.policy / "model.safetensors"]
     cache = open_cache(options.result_cache, job_identity(settings.as_dict(), options.code_version, inputs))
     model, tokenizer = load_model(options.policy, sampling_dtype(), **settings.loading), load_tokenizer(options.policy)
     result = run_tasks(model, tokenizer, settings.benchmarks, options.questions, cache)
     measure = {"measure": "benchmarks", "splits": {"test": {"": result["measurements"]}}, "notes": result["notes"]}
-    write_json(options.out, settings.header.model_dump() | measure | {"results": result["results"]})
+    write_json(options.out, settings.header | measure | {"results": result["results"]})
     cache.delete()
 
 

@@ -7,12 +7,11 @@ from sparsepo.evaluation.sandbox import Sandbox
 from sparsepo.runtime.entry_point import run_main
 from sparsepo.runtime.result_cache import job_identity, open_cache
 from sparsepo.workflow.script_options import stage_parser
-from sparsepo.workflow.settings.base import as_plain
-from sparsepo.workflow.settings.evaluation import MeasurePassAtKSettings
+from sparsepo.workflow.settings import MeasurePassAtKSettings, as_plain
 
 
 def main() -> None:
-    options = stage_parser(__doc__, MeasurePassAtKSettings, "programs", "result-cache", "out").parse_args()
+    options = stage_parser(__doc__, MeasurePassAtKSettings, "programs result-cache out").parse_args()
     settings, rows = options.settings, read_records(options.programs, Completion)
     problems = load_problems(as_plain(settings.data))
     identity = job_identity(settings.as_dict(), options.code_version, [options.programs])
@@ -28,7 +27,7 @@ def main() -> None:
                 if row.split == split and problems[row.id].suite == suite
             ]
             splits.setdefault(split, {})[suite] = code_measures(*zip(*verdicts_of_suite, strict=True), settings.k)
-    write_json(options.out, settings.header.model_dump() | {"measure": "pass_at_k", "splits": splits, "notes": []})
+    write_json(options.out, settings.header | {"measure": "pass_at_k", "splits": splits, "notes": []})
     cache.delete()
 
 

@@ -4,12 +4,11 @@ from sparsepo.data.records import Completion, Prompt, read_records, write_json
 from sparsepo.evaluation.summarization import build_summary_measures
 from sparsepo.runtime.entry_point import run_main
 from sparsepo.workflow.script_options import stage_parser
-from sparsepo.workflow.settings.evaluation import MeasureSummariesSettings
+from sparsepo.workflow.settings import MeasureSummariesSettings
 
 
 def main() -> None:
-    paths = ("generations", "train", "validation", "test", "out")
-    options = stage_parser(__doc__, MeasureSummariesSettings, *paths).parse_args()
+    options = stage_parser(__doc__, MeasureSummariesSettings, "generations train validation test out").parse_args()
     settings, rows = options.settings, read_records(options.generations, Completion)
     train, *held_out = (read_records(path, Prompt) for path in (options.train, options.validation, options.test))
     references = {prompt.prompt: prompt.reference for prompts in held_out for prompt in prompts}
@@ -23,7 +22,7 @@ def main() -> None:
                     samples.setdefault(row.prompt, []).append(row.text)
             chosen = [references[prompt] for prompt in samples]
             splits[split][f"{temperature:g}"] = measure(list(samples), chosen, list(samples.values()))
-    write_json(options.out, settings.header.model_dump() | {"measure": "summaries", "splits": splits, "notes": []})
+    write_json(options.out, settings.header | {"measure": "summaries", "splits": splits, "notes": []})
 
 
 if __name__ == "__main__":

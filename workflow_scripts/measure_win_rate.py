@@ -1,19 +1,16 @@
 """Let a judge compare sampled responses with the chosen ones: the win rate at each temperature."""
 
-from pathlib import Path
-
 from sparsepo.data.records import Completion, Prompt, read_records, write_json
 from sparsepo.evaluation.judges import build_judge
 from sparsepo.evaluation.win_rate import win_rate
 from sparsepo.runtime.entry_point import run_main
 from sparsepo.workflow.script_options import stage_parser
-from sparsepo.workflow.settings.evaluation import MeasureWinRateSettings
+from sparsepo.workflow.settings import MeasureWinRateSettings
 
 
 def main() -> None:
-    parser = stage_parser(__doc__, MeasureWinRateSettings, "generations", "validation", "test", "judge-cache", "out")
-    parser.add_argument("--fitted-scorer", type=Path)
-    options = parser.parse_args()
+    usage = "generations validation test judge-cache out [fitted-scorer]"
+    options = stage_parser(__doc__, MeasureWinRateSettings, usage).parse_args()
     settings, rows = options.settings, read_records(options.generations, Completion)
     prompts_read = [*read_records(options.validation, Prompt), *read_records(options.test, Prompt)]
     chosen = {prompt.prompt: prompt.reference for prompt in prompts_read}
@@ -26,7 +23,7 @@ def main() -> None:
             result = win_rate(judge, prompts, texts, [chosen[prompt] for prompt in prompts], prompts)
             splits[split][f"{temperature:g}"] = {"win_rate": result.measurement}
             notes += [f"{split}, temperature {temperature:g}: {note}" for note in result.notes]
-    write_json(options.out, settings.header.model_dump() | {"measure": "win_rate", "splits": splits, "notes": notes})
+    write_json(options.out, settings.header | {"measure": "win_rate", "splits": splits, "notes": notes})
 
 
 if __name__ == "__main__":

@@ -6,11 +6,11 @@ from sparsepo.report.figures.frontier import plot_diversity
 from sparsepo.report.figures.style import save_figure
 from sparsepo.runtime.entry_point import run_main
 from sparsepo.workflow.script_options import stage_parser
-from sparsepo.workflow.settings.base import StageSettings
+from sparsepo.workflow.settings import StageSettings
 
 
 def main() -> None:
-    options = stage_parser(__doc__, StageSettings, lists=("scores", "out")).parse_args()
+    options = stage_parser(__doc__, StageSettings, "scores... out...").parse_args()
     save_figure(plot_diversity([json.loads(path.read_text()) for path in options.scores]), options.out[0])
 
 

@@ -7,11 +7,11 @@ from sparsepo.report.figures.dynamics import plot_sparsity, plot_token_kl
 from sparsepo.report.figures.style import save_figure
 from sparsepo.runtime.entry_point import run_main
 from sparsepo.workflow.script_options import stage_parser
-from sparsepo.workflow.settings.base import StageSettings
+from sparsepo.workflow.settings import StageSettings
 
 
 def main() -> None:
-    options = stage_parser(__doc__, StageSettings, lists=("scores", "dynamics", "sparsity", "token-kl")).parse_args()
+    options = stage_parser(__doc__, StageSettings, "scores... dynamics... sparsity... token-kl...").parse_args()
     scores = [json.loads(path.read_text()) for path in options.scores]
     dynamics = {score["run"]: read_rows(path) for score, path in zip(scores, options.dynamics, strict=True)}
     labels = {score["method"]: score["label"] for score in scores}

@@ -7,11 +7,11 @@ from sparsepo.report.figures.frontier import plot_frontier
 from sparsepo.report.figures.style import save_figure
 from sparsepo.runtime.entry_point import run_main
 from sparsepo.workflow.script_options import stage_parser
-from sparsepo.workflow.settings.base import StageSettings
+from sparsepo.workflow.settings import StageSettings
 
 
 def main() -> None:
-    options = stage_parser(__doc__, StageSettings, lists=("scores", "frontier", "out")).parse_args()
+    options = stage_parser(__doc__, StageSettings, "scores... frontier... out...").parse_args()
     scores = [json.loads(path.read_text()) for path in options.scores]
     trained = [score["run"] for score in scores if score["method"] != "sft"]
     points = dict(zip(trained, map(read_rows, options.frontier), strict=True))

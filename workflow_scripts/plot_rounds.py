@@ -8,11 +8,11 @@ from sparsepo.report.figures.iterations import plot_rounds
 from sparsepo.report.figures.style import save_figure
 from sparsepo.runtime.entry_point import run_main
 from sparsepo.workflow.script_options import stage_parser
-from sparsepo.workflow.settings.report import PlotRoundsSettings
+from sparsepo.workflow.settings import PlotRoundsSettings
 
 
 def main() -> None:
-    options = stage_parser(__doc__, PlotRoundsSettings, "sft", lists=("frontier", "out")).parse_args()
+    options = stage_parser(__doc__, PlotRoundsSettings, "sft frontier... out...").parse_args()
     points = dict(zip(options.settings.runs, map(read_rows, options.frontier), strict=True))
     save_figure(plot_rounds(points, fmean(json.loads(options.sft.read_text())["reward"])), options.out[0])
 

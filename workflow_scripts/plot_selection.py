@@ -7,11 +7,11 @@ from sparsepo.report.figures.style import save_figure
 from sparsepo.report.figures.token_selection import Oracle, plot_selection
 from sparsepo.runtime.entry_point import run_main
 from sparsepo.workflow.script_options import stage_parser
-from sparsepo.workflow.settings.report import PlotSelectionSettings
+from sparsepo.workflow.settings import PlotSelectionSettings
 
 
 def main() -> None:
-    options = stage_parser(__doc__, PlotSelectionSettings, lists=("scores", "summaries", "pairs", "out")).parse_args()
+    options = stage_parser(__doc__, PlotSelectionSettings, "scores... summaries... pairs... out...").parse_args()
     files = zip(options.settings.shares.items(), options.summaries, options.pairs, strict=True)
     oracles = {
         name: Oracle(share, json.loads(summary.read_text())["parameters"], read_records(pairs, Preference))

@@ -6,11 +6,11 @@ from sparsepo.report.figures.style import save_figure
 from sparsepo.report.figures.temperatures import plot_temperatures
 from sparsepo.runtime.entry_point import run_main
 from sparsepo.workflow.script_options import stage_parser
-from sparsepo.workflow.settings.base import StageSettings
+from sparsepo.workflow.settings import StageSettings
 
 
 def main() -> None:
-    options = stage_parser(__doc__, StageSettings, "table", lists=("out",)).parse_args()
+    options = stage_parser(__doc__, StageSettings, "table out...").parse_args()
     save_figure(
         plot_temperatures(pd.read_csv(options.table, keep_default_na=True, dtype={"variant": str})), options.out[0]
     )

@@ -5,8 +5,7 @@ from sparsepo.evaluation.sandbox import check_sandbox
 from sparsepo.models.prompting import task_data
 from sparsepo.runtime.entry_point import run_main
 from sparsepo.workflow.script_options import stage_parser
-from sparsepo.workflow.settings.base import as_plain
-from sparsepo.workflow.settings.data import PrepareDataSettings
+from sparsepo.workflow.settings import PrepareDataSettings, as_plain
 
 
 def main() -> None:

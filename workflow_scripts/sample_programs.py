@@ -9,7 +9,7 @@ from sparsepo.generation.requests import SplitRequest, sample_requests
 from sparsepo.runtime.entry_point import run_main
 from sparsepo.runtime.result_cache import job_identity, open_cache
 from sparsepo.workflow.script_options import stage_parser
-from sparsepo.workflow.settings.evaluation import SampleProgramsSettings
+from sparsepo.workflow.settings import SampleProgramsSettings
 
 
 def requests(settings: SampleProgramsSettings, validation: Path, test: Path) -> Iterator[SplitRequest]:
@@ -26,8 +26,7 @@ def requests(settings: SampleProgramsSettings, validation: Path, test: Path) -> 
 
 
 def main() -> None:
-    paths = ("policy", "validation", "test", "result-cache", "out")
-    options = stage_parser(__doc__, SampleProgramsSettings, *paths).parse_args()
+    options = stage_parser(__doc__, SampleProgramsSettings, "policy validation test result-cache out").parse_args()
     settings, inputs = options.settings, [options.policy / "model.safetensors", options.validation, options.test]
     cache = open_cache(options.result_cache, job_identity(settings.as_dict(), options.code_version, inputs))
     wanted = requests(settings, options.validation, options.test)

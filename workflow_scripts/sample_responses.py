@@ -10,7 +10,7 @@ from sparsepo.runtime.entry_point import run_main
 from sparsepo.runtime.errors import UserError
 from sparsepo.runtime.result_cache import job_identity, open_cache
 from sparsepo.workflow.script_options import stage_parser
-from sparsepo.workflow.settings.evaluation import SampleResponsesSettings
+from sparsepo.workflow.settings import SampleResponsesSettings
 
 
 def prompts_of(settings: SampleResponsesSettings, path: Path) -> list[Prompt]:
@@ -33,8 +33,7 @@ def requests(settings: SampleResponsesSettings, paths: dict[str, Path]) -> Itera
 
 
 def main() -> None:
-    paths = ("policy", "validation", "test", "result-cache", "out")
-    options = stage_parser(__doc__, SampleResponsesSettings, *paths).parse_args()
+    options = stage_parser(__doc__, SampleResponsesSettings, "policy validation test result-cache out").parse_args()
     settings, inputs = options.settings, [options.policy / "model.safetensors", options.validation, options.test]
     cache = open_cache(options.result_cache, job_identity(settings.as_dict(), options.code_version, inputs))
     wanted = requests(settings, {"validation": options.validation, "test": options.test})

@@ -5,11 +5,11 @@ from sparsepo.models.loading import load_model, load_tokenizer
 from sparsepo.runtime.entry_point import run_main
 from sparsepo.training.token_scores import add_token_scores
 from sparsepo.workflow.script_options import stage_parser
-from sparsepo.workflow.settings.data import ScoreTokensSettings
+from sparsepo.workflow.settings import ScoreTokensSettings
 
 
 def main() -> None:
-    options = stage_parser(__doc__, ScoreTokensSettings, "oracle", "base", "train", "validation", "out").parse_args()
+    options = stage_parser(__doc__, ScoreTokensSettings, "oracle base train validation out").parse_args()
     settings = options.settings
     oracle = load_model(options.oracle, **settings.oracle_loading)
     base = load_model(options.base, **settings.base_loading)

@@ -6,11 +6,11 @@ from sparsepo.models.loading import folder_context_length, load_tokenizer
 from sparsepo.runtime.entry_point import run_main
 from sparsepo.training.token_scores import check_context_length, check_same_tokenizer
 from sparsepo.workflow.script_options import stage_parser
-from sparsepo.workflow.settings.data import SelectOraclePairsSettings
+from sparsepo.workflow.settings import SelectOraclePairsSettings
 
 
 def main() -> None:
-    options = stage_parser(__doc__, SelectOraclePairsSettings, "reference", "base", "pairs", "out").parse_args()
+    options = stage_parser(__doc__, SelectOraclePairsSettings, "reference base pairs out").parse_args()
     settings, pairs = options.settings, read_records(options.pairs, Preference)
     name = f"oracle '{settings.oracle}' of task '{settings.task}'"
     if options.base != options.reference:

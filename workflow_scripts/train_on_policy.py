@@ -1,6 +1,5 @@
 """Train a policy on samples of its own towards a target: one method at one point of its grid with one seed."""
 
-import json
 import time
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from sparsepo.runtime.entry_point import run_main
 from sparsepo.runtime.provenance import run_record
 from sparsepo.runtime.result_cache import job_identity
 from sparsepo.workflow.script_options import stage_parser
-from sparsepo.workflow.settings.training import TrainOnPolicySettings
+from sparsepo.workflow.settings import TrainOnPolicySettings
 
 
 def target_of(
@@ -42,10 +41,8 @@ def target_of(
 
 def main() -> None:
     start = time.perf_counter()
-    parser = stage_parser(__doc__, TrainOnPolicySettings, "reference", "train", "prompts", "checkpoint", "out")
-    parser.add_argument("--config", type=json.loads, required=True, help="of the task, for the record")
-    parser.add_argument("--fitted-scorer", type=Path)
-    options = parser.parse_args()
+    usage = "reference train prompts config checkpoint out [fitted-scorer]"
+    options = stage_parser(__doc__, TrainOnPolicySettings, usage).parse_args()
     settings, scorer = options.settings, options.fitted_scorer
     config = settings.training.changed(METHODS[settings.method].training_overrides(settings.hyper))
     inputs = [options.reference / "model.safetensors", options.train, options.prompts]

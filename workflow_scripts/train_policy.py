@@ -1,9 +1,6 @@
 """Train a policy, an oracle, or a round of a policy: one method at one point of its grid with one seed."""
 
-import argparse
-import json
 import time
-from pathlib import Path
 
 from sparsepo.data.records import Preference, read_records, write_json
 from sparsepo.evaluation.frontier import frontier_evaluator
@@ -16,25 +13,18 @@ from sparsepo.training.iterations import round_seed
 from sparsepo.training.preference_trainer import PreferenceTrainer
 from sparsepo.training.reference_cache import ReferenceCache, content_hash
 from sparsepo.workflow.script_options import stage_parser
-from sparsepo.workflow.settings.training import TrainPolicySettings
+from sparsepo.workflow.settings import TrainPolicySettings
 
-
-def read_options() -> argparse.Namespace:
-    parser = stage_parser(__doc__, TrainPolicySettings, "reference", "pairs", "checkpoint", "out")
-    parser.add_argument("--config", type=json.loads, required=True, help="of the task, for the record")
-    parser.add_argument("--policy", type=Path, help="model folder to start from, unless it is the reference")
-    parser.add_argument("--iteration", type=int, default=0, help="number of the round, from 1")
-    parser.add_argument("--validation", type=Path, help="pairs to validate on")
-    parser.add_argument("--prompts", type=Path, help="prompts that are sampled for points of the frontier")
-    parser.add_argument("--cache", type=Path, nargs="*", default=[], help="cached outputs of the reference")
-    parser.add_argument("--fitted-scorer", type=Path)
-    return parser.parse_args()
+USAGE = """
+reference pairs config checkpoint out [policy] [iteration] [validation] [prompts] [cache...] [fitted-scorer]
+"""
 
 
 def main() -> None:
-    start, options = time.perf_counter(), read_options()
+    start = time.perf_counter()
+    options = stage_parser(__doc__, TrainPolicySettings, USAGE).parse_args()
     settings, config = options.settings, options.settings.training
-    seed, begin = round_seed(settings.seed, options.iteration), options.policy or options.reference
+    seed, begin = round_seed(settings.seed, options.iteration or 0), options.policy or options.reference
     inputs = [options.reference / "model.safetensors", options.pairs]
     inputs += [options.prompts] if options.prompts else []
     inputs += [options.policy / "model.safetensors"] if options.policy else []

@@ -1,7 +1,6 @@
 """Make a reference model: load it, fine-tune it on the corpus if asked to, save it as a Hugging Face folder."""
 
 import argparse
-import json
 import os
 import time
 from pathlib import Path
@@ -13,8 +12,7 @@ from sparsepo.runtime.provenance import run_record
 from sparsepo.runtime.result_cache import job_identity
 from sparsepo.training.sft_trainer import SFTTrainer
 from sparsepo.workflow.script_options import stage_parser
-from sparsepo.workflow.settings.base import as_plain
-from sparsepo.workflow.settings.training import TrainSftSettings
+from sparsepo.workflow.settings import TrainSftSettings, as_plain
 
 
 def quantized(model, tokenizer, settings: TrainSftSettings, folder: Path):
@@ -39,10 +37,7 @@ def record_of(options: argparse.Namespace, start: float) -> dict:
 
 def main() -> None:
     start = time.perf_counter()
-    parser = stage_parser(__doc__, TrainSftSettings, "corpus", "checkpoint", "out")
-    parser.add_argument("--config", type=json.loads, required=True, help="of the task, for the record")
-    parser.add_argument("--model", type=Path, nargs="*", default=[], help="files of a model folder of the user")
-    options = parser.parse_args()
+    options = stage_parser(__doc__, TrainSftSettings, "corpus config checkpoint out [model...]").parse_args()
     settings, config, dynamics = options.settings, options.settings.sft, options.out / "dynamics.jsonl"
     corpus = read_records(options.corpus, Text)
     model, tokenizer = fetch_model(as_plain(settings.model), [text.text for text in corpus])

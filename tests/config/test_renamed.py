@@ -2,8 +2,8 @@
 
 import pytest
 
+from sparsepo.config.error_lines import RENAMED
 from sparsepo.config.loading import load_config
-from sparsepo.config.renamed import RENAMED
 from sparsepo.runtime.errors import UserError
 
 TEXT = """\

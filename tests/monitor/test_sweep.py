@@ -14,7 +14,7 @@ D = "simpo/beta~2.0/seed~0"
 
 def lefts(sweep, now, **how):
     (task,) = sweep.read(now, **how).tasks
-    return dict(zip((run.item for run in task.runs), task.seconds_left, strict=True))
+    return {run.item: run.seconds_left for run in task.runs}
 
 
 def test_a_run_says_itself_how_long_it_will_take(sweep):

@@ -39,13 +39,13 @@ def test_a_request_is_made_once_and_answered_from_the_file_after_a_kill(tmp_path
         return [[1, 2], [3]]
 
     assert (
-        ResultCache(path, "mine").get_or_compute(["a", 1], make)
-        == ResultCache(path, "mine").get_or_compute(["a", 1], make)
+        get_or_compute(ResultCache(path, "mine"), ["a", 1], make)
+        == get_or_compute(ResultCache(path, "mine"), ["a", 1], make)
         == [[1, 2], [3]]
     )
     assert len(asked) == 1 and get_or_compute(None, ["a", 1], make) == [[1, 2], [3]] and len(asked) == 2
     other = ResultCache(path, "other")
-    assert len(other) == 0 and other.get_or_compute(["a", 1], lambda: "new") == "new"
+    assert len(other) == 0 and get_or_compute(other, ["a", 1], lambda: "new") == "new"
     assert len(ResultCache(path, "mine")) == len(ResultCache(path, "other")) == 1
     other.delete()
     assert not path.exists()

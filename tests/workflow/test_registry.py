@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sparsepo.monitor.plan_file import TRAININGS, WATCHED, log_path, output_path
+from sparsepo.monitor.plan_file import WATCHED, log_path, output_path
+from sparsepo.report.run_names import RUN_STAGES
 from sparsepo.runtime.errors import UserError
 from sparsepo.workflow.registry import STAGES
 from sparsepo.workflow.resources import TaskNeeds
 from sparsepo.workflow.script_options import stage_parser
-from sparsepo.workflow.settings.base import StageSettings
+from sparsepo.workflow.settings import StageSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = {path.stem for path in (ROOT / "workflow_scripts").glob("*.py")}
@@ -52,7 +53,7 @@ def test_a_stage_like_another_inherits_its_rule():
 def test_every_rule_with_a_script_and_every_script_belong_to_a_stage():
     assert set(RULES) - {"gpu_measure"} == set(STAGES)
     assert {row.like or stage for stage, row in STAGES.items()} == SCRIPTS
-    assert set(WATCHED) | set(TRAININGS) <= set(STAGES)
+    assert set(WATCHED) | set(RUN_STAGES) <= set(STAGES)
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +121,7 @@ def test_every_script_takes_the_command_line_of_its_rule(planned, monkeypatch):
 
 
 def test_an_option_of_an_earlier_version_is_answered_with_the_new_one():
-    parser = stage_parser("", StageSettings)
+    parser = stage_parser("", StageSettings, "")
     for old, new in {"--kept": "--result-cache", "--code": "--code-version", "--answers": "--judge-cache"}.items():
         with pytest.raises(UserError, match=f"^{old} is called {new} now$"):
             parser.parse_args([old, "x"])

@@ -249,3 +249,14 @@ def test_disk_grows_with_the_runs_and_its_caches_do_not():
     assert two.pop("weights") - one["weights"] == pytest.approx(3 * 4 * TaskNeeds(task()).size.parameters)
     assert one.pop("weights") and two == one and one["reference cache"] > 0
     assert disk(stages(training__reference="online"), "reviews")["reference cache"] == 0
+
+
+def test_checkpoints_hold_what_is_trained_and_best_weights_beside_the_last():
+    parameters, width, layers = TaskNeeds(task()).size[0], 768, 12
+    key = "checkpoints of a run"
+    assert disk(stages(), "reviews")[key] == 3 * 12 * parameters
+    best = stages(training__checkpoint_selection="best", training__validate_every=5)
+    assert disk(best, "reviews")[key] == 3 * 16 * parameters
+    adapter = disk(stages(training__adapter={"rank": 8}), "reviews")[key]
+    assert adapter == 3 * 12 * 18 * 8 * width * layers < parameters
+    assert disk(stages(training__checkpoint_every=0), "reviews")[key] == 0

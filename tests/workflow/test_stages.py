@@ -14,9 +14,10 @@ from sparsepo.config import Config
 from sparsepo.config.loading import load_with_owners, merge, nested
 from sparsepo.config.runs import Run, find_run, runs_of
 from sparsepo.methods.registry import METHODS
-from sparsepo.monitor.plan_file import TRAININGS, note_end, read_plan, write_plan
+from sparsepo.monitor.plan_file import note_end, read_plan, write_plan
+from sparsepo.report.run_names import RUN_STAGES
 from sparsepo.runtime.errors import UserError
-from sparsepo.workflow.settings.training import TrainSftSettings
+from sparsepo.workflow.settings import TrainSftSettings
 from sparsepo.workflow.stages import Stages, check_owner
 
 BASE = yaml.safe_load("""
@@ -492,7 +493,7 @@ def test_their_trainings_are_watched_as_trainings():
     jobs = [("train_on_policy", "reviews", FDPG, True), ("train_policy", "reviews", RUNS[0], True)]
     planned = stages(**WITH_FDPG).plan(jobs, process=1, host="h", local=True, started=0.0).tasks["reviews"]
     assert planned == {"train_policy": {RUNS[0]: True}, "train_on_policy": {FDPG: True}}
-    assert set(planned) <= set(TRAININGS)
+    assert set(planned) <= set(RUN_STAGES)
 
 
 def test_nothing_of_the_reference_is_cached_for_them():

@@ -5,14 +5,14 @@ from itertools import permutations
 from math import prod
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
-from sparsepo.config.base import Count, LocatedError, PathName, Positive, Section, Seed, raise_error, raise_errors
+from sparsepo.config.base import Count, LocatedError, PathName, Positive, Section, Seed, must, raise_error
 from sparsepo.config.data import DataConfig
 from sparsepo.config.evaluation import EvaluationConfig
 from sparsepo.config.grids import MAX_RUNS, Methods
 from sparsepo.config.models import ModelConfig
-from sparsepo.config.online import methods_of_rounds, on_policy_errors, on_policy_methods, rounds_errors
+from sparsepo.config.online import methods_trained_by, on_policy_errors, rounds_errors
 from sparsepo.config.oracles import OracleConfig, oracle_errors
 from sparsepo.config.preferences import (
     ExecutedPreferences,
@@ -59,7 +59,11 @@ class TaskConfig(Section):
     """Models that score the tokens of the pairs, by a name that the parameter `oracle` of a method gives."""
     methods: Methods
     """The methods that are compared: each runs once for every combination of its values and every seed."""
-    seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
+    seeds: Annotated[
+        list[Seed],
+        Field(min_length=1),
+        must(lambda seeds: len(set(seeds)) == len(seeds), "seeds must be distinct, not {}"),
+    ] = [0]
     """Seeds of training; several show how much results vary between runs."""
     training: PreferenceConfig = PreferenceConfig()
     """Preference training, the same for all methods but for the keys that a grid sets."""
@@ -74,26 +78,13 @@ class TaskConfig(Section):
     scale: ScaleConfig = ScaleConfig()
     """Factors that make the task smaller or larger."""
 
-    @field_validator("seeds")
-    @classmethod
-    def _check_distinct(cls, seeds: list[int]) -> list[int]:
-        if len(set(seeds)) < len(seeds):
-            raise_error(f"seeds must be distinct, not {seeds}")
-        return seeds
-
-    @model_validator(mode="after")
-    def _check_sections_together(self) -> "TaskConfig":
-        raise_errors(
-            [
-                *oracle_errors(self),
-                *self._data_errors(),
-                *self._evaluation_errors(),
-                *on_policy_errors(self),
-                *rounds_errors(self),
-                *self._number_errors(),
-            ]
-        )
-        return self
+    def _errors(self) -> Iterator[LocatedError]:
+        yield from oracle_errors(self)
+        yield from self._data_errors()
+        yield from self._evaluation_errors()
+        yield from on_policy_errors(self)
+        yield from rounds_errors(self)
+        yield from self._number_errors()
 
     @property
     def fits(self) -> bool:
@@ -141,11 +132,13 @@ class TaskConfig(Section):
         runs = len(self.seeds) * sum(prod(map(len, grid.values())) for grid in self.methods.values())
         if runs > MAX_RUNS:
             yield f"all grids and seeds together give {runs} runs, more than {MAX_RUNS}", ("methods",)
-        with_pairs = len(on_policy_methods(self.methods)) < len(self.methods)
+        with_pairs = len(methods_trained_by("on_policy", self.methods)) < len(self.methods)
         if with_pairs and prompts.train is not None and prompts.train < batch_size:
             pairs = f"{prompts.train} prompts give at most {prompts.train} pairs"
             yield f"{pairs}, fewer than one batch of {batch_size} (training.batch_size)", ("data", "prompts", "train")
-        measures = self.training.frontier_every or (self.evaluation.scorer and methods_of_rounds(self.methods))
+        measures = self.training.frontier_every or (
+            self.evaluation.scorer and methods_trained_by("rounds", self.methods)
+        )
         if self.evaluation.frontier_prompts > prompts.test and measures:
             message = (
                 f"at most the {prompts.test} test prompts (data.prompts.test) can be sampled, "

@@ -1,11 +1,11 @@
 """The base class of every section of a config, types of values, and how a check reports an error."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from sparsepo.runtime.errors import format_value, one_line
@@ -19,6 +19,15 @@ class Section(BaseModel):
     """A section of a config: unknown keys are errors, values cannot be changed, each key is described below it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    def _errors(self) -> Iterator[LocatedError]:
+        """What is wrong with values that are right one by one."""
+        yield from ()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        raise_errors(self._errors())
+        return self
 
 
 def raise_error(message: str, *location: str | int) -> NoReturn:
@@ -37,6 +46,11 @@ def raise_errors(errors: Iterable[LocatedError]) -> None:
     ]
     if details:
         raise ValidationError.from_exception_data("config", details)
+
+
+def must(holds: Callable[[Any], bool], message: str, *location: str) -> AfterValidator:
+    """The rule of a type that this holds of a value; `{}` in the message is the value."""
+    return AfterValidator(lambda value: value if holds(value) else raise_error(message.format(value), *location))
 
 
 def _number(value: Any) -> Any:
@@ -72,17 +86,17 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 _ORIGINS = {"path": "a JSONL file", "hub": "a data set of the hub", "package": "an installed Python package"}
 
 
-def require_one_origin(section: Section, *keys: str) -> None:
-    """Raise unless exactly one of these keys, each a place where data come from, is given; a path must be a file."""
+def origin_errors(section: Section, *keys: str) -> Iterator[LocatedError]:
+    """Exactly one of these keys, each a place where data come from, is needed; a path must be a file."""
     given = [key for key in keys if getattr(section, key) is not None]
     if len(given) != 1:
         choice = " or ".join(f"'{key}' ({_ORIGINS[key]})" for key in keys)
-        raise_error(f"give one of {choice}, not {' and '.join(given) or 'none'}")
-    if section.path is not None:
-        require_file(section.path, "path")
+        yield f"give one of {choice}, not {' and '.join(given) or 'none'}", ()
+    elif section.path is not None:
+        yield from file_errors(section.path, "path")
 
 
-def require_file(path: Path, *location: str) -> None:
-    """Raise unless this is a file."""
+def file_errors(path: Path, *location: str) -> Iterator[LocatedError]:
+    """That this is no file."""
     if not os.path.isfile(path):  # Path.is_file raises for a name that is too long
-        raise_error(f"no such file: {path} (paths are relative to the working directory)", *location)
+        yield f"no such file: {path} (paths are relative to the working directory)", location

@@ -1,11 +1,12 @@
 """The section `data`: where prompts and the SFT corpus come from."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from sparsepo.config.base import Count, CountOrZero, Section, Seed, Text, raise_error, require_one_origin
+from sparsepo.config.base import Count, CountOrZero, LocatedError, Section, Seed, Text, must, origin_errors
 
 
 class Splits(Section):
@@ -35,16 +36,17 @@ class PlantedData(DataSection):
     """`planted`: reviews from a grammar."""
     texts: Count = 4000
     """Number of reviews in the SFT corpus."""
-    prompts: Splits
+    prompts: Annotated[
+        Splits,
+        must(
+            lambda prompts: prompts.train is not None,
+            "the grammar gives any number of prompts, so 'train' needs a number",
+            "train",
+        ),
+    ]
     """Number of prompts in each split; `train` needs a number here."""
     seed: Seed = 0
     """Seed of the grammar: another one gives other reviews and prompts."""
-
-    @model_validator(mode="after")
-    def _check_train(self) -> "PlantedData":
-        if self.prompts.train is None:
-            raise_error("the grammar gives any number of prompts, so 'train' needs a number", "prompts", "train")
-        return self
 
 
 class HubRows(Section):
@@ -104,13 +106,11 @@ class TextData(DataSection):
     seed: Seed = 0
     """Seed of the order of the documents and of the lengths of prompts."""
 
-    @model_validator(mode="after")
-    def _check_origin_and_lengths(self) -> "TextData":
-        require_one_origin(self, "path", "hub", "package")
+    def _errors(self) -> Iterator[LocatedError]:
+        yield from origin_errors(self, "path", "hub", "package")
         if self.prompt_tokens[0] > self.prompt_tokens[1]:
             given = list(self.prompt_tokens)
-            raise_error(f"the first number must not exceed the second, as in [5, 8]; given {given}", "prompt_tokens")
-        return self
+            yield f"the first number must not exceed the second, as in [5, 8]; given {given}", ("prompt_tokens",)
 
 
 class PreferenceData(DataSection):
@@ -142,10 +142,8 @@ class ProblemData(DataSection):
     seed: Seed = 0
     """Seed of the choice of problems."""
 
-    @model_validator(mode="after")
-    def _check_origin(self) -> "ProblemData":
-        require_one_origin(self, "path", "hub")
-        return self
+    def _errors(self) -> Iterator[LocatedError]:
+        return origin_errors(self, "path", "hub")
 
 
 DataConfig = Annotated[PlantedData | TextData | PreferenceData | ProblemData, Field(discriminator="source")]

@@ -7,7 +7,6 @@ from pydantic import ValidationError
 from typing_extensions import is_typeddict
 
 from sparsepo.config import Config
-from sparsepo.config.renamed import renamed_key_error
 from sparsepo.runtime.errors import did_you_mean, format_value, one_line
 from sparsepo.runtime.validation import error_message
 
@@ -15,6 +14,28 @@ Location = tuple[str | int, ...]
 """Keys and indices from the top of a config to a value."""
 
 MAX_LINES = 20
+
+RENAMED = {
+    "also": "extra_scorers",
+    "epochs": "num_train_epochs",
+    "fewshot": "num_fewshot",
+    "initial_zeros": "init_sparsity",
+    "keep": "checkpoint_selection",
+    "key_variable": "api_key_env",
+    "kinds": "activation_sites",
+    "mean": "target_mean",
+    "opening": "prompt_tokens",
+    "parallel": "max_concurrency",
+    "processes": "num_processes",
+    "quantise": "quantization",
+    "schedule": "lr_scheduler_type",
+    "size": "scale",
+    "targets": "target_modules",
+    "vocabulary": "vocab_size",
+    "warmup": "warmup_ratio",
+    "wins": "win_rate",
+}
+"""Keys that had another name in earlier versions -> their name."""
 
 
 def error_lines(
@@ -47,7 +68,9 @@ def _message(detail: Mapping[str, Any]) -> str:
     if detail["type"] != "extra_forbidden":
         return error_message(detail)
     key, allowed = str(detail["loc"][-1]), keys_at(detail["loc"][:-1])
-    return renamed_key_error(key, allowed) or f"unknown key; {did_you_mean(key, allowed)}"
+    if (new := RENAMED.get(key)) in allowed:
+        return f"'{key}' is now called '{new}': write {new} instead"
+    return f"unknown key; {did_you_mean(key, allowed)}"
 
 
 def _quoted(key: str) -> str:

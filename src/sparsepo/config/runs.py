@@ -1,10 +1,8 @@
 """The runs of a task: one for each method, point of its grid and seed; and the path that names each."""
 
 import re
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
 
 from sparsepo.config import TaskConfig
 from sparsepo.config.grids import parse_value
@@ -41,11 +39,11 @@ class Run:
     @property
     def shared(self) -> "Run":
         """This run without its number of rounds, which names what a longer run shares with a shorter one."""
-        return Run(self.method, _without_rounds(self.method, self.params), self.seed)
+        rounds = METHODS[self.method].rounds
+        return Run(self.method, tuple(param for param in self.params if param[0] not in rounds), self.seed)
 
 
 def runs_of(task: TaskConfig) -> list[Run]:
-    """Every run, in the order of the config."""
     return [
         Run(method, tuple(zip(grid, values, strict=True)), seed)
         for method, grid in task.methods.items()
@@ -59,44 +57,21 @@ def find_run(task: TaskConfig, path: str) -> Run:
 
     It is read off the path, without a list of all runs, as a large sweep looks for each of its runs many times.
     """
-    method = path.split("/")[0]
-    grid = task.methods[method]
-    match = re.fullmatch(_pattern(task, method, grid, "("), path)
-    if match is None:
-        grid = dict(_without_rounds(method, grid.items()))
-        match = re.fullmatch(_pattern(task, method, grid, "("), path)
-    *values, seed = match.groups()
-    texts = dict(zip(sorted(grid), values, strict=True))
-    return Run(method, tuple((name, texts[name]) for name in grid), int(seed))
+    method, point, seed = path.split("/")
+    values = dict(re.findall(r"(\w+)~(.+?)(?=-\w+~|$)", point))
+    params = tuple((name, values[name]) for name in task.methods[method] if name in values)
+    return Run(method, params, int(seed.removeprefix("seed~")))
 
 
-def patterns_of(task: TaskConfig) -> list[str]:
-    """One regular expression for each method; together they match the paths of the runs and no others.
+def run_pattern(task: TaskConfig, method: str, shared: bool = False) -> str:
+    """A regular expression for the paths of a method's runs and no others, or of what its runs of rounds have `shared`.
 
-    They are as long as the grids are wide, where a list of all paths would be as long as the sweep.
+    It is as long as the grid is wide, where a list of all paths would be as long as the sweep.
     """
-    return [_pattern(task, method, grid, "(?:") for method, grid in task.methods.items()]
-
-
-def patterns_of_rounds(task: TaskConfig) -> list[str]:
-    """One regular expression for each method that trains in rounds, for the paths of what its runs have `shared`."""
-    return [
-        _pattern(task, method, dict(_without_rounds(method, grid.items())), "(?:")
-        for method, grid in task.methods.items()
-        if METHODS[method].trainer == "rounds"
-    ]
-
-
-def _without_rounds(method: str, params: Iterable[tuple[str, Any]]) -> tuple[tuple[str, Any], ...]:
-    """The parameters without the number of rounds, on which no round depends."""
-    return tuple((name, value) for name, value in params if name not in METHODS[method].rounds)
-
-
-def _pattern(task: TaskConfig, method: str, grid: Mapping[str, list[str]], group: str) -> str:
-    """A regular expression for the paths of a method's runs; `group` opens the group of each value."""
-    any_of = {name: f"{group}{'|'.join(map(re.escape, values))})" for name, values in grid.items()}
-    point = "-".join(f"{name}~{any_of[name]}" for name in sorted(grid))
-    return f"{method}/{point}/seed~{group}{'|'.join(map(str, task.seeds))})"
+    any_of = lambda values: f"(?:{'|'.join(re.escape(str(value)) for value in values)})"  # noqa: E731
+    names = [name for name in sorted(task.methods[method]) if not shared or name not in METHODS[method].rounds]
+    point = "-".join(f"{name}~{any_of(task.methods[method][name])}" for name in names)
+    return f"{method}/{point}/seed~{any_of(task.seeds)}"
 
 
 _UNMEASURED = {"frontier_every": 0, "validate_every": 0, "checkpoint_selection": "last"}

@@ -2,9 +2,9 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from sparsepo.config.base import Bool, Count, Positive, Section, Text, raise_error
+from sparsepo.config.base import Bool, Count, Positive, Section, Text, must
 
 
 class VaderScorer(Section):
@@ -75,7 +75,10 @@ class EndpointJudge(Section):
 
     kind: Literal["endpoint"]
     """`endpoint`: a chat model behind an address."""
-    url: Text
+    url: Annotated[
+        Text,
+        must(lambda url: url.startswith(("http://", "https://")), "must be an address, http(s)://..., not '{}'"),
+    ]
     """The address up to the version, for example https://api.openai.com/v1."""
     model: Text
     """The name of the model, as the endpoint knows it."""
@@ -91,13 +94,6 @@ class EndpointJudge(Section):
     """Seconds to wait for an answer."""
     max_concurrency: Count = 4
     """Questions asked at the same time."""
-
-    @field_validator("url")
-    @classmethod
-    def _check_url(cls, url: str) -> str:
-        if not url.startswith(("http://", "https://")):
-            raise_error(f"must be an address, http(s)://..., not '{url}'")
-        return url
 
 
 JudgeConfig = Annotated[ScorerJudge | NliJudge | EndpointJudge, Field(discriminator="kind")]

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from sparsepo.config.accelerate import accelerate_errors, is_sharded, read_accelerate
 from sparsepo.config.base import (
@@ -20,7 +20,6 @@ from sparsepo.config.base import (
     Section,
     Seed,
     raise_error,
-    raise_errors,
 )
 from sparsepo.config.online import OnPolicyConfig, RoundsConfig
 from sparsepo.runtime.errors import format_value
@@ -98,21 +97,15 @@ class OptimisationConfig(Section):
     """A config file of accelerate for several processes, as in configs/accelerate/; null gives each process a copy of
     all weights (DDP)."""
 
-    @model_validator(mode="after")
-    def _check_micro_batch_size(self) -> "OptimisationConfig":
-        if self.micro_batch_size is not None and self.batch_size % self.micro_batch_size:
-            raise_error(f"must divide batch_size ({self.batch_size}), not {self.micro_batch_size}", "micro_batch_size")
-        return self
-
-    @model_validator(mode="after")
-    def _check_processes(self) -> "OptimisationConfig":
-        if self.batch_size % self.num_processes:
-            raise_error(f"must divide batch_size ({self.batch_size}), not {self.num_processes}", "num_processes")
+    def _errors(self) -> Iterator[LocatedError]:
+        for key in ("micro_batch_size", "num_processes"):
+            if self.batch_size % (getattr(self, key) or 1):
+                yield f"must divide batch_size ({self.batch_size}), not {getattr(self, key)}", (key,)
         if self.accelerate is not None:
-            messages = accelerate_errors(self.accelerate, self.num_processes)
-            raise_errors((message, ("accelerate",)) for message in messages)
-            raise_errors(self._errors_with(read_accelerate(self.accelerate)))
-        return self
+            messages = list(accelerate_errors(self.accelerate, self.num_processes))
+            yield from ((message, ("accelerate",)) for message in messages)
+            if not messages:
+                yield from self._errors_with(read_accelerate(self.accelerate))
 
     def _errors_with(self, accelerate: dict[str, Any]) -> Iterator[LocatedError]:
         """Which keys of this section cannot be used with this accelerate config."""
@@ -190,18 +183,15 @@ class PreferenceConfig(OptimisationConfig):
             raise_error("the layout 'packed' was removed: write shared, which has each prompt only once, or auto")
         return layout
 
-    @model_validator(mode="after")
-    def _check_micro_batch(self) -> "PreferenceConfig":
+    def _errors(self) -> Iterator[LocatedError]:
+        yield from super()._errors()
         if self.micro_batch_size is not None and self.micro_batch_tokens is not None:
-            raise_error("give either micro_batch_size (pairs) or micro_batch_tokens, not both", "micro_batch_tokens")
-        return self
-
-    @model_validator(mode="after")
-    def _check_selection(self) -> "PreferenceConfig":
+            yield "give either micro_batch_size (pairs) or micro_batch_tokens, not both", ("micro_batch_tokens",)
         if self.checkpoint_selection == "best" and not self.validate_every:
-            message = "'best' is by the loss of validation pairs: give validate_every (steps) too"
-            raise_error(message, "checkpoint_selection")
-        return self
+            yield (
+                "'best' is by the loss of validation pairs: give validate_every (steps) too",
+                ("checkpoint_selection",),
+            )
 
     def _errors_with(self, accelerate: dict[str, Any]) -> Iterator[LocatedError]:
         yield from super()._errors_with(accelerate)

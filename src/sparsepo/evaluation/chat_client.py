@@ -50,16 +50,13 @@ class ChatClient:
         Raises UserError for a URL that cannot be used, without the key, when the server refuses a request, and when the
         retries are used up. Answers received until then stay in the cache.
         """
-        requests = [self._request(question) for question in questions]
+        settings = {"model": self.model, "temperature": 0, "max_tokens": self.max_tokens}
+        requests = [{"messages": [{"role": "user", "content": question}], **settings} for question in questions]
         keys = [request_key(request) for request in requests]
         missing = {key: request for key, request in zip(keys, requests, strict=True) if key not in self.cache}
         if missing:
             self._send(missing)
         return [self.cache[key] for key in keys]
-
-    def _request(self, question: str) -> dict[str, Any]:
-        messages = [{"role": "user", "content": question}]
-        return {"model": self.model, "messages": messages, "temperature": 0, "max_tokens": self.max_tokens}
 
     def _send(self, requests: dict[str, dict[str, Any]]) -> None:
         from openai import APIError, omit

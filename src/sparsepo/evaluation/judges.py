@@ -44,10 +44,7 @@ def _endpoint_judge(folder: Path, *, asks: str, **settings: Any) -> Judge:
     return BothOrders(judge)
 
 
-JUDGES: dict[str, Callable[..., Judge]] = {
-    "nli": _nli_judge,
-    "endpoint": _endpoint_judge,
-}
+JUDGES: dict[str, Callable[..., Judge]] = {"nli": _nli_judge, "endpoint": _endpoint_judge}
 
 
 # --- by a score of each response
@@ -89,25 +86,13 @@ class BothOrders:
     judge: Judge
 
     def __call__(self, prompts: list[str], a: list[str], b: list[str]) -> list[float | None]:
-        return [order.mean for order in self.in_both_orders(prompts, a, b)]
+        return [None if None in order else sum(order) / 2 for order in self.in_both_orders(prompts, a, b)]
 
-    def in_both_orders(self, prompts: list[str], a: list[str], b: list[str]) -> list["OrderedPreference"]:
-        """One of each pair; the judge is called once."""
+    def in_both_orders(self, prompts: list[str], a: list[str], b: list[str]) -> list[tuple[float | None, float | None]]:
+        """The preference for each a when it is shown first, and when it is shown second; the judge is called once."""
         values = self.judge(prompts * 2, a + b, b + a)
         second = [None if value is None else 1 - value for value in values[len(prompts) :]]
-        return [OrderedPreference(*orders) for orders in zip(values[: len(prompts)], second, strict=True)]
-
-
-@dataclass(frozen=True)
-class OrderedPreference:
-    """The preference for a when it is shown first, and when it is shown second; None: no verdict."""
-
-    first: float | None
-    second: float | None
-
-    @property
-    def mean(self) -> float | None:
-        return None if self.first is None or self.second is None else (self.first + self.second) / 2
+        return list(zip(values[: len(prompts)], second, strict=True))
 
 
 CRITERIA = {

@@ -41,7 +41,14 @@ class Entailment:
 
         self.name, self.batch_size = model, batch_size
         self.tokenizer, self.model = load_classifier(model, "NLI model", pickled_weights)
-        self.label = _entailment_label(model, self.model.config.id2label)
+        labels = self.model.config.id2label
+        matches = [index for index, label in labels.items() if label.lower().startswith("entail")]
+        if len(matches) != 1 or len(labels) < 2:
+            given = ", ".join(labels.values())
+            raise UserError(
+                f"NLI model '{model}' needs exactly one of its labels to begin with 'entail'; it has {given}"
+            )
+        (self.label,) = matches
         self.max_tokens = max_pair_tokens(self.tokenizer, self.model.config)
         self.device = torch.accelerator.current_accelerator() or "cpu"
         self.model.eval().to(self.device)
@@ -65,26 +72,13 @@ class Entailment:
         import torch
 
         premises, hypotheses = map(list, zip(*batch, strict=True))
-        settings = {
-            "padding": True,
-            "truncation": "longest_first",
-            "max_length": self.max_tokens,
-            "return_tensors": "pt",
-        }
-        inputs = self.tokenizer(premises, hypotheses, **settings).to(self.device)
+        cut = {"truncation": "longest_first", "max_length": self.max_tokens}
+        inputs = self.tokenizer(premises, hypotheses, padding=True, return_tensors="pt", **cut).to(self.device)
         with torch.inference_mode():
             probabilities = self.model(**inputs).logits.float().softmax(-1)[:, self.label].tolist()
         if not all(map(math.isfinite, probabilities)):
             raise UserError(f"NLI model '{self.name}' gave a probability that is not finite; are its weights complete?")
         return probabilities
-
-
-def _entailment_label(name: str, labels: dict[int, str]) -> int:
-    matches = [index for index, label in labels.items() if label.lower().startswith("entail")]
-    if len(matches) != 1 or len(labels) < 2:
-        given = ", ".join(labels.values())
-        raise UserError(f"NLI model '{name}' needs exactly one of its labels to begin with 'entail'; it has {given}")
-    return matches[0]
 
 
 def max_pair_tokens(tokenizer: Any, config: Any) -> int:

@@ -78,10 +78,8 @@ def _vader() -> Scorer:
     """VADER's compound score, from [-1, 1] to [0, 1]."""
     from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
-    analyzer = SentimentIntensityAnalyzer()
-    return lambda prompts, texts: [
-        (analyzer.polarity_scores(text)["compound"] + 1) / 2 for text in _join(prompts, texts)
-    ]
+    score = SentimentIntensityAnalyzer().polarity_scores
+    return lambda prompts, texts: [(score(text)["compound"] + 1) / 2 for text in _join(prompts, texts)]
 
 
 def _tfidf(*, folder: Path) -> Scorer:
@@ -93,8 +91,7 @@ def _tfidf(*, folder: Path) -> Scorer:
 
 def _classifier(*, model: str, label: str, batch_size: int, pickled_weights: bool = False) -> Scorer:
     """The probability of `label`."""
-    pipe = _pipeline(model, pickled_weights)
-    labels = list(pipe.model.config.id2label.values())
+    pipe, labels = _pipeline(model, pickled_weights)
     if label not in labels:
         allowed = ", ".join(map(str, labels))
         raise UserError(f"scorer model '{model}' has no label '{label}'; its labels are {allowed}")
@@ -103,8 +100,7 @@ def _classifier(*, model: str, label: str, batch_size: int, pickled_weights: boo
 
 def _reward_model(*, model: str, batch_size: int, pickled_weights: bool = False) -> Scorer:
     """The one output of the model, as it is."""
-    pipe = _pipeline(model, pickled_weights)
-    labels = list(pipe.model.config.id2label.values())
+    pipe, labels = _pipeline(model, pickled_weights)
     if len(labels) != 1:
         raise UserError(f"scorer model '{model}' has {len(labels)} outputs; a reward model has one")
     return _pipeline_scorer(pipe, labels[0], batch_size=batch_size, function_to_apply="none")
@@ -132,8 +128,8 @@ def _pipeline_scorer(pipe: Any, label: str, **options: Any) -> Scorer:
     return score
 
 
-def _pipeline(name: str, pickled_weights: bool) -> Any:
-    """A text-classification pipeline that can truncate and pad."""
+def _pipeline(name: str, pickled_weights: bool) -> tuple[Any, list[str]]:
+    """A text-classification pipeline that can truncate and pad, and its labels."""
     from transformers import pipeline
 
     tokenizer, model = load_classifier(name, "scorer model", pickled_weights)
@@ -141,4 +137,5 @@ def _pipeline(name: str, pickled_weights: bool) -> Any:
     if positions is not None and tokenizer.model_max_length > positions:
         # the tokenizer states no limit; positions of RoBERTa start at 2
         tokenizer.model_max_length = positions - 2
-    return pipeline("text-classification", model=model, tokenizer=tokenizer)
+    pipe = pipeline("text-classification", model=model, tokenizer=tokenizer)
+    return pipe, list(model.config.id2label.values())

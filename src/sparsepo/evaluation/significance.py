@@ -55,14 +55,13 @@ def pairwise_differences(systems: Mapping[str, Mapping[Hashable, float]]) -> lis
 
     systems: name -> prompt -> mean of that prompt.
     """
-    pairs = [pair for pair in combinations(systems, 2) if paired(systems[pair[0]], systems[pair[1]])]
-    raw = [permutation_p(paired(systems[a], systems[b]), len(pairs)) for a, b in pairs]
-    differences = []
-    for (a, b), p, corrected in zip(pairs, raw, holm(raw), strict=True):
-        interval = paired_difference(systems[a], systems[b])
-        shared = len(paired(systems[a], systems[b]))
-        differences.append(Difference(a, b, shared, interval.mean, interval.low, interval.high, p, corrected))
-    return differences
+    pairs = {(a, b): paired(systems[a], systems[b]) for a, b in combinations(systems, 2)}
+    pairs = {names: differences for names, differences in pairs.items() if differences}
+    raw = [permutation_p(differences, len(pairs)) for differences in pairs.values()]
+    return [
+        Difference(a, b, len(differences), *vars(paired_difference(systems[a], systems[b])).values(), p, corrected)
+        for ((a, b), differences), p, corrected in zip(pairs.items(), raw, holm(raw), strict=True)
+    ]
 
 
 def permutation_p(differences: Sequence[float], tests: int = 1) -> float:
@@ -75,17 +74,9 @@ def permutation_p(differences: Sequence[float], tests: int = 1) -> float:
     if len(differences) < 2:
         return math.nan
     resamples = max(PERMUTATIONS, math.ceil(4 * tests / LEVEL) - 1)
-    return float(
-        permutation_test(
-            (np.asarray(differences, dtype=np.float64),),
-            lambda sample, axis: sample.mean(axis),
-            permutation_type="samples",
-            vectorized=True,
-            n_resamples=resamples,
-            batch=_BATCH,
-            rng=0,
-        ).pvalue
-    )
+    sample, settings = np.asarray(differences, dtype=np.float64), {"n_resamples": resamples, "batch": _BATCH, "rng": 0}
+    test = permutation_test((sample,), np.mean, permutation_type="samples", vectorized=True, **settings)
+    return float(test.pvalue)
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -120,16 +111,10 @@ def select_point(
         return next(iter(points))
     if higher_is_better is None:
         raise UserError(f"evaluation.select: neither end of '{metric}' is better, so it cannot choose among points")
-    means = {point: _mean(runs, metric) for point, runs in points.items()}
-    for point, mean in means.items():
-        if math.isnan(mean):
+    means: dict[GridPoint, float] = {}
+    for point, runs in points.items():
+        measured = [variant[metric]["values"] for run in runs for variant in run.values() if metric in variant]
+        means[point] = fmean(fmean(values) for values in measured if values) if any(measured) else math.nan
+        if math.isnan(means[point]):
             raise UserError(f"evaluation.select: '{metric}' was not measured on validation data at {point}")
-    sign = 1 if higher_is_better else -1
-    return max(means, key=lambda point: sign * means[point])
-
-
-def _mean(runs: Sequence[Measurements], metric: str) -> float:
-    """The mean over runs and variants; nan without any value."""
-    measurements = [measured[metric] for run in runs for measured in run.values() if metric in measured]
-    means = [fmean(measurement["values"]) for measurement in measurements if measurement["values"]]
-    return fmean(means) if means else math.nan
+    return (max if higher_is_better else min)(means, key=means.__getitem__)

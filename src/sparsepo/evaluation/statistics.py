@@ -3,10 +3,10 @@
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from statistics import fmean, stdev
 
 import numpy as np
+import pandas as pd
 from scipy.stats import bootstrap, t
 
 from sparsepo.runtime.errors import UserError
@@ -43,28 +43,23 @@ def mean_interval(
     mean = float(numbers.mean())
     if (numbers == numbers[0]).all():
         return Interval(float(numbers[0]), float(numbers[0]), float(numbers[0]))
-    members = np.arange(len(numbers)) if groups is None else _group_numbers(groups)
+    members = (
+        np.arange(len(numbers))
+        if groups is None
+        else pd.factorize(pd.Series(list(groups), dtype=object), use_na_sentinel=False)[0]
+    )
     sums, counts = np.bincount(members, weights=numbers), np.bincount(members)
     if len(sums) == 1:
         return Interval(mean, float("nan"), float("nan"))
+    settings = {"n_resamples": resamples, "confidence_level": level, "batch": _BATCH, "rng": seed}
     bounds = bootstrap(
-        (sums, counts),
-        lambda total, count, axis: total.sum(axis) / count.sum(axis),
-        paired=True,
-        vectorized=True,
-        n_resamples=resamples,
-        batch=_BATCH,
-        confidence_level=level,
-        method="percentile",
-        rng=seed,
+        (sums, counts), _ratio, paired=True, vectorized=True, method="percentile", **settings
     ).confidence_interval
     return Interval(mean, float(bounds.low), float(bounds.high))
 
 
-def _group_numbers(groups: Sequence[Hashable]) -> np.ndarray:
-    """0, 1, 2, ... in the order in which the labels first appear."""
-    numbers = {label: number for number, label in enumerate(dict.fromkeys(groups))}
-    return np.array([numbers[label] for label in groups])
+def _ratio(total: np.ndarray, count: np.ndarray, axis: int) -> np.ndarray:
+    return total.sum(axis) / count.sum(axis)
 
 
 def group_means(values: Sequence[float], groups: Sequence[Hashable]) -> dict[Hashable, float]:
@@ -93,8 +88,10 @@ def paired_difference(a: Mapping[Hashable, float], b: Mapping[Hashable, float]) 
 
 
 def student_interval(means: Sequence[float]) -> Interval:
-    """Mean of the means of two or more seeds, and its 95% Student-t interval, which assumes a normal distribution."""
+    """Mean of the means of seeds, and its 95% Student-t interval, which assumes a normal distribution; nan for one."""
     mean = fmean(means)
+    if len(means) == 1:
+        return Interval(mean, math.nan, math.nan)
     half = float(t.ppf(0.975, len(means) - 1)) * stdev(means) / math.sqrt(len(means))
     return Interval(mean, mean - half, mean + half)
 
@@ -104,9 +101,5 @@ def distinct_n(token_lists: Sequence[Sequence[Hashable]], n: int) -> float:
 
     An n-gram never spans two responses.
     """
-    ngrams = list(chain.from_iterable(_ngrams(tokens, n) for tokens in token_lists))
+    ngrams = [tuple(tokens[start : start + n]) for tokens in token_lists for start in range(len(tokens) - n + 1)]
     return len(set(ngrams)) / len(ngrams) if ngrams else 0.0
-
-
-def _ngrams(tokens: Sequence[Hashable], n: int) -> zip:
-    return zip(*(tokens[start:] for start in range(n)), strict=False)

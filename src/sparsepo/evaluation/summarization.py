@@ -37,7 +37,12 @@ def build_summary_measures(section: SummaryConfig, idf_texts: Sequence[str]) -> 
         repeated = [reference for reference, own in zip(references, samples, strict=True) for _ in own]
         measures = {"length": [float(len(text.split())) for text in texts]}
         if section.rouge or bertscore:
-            _require_references(documents, references)
+            for number, (document, reference) in enumerate(zip(documents, references, strict=True)):
+                if not reference.strip():
+                    raise UserError(
+                        "ROUGE and BERTScore compare with a reference summary, and there is none for "
+                        f"prompt {number}, which begins {document[:60]!r}"
+                    )
         if section.rouge:
             measures |= rouge(repeated, texts)
         if bertscore:
@@ -56,15 +61,6 @@ def build_summary_measures(section: SummaryConfig, idf_texts: Sequence[str]) -> 
         }
 
     return measure
-
-
-def _require_references(documents: Sequence[str], references: Sequence[str]) -> None:
-    for number, (document, reference) in enumerate(zip(documents, references, strict=True)):
-        if not reference.strip():
-            raise UserError(
-                "ROUGE and BERTScore compare with a reference summary, and there is none for "
-                f"prompt {number}, which begins {document[:60]!r}"
-            )
 
 
 def rouge(references: Sequence[str], candidates: Sequence[str]) -> dict[str, list[float]]:

@@ -34,22 +34,27 @@ def fit(labelled: Sequence[Labelled], seed: int, folder: Path, pairs: bool = Fal
     features = vectorizer.fit_transform([document.text for document in fitted])
     model = LogisticRegression(C=10.0, max_iter=1000).fit(features, [document.label for document in fitted])
     words = vectorizer.get_feature_names_out().tolist()
-    _save(folder, words, {"idf": vectorizer.idf_, "weight": model.coef_[0], "bias": model.intercept_})
-    texts, labels = [document.text for document in held_out], [document.label for document in held_out]
+    arrays, buffer = {"idf": vectorizer.idf_, "weight": model.coef_[0], "bias": model.intercept_}, io.BytesIO()
+    np.savez(buffer, **arrays)
+    write_bytes(folder / "weights.npz", buffer.getvalue())  # numbers and words, no pickle: reading them runs no code
+    write_text(folder / "words.json", json.dumps(words, ensure_ascii=False))
+    texts, labels = [document.text for document in held_out], np.array([document.label for document in held_out])
     scorer, no_prompts = load_scorer(folder), [""] * len(held_out)
     scores = scorer(no_prompts, texts)
     report = {
         "fitted": len(fitted),
         "held_out": len(held_out),
         "terms": len(words),
-        "accuracy": accuracy(scores, labels),
+        "accuracy": float(np.mean((np.array(scores) > 0.5) == labels)),
         "auc": float(roc_auc_score(labels, scores)),
     }
     if pairs:
         report["pairs_ranked_right"] = float(np.mean([a > b for a, b in zip(scores[::2], scores[1::2], strict=True)]))
     else:
         openings = [" ".join(text.split()[:FIRST_WORDS]) for text in texts]
-        report[f"accuracy_{FIRST_WORDS}_words"] = accuracy(scorer(no_prompts, openings), labels)
+        report[f"accuracy_{FIRST_WORDS}_words"] = float(
+            np.mean((np.array(scorer(no_prompts, openings)) > 0.5) == labels)
+        )
     write_json(folder / "report.json", report)
     return report
 
@@ -70,21 +75,13 @@ def split_folds(labelled: Sequence[Labelled], seed: int) -> tuple[list[Labelled]
             f"data.labelled gives {len(labelled)} documents; a scorer is fitted to at least {MIN_DOCUMENTS}"
         )
     fold, size = seed % FOLDS, len(labelled)
-    edges = [
-        *(edge * size // FOLDS // 2 * 2 for edge in range(FOLDS)),
-        size,
-    ]  # even: both parts of a pair stay together
+    edges = [*(edge * size // FOLDS // 2 * 2 for edge in range(FOLDS)), size]  # even, so that no pair is parted
     start, end = edges[fold], edges[fold + 1]
     fitted, held_out = [*labelled[:start], *labelled[end:]], list(labelled[start:end])
     for part in (fitted, held_out):
         if len({document.label for document in part}) < 2:
             raise UserError(f"all of {len(part)} labelled documents are of class {part[0].label}; both are needed")
     return fitted, held_out
-
-
-def accuracy(probabilities: Sequence[float], labels: Sequence[int]) -> float:
-    """The share of documents whose class is the more probable one."""
-    return float(np.mean([(p > 0.5) == label for p, label in zip(probabilities, labels, strict=True)]))
 
 
 def load_scorer(folder: str | Path) -> Callable[[list[str], list[str]], list[float]]:
@@ -114,11 +111,3 @@ def _vectorizer(**settings: Any) -> Any:
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     return TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, **settings)
-
-
-def _save(folder: Path, words: list[str], arrays: dict[str, np.ndarray]) -> None:
-    """Numbers and words, no pickle: reading them runs no code."""
-    write_text(folder / "words.json", json.dumps(words, ensure_ascii=False))
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    write_bytes(folder / "weights.npz", buffer.getvalue())

@@ -5,6 +5,8 @@ from itertools import pairwise
 from statistics import fmean
 from typing import Any
 
+import numpy as np
+
 from sparsepo.data.encoding import Encoder, TokenPair, encode_pairs
 from sparsepo.data.planted import polar_spans
 from sparsepo.data.records import Preference
@@ -114,8 +116,8 @@ def mark_overlaps(tokens: Sequence[Span], planted: Sequence[Span]) -> list[int]:
 
 def pair_accuracy(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, list]]:
     """Share of pairs whose chosen response has the higher implicit reward; equal rewards count one half."""
-    margins = [record["reward_chosen"] - record["reward_rejected"] for record in records]
-    values = [0.5 if margin == 0 else float(margin > 0) for margin in margins]
+    margins = np.array([record["reward_chosen"] - record["reward_rejected"] for record in records])
+    values = np.where(margins == 0, 0.5, margins > 0).tolist()
     return {"accuracy": {"values": values, "groups": list(range(len(values)))}}
 
 
@@ -139,19 +141,17 @@ def _auc(records: Sequence[dict[str, Any]], side: str, signal: str) -> float | N
     labels = [label for record in records for label in record[side]["planted"]]
     if len(set(labels)) < 2:
         return None
-    return float(roc_auc_score(labels, [value for record in records for value in _signal(record, side, signal)]))
+    return float(roc_auc_score(labels, np.concatenate([_signal(record[side], side, signal) for record in records])))
 
 
-def _signal(record: dict[str, Any], side: str, name: str) -> list[float]:
-    tokens = record[side]
+def _signal(tokens: dict[str, Any], side: str, name: str) -> np.ndarray:
     if name in tokens:
-        return tokens[name]
-    if name == "oracle_score":
-        return [score if side == "chosen" else -score for score in tokens["values"]]
-    logratios = [a - b for a, b in zip(tokens["logps"], tokens["ref_logps"], strict=True)]
-    if name == "excess":
-        return [score - logratio for score, logratio in zip(tokens["values"], logratios, strict=True)]
-    return [abs(logratio) for logratio in logratios]
+        return np.asarray(tokens[name])
+    logratio = np.subtract(tokens["logps"], tokens["ref_logps"])
+    if name == "abs_logratio":
+        return np.abs(logratio)
+    values = np.asarray(tokens["values"])
+    return values - logratio if name == "excess" else values if side == "chosen" else -values
 
 
 def used_masks(records: Sequence[dict[str, Any]]) -> list[str]:

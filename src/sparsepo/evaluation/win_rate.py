@@ -4,7 +4,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sparsepo.evaluation.judges import BothOrders, Judge, OrderedPreference
+from sparsepo.evaluation.judges import BothOrders, Judge
 from sparsepo.runtime.errors import UserError
 
 
@@ -26,30 +26,20 @@ def win_rate(
     for how many pairs exchanging the responses changed the verdict. Raises UserError without any response, for a prompt
     without a text to compare with, and when no pair has a verdict.
     """
-    _check_references(prompts, against)
+    if not prompts:
+        raise UserError("a win rate needs at least one response, and there are none")
+    for prompt, text in zip(prompts, against, strict=True):
+        if not text.strip():
+            raise UserError(f"a win rate needs a chosen response for each prompt; {prompt[:60]!r} has none")
     orders = judge.in_both_orders(prompts, responses, against) if isinstance(judge, BothOrders) else []
-    values = [order.mean for order in orders] or judge(prompts, responses, against)
+    values = [None if None in order else sum(order) / 2 for order in orders] or judge(prompts, responses, against)
     judged = [(value, group) for value, group in zip(values, groups, strict=True) if value is not None]
     lost = len(values) - len(judged)
     if not judged:
         raise UserError(f"the judge gave no verdict on any of {lost} pairs; are its answers cut off (max_tokens)?")
     notes = [f"{lost} of {len(values)} pairs are left out: the judge gave no verdict that can be read"] * bool(lost)
     if orders:
-        notes.append(position_bias(orders))
+        changed = sum(first != second for first, second in orders if None not in (first, second))
+        share = f"{changed} of {len(judged)} pairs ({changed / len(judged):.1%})"
+        notes.append(f"exchanging the two responses changed the judge's verdict in {share}")
     return WinRate({"values": [value for value, _ in judged], "groups": [group for _, group in judged]}, notes)
-
-
-def position_bias(orders: Sequence[OrderedPreference]) -> str:
-    """A note: for how many of the pairs with two verdicts these differ."""
-    both = [order for order in orders if order.mean is not None]
-    changed = sum(order.first != order.second for order in both)
-    share = f"{changed} of {len(both)} pairs ({changed / len(both):.1%})"
-    return f"exchanging the two responses changed the judge's verdict in {share}"
-
-
-def _check_references(prompts: list[str], against: list[str]) -> None:
-    if not prompts:
-        raise UserError("a win rate needs at least one response, and there are none")
-    for prompt, text in zip(prompts, against, strict=True):
-        if not text.strip():
-            raise UserError(f"a win rate needs a chosen response for each prompt; {prompt[:60]!r} has none")

@@ -19,20 +19,14 @@ from sparsepo.monitor.sweep import Sweep, Task, read_sweep
 from sparsepo.report.run_names import parse_run, short_params
 from sparsepo.runtime.progress import format_duration
 
-COLOURS = {
-    State.DONE: "green",
-    State.RUNNING: "cyan",
-    State.QUEUED: "",
-    State.STOPPED: "yellow",
-    State.FAILED: "red",
-}
+COLOURS = {State.DONE: "green", State.RUNNING: "cyan", State.QUEUED: "", State.STOPPED: "yellow", State.FAILED: "red"}
 SNAKEMAKE = {
     SnakemakeState.RUNNING: "Snakemake is running ({process}), for {age}",
     SnakemakeState.ENDED: "Snakemake has ended ({process})",
     SnakemakeState.KILLED: "Snakemake was killed ({process}): run snakemake --unlock, then the same command again",
     SnakemakeState.UNKNOWN: "Snakemake started {age} ago ({process}); whether it is running cannot be seen from here",
 }
-METRICS = {"loss": ("loss", 3), "margin": ("reward_margin", 3), "acc.": ("reward_accuracy", 2), "reward": ("reward", 3)}
+LOGGED = {"loss": ("loss", 3), "margin": ("reward_margin", 3), "acc.": ("reward_accuracy", 2), "reward": ("reward", 3)}
 """Column -> metric of a status file, and its digits."""
 UNKNOWN_TIME = "training: time left is known after the first steps"
 SILENT = 600.0  # seconds after which a run that has written nothing is called silent
@@ -69,7 +63,7 @@ def overview(sweep: Sweep, methods: bool) -> list[RenderableType]:
     table.add_column("of", justify="right")
     for task in sweep.tasks:
         _add_counts(table, task.name, [task])
-        for method in dict.fromkeys(run.item.split("/")[0] for run in task.runs) if methods else ():
+        for method in dict.fromkeys(run.method for run in task.runs) if methods else ():
             _add_counts(table, f"  {method}", [task], method)
     if len(sweep.tasks) > 1:
         _add_counts(table, "in all", sweep.tasks)
@@ -101,20 +95,16 @@ def summary(sweep: Sweep) -> list[RenderableType]:
 
 def running_rows(sweep: Sweep) -> list[list[Text]]:
     """A heading and a row for each run that trains; nothing where none does."""
-    rows = [
-        _running_row(name, run, left)
-        for task, names in zip(sweep.tasks, _run_names(sweep), strict=True)
-        for name, run, left in zip(names, task.runs, task.seconds_left, strict=True)
-        if run.state == State.RUNNING
-    ]
-    heading = ("running", "step", *METRICS, "left")
+    named = [item for task in sweep.tasks for item in _named_runs(sweep, task)]
+    rows = [_running_row(name, run) for name, run in named if run.state == State.RUNNING]
+    heading = ("running", "step", *LOGGED, "left")
     return [[Text(word, style="cyan") for word in heading], *rows] if rows else []
 
 
-def _running_row(name: str, run: Job, left: float | None) -> list[Text]:
-    status = run.status
+def _running_row(name: str, run: Job) -> list[Text]:
+    status, left = run.status, run.seconds_left
     step = "starting" if status is None or status.step is None else f"{status.step}/{status.steps}"
-    values = [(status.metrics.get(metric) if status else None, digits) for metric, digits in METRICS.values()]
+    values = [(status.metrics.get(metric) if status else None, digits) for metric, digits in LOGGED.values()]
     numbers = ["" if value is None else f"{value:.{digits}f}" for value, digits in values]
     is_silent = run.silent >= SILENT
     last = f"silent {format_duration(run.silent)}" if is_silent else "" if left is None else format_duration(left)
@@ -124,31 +114,28 @@ def _running_row(name: str, run: Job, left: float | None) -> list[Text]:
 def failed_rows(sweep: Sweep) -> list[list[Text]]:
     """A heading and a row for each job that failed, with its error; nothing where none did."""
     errors = []
-    for task, names in zip(sweep.tasks, _run_names(sweep), strict=True):
-        errors += [(name, run.error) for name, run in zip(names, task.runs, strict=True) if run.state == State.FAILED]
+    for task in sweep.tasks:
+        errors += [(name, run.error) for name, run in _named_runs(sweep, task) if run.state == State.FAILED]
         for stage in task.stages:
             errors += [(f"{stage.name} of {task.name} {item}".strip(), error) for item, error in stage.errors.items()]
     rows = [[Text(name), Text(error)] for name, error in errors]
     return [[Text("failed", style="red"), Text("")], *rows] if rows else []
 
 
-def _run_names(sweep: Sweep) -> list[list[str]]:
-    """Of each run of each task: its method and the parameters that differ among its runs, after the task if several."""
-    all_names = []
-    for task in sweep.tasks:
-        parsed = [parse_run(run.item) for run in task.runs]
-        runs = [(method, {**params, "seed": str(seed)}) for method, params, seed in parsed]
-        values: dict[tuple[str, str], set[str]] = {}
-        for method, params in runs:
-            for name, value in params.items():
-                values.setdefault((method, name), set()).add(value)
-        names = []
-        for method, params in runs:
-            differing = [name for name in params if len(values[method, name]) > 1]
-            suffix = f" {short_params(params, differing)}" if differing else ""
-            names.append(f"{task.name} " * (len(sweep.tasks) > 1) + method + suffix)
-        all_names.append(names)
-    return all_names
+def _named_runs(sweep: Sweep, task: Task) -> list[tuple[str, Job]]:
+    """Each run, named by its method and the parameters that differ among its runs, after the task if several."""
+    parsed = [parse_run(run.item) for run in task.runs]
+    all_params = [{**params, "seed": str(seed)} for _, params, seed in parsed]
+    values: dict[tuple[str, str], set[str]] = {}
+    for run, params in zip(task.runs, all_params, strict=True):
+        for name, value in params.items():
+            values.setdefault((run.method, name), set()).add(value)
+    named = []
+    for run, params in zip(task.runs, all_params, strict=True):
+        differing = [name for name in params if len(values[run.method, name]) > 1]
+        suffix = f" {short_params(params, differing)}" if differing else ""
+        named.append((f"{task.name} " * (len(sweep.tasks) > 1) + run.method + suffix, run))
+    return named
 
 
 def shorten(name: str, most: int) -> str:

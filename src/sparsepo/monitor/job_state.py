@@ -77,13 +77,21 @@ class Machine:
 
 @dataclass(frozen=True)
 class Job:
-    """A job, what it last said of itself, and how many seconds ago. `status` may be that of an earlier start."""
+    """A job, what it last said of itself, and how many seconds ago. `status` may be that of an earlier start.
+
+    `seconds_left`: of a run, 0 if it has ended, None if unknown.
+    """
 
     item: str
     state: State
     status: Status | None = None
     error: str = ""
     silent: float = 0.0
+    seconds_left: float | None = None
+
+    @property
+    def method(self) -> str:
+        return self.item.split("/")[0]
 
 
 @dataclass(frozen=True)

@@ -39,8 +39,6 @@ WATCHED = {
 """Stage that is watched -> its last output under results/, by task and item; in the order in which they run.
 
 An item is a run, a round of one, an oracle or a kind of cache; jobs of tables and figures take seconds."""
-TRAININGS = ("train_policy", "finish_rounds", "train_on_policy")
-"""The stages that make runs, by the trainer of their method."""
 
 
 def output_path(results: Path, stage: str, task: str, item: str) -> Path:

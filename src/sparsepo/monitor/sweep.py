@@ -2,12 +2,13 @@
 
 import heapq
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
 
 from sparsepo.monitor.job_state import Job, Machine, SnakemakeState, State, SweepFiles
-from sparsepo.monitor.plan_file import TRAININGS, Plan
+from sparsepo.monitor.plan_file import Plan
+from sparsepo.report.run_names import RUN_STAGES
 from sparsepo.runtime.status import Status
 
 
@@ -23,16 +24,15 @@ class StageCount:
 
 @dataclass(frozen=True)
 class Task:
-    """`seconds_left`: of each run, 0 of those that have ended, None where it is unknown."""
+    """The runs of a task, and its other stages."""
 
     name: str
     runs: tuple[Job, ...]
     stages: tuple[StageCount, ...]
-    seconds_left: tuple[float | None, ...]
 
     def count(self, state: State, method: str = "") -> int:
         """How many runs are in this state, of all methods or of one."""
-        return sum(run.state == state and run.item.startswith(f"{method}/" if method else "") for run in self.runs)
+        return sum(run.state == state and method in ("", run.method) for run in self.runs)
 
 
 @dataclass(frozen=True)
@@ -75,16 +75,15 @@ def _task(files: SweepFiles, name: str) -> Task:
         stage: tuple(files.job(name, stage, item, is_due) for item, is_due in items.items())
         for stage, items in files.plan.tasks[name].items()
     }
-    runs = tuple(run for stage in TRAININGS for run in jobs.pop(stage, ()))
-    return Task(name, runs, tuple(_stage_count(stage, jobs[stage]) for stage in jobs), _seconds_left(runs))
+    runs = [run for stage in RUN_STAGES for run in jobs.pop(stage, ())]
+    stages = []
+    for stage, own in jobs.items():
+        errors = {job.item: job.error for job in own if job.state == State.FAILED}
+        stages.append(StageCount(stage, sum(job.state == State.DONE for job in own), len(own), errors))
+    return Task(name, _with_seconds_left(runs), tuple(stages))
 
 
-def _stage_count(name: str, jobs: Sequence[Job]) -> StageCount:
-    errors = {job.item: job.error for job in jobs if job.state == State.FAILED}
-    return StageCount(name, sum(job.state == State.DONE for job in jobs), len(jobs), errors)
-
-
-def _seconds_left(runs: Sequence[Job]) -> tuple[float | None, ...]:
+def _with_seconds_left(runs: Sequence[Job]) -> tuple[Job, ...]:
     """Of a run that trains, what it says itself; of one that waits, by runs of its method that are done or under way.
 
     Where there are none, by those of all methods.
@@ -93,9 +92,9 @@ def _seconds_left(runs: Sequence[Job]) -> tuple[float | None, ...]:
     for run in runs:
         seconds = run_seconds(run.status) if run.state in (State.DONE, State.RUNNING) else None
         if seconds is not None:
-            lengths.setdefault(_method(run), []).append(seconds)
+            lengths.setdefault(run.method, []).append(seconds)
     every = [seconds for method in lengths.values() for seconds in method]
-    return tuple(_seconds_left_of(run, lengths.get(_method(run), every)) for run in runs)
+    return tuple(replace(run, seconds_left=_seconds_left(run, lengths.get(run.method, every))) for run in runs)
 
 
 def run_seconds(status: Status | None) -> float | None:
@@ -106,7 +105,7 @@ def run_seconds(status: Status | None) -> float | None:
     return max(attempt, (status.seconds_per_step or 0.0) * (status.steps or 0))  # it may have resumed in the middle
 
 
-def _seconds_left_of(run: Job, lengths: Sequence[float]) -> float | None:
+def _seconds_left(run: Job, lengths: Sequence[float]) -> float | None:
     status = run.status
     if run.state in (State.DONE, State.FAILED):
         return 0.0
@@ -119,11 +118,11 @@ def _seconds_left_of(run: Job, lengths: Sequence[float]) -> float | None:
 
 def _seconds_until_all_end(tasks: Sequence[Task]) -> float | None:
     """Until the last training ends, if as many run at a time as do now."""
-    pairs = [(run.state, left) for task in tasks for run, left in zip(task.runs, task.seconds_left, strict=True)]
-    if any(left is None for _, left in pairs):
+    runs = [run for task in tasks for run in task.runs]
+    if any(run.seconds_left is None for run in runs):
         return None
-    running = [left for state, left in pairs if state == State.RUNNING]
-    return makespan(running, [left for state, left in pairs if state in (State.QUEUED, State.STOPPED)])
+    running = [run.seconds_left for run in runs if run.state == State.RUNNING]
+    return makespan(running, [run.seconds_left for run in runs if run.state in (State.QUEUED, State.STOPPED)])
 
 
 def makespan(running: Sequence[float], waiting: Sequence[float]) -> float:
@@ -137,7 +136,3 @@ def makespan(running: Sequence[float], waiting: Sequence[float]) -> float:
     for seconds in waiting:
         heapq.heappush(workers, heapq.heappop(workers) + seconds)
     return max(workers)
-
-
-def _method(run: Job) -> str:
-    return run.item.split("/")[0]

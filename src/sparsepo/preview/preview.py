@@ -14,7 +14,7 @@ from sparsepo.data.prompts import PromptBuilder
 from sparsepo.data.records import Preference, Prompt
 from sparsepo.models.loading import fetch_tokenizer, spec_context_length
 from sparsepo.models.prompting import prompt_builder, task_data
-from sparsepo.workflow.settings.data import PromptSettings
+from sparsepo.workflow.settings import max_new_tokens
 
 
 @dataclass
@@ -48,7 +48,7 @@ class Preview:
 
 def preview_task(task: TaskConfig) -> Preview:
     """The preview of a task of a config. Raises UserError for a model or data that cannot be read."""
-    limits = tuple(PromptSettings.prompt_fields(task).values())
+    limits = (task.training.max_prompt_tokens, max_new_tokens(task))
     data = task.data.model_dump(mode="json")
     if not isinstance(task.preferences, FilePreferences):
         made, builder = task_data(task.model, data, None, limits)

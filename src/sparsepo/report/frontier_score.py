@@ -86,15 +86,13 @@ def upper_hull(points: Iterable[FrontierPoint]) -> list[FrontierPoint]:
     for point in sorted(points, key=lambda point: (point[0], -point[1])):
         if hull and point[1] <= hull[-1][1]:
             continue
-        while len(hull) > 1 and not _turns_right(hull[-2], hull[-1], point):
+        while len(hull) > 1:
+            (x, y), (left, low) = hull[-1], hull[-2]
+            if (y - low) * (point[0] - left) > (point[1] - low) * (x - left):
+                break  # the last corner lies above the line from the one before it to the point
             hull.pop()
         hull.append(point)
     return hull
-
-
-def _turns_right(a: FrontierPoint, b: FrontierPoint, c: FrontierPoint) -> bool:
-    """Whether b lies strictly above the line from a to c."""
-    return (b[1] - a[1]) * (c[0] - a[0]) > (c[1] - a[1]) * (b[0] - a[0])
 
 
 def gain(points: np.ndarray, budget: float) -> float:

@@ -3,6 +3,8 @@
 import re
 from collections.abc import Mapping
 
+RUN_STAGES = ("train_policy", "finish_rounds", "train_on_policy")
+"""The stages that make runs, by the trainer of their method."""
 _SYMBOLS = {"alpha": "α", "beta": "β", "gamma": "γ", "lambda": "λ"}
 
 

@@ -85,29 +85,22 @@ def exclusive_lock(path: Path):
 
 
 def try_locks(locks: Path, gpus: list[str], count: int) -> dict[str, int]:
-    """Lock `count` free GPUs, GPU -> open descriptor; none of them if there are fewer."""
+    """Lock `count` free GPUs, GPU -> open descriptor, which survives an exec; none of them if there are fewer."""
     held: dict[str, int] = {}
     for gpu in gpus:
-        descriptor = try_lock(locks / f"gpu-{gpu.replace('/', '_')}")
-        if descriptor is not None:
-            held[gpu] = descriptor
+        descriptor = os.open(locks / f"gpu-{gpu.replace('/', '_')}", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            continue
+        os.set_inheritable(descriptor, True)
+        held[gpu] = descriptor
         if len(held) == count:
             return held
     for descriptor in held.values():
         os.close(descriptor)
     return {}
-
-
-def try_lock(path: Path) -> int | None:
-    """A descriptor of the locked file, which survives an exec; None if another process holds the lock."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    os.set_inheritable(descriptor, True)
-    return descriptor
 
 
 if __name__ == "__main__":

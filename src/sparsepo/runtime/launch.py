@@ -18,7 +18,6 @@ DDP_CONFIG = Path(__file__).parent / "ddp.yaml"
 
 
 def is_launched() -> bool:
-    """Whether this process is one of several of a launch."""
     return "LOCAL_RANK" in os.environ
 
 
@@ -28,7 +27,6 @@ def is_first() -> bool:
 
 
 def python_command(processes: int, accelerate: Path | None) -> str:
-    """The shell command that runs a Python script on so many processes."""
     if processes == 1:
         return "python"
     file = "" if accelerate is None else f" --accelerate {quote(str(accelerate))}"

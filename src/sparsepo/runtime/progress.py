@@ -30,7 +30,6 @@ class Loop:
 
     @property
     def seconds(self) -> float:
-        """Since the loop began."""
         return self._clock() - self._start
 
     @property
@@ -44,13 +43,11 @@ class Loop:
         return None if self.seconds_per_step is None else self.seconds_per_step * (self.total - self.done)
 
     def advance(self, done: int) -> None:
-        """So many steps are done."""
         self.done = done
         if Loop._outermost is self:
             update_status(self.phase, done, self.total, self.seconds_per_step, self.seconds_left)
 
     def close(self) -> None:
-        """The loop has ended."""
         if Loop._outermost is self:
             Loop._outermost = None
 
@@ -67,24 +64,19 @@ def progress(
     An item counts as done when the next one is asked for. `size` is how many of `total` it stands for, as a batch does
     for its rows; `clock` gives seconds.
     """
-    loop = Loop(what, total, clock=clock)
+    loop, printed, is_terminal = Loop(what, total, clock=clock), 0.0, sys.stderr.isatty()
     try:
-        if sys.stderr.isatty():
-            with tqdm(desc=what, total=total) as bar:
-                for item in items:
-                    yield item
-                    bar.update(size(item))
-                    loop.advance(loop.done + size(item))
-            return
-        printed = 0.0
-        for item in items:
-            yield item
-            loop.advance(loop.done + size(item))
-            if loop.seconds - printed >= PRINT_EVERY and loop.done < total:
-                printed = loop.seconds
-                left = format_duration(loop.seconds_left or 0.0)
-                print(f"{what}: {loop.done:,} of {total:,}, {left} left", flush=True)
-        print(f"{what}: {loop.done:,} of {total:,} in {format_duration(loop.seconds)}", flush=True)
+        with tqdm(desc=what, total=total, **({} if is_terminal else {"disable": True})) as bar:
+            for item in items:
+                yield item
+                bar.update(size(item))
+                loop.advance(loop.done + size(item))
+                if not is_terminal and loop.seconds - printed >= PRINT_EVERY and loop.done < total:
+                    printed = loop.seconds
+                    left = format_duration(loop.seconds_left or 0.0)
+                    print(f"{what}: {loop.done:,} of {total:,}, {left} left", flush=True)
+        if not is_terminal:
+            print(f"{what}: {loop.done:,} of {total:,} in {format_duration(loop.seconds)}", flush=True)
     finally:
         loop.close()
 

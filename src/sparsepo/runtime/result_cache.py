@@ -10,7 +10,7 @@ from typing import Any
 from sparsepo.runtime.errors import add_path_to_disk_error
 
 
-class ResultCache:
+class ResultCache(dict[str, Any]):
     """Results, as JSON, by the key of their request; each is one line of a JSONL file. Threads may share a cache.
 
     A line that is cut, as after a kill, is ignored, and that request is computed again. `identity` is what results
@@ -22,30 +22,14 @@ class ResultCache:
         path.parent.mkdir(parents=True, exist_ok=True)
         lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else [""]
         entries = filter(None, map(_entry, lines))
-        self._results = {key: result for key, result in entries if key.startswith(identity)}
+        super().__init__((key, result) for key, result in entries if key.startswith(identity))
         if lines[-1]:
             self._append("\n")  # ends a line that was cut
-
-    def __len__(self) -> int:
-        return len(self._results)
-
-    def __contains__(self, key: str) -> bool:
-        return key in self._results
-
-    def __getitem__(self, key: str) -> Any:
-        return self._results[key]
 
     def __setitem__(self, key: str, result: Any) -> None:
         with self._lock:
             self._append(json.dumps({"key": key, "answer": result}) + "\n")
-            self._results[key] = result
-
-    def get_or_compute(self, request: Any, compute: Callable[[], Any]) -> Any:
-        """The result of a request, computed only if it is not there yet."""
-        key = request_key(request, self.identity)
-        if key not in self:
-            self[key] = compute()
-        return self[key]
+            super().__setitem__(key, result)
 
     def delete(self) -> None:
         """Delete the file, when the stage has written all results to its outputs."""
@@ -65,8 +49,13 @@ def open_cache(path: Path, identity: str) -> ResultCache:
 
 
 def get_or_compute(cache: ResultCache | None, request: Any, compute: Callable[[], Any]) -> Any:
-    """The result of a request, from the cache if there is one."""
-    return compute() if cache is None else cache.get_or_compute(request, compute)
+    """The result of a request, computed only if it is not in the cache; of no cache, computed."""
+    if cache is None:
+        return compute()
+    key = request_key(request, cache.identity)
+    if key not in cache:
+        cache[key] = compute()
+    return cache[key]
 
 
 def _entry(line: str) -> tuple[str, Any] | None:

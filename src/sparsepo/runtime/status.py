@@ -46,24 +46,21 @@ class _StatusFile:
     def __init__(self, path: Path):
         self.path, self.status, self._written = path, Status(), 0.0
 
-    def write(self) -> None:
-        """Replace the file. A status that cannot be written is no reason to end a job."""
+    def write(self, now: bool = False) -> None:
+        """Replace the file, if due or to be `now`. A status that cannot be written is no reason to end a job."""
+        if not now and (not is_first() or time.monotonic() - self._written < WRITE_EVERY):
+            return
         self._written, self.status.updated = time.monotonic(), time.time()
         temporary = self.path.with_name(f"{self.path.name}.tmp")
         with suppress(OSError):
             temporary.write_text(json.dumps(asdict(self.status)) + "\n")
             os.replace(temporary, self.path)
 
-    def write_if_due(self) -> None:
-        if is_first() and time.monotonic() - self._written >= WRITE_EVERY:
-            self.write()
-
 
 _file: _StatusFile | None = None  # None: nobody is told how this process is getting on
 
 
 def status_path(log: Path) -> Path:
-    """The status file of the job with this log."""
     return log.with_suffix(".status.json")
 
 
@@ -71,8 +68,7 @@ def start_status(log: Path) -> None:
     """From now on, tell the state of this process beside the log of its job."""
     global _file
     _file = _StatusFile(status_path(log))
-    if is_first():
-        _file.write()
+    _file.write(now=is_first())
 
 
 def update_status(
@@ -83,21 +79,21 @@ def update_status(
         status = _file.status
         status.phase, status.step, status.steps = phase, step, steps
         status.seconds_per_step, status.seconds_left = seconds_per_step, seconds_left
-        _file.write_if_due()
+        _file.write()
 
 
 def update_metrics(metrics: Mapping[str, float]) -> None:
     """Numbers of a training, which replace those of the same name."""
     if _file is not None:
         _file.status.metrics |= metrics
-        _file.write_if_due()
+        _file.write()
 
 
 def end_status(state: str, error: str = "") -> None:
     """How this process ends. Of several, any may say that it has failed: the first may wait for it for ever."""
     if _file is not None and (is_first() or state == "failed"):
         _file.status.state, _file.status.error = state, one_line(error, 300)
-        _file.write()
+        _file.write(now=True)
 
 
 def read_status(path: Path) -> Status | None:

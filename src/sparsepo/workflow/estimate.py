@@ -5,28 +5,31 @@ import argparse
 from sparsepo.config.loading import load_config
 from sparsepo.config.runs import as_task
 from sparsepo.runtime.entry_point import run_main
-from sparsepo.workflow.resources import FLOAT, TaskNeeds, job_resources
+from sparsepo.workflow.resources import FLOAT, OPTIMIZER_STATE, TaskNeeds, job_resources
 from sparsepo.workflow.stages import Stages
 
 HEAD = ("stage", "jobs", "hours", "mem_mb", "runtime")
-CHECKPOINT = 3 * 3 * FLOAT  # bytes a parameter: weights and two moments, of two checkpoints and one being written
+CHECKPOINTS = 3  # two that are kept, and one being written
 
 
 def job_counts(stages: Stages, task: str) -> dict[str, int]:
-    """How many jobs of a task each stage has."""
-    runs, measures = stages.runs(task, sft=False), stages.config.tasks[task].evaluation.measures
+    runs, measures = stages.runs(task, sft=False), stages.measures(task)
     named = [stages.rounds(task, run) for run in stages.runs_trained_by("rounds", task)]
-    rounds = {(path, number) for path, numbers in named for number in numbers}  # runs share those of one path
-    caches = {kind for run in runs for kind in stages.reference_caches(task, run)}
-    counts = {"train_sft": 1, "build_preferences": 1, "cache_reference": len(caches)}
-    for stage, trainer in (("train_policy", "pairs"), ("train_on_policy", "on_policy")):
-        counts[stage] = len(stages.runs_trained_by(trainer, task))
-    counts |= {"build_round_pairs": len(rounds), "train_round": len(rounds)}
-    of_runs = ["sample_responses", "evaluate_run", *(f"measure_{measure}" for measure in measures)]
-    of_runs += ["sample_generations"] * bool({"summaries", "win_rate"} & set(measures))
-    of_runs += ["sample_programs"] * ("pass_at_k" in measures)
+    rounds = len({(path, number) for path, numbers in named for number in numbers})  # runs share those of one path
+    counts = {"train_sft": 1, "build_preferences": 1, "cache_reference": len(cached_kinds(stages, task))}
+    counts |= {"train_policy": len(stages.runs_trained_by("pairs", task))}
+    counts |= {"train_on_policy": len(stages.runs_trained_by("on_policy", task))}
+    counts |= {"build_round_pairs": rounds, "train_round": rounds}
+    sampling = {"samples": "responses"}
+    of_runs = [f"sample_{sampling.get(kind, kind)}" for kind in stages.sampled(task)]
+    of_runs += [f"measure_{name}" if name != "scores" else "evaluate_run" for name in measures]
     counts |= dict.fromkeys(of_runs, len(runs) + 1)
     return {stage: count for stage, count in counts.items() if count}
+
+
+def cached_kinds(stages: Stages, task: str) -> set[str]:
+    """The kinds of outputs of the reference that are cached for the runs of a task."""
+    return {kind for run in stages.runs(task, sft=False) for kind in stages.reference_caches(task, run)}
 
 
 def stage_rows(stages: Stages, task: str) -> list[tuple[str, int, float, int, int]]:
@@ -36,25 +39,26 @@ def stage_rows(stages: Stages, task: str) -> list[tuple[str, int, float, int, in
     for name, oracle in section.oracles.items():
         own = [*["train_oracle_sft"] * (oracle.model is not None), "train_oracle", "score_tokens"]
         jobs += [(f"{stage} {name}", stage, 1, as_task(section, name)) for stage in own]
-    rows = []
-    for title, stage, count, part in jobs:
-        hours = count * getattr(TaskNeeds(part), stage)().seconds / 3600
-        rows.append((title, count, hours, *job_resources(part, stage).values()))
-    return rows
+    hours = [count * getattr(TaskNeeds(part), stage)().seconds / 3600 for _, stage, count, part in jobs]
+    return [
+        (title, count, total, *job_resources(part, stage).values())
+        for (title, stage, count, part), total in zip(jobs, hours, strict=True)
+    ]
 
 
 def disk(stages: Stages, task: str) -> dict[str, float]:
     """Bytes of the weights of all models, of what is cached of the reference, and of the checkpoints of one run."""
     section, needs = stages.config.tasks[task], TaskNeeds(stages.config.tasks[task])
-    runs = stages.runs(task, sft=False)
-    kinds = {kind for run in runs for kind in stages.reference_caches(task, run)}
-    models = [(section, len(runs) + 1 + job_counts(stages, task).get("train_round", 0))]
+    counts, training = job_counts(stages, task), section.training
+    models = [(section, len(stages.runs(task)) + counts.get("train_round", 0))]
     models += [(as_task(section, name), 1 + (oracle.model is not None)) for name, oracle in section.oracles.items()]
-    cached = sum(needs.size.width if kind == "states" else 1 for kind in kinds)
+    cached = sum(needs.size.width if kind == "states" else 1 for kind in cached_kinds(stages, task))
+    weights_and_moments = FLOAT * (1 + (training.checkpoint_selection == "best")) + OPTIMIZER_STATE[training.optimizer]
+    checkpoints = CHECKPOINTS * bool(training.checkpoint_every)
     return {
         "weights": sum(count * FLOAT * TaskNeeds(part).size.parameters for part, count in models),
         "reference cache": FLOAT * needs.pairs * 2 * needs.response * cached,
-        "checkpoints of a run": CHECKPOINT * needs.size.parameters * bool(section.training.checkpoint_every),
+        "checkpoints of a run": checkpoints * needs.trained(training) * weights_and_moments,
     }
 
 

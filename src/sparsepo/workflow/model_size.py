@@ -76,9 +76,7 @@ def _in_folder(folder: Path) -> ModelSize | None:
                 parameters += sum(prod(file.get_slice(name).get_shape()) for name in file.keys())
     except (OSError, ValueError, AttributeError, SafetensorError):
         return None
-    if not parameters:
-        return None
-    return (size or typical_size(parameters))._replace(parameters=parameters)
+    return (size or typical_size(parameters))._replace(parameters=parameters) if parameters else None
 
 
 @cache

@@ -3,10 +3,10 @@
 The name of a stage is also that of
     its rule                 in rules/
     its script               workflow_scripts/NAME.py
-    its settings             NameSettings in workflow/settings/
+    its settings             NameSettings in workflow/settings.py
     its logs                 logs/TASK/NAME.log, or logs/TASK/NAME/ITEM.log where a task has several jobs of it
     its code version         `Stages.code_version`
-    its memory and run time  `ESTIMATES` in workflow/cost/, unless they are fixed here
+    its memory and run time  TaskNeeds in workflow/resources.py, unless they are fixed here
     what the monitor shows   `WATCHED` in monitor/plan_file.py, if anything
 A new stage is a row here, a rule and a script. A stage `like` another one is that stage on other files: its rule is
 derived from the other's rule, and it runs the other's script.
@@ -17,8 +17,7 @@ from typing import Literal
 
 from sparsepo.config import TaskConfig
 from sparsepo.config.training import OptimisationConfig
-from sparsepo.workflow.settings import data, evaluation, report, training
-from sparsepo.workflow.settings.base import StageSettings
+from sparsepo.workflow import settings
 
 
 @dataclass(frozen=True)
@@ -32,19 +31,23 @@ class Stage:
     mem_mb, runtime (minutes): of a job whose memory and run time do not depend on the model.
     """
 
-    settings: type[StageSettings]
+    settings: type[settings.StageSettings]
     like: str | None = None
     trains: Literal["sft", "training"] | None = None
     threads: int = 1
     mem_mb: int | None = None
     runtime: int | None = None
 
+    @property
+    def fixed_resources(self) -> dict[str, int]:
+        fixed = {"mem_mb": self.mem_mb, "runtime": self.runtime}
+        return {name: value for name, value in fixed.items() if value is not None}
+
     def trained_section(self, task: TaskConfig) -> OptimisationConfig | None:
         """The section of a task that says how this stage trains; None where it does not."""
         return getattr(task, self.trains) if self.trains else None
 
     def num_processes(self, task: TaskConfig) -> int:
-        """How many processes share a job."""
         section = self.trained_section(task)
         return 1 if section is None else section.num_processes
 
@@ -52,37 +55,37 @@ class Stage:
 _TABLE_OR_FIGURE = {"mem_mb": 2000, "runtime": 20}
 
 STAGES: dict[str, Stage] = {
-    "prepare_data": Stage(data.PrepareDataSettings, mem_mb=4000, runtime=30),
-    "fit_scorer": Stage(data.FitScorerSettings, mem_mb=4000, runtime=30),
-    "train_sft": Stage(training.TrainSftSettings, trains="sft", threads=2),
-    "build_preferences": Stage(data.BuildPreferencesSettings, threads=2),
-    "cache_reference": Stage(data.CacheReferenceSettings),
-    "train_oracle_sft": Stage(training.TrainSftSettings, like="train_sft", trains="sft", threads=2),
-    "select_oracle_pairs": Stage(data.SelectOraclePairsSettings, mem_mb=4000, runtime=30),
-    "train_oracle": Stage(training.TrainPolicySettings, like="train_policy", trains="training"),
-    "score_tokens": Stage(data.ScoreTokensSettings),
-    "train_policy": Stage(training.TrainPolicySettings, trains="training"),
-    "build_round_pairs": Stage(data.BuildRoundPairsSettings),
-    "train_round": Stage(training.TrainRoundSettings, like="train_policy", trains="training"),
-    "finish_rounds": Stage(StageSettings, mem_mb=1000, runtime=20),
-    "train_on_policy": Stage(training.TrainOnPolicySettings),
-    "sample_responses": Stage(evaluation.SampleResponsesSettings),
-    "sample_generations": Stage(evaluation.SampleGenerationsSettings, like="sample_responses"),
-    "sample_programs": Stage(evaluation.SampleProgramsSettings),
-    "evaluate_run": Stage(evaluation.EvaluateRunSettings),
-    "measure_summaries": Stage(evaluation.MeasureSummariesSettings),
-    "measure_win_rate": Stage(evaluation.MeasureWinRateSettings),
-    "measure_benchmarks": Stage(evaluation.MeasureBenchmarksSettings),
-    "measure_pass_at_k": Stage(evaluation.MeasurePassAtKSettings, threads=2, mem_mb=4000),
-    "make_grid_table": Stage(report.MakeGridTableSettings, **_TABLE_OR_FIGURE),
-    "compare_methods": Stage(report.CompareMethodsSettings, **_TABLE_OR_FIGURE),
-    "plot_frontier": Stage(StageSettings, **_TABLE_OR_FIGURE),
-    "plot_diversity": Stage(StageSettings, **_TABLE_OR_FIGURE),
-    "plot_temperatures": Stage(StageSettings, **_TABLE_OR_FIGURE),
-    "plot_dynamics": Stage(StageSettings, **_TABLE_OR_FIGURE),
-    "plot_tokens": Stage(StageSettings, **_TABLE_OR_FIGURE),
-    "plot_selection": Stage(report.PlotSelectionSettings, **_TABLE_OR_FIGURE),
-    "plot_rounds": Stage(report.PlotRoundsSettings, **_TABLE_OR_FIGURE),
-    "build_report": Stage(report.BuildReportSettings, mem_mb=4000, runtime=60),
+    "prepare_data": Stage(settings.PrepareDataSettings, mem_mb=4000, runtime=30),
+    "fit_scorer": Stage(settings.FitScorerSettings, mem_mb=4000, runtime=30),
+    "train_sft": Stage(settings.TrainSftSettings, trains="sft", threads=2),
+    "build_preferences": Stage(settings.BuildPreferencesSettings, threads=2),
+    "cache_reference": Stage(settings.CacheReferenceSettings),
+    "train_oracle_sft": Stage(settings.TrainSftSettings, like="train_sft", trains="sft", threads=2),
+    "select_oracle_pairs": Stage(settings.SelectOraclePairsSettings, mem_mb=4000, runtime=30),
+    "train_oracle": Stage(settings.TrainPolicySettings, like="train_policy", trains="training"),
+    "score_tokens": Stage(settings.ScoreTokensSettings),
+    "train_policy": Stage(settings.TrainPolicySettings, trains="training"),
+    "build_round_pairs": Stage(settings.BuildRoundPairsSettings),
+    "train_round": Stage(settings.TrainRoundSettings, like="train_policy", trains="training"),
+    "finish_rounds": Stage(settings.StageSettings, mem_mb=1000, runtime=20),
+    "train_on_policy": Stage(settings.TrainOnPolicySettings),
+    "sample_responses": Stage(settings.SampleResponsesSettings),
+    "sample_generations": Stage(settings.SampleGenerationsSettings, like="sample_responses"),
+    "sample_programs": Stage(settings.SampleProgramsSettings),
+    "evaluate_run": Stage(settings.EvaluateRunSettings),
+    "measure_summaries": Stage(settings.MeasureSummariesSettings),
+    "measure_win_rate": Stage(settings.MeasureWinRateSettings),
+    "measure_benchmarks": Stage(settings.MeasureBenchmarksSettings),
+    "measure_pass_at_k": Stage(settings.MeasurePassAtKSettings, threads=2, mem_mb=4000),
+    "make_grid_table": Stage(settings.MakeGridTableSettings, **_TABLE_OR_FIGURE),
+    "compare_methods": Stage(settings.CompareMethodsSettings, **_TABLE_OR_FIGURE),
+    "plot_frontier": Stage(settings.StageSettings, **_TABLE_OR_FIGURE),
+    "plot_diversity": Stage(settings.StageSettings, **_TABLE_OR_FIGURE),
+    "plot_temperatures": Stage(settings.StageSettings, **_TABLE_OR_FIGURE),
+    "plot_dynamics": Stage(settings.StageSettings, **_TABLE_OR_FIGURE),
+    "plot_tokens": Stage(settings.StageSettings, **_TABLE_OR_FIGURE),
+    "plot_selection": Stage(settings.PlotSelectionSettings, **_TABLE_OR_FIGURE),
+    "plot_rounds": Stage(settings.PlotRoundsSettings, **_TABLE_OR_FIGURE),
+    "build_report": Stage(settings.BuildReportSettings, mem_mb=4000, runtime=60),
 }
 """By name, in the order in which they run."""

@@ -60,84 +60,79 @@ class TaskNeeds:
     """What a job of each stage of a task needs, by the name of the stage."""
 
     def __init__(self, task: TaskConfig):
-        self.task, self.prompts = task, task.data.prompts
-        data, preferences, resources = task.data, task.preferences, task.resources
+        self.task, self.training, self.own, self.prompts = task, task.training, task.evaluation, task.data.prompts
+        preferences, resources = task.preferences, task.resources
         self.size = size = model_size(task.model, resources.parameters) or UNKNOWN_SIZE
         self.device = GPU if (resources.device or ("gpu" if size.parameters > GPU_FROM else "cpu")) == "gpu" else CPU
         generated, path = getattr(preferences, "sampling", None), getattr(preferences, "path", None)
-        self.prompt = min(getattr(data, "prompt_tokens", (0, task.training.max_prompt_tokens))[1], size.context)
-        self.response = min(generated.max_new_tokens if generated else task.training.max_response_tokens, size.context)
+        self.prompt = min(getattr(task.data, "prompt_tokens", (0, self.training.max_prompt_tokens))[1], size.context)
+        response = generated.max_new_tokens if generated else self.training.max_response_tokens
+        self.response = min(response, size.context)
         self.pair = min(self.prompt + 2 * self.response, 2 * size.context)  # tokens; the prompt is there once
         in_file = max(1, path.stat().st_size // BYTES_A_PAIR) if path and path.is_file() else UNKNOWN_ROWS
         self.pairs = self.prompts.train or getattr(preferences, "sample", None) or in_file
 
-    # --- the two formulas
+    def need(
+        self, tokens: float, passes: float, half: bool, kept: float, unit: float, head: float, state: float = 0.0
+    ) -> Need:
+        """The formula of time and that of memory, of so many tokens in so many passes through the model.
 
-    def seconds(self, tokens: float, passes: float, precision: str = "float32") -> float:
-        """2 FLOPs a parameter and token; each pass reads all parameters and takes its time in each layer."""
+        Time: 2 FLOPs a parameter and token; each pass reads all parameters and takes its time in each layer.
+        Memory: `unit` bytes for each of the `kept` tokens, layer and unit of width; `head` rows of logits with softmax
+        and gradient; `state` bytes of further copies of the parameters, gradients and optimizer.
+        """
         size, device = self.size, self.device
-        flops = device.flops if precision == "float32" else device.half_precision_flops
         a_pass = FLOAT * size.parameters / device.bandwidth + size.layers * device.layer
-        return 2 * size.parameters * tokens / flops + passes * a_pass
-
-    def memory(self, tokens: float, unit: float, rows: float, copies: float = 0.0, state: float = 0.0) -> float:
-        """`unit` bytes a token, layer and unit of width; logits of so many rows, with softmax and gradient; more copies
-        of the parameters; `state` bytes of gradients and optimizer."""
-        size = self.size
-        kept = tokens * unit * size.layers * size.width + 3 * FLOAT * rows * size.vocab_size
-        return kept + copies * FLOAT * size.parameters + state
+        seconds = 2 * size.parameters * tokens / (device.half_precision_flops if half else device.flops)
+        memory = kept * unit * size.layers * size.width + 3 * FLOAT * head * size.vocab_size
+        return Need(seconds + passes * a_pass, memory + state)
 
     # --- what stages do
 
+    def trained(self, settings: OptimisationConfig) -> float:
+        size, adapter = self.size, settings.adapter
+        return size.parameters if adapter is None else 18 * adapter.rank * size.width * size.layers
+
     def _train(self, settings: OptimisationConfig, rows: float, length: float, head: float, reads: int = 0) -> Need:
         """A training on rows of `length` tokens, read `reads` times by a reference; `head`: rows of logits at once."""
-        size, adapter, half = self.size, settings.adapter, settings.precision != "float32"
+        half, checkpointing = settings.precision != "float32", settings.gradient_checkpointing
         micro = (settings.micro_batch_size or settings.batch_size) * length
-        micro = min(getattr(settings, "micro_batch_tokens", None) or micro, settings.batch_size * length)
-        micro = max(micro, length)
-        tokens = (3 + settings.gradient_checkpointing + reads) * rows * length  # a backward pass is two of forward
-        trained = size.parameters if adapter is None else 18 * adapter.rank * size.width * size.layers
+        micro = max(length, min(getattr(settings, "micro_batch_tokens", None) or micro, settings.batch_size * length))
+        tokens = (3 + checkpointing + reads) * rows * length  # a backward pass is two of forward
         unit = ACTIVATIONS / (1 + half)
-        unit = FLOAT + unit / size.layers if settings.gradient_checkpointing else unit
-        copies = half / 2 + (reads > 0 and adapter is None)
-        state = trained * (FLOAT + OPTIMIZER_STATE[settings.optimizer])
-        memory = self.memory(micro, unit, min(head, 2 * micro), copies, state)
-        return Need(self.seconds(tokens, tokens / micro, settings.precision), memory)
+        unit = FLOAT + unit / self.size.layers if checkpointing else unit
+        copies = half / 2 + (reads > 0 and settings.adapter is None)
+        state = self.trained(settings) * (FLOAT + OPTIMIZER_STATE[settings.optimizer])
+        state += copies * FLOAT * self.size.parameters
+        return self.need(tokens, tokens / micro, half, micro, unit, min(head, 2 * micro), state)
 
-    def _sample(self, responses: float, sampling: SamplingConfig, alone: bool = True) -> Need:
-        """A job of sampling `alone` runs in half precision on a GPU."""
-        length = min(self.prompt + sampling.max_new_tokens, self.size.context)
-        rows, passes = (
-            min(responses, sampling.batch_size),
-            sampling.max_new_tokens * ceil(responses / sampling.batch_size),
-        )
-        seconds = self.seconds(responses * length, passes, "bfloat16" if alone else "float32")
-        return Need(seconds, self.memory(rows * length, KEYS_AND_VALUES, rows))
-
-    def _sample_often(self, times: int, responses: int) -> Need:
-        """During a training."""
-        once = self._sample(responses, self.task.sampling, alone=False)
-        return Need(times * once.seconds, once.memory if times else 0.0)
+    def _sample(self, responses: float, sampling: SamplingConfig, times: int = 1, half: bool = True) -> Need:
+        """A job of its own runs in half precision on a GPU; a training that samples so many `times` does not."""
+        length, rows = min(self.prompt + sampling.max_new_tokens, self.size.context), sampling.batch_size
+        passes, rows = sampling.max_new_tokens * ceil(responses / rows), min(responses, rows) * bool(times)
+        return self.need(times * responses * length, times * passes, half, rows * length, KEYS_AND_VALUES, rows)
 
     def _frontier(self, steps: int) -> Need:
-        every, prompts = self.task.training.frontier_every, self.task.evaluation.frontier_prompts
-        return self._sample_often(ceil(steps / every) + 1 if every else 0, prompts)
+        every = self.training.frontier_every
+        times = ceil(steps / every) + 1 if every else 0
+        return self._sample(self.own.frontier_prompts, self.task.sampling, times, half=False)
 
-    def _read(self, rows: float, length: float, batch_size: float, models: int = 1, precision: str = "float32") -> Need:
+    def _read(self, rows: float, length: float, batch_size: float, models: int = 1, half: bool = False) -> Need:
         """Log-probs of texts, in batches whose states are kept of one layer."""
-        memory = self.memory(batch_size * length, 8 * FLOAT / self.size.layers, models * HEAD_ROWS, models - 1)
-        return Need(self.seconds(models * rows * length, models * rows / batch_size, precision), memory)
+        passes, other = models * rows / batch_size, (models - 1) * FLOAT * self.size.parameters
+        unit, head = 8 * FLOAT / self.size.layers, models * HEAD_ROWS
+        return self.need(models * rows * length, passes, half, batch_size * length, unit, head, other)
 
     def _responses(self) -> int:
         return (self.prompts.validation + self.prompts.test) * self.task.sampling.samples
 
     def _generations(self) -> int:
-        settings = self.task.evaluation.generation
+        settings = self.own.generation
         counts = [min(count, settings.prompts or count) for count in (self.prompts.validation, self.prompts.test)]
         return sum(counts) * settings.samples * len(settings.temperatures)
 
     def _programs(self) -> int:
-        settings = self.task.evaluation.code
+        settings = self.own.code
         suites = (self.prompts.test, 164 * ("humaneval" in settings.suites))
         problems = sum(min(settings.problems or count, count) for count in suites)
         return problems * settings.sampling.samples + self.prompts.validation * settings.validation_samples
@@ -156,21 +151,19 @@ class TaskNeeds:
 
     def build_preferences(self) -> Need:
         sampling = getattr(self.task.preferences, "sampling", None)
-        if sampling is None:
-            return Need(memory=1e9)
-        return self._sample((self.pairs + self.prompts.validation) * sampling.samples, sampling)
+        responses = (self.pairs + self.prompts.validation) * sampling.samples if sampling else 0
+        return self._sample(responses, sampling) if sampling else Need(memory=1e9)
 
-    def cache_reference(self) -> Need:
-        training = self.task.training
-        return self._read(self.pairs, self.pair, training.batch_size, precision=training.precision)
+    def cache_reference(self, models: int = 1, rows: float = 0) -> Need:
+        half = self.training.precision != "float32"
+        return self._read(self.pairs + rows, self.pair, self.training.batch_size, models, half)
 
     def score_tokens(self) -> Need:
-        training, rows = self.task.training, self.pairs + self.prompts.validation
-        return self._read(rows, self.pair, training.batch_size, models=2, precision=training.precision)
+        return self.cache_reference(models=2, rows=self.prompts.validation)
 
     def train_policy(self) -> Need:
         """As if the reference were not cached."""
-        training = self.task.training
+        training = self.training
         steps = steps_of(training, self.pairs)
         checks = ceil(steps / training.validate_every) + 1 if training.validate_every else 0
         rows = steps * training.batch_size + checks * self.prompts.validation
@@ -180,22 +173,23 @@ class TaskNeeds:
     train_oracle = train_policy
 
     def train_round(self) -> Need:
-        return self.train_policy() + self._sample_often(1, self.task.evaluation.frontier_prompts)
+        return self.train_policy() + self._sample(self.own.frontier_prompts, self.task.sampling, half=False)
 
     def train_on_policy(self) -> Need:
         """Responses are sampled, read by policy and reference, and learnt; a target may be fitted to others before."""
-        training, own, sampling = self.task.training, self.task.training.on_policy, self.task.sampling
+        training, own, sampling = self.training, self.training.on_policy, self.task.sampling
         steps = steps_of(training, self.pairs * own.samples)
         rows, length = steps * training.batch_size, min(self.prompt + sampling.max_new_tokens, self.size.context)
-        sampled = self._sample_often(steps, training.batch_size) + self._sample_often(own.fit_prompts, own.fit_samples)
+        sampled = self._sample(training.batch_size, sampling, steps, half=False)
+        sampled += self._sample(own.fit_samples, sampling, own.fit_prompts, half=False)
         return self._train(training, rows, length, head=2 * HEAD_ROWS, reads=2) + sampled + self._frontier(steps)
 
     def build_round_pairs(self) -> Need:
         """Sampled, read by the policy, and judged: a second for each pair of responses to a prompt."""
         sampling, judge = sampling_of_rounds(self.task), judge_of_rounds(self.task)
         judged = self.pairs * sampling.samples * (sampling.samples - 1) / 2 * (judge.kind != "scorer")
-        sampled = self._sample(self.pairs * sampling.samples, sampling)
         has_model = hasattr(getattr(judge, "scorer", judge), "model")
+        sampled = self._sample(self.pairs * sampling.samples, sampling)
         return sampled + self.cache_reference() + Need(judged, JUDGE * has_model)
 
     def sample_responses(self) -> Need:
@@ -203,13 +197,12 @@ class TaskNeeds:
 
     def evaluate_run(self) -> Need:
         """Policy and reference read every response and some pairs; then scorers read them."""
-        sampling, evaluation = self.task.sampling, self.task.evaluation
-        length = min(max(self.prompt + sampling.max_new_tokens, self.pair), 2 * self.size.context)
-        read = self._read(self._responses() + evaluation.token_pairs, length, evaluation.batch_size, models=2)
-        return read + Need(memory=JUDGE * any(hasattr(scorer, "model") for _, scorer in evaluation.scorers))
+        length = min(max(self.prompt + self.task.sampling.max_new_tokens, self.pair), 2 * self.size.context)
+        read = self._read(self._responses() + self.own.token_pairs, length, self.own.batch_size, models=2)
+        return read + Need(memory=JUDGE * any(hasattr(scorer, "model") for _, scorer in self.own.scorers))
 
     def sample_generations(self) -> Need:
-        return self._sample(self._generations(), self.task.evaluation.generation)
+        return self._sample(self._generations(), self.own.generation)
 
     def measure_summaries(self) -> Need:
         """A second for each response, by whatever model or endpoint reads it."""
@@ -219,14 +212,14 @@ class TaskNeeds:
 
     def measure_benchmarks(self) -> Need:
         """lm-eval keeps the logits of all positions."""
-        settings, length = self.task.evaluation.benchmarks, min(QUESTION_TOKENS, self.size.context)
+        settings, length = self.own.benchmarks, min(QUESTION_TOKENS, self.size.context)
         rows = (settings.limit or QUESTIONS) * (len(settings.tasks) + len(settings.local)) * ANSWERS
         tokens = settings.batch_size * length
-        kept = Need(memory=self.memory(tokens, KEYS_AND_VALUES, rows=tokens))
+        kept = self.need(0, 0, False, tokens, KEYS_AND_VALUES, head=tokens)
         return self._read(rows, length, settings.batch_size) + kept
 
     def sample_programs(self) -> Need:
-        return self._sample(self._programs(), self.task.evaluation.code.sampling)
+        return self._sample(self._programs(), self.own.code.sampling)
 
     def measure_pass_at_k(self) -> Need:
         """Three programs in ten are taken to run until they are stopped."""
@@ -235,7 +228,6 @@ class TaskNeeds:
 
 
 def steps_of(settings: OptimisationConfig, rows: float) -> int:
-    """The steps of a training on so many rows."""
     return settings.max_steps or ceil(rows * settings.num_train_epochs / settings.batch_size)
 
 

@@ -1,21 +1,27 @@
 """The command line that the scripts of all stages share."""
 
+import json
 from argparse import SUPPRESS, Action, ArgumentParser
-from collections.abc import Sequence
 from pathlib import Path
 
 from sparsepo.runtime.errors import UserError
-from sparsepo.workflow.settings.base import StageSettings
+from sparsepo.workflow.settings import StageSettings
 
 HELP = {
+    "cache": "cached outputs of the reference",
     "checkpoint": "folder of checkpoints, from which a killed job resumes",
+    "config": "of the task as JSON, for the record",
+    "iteration": "number of the round, from 1",
     "judge-cache": "folder that keeps the answers of a judge",
+    "kind": "states, logps or weights~NORMALISATION~ACTIVATION_SITES",
+    "model": "files of a model folder of the user",
     "out": "the file to write, or the folder of several",
     "policy": "model folder of the policy",
     "reference": "model folder of the reference",
     "result-cache": "file that keeps finished parts, from which a killed job resumes",
+    "validation": "prompts or pairs to validate on",
 }
-"""What an option says of itself wherever it is used."""
+TYPES = {"config": json.loads, "iteration": int, "kind": str}
 RENAMED = {"kept": "result-cache", "code": "code-version", "points": "frontier", "answers": "judge-cache"}
 """Options that had another name in earlier versions."""
 
@@ -25,11 +31,10 @@ class _Renamed(Action):
         raise UserError(f"{option_string} is called --{RENAMED[self.dest]} now")
 
 
-def stage_parser(
-    description: str | None, settings: type[StageSettings], *paths: str, lists: Sequence[str] = ()
-) -> ArgumentParser:
-    """A parser of `--settings`, `--code-version`, and required options that take a path, or `lists` of paths.
+def stage_parser(description: str | None, settings: type[StageSettings], usage: str) -> ArgumentParser:
+    """A parser of `--settings`, `--code-version`, and the options of a usage line, most of which take a path.
 
+    Of `pairs scores... [prompts]` the first takes one, the second one or more, and the third may be left out.
     A script takes one option for each named input and output of its rule, see rules/common.smk.
     """
     parser = ArgumentParser(description=description, allow_abbrev=False)
@@ -37,10 +42,11 @@ def stage_parser(
         "--settings", type=settings.parse, default="{}", help="what this stage reads of the config, as JSON"
     )
     parser.add_argument("--code-version", default="", help="hash of the code; results of another one are not resumed")
-    for name in paths:
-        parser.add_argument(f"--{name}", type=Path, required=True, help=HELP.get(name))
-    for name in lists:
-        parser.add_argument(f"--{name}", type=Path, nargs="+", required=True, help=HELP.get(name))
+    for word in usage.split():
+        name, is_optional = word.strip("[]."), word.startswith("[")
+        several = {"nargs": "*" if is_optional else "+", "default": []} if "..." in word else {}
+        kind = TYPES.get(name, Path)
+        parser.add_argument(f"--{name}", type=kind, required=not is_optional, help=HELP.get(name), **several)
     for name in RENAMED:
         parser.add_argument(f"--{name}", action=_Renamed, nargs="*", help=SUPPRESS)
     return parser

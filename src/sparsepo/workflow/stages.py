@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,7 @@ from sparsepo.config.runs import (
     find_run,
     oracle_of,
     oracle_selected_runs,
-    patterns_of,
-    patterns_of_rounds,
+    run_pattern,
     runs_of,
 )
 from sparsepo.methods.registry import METHODS
@@ -24,10 +23,10 @@ from sparsepo.runtime.errors import UserError
 from sparsepo.runtime.launch import python_command
 from sparsepo.runtime.result_cache import file_hash
 from sparsepo.workflow.code_version import code_version
+from sparsepo.workflow.job import Job, quantized_loading
 from sparsepo.workflow.registry import STAGES
 from sparsepo.workflow.resources import UNKNOWN_SIZE_WARNING, has_unknown_size, job_resources
-from sparsepo.workflow.settings.base import Job, quantized_loading
-from sparsepo.workflow.settings.report import PlotSelectionSettings
+from sparsepo.workflow.settings import PlotSelectionSettings
 
 REPORT = Path(__file__).parents[1] / "report" / "html"
 """Where the templates, styles and scripts of the page are."""
@@ -35,14 +34,13 @@ NOTHING = "(?!)"
 """A regular expression that matches nothing: the rule of a trainer that no method uses makes no file."""
 
 
-@dataclass(frozen=True)
 class Stages:
     """`owners`: task -> name of the config that it belongs to, where several configs are given."""
 
-    config: Config
-    owners: Mapping[str, str] = field(default_factory=dict)
-    _resources: dict[tuple[str, str, str], dict[str, int]] = field(default_factory=dict, init=False, repr=False)
-    _settings: dict[tuple[str, ...], str] = field(default_factory=dict, init=False, repr=False)
+    def __init__(self, config: Config, owners: Mapping[str, str] | None = None):
+        self.config, self.owners = config, owners or {}
+        self._settings, self._resources = cache(self._make_settings), cache(self._make_resources)
+        self._resolved = cache(lambda task: json.dumps(self._job(task).resolved_config(), sort_keys=True))
 
     @classmethod
     def read(cls, paths: Sequence[str | Path], overrides: Mapping[str, Any]) -> "Stages":
@@ -91,27 +89,24 @@ class Stages:
     @property
     def run_pattern(self) -> str:
         """Matches every run of every task, and `sft`."""
-        return _any_of({"sft"} | {pattern for task in self.config.tasks.values() for pattern in patterns_of(task)})
+        return _any_of({"sft"} | self._patterns("pairs", "rounds", "on_policy"))
 
     @property
     def round_pattern(self) -> str:
         """Matches the paths of runs of rounds without their number of rounds."""
-        return _any_of({pattern for task in self.config.tasks.values() for pattern in patterns_of_rounds(task)})
+        return _any_of(self._patterns("rounds", shared=True))
 
     @property
     def oracle_pattern(self) -> str:
-        """Matches the names of all oracles."""
         return _any_of({name for task in self.config.tasks.values() for name in task.oracles})
 
     def run_pattern_of(self, trainer: str) -> str:
         """Matches the runs of methods with this trainer."""
-        patterns = {
-            pattern
-            for task in self.config.tasks.values()
-            for method, pattern in zip(task.methods, patterns_of(task), strict=True)
-            if METHODS[method].trainer == trainer
-        }
-        return _any_of(patterns)
+        return _any_of(self._patterns(trainer))
+
+    def _patterns(self, *trainers: str, shared: bool = False) -> set[str]:
+        methods = [(task, method) for task in self.config.tasks.values() for method in task.methods]
+        return {run_pattern(*each, shared) for each in methods if METHODS[each[1]].trainer in trainers}
 
     # --- files that jobs read and tasks ask for
 
@@ -173,22 +168,20 @@ class Stages:
         return " ".join(file_hash(path) for path in paths if path is not None)
 
     def report_file_hashes(self) -> str:
-        """Hashes of the templates, styles and scripts of the page."""
         files = [path for folder in ("static", "templates") for path in sorted((REPORT / folder).iterdir())]
         return " ".join(map(file_hash, files))
 
     # --- what a job runs
 
     def script(self, stage: str) -> str:
-        """The file name of the script of a stage."""
         return f"{STAGES[stage].like or stage}.py"
 
     def settings(self, stage: str, task: str = "", run: str = "sft", oracle: str = "", **_: Any) -> str:
         """JSON of what the script of a stage reads of the config, for one job."""
-        key = (stage, task, run, oracle)
-        if key not in self._settings:
-            self._settings[key] = STAGES[stage].settings.of(self._job(task or self.tasks[0], run, oracle)).as_json()
-        return self._settings[key]
+        return self._settings(stage, task or self.tasks[0], run, oracle)
+
+    def _make_settings(self, stage: str, task: str, run: str, oracle: str) -> str:
+        return STAGES[stage].settings.of(self._job(task, run, oracle)).as_json()
 
     def code_version(self, stage: str, task: str = "", run: str = "sft", kind: str = "", oracle: str = "", **_: Any):
         """Hash of the code that a job runs; of losses, masks, sources and scorers those that its settings choose."""
@@ -202,7 +195,6 @@ class Stages:
         return STAGES[stage].num_processes(self.config.tasks[task or self.tasks[0]])
 
     def threads(self, stage: str, task: str = "", **_: Any) -> int:
-        """How many CPU threads a job of this stage takes."""
         return max(STAGES[stage].threads, self.num_processes(stage, task))
 
     def launcher(self, stage: str, task: str = "", **_: Any) -> str:
@@ -212,17 +204,14 @@ class Stages:
 
     def resources(self, stage: str, task: str = "", oracle: str = "", **_: Any) -> dict[str, int]:
         """`mem_mb` and `runtime` (minutes) of a job's first attempt."""
-        key = (stage, task, oracle)
-        if key not in self._resources:
-            row = STAGES[stage]
-            fixed = {"mem_mb": row.mem_mb, "runtime": row.runtime}
-            estimated = {} if None not in fixed.values() else job_resources(self._section(task, oracle), stage)
-            self._resources[key] = estimated | {name: value for name, value in fixed.items() if value is not None}
-        return self._resources[key]
+        return self._resources(stage, task, oracle)
 
-    def resolved_config(self, task: str) -> str:
-        """JSON of the config of a task with every default."""
-        return json.dumps(self._job(task).resolved_config(), sort_keys=True)
+    def _make_resources(self, stage: str, task: str, oracle: str) -> dict[str, int]:
+        fixed = STAGES[stage].fixed_resources
+        return fixed if len(fixed) == 2 else job_resources(self._section(task, oracle), stage) | fixed
+
+    def resolved_config(self, task: str, **_: Any) -> str:
+        return self._resolved(task)
 
     # --- the plan of a start
 

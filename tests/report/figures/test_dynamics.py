@@ -1,10 +1,12 @@
 import math
 
+import pandas as pd
 import pytest
 
-from sparsepo.report.figures.curves import QUANTITIES, setting_curves
-from sparsepo.report.figures.dynamics import beta_panels, plot_sparsity, plot_token_kl
+from sparsepo.report.figures.curves import QUANTITIES, training_curves
+from sparsepo.report.figures.dynamics import plot_sparsity, plot_token_kl
 from sparsepo.report.figures.style import method_style
+from sparsepo.report.html.charts import beta_specs
 
 LABELS = {"dpo": "DPO", "mapo": "MaPO", "simpo": "SimPO", "tdpo2": "TDPO v2"}
 LOSS = next(quantity for quantity in QUANTITIES if quantity.name == "loss")
@@ -29,10 +31,14 @@ def _steps(count, **values):
     ]
 
 
-def _panels(read_panels, dynamics, quantity=LOSS, labels=LABELS):
-    """beta -> the rows of the page's panel."""
-    charts = beta_panels(setting_curves(dynamics, labels), labels, quantity)
-    return {beta: read_panels(chart)[0].rows for beta, chart in charts.items()}
+def _specs(dynamics, quantity=LOSS, labels=LABELS):
+    """beta -> the specification of the page's panel, and its rows."""
+    panels = beta_specs(training_curves(dynamics, labels)[quantity.name], labels, quantity)
+    return {panel["title"]: (panel["spec"], pd.DataFrame(*panel["spec"]["datasets"].values())) for panel in panels}
+
+
+def _panels(dynamics, quantity=LOSS):
+    return {beta: rows for beta, (_, rows) in _specs(dynamics, quantity).items()}
 
 
 def _lines(rows):
@@ -116,10 +122,10 @@ def test_rows_of_validation_are_neither_drawn_nor_in_the_way(read_panels):
 # --- for the page: a panel a beta
 
 
-def test_a_quantity_has_a_panel_for_each_beta_the_smallest_first(read_panels):
+def test_a_quantity_has_a_panel_for_each_beta_the_smallest_first():
     runs = ["dpo/beta~10/seed~0", "dpo/beta~2/seed~0", "mapo/beta~0.5/seed~0", "mapo/beta~2-form~a/seed~0"]
     runs += ["mapo/beta~2-form~b/seed~0", "simpo/gamma~1/seed~0"]
-    panels = _panels(read_panels, {run: _steps(5, loss=1.0) for run in runs})
+    panels = _panels({run: _steps(5, loss=1.0) for run in runs})
     assert {beta: list(_lines(rows)) for beta, rows in panels.items()} == {
         "β=0.5": ["MaPO β=0.5"],
         "β=2": ["DPO β=2", "MaPO β=2, form=a", "MaPO β=2, form=b"],
@@ -129,45 +135,42 @@ def test_a_quantity_has_a_panel_for_each_beta_the_smallest_first(read_panels):
     assert list(panels) == ["β=0.5", "β=2", "β=10", "default"]
 
 
-def test_all_panels_of_a_quantity_share_one_axis_that_holds_every_value(make_dynamics, labels, read_panels):
-    curves = setting_curves(make_dynamics(betas=("0.01", "0.1", "5")), labels)
-    domains = {}
-    for quantity in QUANTITIES:
-        if any(curve.has(quantity) for curve in curves):
-            panels = [read_panels(chart)[0] for chart in beta_panels(curves, labels, quantity).values()]
-            (domains[quantity.name],) = {tuple(panel.axis("y")["scale"]["domain"]) for panel in panels}
-            values = [value for panel in panels for value in panel.rows["value"]]
-            low, high = domains[quantity.name]
-            assert low < min(values) and max(values) < high
-            assert high - low < 1.2 * (max(values) - min(values)) or min(values) == max(values)
+def test_all_panels_of_a_quantity_share_one_axis_that_holds_every_value(make_dynamics, labels):
+    dynamics, domains = make_dynamics(betas=("0.01", "0.1", "5")), {}
+    for name in training_curves(dynamics, labels):
+        specs = _specs(dynamics, next(quantity for quantity in QUANTITIES if quantity.name == name), labels).values()
+        (domains[name],) = {tuple(spec["layer"][0]["encoding"]["y"]["scale"]["domain"]) for spec, _ in specs}
+        values = [value for _, rows in specs for value in rows["value"]]
+        low, high = domains[name]
+        assert low < min(values) and max(values) < high
+        assert high - low < 1.2 * (max(values) - min(values)) or min(values) == max(values)
     assert len(domains) == 5 and domains["reverse_kl"] != domains["sparsity_u"]
 
 
-def test_chosen_and_rejected_are_lines_of_their_own_and_what_is_of_the_pair_is_one(read_panels):
+def test_chosen_and_rejected_are_lines_of_their_own_and_what_is_of_the_pair_is_one():
     dynamics = {"dpo/beta~0.1/seed~0": _steps(5, loss=0.5, reverse_kl_chosen=1.0, reverse_kl_rejected=2.0)}
-    (rows,) = _panels(read_panels, dynamics, KL).values()
+    (rows,) = _panels(dynamics, KL).values()
     assert _lines(rows) == {"DPO β=0.1, chosen": [1.0] * 5, "DPO β=0.1, rejected": [2.0] * 5}
     assert set(rows["side"]) == {"chosen", "rejected"}
-    (rows,) = _panels(read_panels, dynamics).values()
+    (rows,) = _panels(dynamics).values()
     assert _lines(rows) == {"DPO β=0.1": [0.5] * 5}
 
 
-def test_a_line_has_the_colour_and_marker_of_its_method(make_dynamics, labels, read_panels):
-    for chart in beta_panels(setting_curves(make_dynamics(), labels), labels, KL).values():
-        (panel,) = read_panels(chart)
-        encoding = panel.spec["layer"][-1]["encoding"]
+def test_a_line_has_the_colour_and_marker_of_its_method(make_dynamics, labels):
+    for spec, rows in _specs(make_dynamics(), KL, labels).values():
+        encoding = spec["layer"][-1]["encoding"]
         assert encoding["color"]["scale"] == {
             "domain": list(labels.values()),
             "range": [method_style(method).colour for method in labels],
         }
         assert encoding["shape"]["scale"]["range"] == [method_style(method).marker for method in labels]
-        marked = panel.rows[panel.rows["marker"]].groupby("line").size()
+        marked = rows[rows["marker"]].groupby("line").size()
         assert len(marked) == 2 * len(labels) and marked.between(2, 8).all()
 
 
 @pytest.mark.parametrize("count", [1, 2, 59, 60, 61, 119, 120, 1000])
-def test_a_line_keeps_its_ends_and_has_sixty_points_at_most(read_panels, count):
-    (rows,) = _panels(read_panels, {"dpo/beta~0.1/seed~0": _steps(count, loss=float)}).values()
+def test_a_line_keeps_its_ends_and_has_sixty_points_at_most(count):
+    (rows,) = _panels({"dpo/beta~0.1/seed~0": _steps(count, loss=float)}).values()
     steps = rows["step"].tolist()
     assert (steps[0], steps[-1], len(steps)) == (0, count - 1, min(count, 60))
     gaps = {after - before for before, after in zip(steps, steps[1:], strict=False)}
@@ -175,23 +178,22 @@ def test_a_line_keeps_its_ends_and_has_sixty_points_at_most(read_panels, count):
     assert steps == sorted(set(steps))
 
 
-def test_a_line_is_the_mean_over_the_seeds_of_a_setting(read_panels):
+def test_a_line_is_the_mean_over_the_seeds_of_a_setting():
     dynamics = {f"dpo/beta~{beta}/seed~{seed}": _steps(4, loss=level) for beta, seed, level in
                 [("0.1", 0, 1.0), ("0.1", 1, 4.0), ("0.5", 0, 7.0)]}  # fmt: skip
-    panels = _panels(read_panels, dynamics)
+    panels = _panels(dynamics)
     assert [_lines(rows) for rows in panels.values()] == [{"DPO β=0.1": [2.5] * 4}, {"DPO β=0.5": [7.0] * 4}]
 
 
-def test_only_settings_that_logged_a_quantity_have_a_line(read_panels):
+def test_only_settings_that_logged_a_quantity_have_a_line():
     runs = {"dpo/beta~0.1/seed~0": _steps(3, loss=0.5), "mapo/beta~0.1/seed~0": _steps(3, other=2.0)}
-    (rows,) = _panels(read_panels, runs).values()
+    (rows,) = _panels(runs).values()
     assert set(rows["method"]) == {"dpo"}
 
 
-def test_infinite_and_missing_values_do_not_stretch_the_axis(read_panels):
+def test_infinite_and_missing_values_do_not_stretch_the_axis():
     rows = [{"step": step, "loss": loss} for step, loss in enumerate([1.0, math.inf, 3.0])]
     runs = {"dpo/beta~0.1/seed~0": rows, "mapo/beta~0.1/seed~0": [{"step": 0, "loss": math.nan}]}
-    (chart,) = beta_panels(setting_curves(runs, LABELS), LABELS, LOSS).values()
-    (panel,) = read_panels(chart)
-    assert panel.axis("y")["scale"]["domain"] == pytest.approx([0.9, 3.1])
-    assert set(panel.rows["method"]) == {"dpo"} and panel.rows["value"].max() == 3.0
+    ((spec, rows),) = _specs(runs).values()
+    assert spec["layer"][0]["encoding"]["y"]["scale"]["domain"] == pytest.approx([0.9, 3.1])
+    assert set(rows["method"]) == {"dpo"} and rows["value"].max() == 3.0

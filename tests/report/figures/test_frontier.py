@@ -173,7 +173,7 @@ def test_no_two_beta_labels_overlap_or_leave_the_panel(make_scores, make_trainin
 
 def test_a_label_without_room_is_left_out():
     first, second = place_labels([("0.1", (50, 50)), ("0.5", (50, 50))], [], (100, 100))
-    assert first.x > 50 and second.x < 50
+    assert first[0] > 50 and second[0] < 50
     assert place_labels([("0.1", (50, 50))], [((0, 50), (100, 50)), ((50, 0), (50, 100))], (100, 100)) != [None]
     assert place_labels([("0.1", (5, 5))], [], (10, 10)) == [None]
     wall = [((0, y), (100, y)) for y in range(0, 101, 5)]

@@ -34,7 +34,8 @@ def oracle(share=1.0, parameters=100):
 
 
 def means(panel):
-    return {name: [(x, pytest.approx(mean)) for x, mean, *_ in points] for name, points in panel.points.items()}
+    lines = panel.rows.groupby("label", sort=False)
+    return {name: [(x, pytest.approx(mean)) for x, mean in rows[["x", "mean"]].values] for name, rows in lines}
 
 
 # --- accumulation

@@ -5,11 +5,11 @@ import json
 import pytest
 
 from sparsepo.methods.registry import METHODS
-from sparsepo.report.figures.curves import QUANTITIES, setting_curves
-from sparsepo.report.figures.dynamics import beta_panels
+from sparsepo.report.figures.curves import QUANTITIES, training_curves
+from sparsepo.report.figures.dynamics import quantity_chart
 from sparsepo.report.figures.frontier import frontier_plot
 from sparsepo.report.figures.style import DARK_PAGE, INK, PALETTE, luminance, method_style, on_dark
-from sparsepo.report.html.charts import DARK, last_values, page_spec
+from sparsepo.report.html.charts import DARK, beta_specs, last_values, page_spec
 from sparsepo.report.tables.grid import grid_frame
 
 LABELS = {"dpo": "DPO", "mapo": "MaPO", "simpo": "SimPO"}
@@ -24,7 +24,7 @@ def _steps(count, **values):
 
 
 def _last(dynamics, labels=LABELS):
-    return last_values(setting_curves(dynamics, labels))
+    return last_values(training_curves(dynamics, labels))
 
 
 @pytest.fixture(name="specs")
@@ -32,8 +32,8 @@ def _specs(make_scores, make_training_points, make_dynamics, labels):
     """The frontier and a panel of the page."""
     scores = make_scores(seeds=(0, 1))
     frontier = frontier_plot(grid_frame(scores), scores, make_training_points(scores), "kl_exact").chart()
-    panels = beta_panels(setting_curves(make_dynamics(), labels), labels, QUANTITIES[0])
-    return [page_spec(chart, 200) for chart in (frontier, *panels.values())]
+    panels = beta_specs(training_curves(make_dynamics(), labels)["sparsity_u"], labels, QUANTITIES[0])
+    return [page_spec(frontier, 190), *(panel["spec"] for panel in panels)]
 
 
 # --- specifications
@@ -42,7 +42,7 @@ def _specs(make_scores, make_training_points, make_dynamics, labels):
 def test_a_specification_is_json_without_nan_and_as_wide_as_its_place(specs):
     for spec in specs:
         assert json.loads(json.dumps(spec, allow_nan=False)) == spec
-        assert (spec["width"], spec["height"], spec["background"]) == ("container", 200, None)
+        assert (spec["width"], spec["height"], spec["background"]) == ("container", 190, None)
 
 
 def test_every_row_is_of_a_method_and_hidden_methods_are_filtered(specs, labels):
@@ -90,15 +90,14 @@ def test_the_last_values_are_the_means_of_seeds_and_no_row_of_validation():
 
 
 def test_the_last_values_are_where_the_lines_end(make_dynamics, labels):
-    curves = setting_curves(make_dynamics(seeds=(0, 1), steps=300), labels)
+    curves = training_curves(make_dynamics(seeds=(0, 1), steps=300), labels)
     rows = {(row["method"], row["setting"]): row for row in last_values(curves)}
     assert len(rows) == 16
-    for quantity in [quantity for quantity in QUANTITIES if any(curve.has(quantity) for curve in curves)]:
-        for chart in beta_panels(curves, labels, quantity).values():
-            ends = chart.data.groupby("line").last()
-            for end in ends.to_dict("records"):
-                column = quantity.columns[end["side"]]
-                assert rows[end["label"], end["setting"]][column] == pytest.approx(end["value"], rel=1e-3)
+    for quantity in [quantity for quantity in QUANTITIES if quantity.name in curves]:
+        ends = quantity_chart(curves[quantity.name], labels, quantity).data.groupby("line").last()
+        for end in ends.to_dict("records"):
+            column = quantity.columns[end["side"]]
+            assert rows[end["label"], end["setting"]][column] == pytest.approx(end["value"], rel=1e-3)
 
 
 # --- in the dark

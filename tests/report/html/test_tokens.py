@@ -2,7 +2,7 @@
 
 import pytest
 
-from sparsepo.report.html.tokens import TokenPairs, choose_pairs, token_values, top_tokens, values_by_pair
+from sparsepo.report.html.tokens import choose_pairs, token_values, top_tokens, values_by_pair
 from sparsepo.runtime.errors import UserError
 
 PLAIN = {"log_ratio", "reverse_kl", "forward_kl"}
@@ -66,14 +66,14 @@ def test_numbers_have_four_significant_digits():
 
 def test_a_pair_is_its_texts_and_what_was_planted():
     row = _row(_side([" good", " film"], planted=[1, 0]), _side([" bad"], planted=[1]), "a film is")
-    assert choose_pairs([row], 1).shown == [
+    assert choose_pairs([row], 1) == [
         {
             "prompt": "a film is",
             "chosen": {"tokens": [" good", " film"], "planted": [1, 0]},
             "rejected": {"tokens": [" bad"], "planted": [1]},
         }
     ]
-    assert choose_pairs(_rows(1, 2), 1).shown[0]["chosen"] == {"tokens": [" a"]}
+    assert choose_pairs(_rows(1, 2), 1)[0]["chosen"] == {"tokens": [" a"]}
 
 
 @pytest.mark.parametrize(
@@ -88,18 +88,17 @@ def test_a_pair_is_its_texts_and_what_was_planted():
 )
 def test_the_more_runs_there_are_the_fewer_pairs_a_page_holds(length, runs, count):
     found = choose_pairs(_rows(30, length), runs)
-    assert [pair["prompt"] for pair in found.shown] == [f"prompt {place}" for place in range(count)]
-    assert found.total == 30
+    assert [pair["prompt"] for pair in found] == [f"prompt {place}" for place in range(count)]
     assert count * length * 8 * runs <= 500_000 or count == 2
 
 
 def test_the_longest_pair_decides():
-    assert len(choose_pairs([*_rows(29, 2), *_rows(1, 200)], 40).shown) == 7
+    assert len(choose_pairs([*_rows(29, 2), *_rows(1, 200)], 40)) == 7
 
 
 def test_fewer_pairs_than_fit_are_all_shown():
     found = choose_pairs(_rows(1, 10), 1)
-    assert (len(found.shown), found.total) == (1, 1)
+    assert len(found) == 1
 
 
 # --- what a run says of them
@@ -109,8 +108,8 @@ def test_a_run_says_of_each_pair_its_rewards_and_the_values_of_both_sides():
     rows = _rows(3, 4)
     rows[1] |= {"reward_chosen": 2.0, "reward_rejected": 1.23456}
     rows[1]["rejected"]["reverse_kl"] = [7.0, 8.0]
-    pairs = TokenPairs(choose_pairs(rows, 1).shown[:2], 3)
-    first, second = values_by_pair(rows, pairs, "dpo/beta~0.1/seed~0")
+    pairs = choose_pairs(rows, 1)[:2]
+    first, second = values_by_pair(rows, pairs, 3, "dpo/beta~0.1/seed~0")
     assert (first["reward"], second["reward"]) == ([0.5, -0.25], [2.0, 1.235])
     assert (second["chosen"]["reverse_kl"], second["rejected"]["reverse_kl"]) == ([0.5, 0.5], [7.0, 8.0])
     assert set(first) == {"chosen", "rejected", "reward"} and set(first["chosen"]) == PLAIN
@@ -137,10 +136,10 @@ def _more(rows):
 def test_a_run_that_looked_into_other_pairs_is_refused_by_name(change):
     rows = _rows(3, 4)
     pairs = choose_pairs(rows, 1)
-    values_by_pair(rows, pairs, "sft")
+    values_by_pair(rows, pairs, 3, "sft")
     change(rows)
     with pytest.raises(UserError, match=r"^tokens/dpo/beta~0\.1/seed~0\.jsonl is not about the pairs of the other"):
-        values_by_pair(rows, pairs, "dpo/beta~0.1/seed~0")
+        values_by_pair(rows, pairs, 3, "dpo/beta~0.1/seed~0")
 
 
 # --- the tokens of the largest weights

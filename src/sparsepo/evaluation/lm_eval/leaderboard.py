@@ -29,43 +29,16 @@ class LeaderboardColumn:
 
 
 BBH = {
-    "boolean_expressions": 2,
-    "causal_judgement": 2,
-    "date_understanding": 6,
-    "disambiguation_qa": 3,
-    "formal_fallacies": 2,
-    "geometric_shapes": 11,
-    "hyperbaton": 2,
-    "logical_deduction_five_objects": 5,
-    "logical_deduction_seven_objects": 7,
-    "logical_deduction_three_objects": 3,
-    "movie_recommendation": 6,
-    "navigate": 2,
-    "object_counting": 19,
-    "penguins_in_a_table": 5,
-    "reasoning_about_colored_objects": 18,
-    "ruin_names": 6,
-    "salient_translation_error_detection": 6,
-    "snarks": 2,
-    "sports_understanding": 2,
-    "temporal_sequences": 4,
-    "tracking_shuffled_objects_five_objects": 5,
-    "tracking_shuffled_objects_seven_objects": 7,
-    "tracking_shuffled_objects_three_objects": 3,
-    "web_of_lies": 2,
-}
-MATH = {
-    f"math_{subject}_hard": GENERATED
-    for subject in (
-        "algebra",
-        "counting_and_prob",
-        "geometry",
-        "intermediate_algebra",
-        "num_theory",
-        "prealgebra",
-        "precalculus",
-    )
-}
+    "boolean_expressions": 2, "causal_judgement": 2, "date_understanding": 6, "disambiguation_qa": 3,
+    "formal_fallacies": 2, "geometric_shapes": 11, "hyperbaton": 2, "logical_deduction_five_objects": 5,
+    "logical_deduction_seven_objects": 7, "logical_deduction_three_objects": 3, "movie_recommendation": 6,
+    "navigate": 2, "object_counting": 19, "penguins_in_a_table": 5, "reasoning_about_colored_objects": 18,
+    "ruin_names": 6, "salient_translation_error_detection": 6, "snarks": 2, "sports_understanding": 2,
+    "temporal_sequences": 4, "tracking_shuffled_objects_five_objects": 5,
+    "tracking_shuffled_objects_seven_objects": 7, "tracking_shuffled_objects_three_objects": 3, "web_of_lies": 2,
+}  # fmt: skip
+SUBJECTS = "algebra counting_and_prob geometry intermediate_algebra num_theory prealgebra precalculus".split()
+MATH = {f"math_{subject}_hard": GENERATED for subject in SUBJECTS}
 GPQA = {"gpqa_diamond": 4, "gpqa_extended": 4, "gpqa_main": 4}
 MUSR = {"musr_murder_mysteries": 2, "musr_object_placements": 5, "musr_team_allocation": 3}
 IFEVAL = {"ifeval": GENERATED}
@@ -90,7 +63,16 @@ def columns(results: Mapping[str, Mapping[str, Any]], names: Iterable[str] = LEA
 
     Raises UserError naming a subtask or metric that is missing.
     """
-    return {name: _value(results, LEADERBOARD[name]) for name in names}
+    values = {}
+    for name in names:
+        column = LEADERBOARD[name]
+        weights, raw = _weights(results, column), _numbers(results, column, column.metric)
+        if column.pooled:
+            (choices,) = set(column.choices.values())
+            values[name] = normalised(sum(weights[task] * raw[task] for task in raw), choices)
+        else:
+            values[name] = sum(weights[task] * normalised(raw[task], count) for task, count in column.choices.items())
+    return values
 
 
 def standard_errors(results: Mapping[str, Mapping[str, Any]], names: Iterable[str]) -> dict[str, float | None]:
@@ -98,7 +80,16 @@ def standard_errors(results: Mapping[str, Mapping[str, Any]], names: Iterable[st
 
     Subtasks are independent; the floor at chance level is ignored, which makes the errors a little too large.
     """
-    return {name: _error(results, LEADERBOARD[name]) for name in names}
+    errors: dict[str, float | None] = {}
+    for name in names:
+        column = LEADERBOARD[name]
+        weights, raw = _weights(results, column), _numbers(results, column, f"{column.metric}_stderr")
+        if any(isinstance(error, str) for error in raw.values()):
+            errors[name] = None  # lm-eval says "N/A"
+        else:
+            scaled = (weights[task] * raw[task] / (1 - _chance(count)) for task, count in column.choices.items())
+            errors[name] = 100 * sqrt(sum(value**2 for value in scaled))
+    return errors
 
 
 def average(values: Mapping[str, float]) -> float:
@@ -112,22 +103,6 @@ def average(values: Mapping[str, float]) -> float:
 def normalised(accuracy: float, choices: int) -> float:
     """100 max(0, (s - b) / (1 - b)) for an accuracy s in [0, 1] and the chance level b of `choices`."""
     return 100 * max(0.0, (accuracy - _chance(choices)) / (1 - _chance(choices)))
-
-
-def _value(results: Mapping[str, Mapping[str, Any]], column: LeaderboardColumn) -> float:
-    weights, raw = _weights(results, column), _numbers(results, column, column.metric)
-    if column.pooled:
-        (choices,) = set(column.choices.values())
-        return normalised(sum(weights[task] * raw[task] for task in raw), choices)
-    return sum(weights[task] * normalised(raw[task], choices) for task, choices in column.choices.items())
-
-
-def _error(results: Mapping[str, Mapping[str, Any]], column: LeaderboardColumn) -> float | None:
-    weights, errors = _weights(results, column), _numbers(results, column, f"{column.metric}_stderr")
-    if any(isinstance(error, str) for error in errors.values()):
-        return None  # lm-eval says "N/A"
-    scaled = (weights[task] * errors[task] / (1 - _chance(choices)) for task, choices in column.choices.items())
-    return 100 * sqrt(sum(value**2 for value in scaled))
 
 
 def _weights(results: Mapping[str, Mapping[str, Any]], column: LeaderboardColumn) -> dict[str, float]:

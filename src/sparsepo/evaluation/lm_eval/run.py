@@ -36,23 +36,20 @@ def run_tasks(
         loaded = load_tasks(section, work)
         tasks = {name: task for part in loaded.values() for name, task in part["tasks"].items()}
         groups = {name: group for part in loaded.values() for name, group in part["groups"].items()}
+        import torch
+        from lm_eval.evaluator import evaluate
+
         set_examples(tasks, section.num_fewshot)
         lm = _language_model(model, tokenizer, section.batch_size, cache)
         check_answer_lengths(tasks, lm.max_length)
-        output = _evaluate(lm, tasks, groups, draw_questions(tasks, section.limit))
+        questions = draw_questions(tasks, section.limit)
+        torch.manual_seed(SEED)
+        output = evaluate(lm, {"tasks": tasks, "groups": groups}, samples=questions, bootstrap_iters=BOOTSTRAP)
     return {
         "results": json.loads(json.dumps(output["results"], default=float)),
         "measurements": _measurements(output, {name: list(part["tasks"]) for name, part in loaded.items()}),
         "notes": _notes(section.limit, messages, lm.max_length),
     }
-
-
-def _evaluate(lm: Any, tasks: dict[str, Any], groups: dict[str, Any], questions: dict[str, list[int]] | None) -> Any:
-    import torch
-    from lm_eval.evaluator import evaluate
-
-    torch.manual_seed(SEED)
-    return evaluate(lm, {"tasks": tasks, "groups": groups}, samples=questions, bootstrap_iters=BOOTSTRAP)
 
 
 def _notes(limit: int | None, messages: list[str], length: int) -> list[str]:

@@ -12,6 +12,9 @@ from sparsepo.report.run_names import parse_run, short_params
 Dynamics = Mapping[str, Sequence[Mapping[str, Any]]]
 """Rows of `dynamics.jsonl` by run."""
 
+ROW = ["method", "label", "setting", "side", "line", "step", "value"]
+"""What a chart reads of a row."""
+
 
 @dataclass(frozen=True)
 class Quantity:
@@ -50,69 +53,46 @@ QUANTITIES = (
 """Everything that the page shows over the steps, in this order."""
 
 
-@dataclass(frozen=True, eq=False)
-class Curve:
-    """The mean over the seeds of one setting, by step; `setting` is like `β=0.1, α=0.5`, `label` the method's."""
+def training_curves(
+    dynamics: Dynamics, labels: Mapping[str, str], quantities: Sequence[Quantity] = QUANTITIES
+) -> dict[str, pd.DataFrame]:
+    """Name of each quantity that was logged -> a row for each setting, side and step (not of validation) with a number.
 
-    method: str
-    label: str
-    setting: str
-    means: pd.DataFrame
-
-    @property
-    def beta(self) -> str:
-        return self.setting.split(", ")[0]
-
-    def has(self, quantity: Quantity) -> bool:
-        return any(column in self.means for column in quantity.columns.values())
-
-    def running_mean(self, column: str) -> pd.Series:
-        """Mean over a twentieth of the steps around each step that has a value."""
-        values = self.means[column].dropna()  # rows of validation have none
-        return values.rolling(max(1, len(values) // 20), center=True, min_periods=1).mean()
-
-    def points(self, quantity: Quantity, most: int) -> list[dict[str, Any]]:
-        """The running mean of each side at no more than `most` steps, evenly spread from the first to the last."""
-        rows = []
-        for side, column in quantity.columns.items():
-            if column in self.means:
-                mean = self.running_mean(column)
-                places = np.linspace(0, len(mean) - 1, min(len(mean), most)).round().astype(int)
-                rows += [self._row(side, step, value) for step, value in mean.iloc[places].items()]
-        return rows
-
-    def raw_points(self, quantity: Quantity) -> list[dict[str, Any]]:
-        """The values themselves."""
-        columns = quantity.columns.items()
-        return [
-            self._row(side, step, value)
-            for side, column in columns
-            for step, value in self.means[column].dropna().items()
-        ]
-
-    def _row(self, side: str, step: Any, value: float) -> dict[str, Any]:
-        line = ", ".join(part for part in (f"{self.label} {self.setting}", side) if part)
-        names = {"method": self.method, "label": self.label, "setting": self.setting, "side": side, "line": line}
-        return names | {"step": int(step), "value": float(value)}
-
-
-def setting_curves(dynamics: Dynamics, labels: Mapping[str, str]) -> list[Curve]:
-    """A curve for each setting, those of one method together; columns that hold no number are left out."""
-    frames: dict[str, dict[tuple, list[pd.DataFrame]]] = {}
+    `value` is the mean over the seeds, `mean` its mean over a twentieth of the steps around; `setting` is like
+    `β=0.1, α=0.5`, `place` its place among them, and `line` names setting and side. labels: method -> printed name.
+    """
+    seeds: dict[str, dict[tuple, list[pd.DataFrame]]] = {}
     for run, rows in dynamics.items():
         method, params, _ = parse_run(run)
         setting = tuple(sorted(params.items()))
-        frames.setdefault(method, {}).setdefault(setting, []).append(pd.DataFrame(list(rows)))
-    return [
-        Curve(method, labels[method], name, _means(seeds))
-        for method, settings in frames.items()
-        for seeds, name in zip(settings.values(), _setting_names(settings), strict=True)
-    ]
+        seeds.setdefault(method, {}).setdefault(setting, []).append(pd.DataFrame(list(rows)))
+    place, curves = 0, {quantity.name: [] for quantity in quantities}
+    for method, settings in seeds.items():
+        for frames, setting in zip(settings.values(), _setting_names(settings), strict=True):
+            means = pd.concat(frames).groupby("step").mean()
+            place += 1
+            names = {"place": place, "method": method, "label": labels[method], "setting": setting}
+            for quantity in quantities:
+                for side, column in quantity.columns.items():
+                    if column in means and np.isfinite(means[column]).any():
+                        curves[quantity.name].append(_line(means[column], names, side, column))
+    return {name: pd.concat(lines, ignore_index=True) for name, lines in curves.items() if lines}
 
 
-def _means(seeds: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    means = pd.concat(seeds).groupby("step").mean()
-    return means.where(np.isfinite(means)).dropna(axis=1, how="all")
+def _line(means: pd.Series, names: Mapping[str, Any], side: str, column: str) -> pd.DataFrame:
+    values = means[np.isfinite(means)]
+    window = values.rolling(max(1, len(values) // 20), center=True, min_periods=1)
+    line = ", ".join(part for part in (f"{names['label']} {names['setting']}", side) if part)
+    numbers = {"step": values.index.astype(int), "value": values, "mean": window.mean()}
+    return pd.DataFrame({**numbers, **names, "side": side, "line": line, "column": column})
+
+
+def thinned(curves: pd.DataFrame, most: int) -> pd.DataFrame:
+    """The `mean` of each line as its `value`, at `most` steps or fewer, evenly spread from the first to the last."""
+    lines = [line for _, line in curves.groupby("line", sort=False)]
+    places = [np.linspace(0, len(line) - 1, min(len(line), most)).round().astype(int) for line in lines]
+    rows = pd.concat(line.iloc[place] for line, place in zip(lines, places, strict=True))
+    return rows.assign(value=rows["mean"])[ROW]
 
 
 def _setting_names(settings: Mapping[tuple, Any]) -> list[str]:

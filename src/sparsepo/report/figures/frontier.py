@@ -72,17 +72,16 @@ def _setting_rows(frame: pd.DataFrame, x: str) -> list[PlotRow]:
     """An interval that one prompt cannot give has no length."""
     rows = []
     for setting in frame.to_dict("records"):
-        bounds = {}
-        for axis, name in (("x", x), ("y", "reward")):
-            for end in ("low", "high"):
-                bound = setting[f"{name}_{end}"]
-                bounds[f"{axis}_{end}"] = setting[name] if math.isnan(bound) else bound
-        seeds = f"{setting['seeds']} seed{'s' * (setting['seeds'] > 1)}, at the end"
-        texts = (f"{format_number(setting[name], 3)} {interval_text(setting, name)}" for name in ("reward", x))
-        hover = _hover(setting["label"], setting["params"], seeds, *(text.strip() for text in texts))
-        rows.append(
-            _row("setting", setting["method"], setting["label"], setting[x], setting["reward"]) | bounds | hover
+        run = f"{setting['seeds']} seed{'s' * (setting['seeds'] > 1)}, at the end"
+        row = _row(
+            "setting", setting["method"], setting["label"], setting[x], setting["reward"], setting["params"], run
         )
+        texts = {}
+        for axis, name in (("x", x), ("y", "reward")):
+            interval = interval_text(setting, name)
+            texts[name] = f"{format_number(setting[name], 3)} {interval}".strip()
+            row |= {f"{axis}_{end}": setting[f"{name}_{end}" if interval else name] for end in ("low", "high")}
+        rows.append(row | {"reward": texts["reward"], "KL": f"{texts[x]} nats"})
     return rows
 
 
@@ -106,10 +105,11 @@ def _training_rows(training_points: TrainingPoints, labels: Mapping[str, str], x
     rows = []
     for run, points in training_points.items():
         method, params, seed = parse_run(run)
-        for point in points:
-            numbers = format_number(point["reward"], 3), format_number(point[x], 3)
-            hover = _hover(labels[method], params_text(params), f"seed {seed}, step {point['step']}", *numbers)
-            rows.append(_row("training", method, labels[method], point[x], point["reward"]) | hover)
+        names = method, labels[method]
+        rows += [
+            _row("training", *names, at[x], at["reward"], params_text(params), f"seed {seed}, step {at['step']}")
+            for at in points
+        ]
     return rows
 
 
@@ -117,21 +117,22 @@ def _seed_rows(scores: Sequence[ScoreFile], x: str) -> list[PlotRow]:
     """Each run by itself, where settings pool several."""
     settings = [(score["method"], params_text(score["params"])) for score in scores]
     rows = []
-    for score, setting in zip(scores, settings, strict=True):
-        if settings.count(setting) > 1:
-            kl, reward = fmean(score[x]), fmean(score["reward"])
-            run = f"seed {score['seed']}, at its end"
-            hover = _hover(score["label"], setting[1], run, format_number(reward, 3), format_number(kl, 3))
-            rows.append(_row("seed", score["method"], score["label"], kl, reward) | hover)
+    for score, (method, params) in zip(scores, settings, strict=True):
+        if settings.count((method, params)) > 1:
+            kl, reward, run = fmean(score[x]), fmean(score["reward"]), f"seed {score['seed']}, at its end"
+            rows.append(_row("seed", method, score["label"], kl, reward, params, run))
     return rows
 
 
-def _row(kind: str, method: str, label: str, x: float, y: float) -> PlotRow:
-    return {"kind": kind, "method": method, "label": label, "x": float(x), "y": float(y)}
+def _row(kind: str, method: str, label: str, x: float, y: float, params: str = "", run: str = "") -> PlotRow:
+    """A datum; with a `run` it can be pointed at."""
+    row: PlotRow = {"kind": kind, "method": method, "label": label, "x": float(x), "y": float(y)}
+    numbers = {"reward": format_number(y, 3), "KL": f"{format_number(x, 3)} nats"}
+    return row | {"title": _title(label, params), "run": run} | numbers if run else row
 
 
-def _hover(label: str, params: str, run: str, reward: str, kl: str) -> PlotRow:
-    return {"title": f"{label} {params.strip('-')}".strip(), "run": run, "reward": reward, "KL": f"{kl} nats"}
+def _title(label: str, params: str) -> str:
+    return f"{label} {params.strip('-')}".strip()
 
 
 def _labels(frame: pd.DataFrame) -> dict[str, str]:
@@ -140,10 +141,10 @@ def _labels(frame: pd.DataFrame) -> dict[str, str]:
 
 def _label_texts(scores: Sequence[ScoreFile]) -> dict[str, str]:
     """Title of a setting -> its β, with its divergence and mean where it has them."""
-    texts = {}
-    for score in scores:
-        title = _hover(score["label"], params_text(score["params"]), "", "", "")["title"]
-        texts[title] = " ".join(
-            score["params"][name] for name in ("divergence", "mean", "beta") if name in score["params"]
+    names = ("divergence", "mean", "beta")
+    return {
+        _title(score["label"], params_text(score["params"])): " ".join(
+            score["params"][name] for name in names if name in score["params"]
         )
-    return texts
+        for score in scores
+    }

@@ -1,14 +1,12 @@
 """What rounds of training bring: mean reward and KL to the reference at the end of each, a line for each setting."""
 
-import math
 from collections.abc import Mapping, Sequence
-from statistics import fmean
 from typing import Any
 
 import altair as alt
 import pandas as pd
 
-from sparsepo.evaluation.statistics import Interval, student_interval
+from sparsepo.evaluation.statistics import student_interval
 from sparsepo.report.figures.marks import interval_lines
 from sparsepo.report.figures.style import DASHES, SFT_STYLE, WIDTH, MethodStyle, method_style, setting_colours
 from sparsepo.report.run_names import parse_run, short_params
@@ -57,9 +55,5 @@ def plot_rounds(training_points: Mapping[str, Sequence[Mapping[str, Any]]], sft_
 
 def _means(ends: pd.DataFrame, name: str) -> pd.DataFrame:
     """A row for each setting and round: the mean over its seeds, and its bounds where there are several."""
-    rows = []
-    for (label, iteration), group in ends.groupby(["label", "iteration"], sort=False):
-        values = group[name].tolist()
-        interval = student_interval(values) if len(values) > 1 else Interval(fmean(values), math.nan, math.nan)
-        rows.append({"label": label, "x": iteration} | vars(interval))
-    return pd.DataFrame(rows)
+    rounds = ends.groupby(["label", "iteration"], sort=False)[name]
+    return pd.DataFrame({"label": label, "x": at} | vars(student_interval(list(own))) for (label, at), own in rounds)

@@ -1,7 +1,6 @@
 """Where small labels stand beside their points so that none covers a marker, an interval or another label."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,39 +13,25 @@ _CLEARANCE = 2.5  # points around a segment
 Position = tuple[float, float]
 
 
-@dataclass(frozen=True)
-class PlacedLabel:
-    """The left end of the text and its vertical middle, in points from the upper left corner of the panel."""
-
-    text: str
-    x: float
-    y: float
-
-
 def place_labels(
     labels: Sequence[tuple[str, Position]], obstacles: Sequence[tuple[Position, Position]], size: Position
-) -> list[PlacedLabel | None]:
+) -> list[Position | None]:
     """A seat for each label beside its point, in the order given; None where each seat is taken or outside the panel.
 
-    All places are in points from the upper left corner. obstacles: horizontal or vertical segments that no label may
-    touch. size: width and height of the panel.
+    A seat is the left end of the text and its vertical middle. All places are in points from the upper left corner.
+    obstacles: horizontal or vertical segments that no label may touch. size: width and height of the panel.
     """
-    boxes = [np.concatenate([np.minimum(a, b) - _CLEARANCE, np.maximum(a, b) + _CLEARANCE]) for a, b in obstacles]
-    placed: list[PlacedLabel | None] = []
+    ends = np.array(obstacles, dtype=float).reshape(-1, 2, 2)
+    taken = np.concatenate([ends.min(1) - _CLEARANCE, ends.max(1) + _CLEARANCE], axis=1)  # left, top, right, bottom
+    seats: list[Position | None] = []
     for text, (x, y) in labels:
-        width = _LETTER_WIDTH * len(text)
+        width, seat = _LETTER_WIDTH * len(text), None
         for right, down, shift in _SEATS:
-            label = PlacedLabel(text, x + right + shift * width, y + down)
-            box = np.array([label.x, label.y - LABEL_SIZE / 2, label.x + width, label.y + LABEL_SIZE / 2])
-            if (box[:2] >= 0).all() and (box[2:] <= size).all() and not _overlaps(box, boxes):
-                boxes.append(box)
-                placed.append(label)
+            left, middle = x + right + shift * width, y + down
+            box = np.array([left, middle - LABEL_SIZE / 2, left + width, middle + LABEL_SIZE / 2])
+            is_free = not ((taken[:, :2] < box[2:]) & (taken[:, 2:] > box[:2])).all(1).any()
+            if is_free and (box[:2] >= 0).all() and (box[2:] <= size).all():
+                taken, seat = np.vstack([taken, box]), (left, middle)
                 break
-        else:
-            placed.append(None)
-    return placed
-
-
-def _overlaps(box: np.ndarray, boxes: Sequence[np.ndarray]) -> bool:
-    left, top, right, bottom = np.stack(boxes).T if boxes else np.empty((4, 0))
-    return bool(((left < box[2]) & (right > box[0]) & (top < box[3]) & (bottom > box[1])).any())
+        seats.append(seat)
+    return seats

@@ -1,41 +1,22 @@
 """Markers as SVG paths in a square from -1 to 1, which figures and the buttons of the page share."""
 
-import cmath
-import math
-from collections.abc import Sequence
-
-
-def _path(points: Sequence[complex]) -> str:
-    return "M" + "L".join(f"{point.real:.3g},{point.imag:.3g}" for point in points) + "Z"
-
-
-def _polygon(corners: int, turn: float = 0.0, radii: Sequence[float] = (1.0,)) -> str:
-    """A regular polygon with a corner `turn` degrees from the top; two alternating radii make a star."""
-    angles = [math.radians(turn - 90 + 360 * corner / corners) for corner in range(corners)]
-    return _path([cmath.rect(radii[corner % len(radii)], angle) for corner, angle in enumerate(angles)])
-
-
-def _cross(turn: float) -> str:
-    """A cross of thick bars, turned by `turn` degrees."""
-    quarter = (-0.32 - 0.95j, 0.32 - 0.95j, 0.32 - 0.32j)
-    return _path([cmath.rect(1, math.radians(turn)) * 1j**turns * point for turns in range(4) for point in quarter])
-
-
-STAR = _polygon(10, radii=(1.0, 0.4))
+STAR = (
+    "M0,-1L0.235,-0.324L0.951,-0.309L0.38,0.124L0.588,0.809L0,0.4L-0.588,0.809L-0.38,0.124L-0.951,-0.309L-0.235,-0.324Z"  # noqa: E501
+)
 MARKERS = (
-    "M0.85,0A0.85,0.85,0,1,1,-0.85,0A0.85,0.85,0,1,1,0.85,0Z",  # a circle
-    _polygon(3, -90),
-    _polygon(3, 90),
-    _polygon(6),
-    _polygon(5),
-    _polygon(4, 45),
-    _path([-1j, 0.55, 1j, -0.55]),  # a narrow diamond
-    _polygon(3),
-    _polygon(3, 180),
-    _polygon(4),
-    _cross(0),
-    _cross(45),
-    _polygon(8, 22.5),
-    _polygon(6, 30),
-    _polygon(8, radii=(1.0, 0.4)),
+    "M0.85,0A0.85,0.85,0,1,1,-0.85,0A0.85,0.85,0,1,1,0.85,0Z",  # circle
+    "M-1,0L0.5,-0.866L0.5,0.866Z",  # triangle to the left
+    "M1,0L-0.5,0.866L-0.5,-0.866Z",  # to the right
+    "M0,-1L0.866,-0.5L0.866,0.5L0,1L-0.866,0.5L-0.866,-0.5Z",  # hexagon
+    "M0,-1L0.951,-0.309L0.588,0.809L-0.588,0.809L-0.951,-0.309Z",  # pentagon
+    "M0.707,-0.707L0.707,0.707L-0.707,0.707L-0.707,-0.707Z",  # square
+    "M0,-1L0.55,0L0,1L-0.55,0Z",  # narrow diamond
+    "M0,-1L0.866,0.5L-0.866,0.5Z",  # triangle upwards
+    "M0,1L-0.866,-0.5L0.866,-0.5Z",  # downwards
+    "M0,-1L1,0L0,1L-1,0Z",  # diamond
+    "M-0.32,-0.95H0.32V-0.32H0.95V0.32H0.32V0.95H-0.32V0.32H-0.95V-0.32H-0.32Z",  # cross
+    "M0.445,-0.898L0.898,-0.445L0.453,0L0.898,0.445L0.445,0.898L0,0.453L-0.445,0.898L-0.898,0.445L-0.453,0L-0.898,-0.445L-0.445,-0.898L0,-0.453Z",  # noqa: E501
+    "M0.383,-0.924L0.924,-0.383L0.924,0.383L0.383,0.924L-0.383,0.924L-0.924,0.383L-0.924,-0.383L-0.383,-0.924Z",
+    "M0.5,-0.866L1,0L0.5,0.866L-0.5,0.866L-1,0L-0.5,-0.866Z",  # hexagon on its side
+    "M0,-1L0.283,-0.283L1,0L0.283,0.283L0,1L-0.283,0.283L-1,0L-0.283,-0.283Z",  # star of four
 )

@@ -1,11 +1,12 @@
 """Mean reward over another quantity: settings with intervals, their seeds, points during training, a line a method."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import altair as alt
+import numpy as np
 import pandas as pd
 
 from sparsepo.report.figures.label_placement import LABEL_SIZE, place_labels
@@ -80,14 +81,21 @@ class RewardPlot:
     def _domain(self, axis: str) -> list[float]:
         """From the lowest to the highest value or bound, and a twentieth of the axis beyond."""
         values = [row[name] for row in self.rows for name in (axis, f"{axis}_low", f"{axis}_high") if name in row]
-        root = self.root and axis == "x"
-        low, high = (_signed_root(value) if root else value for value in (min(values), max(values)))
-        margin = 0.05 * (high - low) or 0.05
-        return [value * abs(value) if root else value for value in (low - margin, high + margin)]
+        ends = np.array([min(values), max(values)])
+        if self.root and axis == "x":
+            ends = _with_margin(_signed_root(ends))
+            return (ends * np.abs(ends)).tolist()
+        return _with_margin(ends).tolist()
 
     def _label_rows(self, texts: Mapping[str, str]) -> list[dict[str, Any]]:
-        x = _to_points(self._domain("x"), 0, WIDTH, _signed_root if self.root else float)
-        y = _to_points(self._domain("y"), HEIGHT, 0, float)
+        x_ends, y_ends = (_signed_root(self._domain("x")) if self.root else self._domain("x")), self._domain("y")
+
+        def x(value: float) -> float:
+            return float(np.interp(_signed_root(value) if self.root else value, x_ends, [0, WIDTH]))
+
+        def y(value: float) -> float:
+            return float(np.interp(value, y_ends, [HEIGHT, 0]))
+
         settings = [row for row in self.rows if row["kind"] == "setting"]
         obstacles = []
         for row in settings:
@@ -98,7 +106,11 @@ class RewardPlot:
         labelled = [row for row in settings if texts.get(row["title"])]
         labels = [(texts[row["title"]], (x(row["x"]), y(row["y"]))) for row in labelled]
         placed = zip(labelled, place_labels(labels, obstacles, (WIDTH, HEIGHT)), strict=True)
-        return [{"label": row["label"], "text": seat.text, "px": seat.x, "py": seat.y} for row, seat in placed if seat]
+        return [
+            {"label": row["label"], "text": texts[row["title"]], "px": seat[0], "py": seat[1]}
+            for row, seat in placed
+            if seat
+        ]
 
 
 def _square_ticks(high: float) -> list[float]:
@@ -108,11 +120,10 @@ def _square_ticks(high: float) -> list[float]:
     return [(place * step) ** 2 for place in range(9)]
 
 
-def _to_points(domain: Sequence[float], start: float, end: float, scale: Callable[[float], float]) -> Callable:
-    """A function from a value to its place on an axis that runs from `start` to `end`."""
-    low, high = map(scale, domain)
-    return lambda value: start + (end - start) * (scale(value) - low) / (high - low)
+def _with_margin(ends: np.ndarray) -> np.ndarray:
+    margin = 0.05 * (ends[1] - ends[0]) or 0.05
+    return ends + [-margin, margin]
 
 
-def _signed_root(value: float) -> float:
-    return math.copysign(math.sqrt(abs(value)), value)
+def _signed_root(values: Any) -> np.ndarray:
+    return np.copysign(np.sqrt(np.abs(values)), values)

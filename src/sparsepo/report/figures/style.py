@@ -1,7 +1,6 @@
 """How every figure looks: colour, marker and dash of a method, fonts, and how a figure is saved."""
 
 import math
-import os
 import re
 import zlib
 from dataclasses import dataclass
@@ -11,10 +10,9 @@ from typing import Any
 import altair as alt
 import vl_convert
 
-from sparsepo.data.records import write_text
+from sparsepo.data.records import write_bytes, write_text
 from sparsepo.methods.registry import METHODS
 from sparsepo.report.figures.markers import MARKERS, STAR
-from sparsepo.runtime.errors import add_path_to_disk_error
 
 INK, GRID, QUIET, WHITE = "#222222", "#E0E0E0", "#777777", "#FFFFFF"
 DARK_PAGE = "#14171A"  # background of the HTML page in the dark theme
@@ -102,7 +100,7 @@ def vega_config(size: float) -> dict[str, Any]:
 def to_spec(chart: alt.TopLevelMixin, size: float) -> dict[str, Any]:
     """The chart as Vega-Lite's JSON, however many rows its data have; `size` is that of its text."""
     with alt.data_transformers.enable("default", max_rows=None):
-        return chart.to_dict() | {"config": vega_config(size)}
+        return chart.to_dict(validate=False) | {"config": vega_config(size)}
 
 
 def save_figure(chart: alt.TopLevelMixin, path: str | Path) -> None:
@@ -117,13 +115,7 @@ def save_figure(chart: alt.TopLevelMixin, path: str | Path) -> None:
     png = vl_convert.vegalite_to_png(spec, ppi=300)
     svg = re.sub(r'width="([\d.]+)" height="([\d.]+)"', r'width="\1pt" height="\2pt"', svg, count=1)
     write_text(path.with_name(f"{stem}.svg"), svg)
-    temporary = path.with_name(f".{stem}.png.{os.getpid()}.tmp")
-    try:
-        with add_path_to_disk_error(path):
-            temporary.write_bytes(png)
-        os.replace(temporary, path.with_name(f"{stem}.png"))
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_bytes(path.with_name(f"{stem}.png"), png)
 
 
 def _renumbered(svg: str) -> str:

@@ -59,16 +59,14 @@ def heatmap_rows(side: Mapping[str, Any]) -> list[list[HeatmapRow]]:
 
     Without masks a group is its first row alone. Numbers that came with the pair, as an oracle's scores, come last.
     """
-    ratio = np.asarray(side["logps"]) - np.asarray(side["ref_logps"])
-    groups = [
-        [HeatmapRow("log(π/ref)", "reward", ratio)],
-        [HeatmapRow("KL", "kl", np.asarray(side["reverse_kl"]))],
-    ]
-    for group, mask in zip(groups, ("m_u", "m_d"), strict=True):
+    ratio, groups = np.subtract(side["logps"], side["ref_logps"]), []
+    kl = np.asarray(side["reverse_kl"])
+    for label, scale, values, mask in (("log(π/ref)", "reward", ratio, "m_u"), ("KL", "kl", kl, "m_d")):
+        groups.append([HeatmapRow(label, scale, values)])
         if mask in side:
-            before, weight = group[0], np.asarray(side[mask])
-            group.append(HeatmapRow(mask, "mask", weight))
-            group.append(HeatmapRow(f"{mask} · {before.label}", before.scale, weight * before.values))
+            weight = np.asarray(side[mask])
+            groups[-1].append(HeatmapRow(mask, "mask", weight))
+            groups[-1].append(HeatmapRow(f"{mask} · {label}", scale, weight * values))
     if "values" in side:
         groups.append([HeatmapRow("value", "value", np.asarray(side["values"]))])
     return groups
@@ -81,22 +79,17 @@ def plot_tokens(examples: Sequence[Example], method_label: str) -> alt.LayerChar
     a mask removes turns pale.
     """
     shown = choose_examples(examples)
-    drawing = _Drawing()
-    drawing.write(method_label + _remarks(shown), 0, 4, fontSize=8, fontWeight="bold")
-    bottom = _TITLE
-    for example in shown:
-        bottom = drawing.add_example(example, bottom)
-    return drawing.chart(bottom)
-
-
-def _remarks(examples: Sequence[Example]) -> str:
-    sides = [example[name] for example in examples for name in ("chosen", "rejected")]
+    sides = [example[name] for example in shown for name in ("chosen", "rejected")]
     remarks = ["colours end at the 98th percentile"]
     if any(any(side.get("planted", ())) for side in sides):
         remarks.append("planted tokens underlined")
     if any(len(side["tokens"]) > MAX_TOKENS for side in sides):
         remarks.append(f"responses cut at {MAX_TOKENS} tokens")
-    return f" ({', '.join(remarks)})"
+    drawing, bottom = _Drawing(), _TITLE
+    drawing.write(f"{method_label} ({', '.join(remarks)})", 0, 4, fontSize=8, fontWeight="bold")
+    for example in shown:
+        bottom = drawing.add_example(example, bottom)
+    return drawing.chart(bottom)
 
 
 class _Drawing:

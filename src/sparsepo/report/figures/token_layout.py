@@ -56,17 +56,14 @@ def lay_out(tokens: Sequence[str], width: float) -> list[list[TokenCell]]:
     for index, token in enumerate(tokens):
         text = printed_token(token)
         cell_width = max(text_width(text) + _PADDING, _MIN_WIDTH)
-        left = right + (_WORD_GAP if lines[-1] and _begins_word(token) else 0.0)
+        begins_word = token[:1].isspace() or token in _END_TOKENS
+        left = right + (_WORD_GAP if lines[-1] and begins_word else 0.0)
         if lines[-1] and left + cell_width > width:
             lines.append([])
             left = 0.0
         lines[-1].append(TokenCell(index, text, left, cell_width))
         right = left + cell_width
     return lines
-
-
-def _begins_word(token: str) -> bool:
-    return token[:1].isspace() or token in _END_TOKENS
 
 
 def text_width(text: str) -> float:

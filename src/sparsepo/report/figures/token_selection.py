@@ -1,7 +1,7 @@
 """What selecting tokens by an oracle's scores does: how scores add up, and the reward by share, size and data."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -31,17 +31,13 @@ class Oracle:
     pairs: Sequence[Preference]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RewardPanel:
-    """Reward over one quantity. `points`: line -> (x, mean, low, high), in the order of x."""
+    """Reward over one quantity. `rows`: the `label` of a line, `x`, and `mean`, `low` and `high` of the reward."""
 
     label: str
     logarithmic: bool
-    points: Mapping[str, list[tuple[float, float, float, float]]]
-
-    @property
-    def xs(self) -> list[float]:
-        return sorted({point[0] for points in self.points.values() for point in points})
+    rows: pd.DataFrame
 
 
 def accumulated(scores: Sequence[Sequence[float]]) -> np.ndarray:
@@ -60,27 +56,45 @@ def reward_panels(scores: Sequence[ScoreFile], oracles: Mapping[str, Oracle]) ->
 
     By size: the oracles of the most common share of the data. By data: those of the most common size.
     """
-    table = grid_frame(scores)
-    if "reward" not in table:
+    table = grid_frame(scores).query("method != 'sft'").rename(columns={"label": "method_label"})
+    if table.empty or "reward" not in table:
         return []
-    table = table[table["method"] != "sft"].reset_index(drop=True)
-    params = {(score["method"], params_text(score["params"])): score["params"] for score in scores}
+    given = {(score["method"], params_text(score["params"])): score["params"] for score in scores}
     settings = zip(table["method"], table["params"], strict=True)
-    table["run_params"] = [_with_shares(method, params[method, text]) for method, text in settings]
-    share = _most_common(oracle.share for oracle in oracles.values())
-    size = _most_common(oracle.parameters for oracle in oracles.values())
-    row_oracles = table["run_params"].map(lambda params: oracles[params["oracle"]])
-    same_share = table[[oracle.share == share for oracle in row_oracles]]
-    same_size = table[[oracle.parameters == size for oracle in row_oracles]]
-    by_k = _lines(table, lambda params: params["k_chosen"], "k_chosen")
-    by_size = _lines(same_share, lambda params: oracles[params["oracle"]].parameters, "oracle")
-    by_share = _lines(same_size, lambda params: oracles[params["oracle"]].share, "oracle")
+    params = pd.DataFrame([_with_shares(method, given[method, text]) for method, text in settings], index=table.index)
+    table = table.assign(
+        k=params["k_chosen"],
+        size=[oracles[name].parameters for name in params["oracle"]],
+        share=[oracles[name].share for name in params["oracle"]],
+    )
+    share, size = (
+        _most_common(getattr(oracle, name) for oracle in oracles.values()) for name in ("share", "parameters")
+    )
     panels = [
-        RewardPanel("share of chosen tokens kept, k", False, by_k),
-        RewardPanel("weights of the oracle", True, by_size),
-        RewardPanel("share of the data that the oracle saw", False, by_share),
+        _panel("share of chosen tokens kept, k", False, table, params, "k", "k_chosen"),
+        _panel("weights of the oracle", True, table[table["share"] == share], params, "size", "oracle"),
+        _panel("share of the data that the oracle saw", False, table[table["size"] == size], params, "share", "oracle"),
     ]
-    return [panel for panel in panels if len(panel.xs) > 1]
+    return [panel for panel in panels if panel.rows["x"].nunique() > 1]
+
+
+def _panel(
+    label: str, logarithmic: bool, table: pd.DataFrame, params: pd.DataFrame, x: str, varied: str
+) -> RewardPanel:
+    """Settings that differ only in the parameter `varied` are one line, in the order of x."""
+    texts = (
+        params.loc[table.index]
+        .drop(columns=varied)
+        .map(lambda value: f"{value:g}" if isinstance(value, float) else str(value))
+    )
+    names = [name for name in texts if texts[name].nunique() > 1]
+    lines = [
+        f"{method}, {short_params(row, names)}" if names else method
+        for method, row in zip(table["method_label"], texts.to_dict("records"), strict=True)
+    ]
+    rows = table.assign(label=lines, x=table[x].astype(float), mean=table["reward"])
+    rows = rows.rename(columns={"reward_low": "low", "reward_high": "high"})[["label", "x", "mean", "low", "high"]]
+    return RewardPanel(label, logarithmic, rows.iloc[np.lexsort((rows["x"], pd.factorize(rows["label"])[0]))])
 
 
 def plot_selection(scores: Sequence[ScoreFile], oracles: Mapping[str, Oracle]) -> alt.ConcatChart:
@@ -105,28 +119,6 @@ def _with_shares(method: str, params: RunParams) -> dict[str, Any]:
     return {**params, **shares}
 
 
-def _lines(table: pd.DataFrame, x: Callable[[RunParams], float], varied: str) -> dict[str, list[tuple]]:
-    """Settings that differ only in the parameter `varied` are one line."""
-    lines: dict[str, list[tuple]] = {}
-    names = [name for name in _varying(list(table["run_params"])) if name != varied]
-    for row in table.to_dict("records"):
-        texts = {name: _text(row["run_params"].get(name)) for name in names}
-        line = f"{row['label']}, {short_params(texts, names)}" if names else row["label"]
-        point = (float(x(row["run_params"])), row["reward"], row["reward_low"], row["reward_high"])
-        lines.setdefault(line, []).append(point)
-    return {line: sorted(points) for line, points in lines.items()}
-
-
-def _varying(all_params: Sequence[RunParams]) -> list[str]:
-    """The parameters in which runs differ."""
-    names = dict.fromkeys(name for params in all_params for name in params)
-    return [name for name in names if len({_text(params.get(name)) for params in all_params}) > 1]
-
-
-def _text(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
 def _accumulation(oracles: Mapping[str, Oracle]) -> alt.LayerChart:
     """For chosen responses the highest tokens come first, for rejected ones the lowest."""
     curves = []
@@ -148,12 +140,14 @@ def _accumulation(oracles: Mapping[str, Oracle]) -> alt.LayerChart:
 
 def _draw(panel: RewardPanel, sft: Sequence[float]) -> alt.LayerChart:
     looks = zip(PALETTE, MARKERS * 2, DASHES * 8, strict=False)
-    styles = {line: MethodStyle(*look) for line, look in zip(panel.points, looks, strict=False)}
-    points = [(line, *point) for line, own in panel.points.items() for point in own]
-    rows = pd.DataFrame(points, columns=["label", "x", "mean", "low", "high"])
+    styles = {line: MethodStyle(*look) for line, look in zip(panel.rows["label"].unique(), looks, strict=False)}
     scale = alt.Scale(type="log" if panel.logarithmic else "linear", zero=False, nice=False, padding=8)
-    axis = alt.Axis(values=panel.xs, format="~s") if panel.logarithmic else alt.Axis(tickCount=6)
-    chart = interval_lines(rows, alt.X("x:Q", title=panel.label, scale=scale, axis=axis), "mean reward", styles, 2)
+    axis = (
+        alt.Axis(values=sorted(panel.rows["x"].unique()), format="~s") if panel.logarithmic else alt.Axis(tickCount=6)
+    )
+    chart = interval_lines(
+        panel.rows, alt.X("x:Q", title=panel.label, scale=scale, axis=axis), "mean reward", styles, 2
+    )
     level = alt.Chart(pd.DataFrame([{"mean": mean} for mean in sft])).encode(y="mean:Q")
     name = level.mark_text(text="SFT", dy=-5, fontSize=7)
     return alt.layer(level.mark_rule(strokeDash=[1.5, 2]), name, chart)

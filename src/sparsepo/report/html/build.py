@@ -10,12 +10,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from sparsepo.data.records import write_text
 from sparsepo.evaluation.tfidf import describe_fit
-from sparsepo.report.figures.curves import QUANTITIES, setting_curves
-from sparsepo.report.figures.dynamics import beta_panels
+from sparsepo.report.figures.curves import QUANTITIES, training_curves
 from sparsepo.report.figures.frontier import KLS, frontier_plot, interval_text
 from sparsepo.report.figures.style import method_style
 from sparsepo.report.frontier_score import frontier_scores
-from sparsepo.report.html.charts import DARK, last_values, page_spec
+from sparsepo.report.html.charts import DARK, beta_specs, last_values, page_spec
 from sparsepo.report.html.packing import pack
 from sparsepo.report.html.run_rows import run_details, run_row
 from sparsepo.report.html.samples import ANSWER_KINDS, find_answers
@@ -78,11 +77,10 @@ def task_view(task: TaskResults) -> View:
 
 def _methods(scores: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
     labels = {score["method"]: score["label"] for score in scores}
-    styles = {method: method_style(method) for method in labels}
     return [
-        {"name": method, "label": labels[method], "marker": style.marker}
-        | {"colour": style.colour, "dark": DARK[style.colour]}
-        for method, style in styles.items()
+        {"name": method, "label": label, "marker": style.marker, "colour": style.colour, "dark": DARK[style.colour]}
+        for method, label in labels.items()
+        for style in [method_style(method)]
     ]
 
 
@@ -98,31 +96,24 @@ def _frontier(task: TaskResults, frame: pd.DataFrame, blobs: dict[str, str]) -> 
 
 def _dynamics(task: TaskResults, blobs: dict[str, str]) -> View:
     labels = {score["method"]: score["label"] for score in task.scores.values()}
-    curves = setting_curves({run: task.logged("dynamics", run) for run in task.runs}, labels)
-    logged = [quantity for quantity in QUANTITIES if any(curve.has(quantity) for curve in curves)]
+    curves = training_curves({run: task.logged("dynamics", run) for run in task.runs}, labels)
+    logged = [quantity for quantity in QUANTITIES if quantity.name in curves]
     for quantity in logged:
-        panels = beta_panels(curves, labels, quantity).items()
-        blobs[f"dynamics/{quantity.name}"] = pack(
-            [{"title": beta, "spec": page_spec(panel, 190)} for beta, panel in panels]
-        )
+        blobs[f"dynamics/{quantity.name}"] = pack(beta_specs(curves[quantity.name], labels, quantity))
     columns = [column for quantity in logged for column in quantity.columns.values()]
     return {"quantities": logged, "last_values": last_values(curves), "last_columns": columns}
 
 
 def _tokens(task: TaskResults, blobs: dict[str, str]) -> View:
-    runs, pairs, shown = task.first_seeds, None, []
+    runs, pairs, total, shown = task.first_seeds, [], 0, []
     for run in runs:
         rows = task.rows("tokens", run)
-        pairs = pairs or choose_pairs(rows, len(runs))
+        if not pairs:
+            pairs, total = choose_pairs(rows, len(runs)), len(rows)
         top = top_tokens(rows)
-        blobs[f"tokens/{run}"] = pack({"pairs": values_by_pair(rows, pairs, run), "top": top})
+        blobs[f"tokens/{run}"] = pack({"pairs": values_by_pair(rows, pairs, total, run), "top": top})
         shown.append({"run": run, "label": _run_label(task, run), "masks": bool(top)})
-    return {
-        "shown": shown,
-        "pairs": pairs.shown,
-        "pairs_total": pairs.total,
-        "token_quantities": TOKEN_QUANTITIES,
-    }
+    return {"shown": shown, "pairs": pairs, "pairs_total": total, "token_quantities": TOKEN_QUANTITIES}
 
 
 def _samples(task: TaskResults, blobs: dict[str, str]) -> View:

@@ -1,7 +1,6 @@
 """The runs of a task: a row each, and the record of a training in parts."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
@@ -20,42 +19,24 @@ _PARTS = {
 }
 
 
-@dataclass(frozen=True)
-class RunRow:
-    """A row of the table, as printed. `folder` is relative to the page."""
-
-    run: str
-    method: str
-    label: str
-    setting: str
-    seed: str
-    reward: str
-    kl: str
-    length: str
-    time: str
-    memory: str
-    folder: str
-
-
-def run_row(task: TaskResults, run: str, record: Mapping[str, Any]) -> RunRow:
-    """Means of the samples, and the cost of the training."""
+def run_row(task: TaskResults, run: str, record: Mapping[str, Any]) -> dict[str, str]:
+    """Means of the samples, and the cost of the training, as printed. `folder` is relative to the page."""
     score = task.scores[run]
-    means = {name: fmean(score[name]) if score[name] else None for name in ("reward", "kl_exact", "length")}
+    reward, kl, length = (fmean(score[name]) if score[name] else None for name in ("reward", "kl_exact", "length"))
     memory = [f"{record['peak_memory_mb']:,} MB"] if record else []
     memory += [f"{size:,} MB of a GPU" for size in record.get("peak_gpu_memory_mb") or [] if size]
-    return RunRow(
-        run=run,
-        method=score["method"],
-        label=score["label"],
-        setting=params_text(score["params"]),
-        seed="-" if score["seed"] is None else str(score["seed"]),
-        reward=format_number(means["reward"], 3),
-        kl=format_number(means["kl_exact"], 3),
-        length=format_number(means["length"], 1),
-        time=format_duration(record["seconds"]) if record else "-",
-        memory=" + ".join(memory) or "-",
-        folder=f"../{task.name}/{'sft' if run == 'sft' else f'runs/{run}'}/",
-    )
+    return {
+        "run": run,
+        "label": score["label"],
+        "setting": params_text(score["params"]),
+        "seed": "-" if score["seed"] is None else str(score["seed"]),
+        "reward": format_number(reward, 3),
+        "kl": format_number(kl, 3),
+        "length": format_number(length, 1),
+        "time": format_duration(record["seconds"]) if record else "-",
+        "memory": " + ".join(memory) or "-",
+        "folder": f"../{task.name}/{'sft' if run == 'sft' else f'runs/{run}'}/",
+    }
 
 
 def run_details(task: TaskResults, run: str, record: Mapping[str, Any]) -> dict[str, Any]:

@@ -60,7 +60,8 @@ def _answer_scores(task: TaskResults, kind: str, run: str, rows: Sequence[Sample
     for variant, metrics in [item for file in files for item in file["splits"]["test"].items()]:
         members: dict[Hashable, list[int]] = {}
         for at, row in enumerate(rows):
-            if _is_measured_as(kind, row, variant):
+            of_variant = {"samples": variant == "", "generations": variant == f"{row['temperature']:g}"}
+            if of_variant.get(kind, True):  # the suite of a program follows from its problem
                 for group in groups[at]:
                     members.setdefault(group, []).append(at)
         for name, numbers in metrics.items():
@@ -71,11 +72,6 @@ def _answer_scores(task: TaskResults, kind: str, run: str, rows: Sequence[Sample
                     for place, at in enumerate(answers):
                         scores[at][name] = values[0 if per_prompt else place] * metric_of(name).scale
     return scores
-
-
-def _is_measured_as(kind: str, row: SampleRow, variant: str) -> bool:
-    """Whether the measures under `variant` can be of this answer; the suite of a program follows from its problem."""
-    return {"samples": variant == "", "generations": variant == f"{row['temperature']:g}", "programs": True}[kind]
 
 
 def _values_by_group(numbers: Mapping[str, Sequence]) -> dict[Hashable, list[float]]:

@@ -12,17 +12,21 @@ from sparsepo.report.tables.systems import ColumnKey, System
 
 def what_was_compared(task: TaskResults) -> str:
     """One sentence: methods, settings, seeds, model, data, reward."""
-    config = task.config
+    config, prompt_ids = task.config, task.scores["sft"]["prompt_ids"]
     settings = {run.rsplit("/", 1)[0] for run in task.runs}
-    methods, seeds = len({run.split("/")[0] for run in task.runs}), len(config["seeds"])
-    counts = [_count(methods, "method"), _count(len(settings), "setting"), _count(seeds, "seed")]
-    prompt_ids = task.scores["sft"]["prompt_ids"]
-    prompts = f"{_count(len(set(prompt_ids)), 'test prompt')}, {_count(len(prompt_ids), 'response')} of each run"
+    counts = {
+        "method": len({run.split("/")[0] for run in task.runs}),
+        "setting": len(settings),
+        "seed": len(config["seeds"]),
+        "test prompt": len(set(prompt_ids)),
+        "response": len(prompt_ids),
+    }
+    *grid, prompts, responses = (f"{count:,} {noun}{'s' * (count != 1)}" for noun, count in counts.items())
     scorer = config["evaluation"]["scorer"]
     reward = f"; the reward is {_scorer_name(scorer)}" if scorer else ""
     return (
-        f"{', '.join(counts)} against the model they start from ({_model_name(config['model'])}), "
-        f"on '{config['data']['source']}' data: {prompts}{reward}."
+        f"{', '.join(grid)} against the model they start from ({_model_name(config['model'])}), "
+        f"on '{config['data']['source']}' data: {prompts}, {responses} of each run{reward}."
     )
 
 
@@ -46,7 +50,8 @@ def indistinguishable(comparison: Comparison) -> list[str]:
     if column is None:
         return []
     best = best_system(comparison, column)
-    labels = _unique_labels(comparison)
+    own = [system.label for system in comparison.systems]
+    labels = {s.name: f"{s.label} ({s.params})" if own.count(s.label) > 1 else s.label for s in comparison.systems}
     pairs = [pair for pair in comparison.differences[column] if best.name in (pair.a, pair.b) and pair.is_tested]
     alike = [labels[pair.b if pair.a == best.name else pair.a] for pair in pairs if not pair.is_significant]
     if not alike:
@@ -70,17 +75,6 @@ def best_system(comparison: Comparison, column: ColumnKey) -> System:
     sign = 1 if metric_of(column[1]).higher_is_better else -1
     measured = [system for system in comparison.systems if column in system.estimates]
     return max(measured, key=lambda system: sign * system.estimates[column].interval.mean)
-
-
-def _unique_labels(comparison: Comparison) -> dict[str, str]:
-    """System -> its label, with its setting where several systems are of one method."""
-    labels = [system.label for system in comparison.systems]
-    shared = {label for label in labels if labels.count(label) > 1}
-    return {s.name: f"{s.label} ({s.params})" if s.label in shared else s.label for s in comparison.systems}
-
-
-def _count(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 def _scorer_name(scorer: Mapping[str, Any]) -> str:

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from sparsepo.data.records import read_rows
+from sparsepo.report.run_names import RUN_STAGES
 
 LOG_LINES = 30
-TRAININGS = ("train_policy", "finish_rounds", "train_on_policy")
-"""The stages that make runs, each with a folder of logs."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ class TaskResults:
     def log_tail(self, run: str) -> str:
         """The last lines of the log of a training; empty where its log was removed."""
         logs = self.logs / self.name
-        paths = [logs / "train_sft.log"] if run == "sft" else [logs / stage / f"{run}.log" for stage in TRAININGS]
+        paths = [logs / "train_sft.log"] if run == "sft" else [logs / stage / f"{run}.log" for stage in RUN_STAGES]
         path = next((path for path in paths if path.exists()), None)
         return "\n".join(path.read_text(errors="replace").splitlines()[-LOG_LINES:]) if path else ""
 

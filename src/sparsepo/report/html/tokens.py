@@ -1,10 +1,9 @@
 """What the token viewer shows: the pairs as text, and of each run the values of every token of them."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from sparsepo.report.html.packing import all_rounded, rounded
+from sparsepo.report.html.packing import rounded
 from sparsepo.runtime.errors import UserError
 
 _SIDES = ("chosen", "rejected")
@@ -28,36 +27,28 @@ TokenRows = Sequence[Mapping[str, Any]]
 """The rows of a run's file of tokens, one per pair."""
 
 
-@dataclass(frozen=True)
-class TokenPairs:
-    """The pairs as text, the same for all runs of a task. `total`: how many were inspected."""
-
-    shown: list[dict[str, Any]]
-    total: int
-
-
-def choose_pairs(rows: TokenRows, runs: int) -> TokenPairs:
-    """As many of the pairs as a page with so many runs can hold."""
+def choose_pairs(rows: TokenRows, runs: int) -> list[dict[str, Any]]:
+    """As many of the pairs, as text, as a page with so many runs can hold."""
     values = max(sum(len(row[side]["tokens"]) for side in _SIDES) * len(TOKEN_QUANTITIES) for row in rows)
     count = min(MAX_PAIRS, max(MIN_PAIRS, MAX_NUMBERS // (values * runs)))
-    return TokenPairs([_text(row) for row in rows[:count]], len(rows))
+    names = ("tokens", "planted")
+    sides = [
+        {side: {name: row[side][name] for name in names if name in row[side]} for side in _SIDES}
+        for row in rows[:count]
+    ]
+    return [{"prompt": row["prompt"]} | texts for row, texts in zip(rows, sides, strict=False)]
 
 
-def _text(row: Mapping[str, Any]) -> dict[str, Any]:
-    sides = {side: {name: row[side][name] for name in ("tokens", "planted") if name in row[side]} for side in _SIDES}
-    return {"prompt": row["prompt"]} | sides
-
-
-def values_by_pair(rows: TokenRows, pairs: TokenPairs, run: str) -> list[dict[str, Any]]:
+def values_by_pair(rows: TokenRows, pairs: TokenRows, total: int, run: str) -> list[dict[str, Any]]:
     """For each pair shown: the rewards that the loss gave, and each quantity of each token of both sides.
 
-    Raises UserError when the run inspected other pairs.
+    Raises UserError when the run inspected other pairs, or not `total`.
     """
     values = []
-    for row, pair in zip(rows, pairs.shown, strict=False):
-        if len(rows) != pairs.total or any(row[side]["tokens"] != pair[side]["tokens"] for side in _SIDES):
+    for row, pair in zip(rows, pairs, strict=False):
+        if len(rows) != total or any(row[side]["tokens"] != pair[side]["tokens"] for side in _SIDES):
             raise UserError(f"tokens/{run}.jsonl is not about the pairs of the other runs; delete it and run again")
-        rewards = all_rounded(row[f"reward_{side}"] for side in _SIDES)
+        rewards = rounded([row[f"reward_{side}"] for side in _SIDES])
         values.append({side: token_values(row[side]) for side in _SIDES} | {"reward": rewards})
     return values
 
@@ -71,7 +62,7 @@ def token_values(side: Mapping[str, Any]) -> dict[str, list[float | None]]:
         values["weighted_log_ratio"] = [a * b for a, b in zip(side["m_u"], ratio, strict=True)]
         values["weighted_kl"] = [a * b for a, b in zip(side["m_d"], side["reverse_kl"], strict=True)]
     values |= {"values": side["values"]} if "values" in side else {}
-    return {name: all_rounded(numbers) for name, numbers in values.items()}
+    return rounded(values)
 
 
 def top_tokens(rows: TokenRows) -> dict[str, dict[str, list[list[Any]]]]:

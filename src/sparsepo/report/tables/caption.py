@@ -1,6 +1,9 @@
 """The caption of the comparison (rule of choice, intervals, marks, metrics) and the notes below it."""
 
 from collections.abc import Sequence
+from itertools import product
+
+import pandas as pd
 
 from sparsepo.report.tables.comparison import Comparison
 from sparsepo.report.tables.metrics import metric_of
@@ -17,8 +20,25 @@ _INTERVALS = {
 
 def comparison_caption(comparison: Comparison) -> str:
     """The sentences that hold for this table, in one paragraph."""
-    parts = (_rule, _intervals, _ranking, _tests, _metrics, _paper)
-    return " ".join(sentence for part in parts for sentence in part(comparison))
+    sources = {estimate.source for system in comparison.systems for estimate in system.estimates.values()}
+    intervals = [text for source, text in _INTERVALS.items() if source in sources]
+    pairs = [pair for column_pairs in comparison.differences.values() for pair in column_pairs]
+    sentences = [_rule(comparison), *[f"±: {'; '.join(intervals)}."] * bool(intervals), _ranking(comparison)]
+    if comparison.baseline is not None and any(pair.is_tested for pair in pairs):
+        sentences += [
+            f"{BETTER} / {WORSE}: better / worse than {comparison.baseline.label} by a paired bootstrap over the same"
+            " prompts at 95%, not corrected for the number of comparisons.",
+            "Permutation tests between all systems, corrected by Holm's method over the pairs of a column, stand in the"
+            " file of differences."
+            " Tests take each prompt's mean over seeds, so they leave out the variation between trainings.",
+        ]
+    if any(not pair.is_tested for pair in pairs):
+        sentences.append("Scores without single items are not tested.")
+    sentences += dict.fromkeys(metric_of(name).note for name in comparison.metrics if metric_of(name).note)
+    printed = [comparison.published_value(*place) for place in product(comparison.systems, comparison.columns)]
+    if any(value is not None for value in printed):
+        sentences.append(f"Paper: the figure printed in {comparison.published.source}, of another run and often model.")
+    return " ".join(sentences)
 
 
 def comparison_notes(comparison: Comparison) -> list[str]:
@@ -28,80 +48,36 @@ def comparison_notes(comparison: Comparison) -> list[str]:
         for note, run in system.notes:
             runs_by_note.setdefault(note, []).append(run)
     notes = [f"{', '.join(dict.fromkeys(runs))}: {note}" for note, runs in runs_by_note.items()]
-    return [*_missing_seeds(comparison), *notes]
-
-
-def variant_word(variants: Sequence[str]) -> str:
-    """`temperature` where every variant is a number, else `suite`."""
-    return "temperature" if all(_is_number(variant) for variant in variants) else "suite"
-
-
-def _rule(comparison: Comparison) -> list[str]:
-    if all(system.candidates == 1 for system in comparison.systems):
-        return ["Every setting is a row, so nothing was chosen; figures are on test data."]
-    metric = metric_of(comparison.select)
-    best = "highest" if metric.higher_is_better else "lowest"
-    return [
-        f"Each method stands at the setting of its grid with the {best} {metric.label} on validation data,"
-        " a mean over seeds and over temperatures or suites where there are several;"
-        " of equal settings the first in the config is taken. Test data choose nothing; all figures are on test data."
-    ]
-
-
-def _intervals(comparison: Comparison) -> list[str]:
-    sources = {estimate.source for system in comparison.systems for estimate in system.estimates.values()}
-    texts = [text for source, text in _INTERVALS.items() if source in sources]
-    return [f"±: {'; '.join(texts)}."] if texts else []
-
-
-def _ranking(comparison: Comparison) -> list[str]:
-    unranked = [name for name in comparison.metrics if metric_of(name).higher_is_better is None]
-    variants = [variant for variant in comparison.variants if variant]
-    column = f"column and {variant_word(variants)}" if variants else "column"
-    left_out = f" Not ranked: {', '.join(metric_of(name).label for name in unranked)}." if unranked else ""
-    return [f"Bold is the best of a {column} as printed, underlined the second; equal ones share.{left_out}"]
-
-
-def _tests(comparison: Comparison) -> list[str]:
-    pairs = [pair for column_pairs in comparison.differences.values() for pair in column_pairs]
-    sentences = []
-    if comparison.baseline is not None and any(pair.is_tested for pair in pairs):
-        sentences = [
-            f"{BETTER} / {WORSE}: better / worse than {comparison.baseline.label} by a paired bootstrap over the same"
-            " prompts at 95%, not corrected for the number of comparisons.",
-            "Permutation tests between all systems, corrected by Holm's method over the pairs of a column, stand in the"
-            " file of differences."
-            " Tests take each prompt's mean over seeds, so they leave out the variation between trainings.",
-        ]
-    if any(not pair.is_tested for pair in pairs):
-        sentences.append("Scores without single items are not tested.")
-    return sentences
-
-
-def _metrics(comparison: Comparison) -> list[str]:
-    return list(dict.fromkeys(metric_of(name).note for name in comparison.metrics if metric_of(name).note))
-
-
-def _paper(comparison: Comparison) -> list[str]:
-    pairs = [(system, column) for system in comparison.systems for column in comparison.columns]
-    if all(comparison.published_value(system, column) is None for system, column in pairs):
-        return []
-    return [f"Paper: the figure printed in {comparison.published.source}, of another run and often model."]
-
-
-def _missing_seeds(comparison: Comparison) -> list[str]:
-    return [
+    missing = [
         f"{system.label}: {metric_of(metric).label}{f' at {variant}' if variant else ''} is the mean of"
         f" {estimate.runs} of {system.seeds} seeds; the others lack it"
         for system in comparison.systems
         for (variant, metric), estimate in system.estimates.items()
         if estimate.runs < system.seeds
     ]
+    return missing + notes
 
 
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+def variant_word(variants: Sequence[str]) -> str:
+    """`temperature` where every variant is a number, else `suite`."""
+    return "suite" if pd.to_numeric(pd.Series(variants), errors="coerce").isna().any() else "temperature"
+
+
+def _rule(comparison: Comparison) -> str:
+    if all(system.candidates == 1 for system in comparison.systems):
+        return "Every setting is a row, so nothing was chosen; figures are on test data."
+    metric = metric_of(comparison.select)
+    best = "highest" if metric.higher_is_better else "lowest"
+    return (
+        f"Each method stands at the setting of its grid with the {best} {metric.label} on validation data,"
+        " a mean over seeds and over temperatures or suites where there are several;"
+        " of equal settings the first in the config is taken. Test data choose nothing; all figures are on test data."
+    )
+
+
+def _ranking(comparison: Comparison) -> str:
+    unranked = [name for name in comparison.metrics if metric_of(name).higher_is_better is None]
+    variants = [variant for variant in comparison.variants if variant]
+    column = f"column and {variant_word(variants)}" if variants else "column"
+    left_out = f" Not ranked: {', '.join(metric_of(name).label for name in unranked)}." if unranked else ""
+    return f"Bold is the best of a {column} as printed, underlined the second; equal ones share.{left_out}"

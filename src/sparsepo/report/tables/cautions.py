@@ -6,7 +6,17 @@ import pandas as pd
 def cautions(frame: pd.DataFrame) -> list[str]:
     """One sentence per objection that holds for a `grid_frame`, with the settings it holds for."""
     trained = frame[frame["method"] != "sft"]
-    sentences = [*(_against_sft(frame, trained) if "reward" in frame else ()), *_seeds(trained)]
+    sentences = []
+    if "reward" in frame and len(trained) == len(frame):
+        sentences.append("There is no SFT row, so no method is compared with its starting point.")
+    elif "reward" in frame:
+        level = frame.loc[frame["method"] == "sft", "reward"].iloc[0]
+        sentences += _caution(f"The mean reward is not above SFT's ({level:.3f})", trained, trained["reward"] <= level)
+    if len(trained) and (trained["seeds"] == 1).all():
+        sentences.append("One seed a row: the intervals cover the sampling of prompts only, not training.")
+    else:
+        few = "Under 3 seeds, so the intervals hardly cover the variation between trainings"
+        sentences += _caution(few, trained, trained["seeds"] < 3)
     if "logp_change_chosen" in frame:
         falling = trained["logp_change_chosen"] < 0
         sentences += _caution("The log-probability of the chosen responses fell", trained, falling)
@@ -24,21 +34,6 @@ def cautions(frame: pd.DataFrame) -> list[str]:
             sentences += _caution(dead, trained, zeros > 0.99)
             sentences += _caution(f"The mask {name} has no exact zero", trained, zeros == 0.0)
     return sentences
-
-
-def _against_sft(frame: pd.DataFrame, trained: pd.DataFrame) -> list[str]:
-    sft = frame[frame["method"] == "sft"]
-    if sft.empty:
-        return ["There is no SFT row, so no method is compared with its starting point."]
-    level = sft["reward"].iloc[0]
-    return _caution(f"The mean reward is not above SFT's ({level:.3f})", trained, trained["reward"] <= level)
-
-
-def _seeds(trained: pd.DataFrame) -> list[str]:
-    if len(trained) and (trained["seeds"] == 1).all():
-        return ["One seed a row: the intervals cover the sampling of prompts only, not training."]
-    few = "Under 3 seeds, so the intervals hardly cover the variation between trainings"
-    return _caution(few, trained, trained["seeds"] < 3)
 
 
 def _caution(text: str, trained: pd.DataFrame, where: pd.Series) -> list[str]:

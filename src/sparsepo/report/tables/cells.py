@@ -2,8 +2,10 @@
 
 import math
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
+from sparsepo.evaluation.statistics import Interval
 from sparsepo.report.tables.caption import comparison_caption, comparison_notes, variant_word
 from sparsepo.report.tables.comparison import Comparison, comparison_frame, differences_frame
 from sparsepo.report.tables.metrics import metric_of
@@ -53,12 +55,9 @@ def ranks(values: Sequence[float], higher_is_better: bool | None) -> list[int]:
 
 def _block(comparison: Comparison, variants: Sequence[str]) -> Block:
     metrics = list(dict.fromkeys(metric for variant, metric in comparison.columns if variant in variants))
+    places = list(product(comparison.systems, variants))
     with_paper = {
-        name: any(
-            comparison.published_value(system, (variant, name)) is not None
-            for variant in variants
-            for system in comparison.systems
-        )
+        name: any(comparison.published_value(system, (variant, name)) is not None for system, variant in places)
         for name in metrics
     }
     first = ["method", "setting"] if variants == [""] else [variant_word(variants), "method", "setting"]
@@ -66,33 +65,29 @@ def _block(comparison: Comparison, variants: Sequence[str]) -> Block:
     parts = []
     for variant in variants:
         columns = [_column(comparison, (variant, name), with_paper[name]) for name in metrics]
-        rows = zip(comparison.systems, *columns, strict=True)
-        parts.append([[*_first_cells(system, variant), *sum(cells, [])] for system, *cells in rows])
+        first_cells = [
+            [Cell(text) for text in (*[variant] * bool(variant), system.label, system.params, str(system.seeds))]
+            for system in comparison.systems
+        ]
+        parts.append([sum(cells, []) for cells in zip(first_cells, *columns, strict=True)])
     if variants == [""] and comparison.systems[0].method == "sft":
         parts = [part for part in (parts[0][:1], parts[0][1:]) if part]
     return Block([*first, "seeds", *heads], len(first), parts)
 
 
-def _first_cells(system: System, variant: str) -> list[Cell]:
-    return [Cell(text) for text in (*[variant] * bool(variant), system.label, system.params, str(system.seeds))]
-
-
 def _column(comparison: Comparison, column: ColumnKey, with_paper: bool) -> list[list[Cell]]:
     """The cells of each system in one column: its own and, beside it, the paper's."""
     metric = metric_of(column[1])
+    none = Interval(math.nan, math.nan, math.nan)
     intervals = [
-        system.estimates[column].interval if column in system.estimates else None for system in comparison.systems
+        system.estimates[column].interval if column in system.estimates else none for system in comparison.systems
     ]
-    printed = [math.nan if interval is None else float(f"{interval.mean:.{metric.digits}f}") for interval in intervals]
+    printed = ranks([float(f"{interval.mean:.{metric.digits}f}") for interval in intervals], metric.higher_is_better)
     rows = []
-    for system, interval, rank in zip(
-        comparison.systems, intervals, ranks(printed, metric.higher_is_better), strict=True
-    ):
-        text = "-" if interval is None else mean_with_interval(*vars(interval).values(), metric.digits)
-        cells = [Cell(text, rank, _mark(comparison, system, column))]
-        if with_paper:
-            cells.append(Cell(format_number(comparison.published_value(system, column), metric.digits)))
-        rows.append(cells)
+    for system, interval, rank in zip(comparison.systems, intervals, printed, strict=True):
+        text = mean_with_interval(*vars(interval).values(), metric.digits)
+        paper = format_number(comparison.published_value(system, column), metric.digits)
+        rows.append([Cell(text, rank, _mark(comparison, system, column)), *[Cell(paper)] * with_paper])
     return rows
 
 

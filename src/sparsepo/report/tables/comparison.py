@@ -53,7 +53,10 @@ def compare(files: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], pub
     """
     systems = build_systems(files, settings["select"], settings["rows"])
     columns = _ordered_columns(systems)
-    differences = {column: _differences(systems, column) for column in progress(columns, len(columns), "comparing")}
+    differences = {}
+    for column in progress(columns, len(columns), "comparing"):
+        measured = [system for system in systems if column in system.estimates]
+        differences[column] = pairwise_differences({one.name: one.estimates[column].items for one in measured})
     baseline = _baseline(systems, settings["baseline"])
     return Comparison(systems, columns, settings["select"], baseline, differences, published)
 
@@ -68,9 +71,12 @@ def comparison_frame(comparison: Comparison) -> pd.DataFrame:
         for system in comparison.systems:
             row: dict[str, Any] = {"label": system.label, "method": system.method, "params": system.params}
             row |= {"seeds": system.seeds, "variant": variant}
-            for column in comparison.columns:
-                if column[0] == variant:
-                    row |= _values(comparison, system, column)
+            for name in [name for at, name in comparison.columns if at == variant]:
+                if (variant, name) in system.estimates:
+                    interval = system.estimates[variant, name].interval
+                    row |= {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
+                paper = comparison.published_value(system, (variant, name))
+                row |= {} if paper is None else {f"{name}_paper": paper}
             rows.append(row)
     return pd.DataFrame(rows)
 
@@ -99,12 +105,6 @@ def _ordered_columns(systems: Sequence[System]) -> list[ColumnKey]:
     return [(variant, metric) for variant in variants for metric in metrics if (variant, metric) in columns]
 
 
-def _differences(systems: Sequence[System], column: ColumnKey) -> list[Difference]:
-    return pairwise_differences(
-        {system.name: system.estimates[column].items for system in systems if column in system.estimates}
-    )
-
-
 def _baseline(systems: Sequence[System], method: str | None) -> System | None:
     """The system of the configured method, else DPO, else SFT, else None."""
     first: dict[str, System] = {}
@@ -113,13 +113,3 @@ def _baseline(systems: Sequence[System], method: str | None) -> System | None:
     if method is not None and method not in first:
         raise UserError(f"evaluation.baseline: there is no run of '{method}'; there are {', '.join(first)}")
     return next((first[name] for name in (method, "dpo", "sft") if name in first), None)
-
-
-def _values(comparison: Comparison, system: System, column: ColumnKey) -> dict[str, float]:
-    name = column[1]
-    values: dict[str, float] = {}
-    if column in system.estimates:
-        interval = system.estimates[column].interval
-        values = {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
-    paper = comparison.published_value(system, column)
-    return values if paper is None else values | {f"{name}_paper": paper}

@@ -11,12 +11,12 @@ import pandas as pd
 from sparsepo.data.records import write_text
 
 BETTER, WORSE, STAR = "†", "‡", "*"
-_LATEX_MARKS = {BETTER: r"$^{\dagger}$", WORSE: r"$^{\ddagger}$", STAR: "$^{*}$", "": ""}
 _LATEX_LETTERS = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#",
     "%": r"\%", "_": r"\_",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "|": r"$|$", "<": "$<$", ">": "$>$",
     "±": r"$\pm$", "Δ": r"$\Delta$", "π": r"$\pi$", "−": "$-$", "‖": r"$\|$",
+    BETTER: r"$^{\dagger}$", WORSE: r"$^{\ddagger}$",
 }  # fmt: skip
 
 
@@ -87,13 +87,13 @@ def to_markdown(table: Table) -> str:
 
 def to_latex(table: Table) -> str:
     """One `table*`, each block scaled to the text width, the notes below; needs `booktabs` and `graphicx`."""
-    notes = [r"\par\smallskip\raggedright\footnotesize", r" \par ".join(_latex_text(note) for note in table.notes)]
+    notes = [r"\par\smallskip\raggedright\footnotesize", r" \par ".join(escaped_latex(note) for note in table.notes)]
     return "\n".join([
         f"% {' '.join(table.provenance.split())}",
         r"% \usepackage{booktabs,graphicx}",
         r"\begin{table*}[t]",
         r"\centering",
-        rf"\caption{{{_latex_text(table.caption)}}}",
+        rf"\caption{{{escaped_latex(table.caption)}}}",
         "\n\\par\\medskip\n".join("\n".join(_latex_lines(block)) for block in table.blocks),
         *(notes if table.notes and table.latex_notes else ()),
         r"\end{table*}",
@@ -118,17 +118,17 @@ def escaped_latex(text: str) -> str:
 
 def _markdown_lines(block: Block) -> list[str]:
     alignment = [":--" if place < block.text_columns else "--:" for place in range(len(block.heads))]
-    rows = [[_markdown_cell(cell) for cell in row] for part in block.parts for row in part]
+    templates = {0: "{}{}", 1: "**{}**{}", 2: "<u>{}</u>{}"}
+    rows = [
+        [templates[cell.rank].format(escaped_markdown(cell.text), escaped_markdown(cell.mark)) for cell in row]
+        for part in block.parts
+        for row in part
+    ]
     return [markdown_row(row) for row in ([escaped_markdown(head) for head in block.heads], alignment, *rows)]
 
 
-def _markdown_cell(cell: Cell) -> str:
-    template = {0: "{}", 1: "**{}**", 2: "<u>{}</u>"}[cell.rank]
-    return template.format(escaped_markdown(cell.text)) + escaped_markdown(cell.mark)
-
-
 def _latex_lines(block: Block) -> list[str]:
-    heads = " & ".join(_latex_text(head) for head in block.heads) + r" \\"
+    heads = " & ".join(escaped_latex(head) for head in block.heads) + r" \\"
     columns = "l" * block.text_columns + "r" * (len(block.heads) - block.text_columns)
     lines = [r"\resizebox{\textwidth}{!}{%", rf"\begin{{tabular}}{{{columns}}}", r"\toprule", heads]
     for part in block.parts:
@@ -137,13 +137,5 @@ def _latex_lines(block: Block) -> list[str]:
 
 
 def _latex_cell(cell: Cell) -> str:
-    command = {0: "", 1: r"\textbf", 2: r"\underline"}[cell.rank]
-    text = _latex_text(cell.text)
-    return (f"{command}{{{text}}}" if command else text) + _LATEX_MARKS[cell.mark]
-
-
-def _latex_text(text: str) -> str:
-    text = escaped_latex(text)
-    for mark in (BETTER, WORSE):
-        text = text.replace(mark, _LATEX_MARKS[mark])
-    return text
+    template = {0: "%s", 1: r"\textbf{%s}", 2: r"\underline{%s}"}[cell.rank]
+    return template % escaped_latex(cell.text) + ("$^{*}$" if cell.mark == STAR else escaped_latex(cell.mark))

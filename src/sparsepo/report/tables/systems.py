@@ -86,15 +86,18 @@ def _build_system(name: str, settings: Mapping[str, list], select: str) -> Syste
     params = select_point(validation, select, metric_of(select).higher_is_better)
     files = settings[params]
     runs = _measurements_by_run(files, "test")
-    columns = dict.fromkeys(column for run in runs for column in _columns(run))
-    estimates = {
-        (variant, metric): estimate(
-            [run[variant][metric] for run in runs if (variant, metric) in _columns(run)], metric_of(metric).scale
-        )
-        for variant, metric in columns
-    }
-    notes = tuple((note, _run_label(file, len(runs))) for file in files for note in file["notes"])
-    first = files[0]
+    measured: dict[ColumnKey, list[Mapping[str, Any]]] = {}
+    for variant, metrics in (item for run in runs for item in run.items()):
+        for metric, measurement in metrics.items():
+            if measurement["values"]:
+                measured.setdefault((variant, metric), []).append(measurement)
+    estimates = {column: estimate(own, metric_of(column[1]).scale) for column, own in measured.items()}
+    first, several = files[0], len(runs) > 1
+    notes = tuple(
+        (note, f"{file['label']} seed {file['seed']}" if several else file["label"])
+        for file in files
+        for note in file["notes"]
+    )
     return System(name, first["method"], first["label"], params, len(runs), len(settings), estimates, notes)
 
 
@@ -106,11 +109,3 @@ def _measurements_by_run(files: Iterable[Mapping[str, Any]], split: str) -> list
         for variant, measurements in file["splits"].get(split, {}).items():
             run.setdefault(variant, {}).update(measurements)
     return list(runs.values())
-
-
-def _columns(run: Measurements) -> list[ColumnKey]:
-    return [(variant, name) for variant, by_name in run.items() for name, one in by_name.items() if one["values"]]
-
-
-def _run_label(file: Mapping[str, Any], runs: int) -> str:
-    return file["label"] if runs == 1 else f"{file['label']} seed {file['seed']}"
