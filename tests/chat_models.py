@@ -167,3 +167,18 @@ def make_tokenizer(kind: str, template: str | None = None, adds_bos: bool = Fals
     made.add_special_tokens({"additional_special_tokens": list(SPECIAL)})
     made.chat_template = template
     return made
+
+
+def save_instruct_model(folder, template: str = CHATML, end: str = "<|im_end|>"):
+    """A tiny Llama with a chat template and two end tokens, </s> and `end`, as a folder; returns its tokenizer."""
+    import torch
+    from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+
+    tokenizer = make_tokenizer("byte-level BPE", template)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=256, **sizes))
+    model.generation_config = GenerationConfig(eos_token_id=tokenizer.convert_tokens_to_ids(["</s>", end]))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return tokenizer

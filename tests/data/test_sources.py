@@ -4,12 +4,15 @@ import json
 from pathlib import Path
 
 import pytest
+from chat_models import CHATML, make_tokenizer
 
 from sparsepo.config.data import PreferenceData, ProblemData
 from sparsepo.config.loading import load_config
 from sparsepo.config.preferences import FilePreferences
 from sparsepo.data import sources
+from sparsepo.data.chat import ChatRenderer
 from sparsepo.data.mbpp_humaneval import Problem
+from sparsepo.data.prompts import PromptBuilder
 from sparsepo.data.records import Labelled, Prompt, Text
 from sparsepo.data.sources import first_words, make_data, split_prompts, token_cutter
 from sparsepo.models.loading import train_tokenizer
@@ -228,10 +231,10 @@ def test_labelled_pairs_that_leave_too_few_prompts_are_refused(tmp_path):
         from_preferences(path, labelled=20)
 
 
-def test_the_shipped_example_of_scored_responses_fills_the_splits_and_a_batch(monkeypatch):
+def test_the_shipped_example_of_chats_fills_the_splits_and_a_batch(monkeypatch):
     monkeypatch.chdir(ROOT)
-    task = load_config("configs/smollm2.yaml").tasks["reviews"]
-    plain = task.model_dump(mode="json")
-    made = make_data(plain["data"], plain["preferences"], first_words)
+    task = load_config("configs/smollm2.yaml").tasks["chat"]
+    plain, tokenizer = task.model_dump(mode="json"), make_tokenizer("byte-level BPE", CHATML)
+    made = make_data(plain["data"], plain["preferences"], first_words, PromptBuilder(ChatRenderer(tokenizer)))
     assert len(made.prompts["train"]) >= task.training.batch_size and disjoint(made)
     assert len(made.prompts["test"]) == task.data.prompts.test

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue, field_validator
 
-from sparsepo.config.base import Bool, Count, Dtype, LocatedError, Section, Seed, Text, raise_error, file_errors
+from sparsepo.config.base import Bool, Count, Dtype, LocatedError, Section, Seed, Text, file_errors, raise_error
 from sparsepo.runtime.atomic_folder import check_model_folder
 
 

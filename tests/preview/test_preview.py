@@ -1,0 +1,112 @@
+"""`sparsepo show` and `sparsepo check`: the ids of training before training, as JSON and as colours."""
+
+import json
+
+import pytest
+from chat_models import save_instruct_model
+
+from sparsepo.preview.cli import main
+
+CONFIG = """\
+name: preview
+tasks:
+  chat:
+    model: {{source: folder, path: {folder}/model{model}}}
+    data: {{source: preferences, prompts: {{validation: 1, test: 1}}}}
+    preferences: {{source: pairs, path: {folder}/pairs.jsonl}}
+    methods: {{dpo: {{beta: "0.1"}}}}
+    training: {{batch_size: 1}}
+    sampling: {{max_new_tokens: 12}}
+    evaluation: {{scorer: {{kind: vader}}, frontier_prompts: 1}}
+"""
+
+
+def chats(count=4):
+    return [
+        {
+            "prompt": [{"role": "user", "content": f"Hello {number}"}],
+            "chosen": [{"role": "assistant", "content": "I am fine."}],
+            "rejected": [{"role": "assistant", "content": "no"}],
+        }
+        for number in range(count)
+    ]
+
+
+@pytest.fixture
+def config(tmp_path):
+    """(rows, what the model section has more) -> the config file, with a model folder and a file of pairs beside it."""
+    tokenizer = save_instruct_model(tmp_path / "model")
+
+    def write(rows, model=""):
+        (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (tmp_path / "config.yaml").write_text(CONFIG.format(folder=tmp_path, model=model))
+        return str(tmp_path / "config.yaml"), tokenizer
+
+    return write
+
+
+def shown(capsys, *arguments):
+    main(["show", *arguments, "--json"])
+    return json.loads(capsys.readouterr().out)
+
+
+def test_the_ids_of_all_pairs_are_those_that_the_template_gives(config, capsys):
+    rows = chats()
+    path, tokenizer = config(rows)
+    found = shown(capsys, path, "--all")
+    assert len(found["pairs"]) == len(rows) and found["dropped"] == {}
+    for pair, row in zip(found["pairs"], rows, strict=True):
+        for side in ("chosen", "rejected"):
+            whole = tokenizer.apply_chat_template(row["prompt"] + row[side])["input_ids"]
+            line_break = tokenizer("\n")["input_ids"]
+            assert pair["prompt_ids"] + pair[f"{side}_ids"] + line_break == list(whole)
+        assert (pair["chosen"], pair["rejected"]) == ("I am fine.", "no")
+
+
+def test_without_all_the_first_pairs_are_shown_and_what_is_dropped_is_counted(config, capsys):
+    long = chats(1)[0] | {"prompt": [{"role": "user", "content": "Hello " * 300}]}
+    equal = chats(1)[0] | {"chosen": chats(1)[0]["rejected"]}
+    path, _ = config([long, *chats(), equal])
+    found = shown(capsys, path)
+    assert len(found["pairs"]) == 3
+    assert found["dropped"] == {"prompt is longer than 244 tokens": 1, "chosen and rejected are equal": 1}
+    assert shown(capsys, path, "--count", "1")["pairs"] == found["pairs"][:1]
+
+
+def test_an_instruct_model_without_its_template_is_warned_about_with_what_the_template_would_make(config, capsys):
+    plain = [{"prompt": f"Hello {number}", "chosen": " fine", "rejected": " no"} for number in range(4)]
+    path, _ = config(plain)
+    (warning,) = shown(capsys, path)["warnings"]
+    assert (
+        "is trained on plain prompts; model.wrap_prompts: true would make" in warning and "<|im_start|>user" in warning
+    )
+    path, _ = config(plain, ", wrap_prompts: true")
+    assert shown(capsys, path)["warnings"] == []
+    path, _ = config(chats(), ", chat_template: hh")
+    found = shown(capsys, path)
+    assert found["pairs"][0]["prompt"] == "\n\nHuman: Hello 0\n\nAssistant:"
+    assert any(
+        "trained on chat_template hh; model.chat_template: auto would make" in each for each in found["warnings"]
+    )
+
+
+def test_the_terminal_shows_the_boundary_the_end_and_the_lengths(config, capsys):
+    path, _ = config(chats())
+    main(["show", path, "--count", "1"])
+    out = capsys.readouterr().out
+    assert "assistant⏎│I am fine.<|im_end|>" in out.replace("\n", "")
+    assert "lengths" in out and "chat: 4 pairs" in out
+    main(["check", path])
+    assert capsys.readouterr().out == "chat: 4 pairs\n"
+
+
+def test_a_task_that_samples_its_pairs_shows_prompts(capsys):
+    found = shown(capsys, "config.yaml")
+    assert found["pairs"] == [] and found["prompts"][0]["prompt_ids"]
+
+
+def test_several_tasks_are_an_object_by_task(config, capsys):
+    path, _ = config(chats())
+    assert set(shown(capsys, path, "config.yaml")) == {"chat", "planted"}
+    with pytest.raises(SystemExit, match="no task 'x'; the config has chat"):
+        main(["show", path, "--task", "x"])
