@@ -4,7 +4,7 @@ import json
 
 import pytest
 from chat_models import CHATML, save_instruct_model
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -27,11 +27,14 @@ tasks:
     model: {source: folder, path: model, wrap_prompts: true, system_message: Be brief.}
     data: {source: texts, path: texts.jsonl, texts: 16, prompts: {train: 12, validation: 4, test: 4}}
     sft: *sft
-    preferences: {source: generated, scorer: {kind: vader}, sampling: {samples: 6, max_new_tokens: 12}}
+    preferences:
+      source: generated
+      scorer: {kind: reward_model, model: reward}
+      sampling: {samples: 2, max_new_tokens: 12}
     methods: *methods
     training: *training
     sampling: *sampling
-    evaluation: {scorer: {kind: vader}, token_pairs: 4}
+    evaluation: {scorer: {kind: reward_model, model: reward}, token_pairs: 4}
 """
 WORDS = ("good", "bad", "fine", "great", "awful", "nice")
 
@@ -43,6 +46,10 @@ def lines(path):
 def test_an_instruct_model_runs_from_chats_to_tables(unfinished, snakemake):
     folder, task = unfinished, unfinished / "results" / "pairs"
     tokenizer = save_instruct_model(folder / "model")
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = LlamaConfig(vocab_size=len(tokenizer), num_labels=1, pad_token_id=2, **sizes)
+    LlamaForSequenceClassification(config).save_pretrained(folder / "reward")
+    tokenizer.save_pretrained(folder / "reward")
     chats = [
         {
             "prompt": [{"role": "user", "content": f"Hello {number}, how are you?"}],

@@ -65,7 +65,7 @@ class PromptBuilder:
     """Makes records of prompts and of pairs; without a renderer, texts stay as they are and chats are errors.
 
     wrap_prompts: a plain prompt becomes a turn of the user, behind the system message if there is one. dropped: number
-    of prompts without a record, by reason.
+    of prompts and pairs without a record, by reason.
     """
 
     renderer: ChatRenderer | None = None
@@ -83,13 +83,15 @@ class PromptBuilder:
     @property
     def notes(self) -> list[str]:
         """What a user should know of the prompts: what was dropped, and what the chat template did not read."""
+        return [*(f"dropped {count}: {reason}" for reason, count in self.dropped.items()), *self.unread_notes]
+
+    @property
+    def unread_notes(self) -> list[str]:
+        """A sentence for each field of messages that the chat template did not read."""
         unread = self.renderer.unread if self.renderer else {}
         return [
-            *(f"{count} prompts dropped: {reason}" for reason, count in self.dropped.items()),
-            *(
-                f"the chat template does not read the field '{name}' of messages (first: {place})"
-                for name, place in unread.items()
-            ),
+            f"the chat template does not read the field '{name}' of messages (first: {place})"
+            for name, place in unread.items()
         ]
 
     def prompt(self, prompt: str | list[Message], place: str, **fields: Any) -> Prompt | None:
@@ -101,10 +103,7 @@ class PromptBuilder:
             messages = self._wrapped(prompt) if isinstance(prompt, str) else _as_messages(prompt, "user", place)
             prompt = self._renderer(place).render_prompt(messages, place)
             fields |= {"messages": messages, "rendered": self.renderer.rendered}
-        record = self._limited(Prompt(prompt, **fields), place)
-        if record is None:
-            self.dropped[self.limit.reason] += 1
-        return record
+        return self._limited(Prompt(prompt, **fields), place)
 
     def pair(self, row: Mapping[str, Any], place: str) -> Preference | None:
         """The record of a row {"prompt", "chosen", "rejected"}; None if its sides differ before the last turn.
@@ -146,7 +145,10 @@ class PromptBuilder:
         return self._limited(pair, place) or self.limit.reason
 
     def _limited(self, record: PromptRecord, place: str) -> PromptRecord | None:
-        return record if self.limit is None else self.limit.apply(record, place)
+        limited = record if self.limit is None else self.limit.apply(record, place)
+        if limited is None:
+            self.dropped[self.limit.reason] += 1
+        return limited
 
     def _renderer(self, place: str) -> ChatRenderer:
         if self.renderer is None:

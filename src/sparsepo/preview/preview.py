@@ -62,7 +62,7 @@ def preview_task(task: TaskConfig) -> Preview:
         preview = _preview_pairs(task, section, builder)
         wrapped = any(record.messages for record, _ in preview.pairs)
         texts = [record.prompt for record, _ in preview.pairs]
-    preview.warnings += builder.notes
+    preview.warnings += builder.unread_notes
     preview.warnings += template_warnings(task, builder, wrapped, texts)
     return preview
 
