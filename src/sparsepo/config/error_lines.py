@@ -37,6 +37,9 @@ RENAMED = {
 }
 """Keys that had another name in earlier versions -> their name."""
 
+MOVED = ("text", "label")
+"""Former keys of `hub` and `package`, which `columns` beside these has now."""
+
 
 def error_lines(
     error: ValidationError, raw: Any, lines: Mapping[Location, str], overrides: Mapping[str, Any], path: str
@@ -70,6 +73,8 @@ def _message(detail: Mapping[str, Any]) -> str:
     key, allowed = str(detail["loc"][-1]), keys_at(detail["loc"][:-1])
     if (new := RENAMED.get(key)) in allowed:
         return f"'{key}' is now called '{new}': write {new} instead"
+    if key in MOVED and detail["loc"][-2:-1] in (("hub",), ("package",)):
+        return f"write columns: {{{key}: ...}} beside this section instead"
     return f"unknown key; {did_you_mean(key, allowed)}"
 
 
