@@ -407,6 +407,13 @@ def test_prompts_come_from_the_preference_file_if_and_only_if_there_is_one(tmp_p
     assert message.endswith(f"preferences.source 'generated' needs data.source {needed}, not 'preferences'")
 
 
+def test_the_test_data_of_pairs_stand_with_the_pairs(tmp_path, errors):
+    data = f"source: preferences\n      test: {{path: {pair_file(tmp_path)}}}"
+    pairs = f"{{source: pairs, path: {pair_file(tmp_path)}}}"
+    (message,) = errors(edited(("source: planted\n      texts: 60", data), (PREFERENCES, pairs)))
+    assert message == "FILE:8: tasks.reviews.data.test: stands in the section 'preferences', beside its path"
+
+
 HUB_MODEL = "{source: hub, id: a/b}"
 
 
