@@ -165,9 +165,10 @@ def arrow_rows(path: str, ending: str) -> Iterator[Any]:
             with pa.memory_map(path) as start:
                 is_file = start.read(6) == b"ARROW1"
             table = (pa.ipc.open_file if is_file else pa.ipc.open_stream)(pa.memory_map(path)).read_all()
-    except (pa.ArrowException, OSError) as error:
+        table.validate(full=True)  # values of a broken file could be read from anywhere in memory
+        return iter(Dataset(table))
+    except (pa.ArrowException, OSError, ValueError, TypeError, KeyError) as error:  # also of the library's metadata
         raise UserError(f"{path}: cannot be read ({one_line(str(error), 160)})") from None
-    return iter(Dataset(table))
 
 
 def saved_rows(folder: str, split: str | None) -> Iterator[Any]:
