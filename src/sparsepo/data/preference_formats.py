@@ -73,12 +73,21 @@ def sample_pairs(pairs: list[PlacedPair], size: int | None, seed: int, builder: 
 
 def recognised_pairs(rows: PlacedRows, builder: PairBuilder, prompts: PromptBuilder) -> Iterator[PlacedPair]:
     """Pairs of rows in any format of `row_formats`."""
-    return row_pairs(canonical_rows(rows, builder), builder, prompts)
+    return row_pairs(_single_responses(canonical_rows(rows, builder), builder), builder, prompts)
+
+
+def _single_responses(rows: PlacedRows, builder: PairBuilder) -> PlacedRows:
+    """Canonical rows whose responses are one message each; the others are counted as dropped."""
+    for place, row in rows:
+        if any(isinstance(row[side], list) and len(row[side]) > 1 for side in ("chosen", "rejected")):
+            builder.drop("a response has several messages", place)
+        else:
+            yield place, row
 
 
 def unpaired(rows: PlacedRows, builder: PairBuilder, prompts: PromptBuilder) -> Iterator[PlacedPair]:
     """Pairs of rows {"prompt", "completion", "label"} whose prompt has good and bad responses."""
-    return row_pairs(unpaired_rows(rows, builder), builder, prompts)
+    return row_pairs(_single_responses(unpaired_rows(rows, builder), builder), builder, prompts)
 
 
 def row_pairs(rows: PlacedRows, builder: PairBuilder, prompts: PromptBuilder) -> Iterator[PlacedPair]:
