@@ -10,6 +10,7 @@ from sparsepo.data.mbpp_humaneval import STOPS, load_problems
 from sparsepo.data.pairing import PairBuilder, best_and_worst, passing_against_failing
 from sparsepo.data.preference_formats import read_preferences
 from sparsepo.data.prompts import PromptBuilder, PromptLimit
+from sparsepo.data.readers import section_name
 from sparsepo.data.records import Completion, Prompt, Scored, read_records, write_json, write_records
 from sparsepo.evaluation.pass_at_k import run_completions
 from sparsepo.evaluation.sandbox import Sandbox
@@ -86,6 +87,21 @@ def pairs_of_file(from_file: PairBuilder) -> PairMaker:
     return pairs_of
 
 
+def read_user_data(options: argparse.Namespace, summary: dict) -> dict[str, PairMaker]:
+    """Split -> the pairs of the user's own data, of which validation may have a file of its own."""
+    section, prompts = as_plain(options.settings.preferences), prompt_builder(options)
+
+    def read(rows: dict, name: str) -> PairMaker:
+        from_file = read_preferences(rows, prompts)
+        summary[name] = from_file.summary
+        print(f"{section_name(rows)}: {from_file}", flush=True)
+        return pairs_of_file(from_file)
+
+    train = read(section, "file")
+    own = section["validation"]
+    return {"train": train, "validation": train if own is None else read(section | own, "validation_file")}
+
+
 MAKERS = {"generated": pairs_by_score, "executed": pairs_by_tests}
 """Sources of preferences whose responses are sampled here."""
 
@@ -97,15 +113,12 @@ def main() -> None:
     inputs = [options.reference / "model.safetensors", options.train, options.validation]
     cache = open_cache(options.result_cache, job_identity(settings.as_dict(), options.code_version, inputs))
     if preferences.source in MAKERS:
-        pairs_of = MAKERS[preferences.source](options, cache)
+        makers = dict.fromkeys(("train", "validation"), MAKERS[preferences.source](options, cache))
     else:
-        from_file = read_preferences(as_plain(preferences), prompt_builder(options))
-        summary["file"] = from_file.summary
-        print(f"{preferences.path or preferences.hub.id}: {from_file}", flush=True)
-        pairs_of = pairs_of_file(from_file)
+        makers = read_user_data(options, summary)
     for split, path in (("train", options.train), ("validation", options.validation)):
         prompts = read_records(path, Prompt)
-        builder = pairs_of(prompts, path)
+        builder = makers[split](prompts, path)
         if not builder.pairs:
             raise UserError(f"{path}: none of its {len(prompts)} prompts gives a usable pair ({builder})")
         write_records(options.out / f"{split}.jsonl", builder.pairs)

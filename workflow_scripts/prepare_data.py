@@ -21,6 +21,8 @@ def main() -> None:
     write_records(folder / "labelled.jsonl", data.labelled)
     counts = {split: len(prompts) for split, prompts in data.prompts.items()}
     counts |= {"corpus": len(data.corpus), "labelled": len(data.labelled)}
+    if data.num_shared is not None:
+        counts["shared_with_held_out"] = data.num_shared
     write_json(folder / "data.json", {"config": settings.name} | counts)
     print(counts, *builder.notes, sep="\n")
 

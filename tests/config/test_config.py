@@ -194,13 +194,13 @@ MISTAKES = {
     "unknown data source": (
         ("source: planted", "source: planetd"),
         ("planetd", "tasks.reviews.data.source"),
-        r"'planetd' is unknown; allowed: planted, texts, preferences, problems; did you mean 'planted'\?",
+        r"'planetd' is unknown; allowed: planted, texts, prompts, preferences, problems; did you mean 'planted'\?",
     ),
     "unknown preference source": (
         ("source: generated", "source: file"),
         ("source: file", "tasks.reviews.preferences.source"),
-        r"'file' is unknown; allowed: generated, pairs, scored, transcripts, messages, rated_posts, comparisons, "
-        "axis, executed",
+        r"'file' is unknown; allowed: generated, pairs, unpaired, scored, transcripts, messages, rated_posts, "
+        "comparisons, axis, executed",
     ),
     "unknown model source": (
         ("source: scratch", "source: scrach"),
@@ -379,7 +379,7 @@ def test_a_missing_text_file_is_told_by_name_also_where_a_key_is_called_like_the
 
 def test_texts_come_from_one_place(errors):
     (message,) = errors(edited(("source: planted", "source: texts")))
-    choice = "'path' (a JSONL file) or 'hub' (a data set of the hub) or 'package' (an installed Python package)"
+    choice = "'path' (a file) or 'hub' (a data set of the hub) or 'package' (an installed Python package)"
     assert message == f"FILE:6: tasks.reviews.data: give one of {choice}, not none"
 
 
@@ -403,7 +403,52 @@ def test_prompts_come_from_the_preference_file_if_and_only_if_there_is_one(tmp_p
         "FILE:7: tasks.reviews.data.source: preferences.source 'scored' needs data.source preferences, not 'planted'"
     )
     (message,) = errors(edited(("source: planted\n      texts: 60", "source: preferences")))
-    assert message.endswith("preferences.source 'generated' needs data.source planted or texts, not 'preferences'")
+    needed = "planted or texts or prompts"
+    assert message.endswith(f"preferences.source 'generated' needs data.source {needed}, not 'preferences'")
+
+
+def test_the_test_data_of_pairs_stand_with_the_pairs(tmp_path, errors):
+    data = f"source: preferences\n      test: {{path: {pair_file(tmp_path)}}}"
+    pairs = f"{{source: pairs, path: {pair_file(tmp_path)}}}"
+    (message,) = errors(edited(("source: planted\n      texts: 60", data), (PREFERENCES, pairs)))
+    assert message == "FILE:8: tasks.reviews.data.test: stands in the section 'preferences', beside its path"
+
+
+HUB_MODEL = "{source: hub, id: a/b}"
+
+
+def test_prompts_alone_give_generated_pairs_of_a_model_that_is_trained_already(tmp_path, errors):
+    prompts = ("source: planted\n      texts: 60", f"source: prompts\n      path: {pair_file(tmp_path)}")
+    without_sft = edited((MODEL, HUB_MODEL), prompts, ("sft: {num_train_epochs: 1}", "sft: null"))
+    assert loaded(tmp_path, without_sft).tasks["reviews"].data.source == "prompts"
+    (message,) = errors(edited((MODEL, HUB_MODEL), prompts))
+    assert message == (
+        "FILE:10: tasks.reviews.sft: data.source 'prompts' has no texts to train on; write sft: null, "
+        "or use source: texts"
+    )
+
+
+def test_unpaired_data_train_kto_and_no_method_of_pairs(tmp_path, errors):
+    unpaired = (PREFERENCES, f"{{source: unpaired, path: {pair_file(tmp_path)}}}")
+    data = ("source: planted\n      texts: 60", "source: preferences")
+    simpo = '      simpo: {beta: ["2"], gamma: ["0.3"]}\n'
+    config = loaded(tmp_path, edited(data, unpaired, (simpo, ""), (DPO, "kto: {beta: 1}")))
+    assert config.tasks["reviews"].preferences.source == "unpaired"
+    messages = errors(edited(data, unpaired))
+    says = "needs pairs; with preferences.source 'unpaired' only kto can be trained"
+    assert [message.partition(": ")[2] for message in messages] == [
+        f"tasks.reviews.methods.{name}: '{name}' {says}" for name in ("dpo", "simpo")
+    ]
+
+
+def test_columns_are_fields_of_the_source(tmp_path, errors):
+    path = pair_file(tmp_path)
+    pairs = (PREFERENCES, f"{{source: pairs, path: {path}, columns: {{promt: a}}}}")
+    (message,) = errors(edited(("source: planted\n      texts: 60", "source: preferences"), pairs))
+    assert message.startswith(
+        "FILE:10: tasks.reviews.preferences.columns.promt: unknown field; allowed: prompt, chosen"
+    )
+    assert message.endswith("did you mean 'prompt'?")
 
 
 def model_folder(tmp_path, *files):

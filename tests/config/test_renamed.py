@@ -82,3 +82,12 @@ def test_a_key_that_keeps_its_name_elsewhere_is_none_of_them(tmp_path):
     path.write_text(TEXT.replace("sft: {}", "sft: {keep: best}"))
     with pytest.raises(UserError, match="tasks.reviews.sft.keep: unknown key; allowed: "):
         load_config(path)
+
+
+@pytest.mark.parametrize("key", ["text", "label"])
+def test_a_column_of_hub_or_package_is_answered_with_columns(tmp_path, key):
+    for section in (f"hub: {{id: imdb, {key}: x}}", f"package: {{name: imdb, {key}: x}}"):
+        (tmp_path / "config.yaml").write_text(TEXT.replace("hub: {id: imdb}", section))
+        place = f"tasks.reviews.data.{section.partition(':')[0]}.{key}"
+        with pytest.raises(UserError, match=f"{place}: write columns: {{{key}: ...}} beside this section instead"):
+            load_config(tmp_path / "config.yaml")

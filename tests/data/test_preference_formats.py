@@ -116,6 +116,14 @@ def test_scored_responses_of_a_file_are_spaced_and_paired(tmp_path):
     assert dropped(found) == [("field 'text' is empty", 1, f"{path}:3")]
 
 
+def test_responses_of_several_messages_are_counted(tmp_path):
+    user, answer = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
+    path = write(tmp_path, pair(), {"prompt": [user], "chosen": [answer, answer], "rejected": [answer]})
+    found = read(path)
+    assert found.pairs == [Preference("p", " a", " b")]
+    assert dropped(found) == [("a response has several messages", 1, f"{path}:2")]
+
+
 # --- filters
 
 

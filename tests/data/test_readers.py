@@ -184,18 +184,19 @@ def test_more_labelled_documents_than_there_are_are_refused(tmp_path):
         from_texts(path, labelled=15, prompt_tokens=(3, 3))
 
 
-def test_documents_of_the_hub_have_the_fields_that_the_config_names(tmp_path, monkeypatch):
+def test_documents_of_the_hub_have_the_columns_that_the_config_names(tmp_path, monkeypatch):
     rows = [{"review": row["text"], "positive": row["label"], "text": "no"} for row in reviews()]
     monkeypatch.setattr(
         sources_of_text, "hub_rows", lambda hub: ((f"{hub['id']} row {n}", row) for n, row in enumerate(rows))
     )
-    hub = {"id": "some/reviews", "text": "review", "label": "positive"}
-    asked = {"source": "texts", "prompts": sizes(), "prompt_tokens": (3, 3), "labelled": 10}
-    made = make_data(TextData(hub=hub, **asked).model_dump(mode="json"), None, first_words)
+    columns = {"text": "review", "label": "positive"}
+    asked = {"source": "texts", "hub": {"id": "some/reviews"}, "prompts": sizes(), "prompt_tokens": (3, 3)}
+    asked |= {"labelled": 10, "columns": columns}
+    made = make_data(TextData(**asked).model_dump(mode="json"), None, first_words)
     assert made == from_texts(labelled_file(tmp_path, reviews()), labelled=10, prompt_tokens=(3, 3))
-    hub["label"] = "stars"
-    with pytest.raises(UserError, match="some/reviews row 0: field 'label' is missing"):
-        make_data(TextData(hub=hub, **asked).model_dump(mode="json"), None, first_words)
+    columns["label"] = "stars"
+    with pytest.raises(UserError, match="some/reviews row 0: no column 'stars'; its columns: review, positive, text"):
+        make_data(TextData(**asked).model_dump(mode="json"), None, first_words)
 
 
 class Installed:

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from sparsepo.config.preferences import FilePreferences
 from sparsepo.data.preference_formats import read_preferences
 from sparsepo.data.records import Preference
 from sparsepo.runtime.errors import UserError
@@ -14,9 +15,7 @@ PROMPT = "SUBREDDIT: r/dogs\n\nTITLE: My dog\n\nPOST: It barks.\n\nTL;DR:"
 def read(tmp_path, source, *rows, whole=None):
     path = tmp_path / "file.json"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows) if whole is None else json.dumps(whole))
-    return read_preferences(
-        {"source": source, "path": str(path), "hub": None, "max_words": None, "sample": None, "seed": 0}
-    )
+    return read_preferences(FilePreferences(source=source, path=path).model_dump(mode="json"))
 
 
 def dropped(pairing):
@@ -71,7 +70,9 @@ def test_a_malformed_file_of_posts_is_told_with_the_post(tmp_path, whole, says):
 
 
 def test_a_file_of_lines_is_no_file_of_posts(tmp_path):
-    with pytest.raises(UserError, match=r"file\.json: not valid JSON \(Extra data\); one object \{post: \.\.\.\}"):
+    with pytest.raises(
+        UserError, match=r"file\.json: not valid JSON \(Extra data in line 2\); one object \{post: \.\.\.\}"
+    ):
         read(tmp_path, "rated_posts", {"a": 1}, {"b": 2})
 
 

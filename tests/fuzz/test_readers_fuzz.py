@@ -12,12 +12,14 @@ from sparsepo.data.mbpp_humaneval import read_mbpp
 from sparsepo.data.preference_formats import FORMATS, read_preferences
 from sparsepo.data.readers import read_documents
 from sparsepo.data.records import Completion, Labelled, Preference, Prompt, Scored, Text, read_records
+from sparsepo.data.row_formats import EXAMPLE
 from sparsepo.evaluation.lm_eval import packaged_questions
 
 PAIR = {"prompt": "The film", "chosen": " is good.", "rejected": " is bad."}
 PREFERENCE = PAIR | {"chosen_score": 1, "rejected_score": -0.5, "chosen_ended": True, "epoch": 0}
 COMPLETION = {"prompt": "a", "text": "b", "tokens": [1, 2], "ended": True, "split": "test", "temperature": 1}
 SCORED = [{"prompt": "p", "text": "a", "reward": 1}, {"prompt": "p", "text": "b", "reward": 0.5, "ended": False}]
+UNPAIRED = [{"prompt": "p", "completion": "a", "label": True}, {"prompt": "p", "completion": "b", "label": False}]
 HH = {"chosen": "\n\nHuman: Hi\n\nAssistant: Hello", "rejected": "\n\nHuman: Hi\n\nAssistant: Go"}
 CHAT = [{"role": "system", "content": "Be kind"}, {"role": "user", "content": "Hi"}]
 MESSAGES = {
@@ -51,6 +53,7 @@ RECORDS = {
 }
 PREFERENCES = {
     "pairs": [PREFERENCE, PAIR],
+    "unpaired": UNPAIRED,
     "scored": SCORED,
     "transcripts": [HH, HH | {"chosen": HH["chosen"] + " you"}],
     "messages": [MESSAGES, MESSAGES | {"dataset": "other"}],
@@ -66,7 +69,8 @@ def mutants(fuzz, tmp_path, monkeypatch):
     path = Path("file.jsonl")
 
     def told(sentence):
-        assert sentence.startswith("file.jsonl") and sentence.isprintable() and len(sentence) < 600, sentence
+        line = sentence.removesuffix(f"\n{EXAMPLE}")
+        assert line.startswith("file.jsonl") and line.isprintable() and len(line) < 600, sentence
 
     def run(name, rows, read, holds, whole=False):
         def attempt(rng):
@@ -144,6 +148,10 @@ def test_no_mutant_of_a_file_of_preferences_is_misread(mutants, source):
         rows = said(path)
         assert made.pairs
         stripped = {text.strip() for text in texts_of(rows)}
+        if source == "pairs" and rows[0].get("prompt") is None:  # the prompt is what the two texts have in common
+            texts = {(row["chosen"], row["rejected"]) for row in rows}
+            assert {(pair.prompt + pair.chosen, pair.prompt + pair.rejected) for pair in made.pairs} <= texts
+            return
         for pair in made.pairs:
             assert pair.chosen != pair.rejected and pair.chosen.strip() and pair.rejected.strip()
             if source == "transcripts":
@@ -162,7 +170,7 @@ def test_no_mutant_of_a_file_of_preferences_is_misread(mutants, source):
                 own = [row["reward"] for row in rows if row["prompt"] == pair.prompt and row["text"].strip()]
                 assert (pair.chosen_score, pair.rejected_score) == (max(own), min(own))
 
-    settings = {"source": source, "hub": None, "max_words": 50, "sample": 100, "seed": 0}
+    settings = {"source": source, "hub": None, "split": None, "columns": {}, "max_words": 50, "sample": 100, "seed": 0}
     mutants(source, PREFERENCES[source], lambda path: read_preferences(settings | {"path": str(path)}), holds)
 
 
@@ -198,7 +206,7 @@ def test_no_mutant_of_a_file_of_documents_is_misread(mutants, labelled):
             assert label in (({row["label"] for row in rows if row["text"] == text} & {0, 1}) if labelled else {None})
 
     rows = [{"text": "one", "label": 1}, {"text": "two", "label": 0}]
-    data = {"hub": None, "package": None, "labelled": labelled}
+    data = {"hub": None, "package": None, "split": None, "columns": {}, "labelled": labelled}
     mutants(f"documents {labelled}", rows, lambda path: read_documents(data | {"path": str(path)}), holds)
 
 

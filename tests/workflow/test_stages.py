@@ -378,6 +378,25 @@ def test_both_text_and_preference_files_count(tmp_path):
     assert make().user_file_hashes("reviews") != before
 
 
+def test_files_of_a_folder_and_of_validation_and_test_count(tmp_path):
+    folder, test = tmp_path / "saved", tmp_path / "test.jsonl"
+    folder.mkdir()
+    (folder / "dataset_info.json").write_text("{}")
+    test.write_text("one\n")
+    data = {
+        "source": "texts",
+        "path": str(folder),
+        "prompts": {"validation": 8, "test": 8},
+        "test": {"path": str(test)},
+    }
+    _, make = from_files(tmp_path, data=data, preferences=BASE["tasks"]["reviews"]["preferences"])
+    hashes = [make().user_file_hashes("reviews")]
+    for path in (folder / "data-00000-of-00001.arrow", test):
+        path.write_text("two\n")
+        hashes.append(make().user_file_hashes("reviews"))
+    assert len(set(hashes)) == 3
+
+
 def test_a_task_without_files_has_no_hashes_of_user_files():
     assert stages().user_file_hashes("reviews") == ""
 

@@ -27,7 +27,7 @@ from sparsepo.config.training import PreferenceConfig, SftConfig
 from sparsepo.methods.parameters import OracleName
 from sparsepo.methods.registry import METHODS
 
-UNSCORED = ("transcripts", "messages", "comparisons", "executed")
+UNSCORED = ("transcripts", "messages", "comparisons", "executed", "unpaired")
 """Sources of preferences whose responses have no scores."""
 
 
@@ -102,7 +102,7 @@ class TaskConfig(Section):
     def _data_errors(self) -> Iterator[LocatedError]:
         """What does not fit together of model, data, preferences and the methods that read them."""
         source, data = self.preferences.source, self.data.source
-        needed = {"generated": ("planted", "texts"), "executed": ("problems",)}.get(source, ("preferences",))
+        needed = {"generated": ("planted", "texts", "prompts"), "executed": ("problems",)}.get(source, ("preferences",))
         if data not in needed:
             message = f"preferences.source '{source}' needs data.source {' or '.join(needed)}, not '{data}'"
             yield message, ("data", "source")
@@ -110,6 +110,11 @@ class TaskConfig(Section):
             if METHODS[name].needs_scores and source in UNSCORED:
                 message = f"'{name}' needs a score of each response, which preferences.source '{source}' does not give"
                 yield message, ("methods", name)
+            if source == "unpaired" and METHODS[name].loss != "kto":
+                message = f"'{name}' needs pairs; with preferences.source 'unpaired' only kto can be trained"
+                yield message, ("methods", name)
+        if data == "prompts" and self.sft is not None:
+            yield "data.source 'prompts' has no texts to train on; write sft: null, or use source: texts", ("sft",)
         for location, scorer in self._scorers():
             if scorer.kind == "tfidf" and not getattr(self.data, "labelled", 0):
                 yield "a tfidf scorer is fitted to data.labelled documents or prompts; data gives none", location

@@ -1,5 +1,6 @@
 """The base class of every section of a config, types of values, and how a check reports an error."""
 
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -83,17 +84,37 @@ PathName = name_type(
 )
 Dtype = Literal["float32", "bfloat16", "float16"]
 
-_ORIGINS = {"path": "a JSONL file", "hub": "a data set of the hub", "package": "an installed Python package"}
+_ORIGINS = {"path": "a file", "hub": "a data set of the hub", "package": "an installed Python package"}
 
 
 def origin_errors(section: Section, *keys: str) -> Iterator[LocatedError]:
-    """Exactly one of these keys, each a place where data come from, is needed; a path must be a file."""
+    """Exactly one of these keys, each a place where data come from, is needed; a path must be a file.
+
+    Of a section with a key `split` it may be a folder.
+    """
     given = [key for key in keys if getattr(section, key) is not None]
     if len(given) != 1:
         choice = " or ".join(f"'{key}' ({_ORIGINS[key]})" for key in keys)
         yield f"give one of {choice}, not {' and '.join(given) or 'none'}", ()
+    elif section.path is not None and hasattr(section, "split") and os.path.isdir(section.path):
+        yield from _saved_data_errors(section.path, section.split)
     elif section.path is not None:
         yield from file_errors(section.path, "path")
+
+
+def _saved_data_errors(folder: Path, split: str | None) -> Iterator[LocatedError]:
+    """That `save_to_disk` of `datasets` did not write this folder, or without this split; None: it has only one."""
+    if (folder / "dataset_info.json").is_file():
+        if split is not None:
+            yield f"the data set in {folder} has no splits; leave 'split' out", ("split",)
+        return
+    try:
+        splits = list(json.loads((folder / "dataset_dict.json").read_text(encoding="utf-8"))["splits"])
+    except (OSError, ValueError, KeyError, TypeError):
+        yield f"{folder} is a folder that `datasets` did not save; give a file, or use save_to_disk", ("path",)
+        return
+    if split not in splits:
+        yield f"give one of the splits of {folder}: {', '.join(splits)}", ("split",)
 
 
 def file_errors(path: Path, *location: str) -> Iterator[LocatedError]:

@@ -1,12 +1,14 @@
 """The section `data`: where prompts and the SFT corpus come from."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from sparsepo.config.base import Count, CountOrZero, LocatedError, Section, Seed, Text, must, origin_errors
+from sparsepo.runtime.errors import did_you_mean
 
 
 class Splits(Section):
@@ -60,13 +62,39 @@ class HubRows(Section):
     """The split, as `datasets` takes it: train, or train+test."""
 
 
-class HubTexts(HubRows):
-    """A data set of the Hugging Face hub with a text in each row."""
+class Rows(Section):
+    """Rows of a file or of a data set of the Hugging Face hub."""
 
-    text: Text = "text"
-    """The column of the text."""
-    label: Text = "label"
-    """The column of the class, 1 or 0, which is read if `labelled` asks for documents."""
+    path: Path | None = None
+    """A file, by the ending of its name: JSONL, JSON, CSV, TSV (also packed as .gz), Parquet or Arrow; or a folder that
+    `save_to_disk` of `datasets` wrote."""
+    split: Text | None = None
+    """The split, for a folder at `path` that has several."""
+    hub: HubRows | None = None
+    """A data set of the Hugging Face hub."""
+    columns: dict[Text, Text] = {}
+    """Field -> column, for a field whose column has another name: {prompt: question, chosen: answer_good}."""
+
+    def _errors(self) -> Iterator[LocatedError]:
+        yield from origin_errors(self, *(key for key in ("path", "hub", "package") if key in type(self).model_fields))
+        if self.split is not None and not os.path.isdir(self.path or ""):
+            yield "only a folder of several splits needs it; leave it out (for the hub: hub.split)", ("split",)
+
+
+class RowsWithSplits(Rows):
+    """Rows for training, and maybe others for validation and test."""
+
+    validation: Rows | None = None
+    """Rows of the validation prompts; null takes these prompts from the rows for training."""
+    test: Rows | None = None
+    """Rows of the test prompts; null takes these prompts from the rows for training."""
+
+    def _column_errors(self, fields: Collection[str]) -> Iterator[LocatedError]:
+        """Fields in `columns`, also of validation and test, that are none of these."""
+        for location, rows in (((), self), (("validation",), self.validation), (("test",), self.test)):
+            for field in rows.columns if rows else ():
+                if field not in fields:
+                    yield f"unknown field; {did_you_mean(field, fields)}", (*location, "columns", field)
 
 
 class PackageTexts(Section):
@@ -76,23 +104,18 @@ class PackageTexts(Section):
     """The name of the package as pip knows it."""
     file: Text = "*.csv"
     """A pattern that one file of the package matches."""
-    text: Text = "text"
-    """The column of the text."""
-    label: Text = "label"
-    """The column of the class, 1 or 0, which is read if `labelled` asks for documents."""
     where: dict[str, str] = {}
     """Column -> value: only rows that have all of these values are used."""
 
 
-class TextData(DataSection):
-    """Documents: the first words of some are prompts, others are the SFT corpus. No document is used for both."""
+class TextData(DataSection, RowsWithSplits):
+    """Documents: the first words of some are prompts, others are the SFT corpus. No document is used for both.
+
+    A row has a `text`, and a `label` (1 or 0) if `labelled` asks for documents.
+    """
 
     source: Literal["texts"]
     """`texts`: your own documents, from one of `path`, `hub` and `package`."""
-    path: Path | None = None
-    """A JSONL file with a field `text` in each line, and `label` (1 or 0) if `labelled` asks for documents."""
-    hub: HubTexts | None = None
-    """A data set of the Hugging Face hub."""
     package: PackageTexts | None = None
     """A CSV file of an installed Python package."""
     texts: Count | None = None
@@ -107,10 +130,29 @@ class TextData(DataSection):
     """Seed of the order of the documents and of the lengths of prompts."""
 
     def _errors(self) -> Iterator[LocatedError]:
-        yield from origin_errors(self, "path", "hub", "package")
+        yield from super()._errors()
+        yield from self._column_errors(("text", "label"))
         if self.prompt_tokens[0] > self.prompt_tokens[1]:
             given = list(self.prompt_tokens)
             yield f"the first number must not exceed the second, as in [5, 8]; given {given}", ("prompt_tokens",)
+
+
+class PromptData(DataSection, RowsWithSplits):
+    """Prompts alone, which the model answers. There is no SFT corpus.
+
+    A row has a `prompt`, a text or a list of messages, and maybe a `reference`, a good answer to compare with.
+    """
+
+    source: Literal["prompts"]
+    """`prompts`: your own prompts, from one of `path` and `hub`."""
+    prompts: Splits
+    """Number of prompts in each split."""
+    seed: Seed = 0
+    """Seed of the order of the prompts, which decides their splits."""
+
+    def _errors(self) -> Iterator[LocatedError]:
+        yield from super()._errors()
+        yield from self._column_errors(("prompt", "reference"))
 
 
 class PreferenceData(DataSection):
@@ -146,4 +188,6 @@ class ProblemData(DataSection):
         return origin_errors(self, "path", "hub")
 
 
-DataConfig = Annotated[PlantedData | TextData | PreferenceData | ProblemData, Field(discriminator="source")]
+DataConfig = Annotated[
+    PlantedData | TextData | PromptData | PreferenceData | ProblemData, Field(discriminator="source")
+]

@@ -37,6 +37,13 @@ RENAMED = {
 }
 """Keys that had another name in earlier versions -> their name."""
 
+COLUMNS = "write columns: {{{}: ...}} beside this section instead"
+ELSEWHERE = {
+    **{(section, key): COLUMNS.format(key) for section in ("hub", "package") for key in ("text", "label")},
+    **{("preferences", key): "stands in the section 'preferences', beside its path" for key in ("validation", "test")},
+}
+"""(section or source, key that it does not have) -> where that stands."""
+
 
 def error_lines(
     error: ValidationError, raw: Any, lines: Mapping[Location, str], overrides: Mapping[str, Any], path: str
@@ -70,7 +77,7 @@ def _message(detail: Mapping[str, Any]) -> str:
     key, allowed = str(detail["loc"][-1]), keys_at(detail["loc"][:-1])
     if (new := RENAMED.get(key)) in allowed:
         return f"'{key}' is now called '{new}': write {new} instead"
-    return f"unknown key; {did_you_mean(key, allowed)}"
+    return ELSEWHERE.get((*detail["loc"][-2:-1], key)) or f"unknown key; {did_you_mean(key, allowed)}"
 
 
 def _quoted(key: str) -> str:

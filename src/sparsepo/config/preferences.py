@@ -1,7 +1,6 @@
 """The sections `preferences`, `sampling` and `execution`: where preference pairs come from."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated, Literal
 
 from sparsepo.config.base import (
@@ -15,7 +14,7 @@ from sparsepo.config.base import (
     must,
     origin_errors,
 )
-from sparsepo.config.data import HubRows
+from sparsepo.config.data import RowsWithSplits
 from sparsepo.config.scorers import ScorerConfig
 
 
@@ -50,18 +49,34 @@ class GeneratedPreferences(Section):
     """How the responses are sampled; at least 2 `samples`."""
 
 
-class FilePreferences(Section):
+SOURCE_FIELDS = {
+    "pairs": (
+        *("prompt", "chosen", "rejected", "system", "tools", "dataset", "chosen_score", "rejected_score"),
+        *("conversations", "messages", "instruction", "input", "history", "output", "question", "context"),
+        *("response1", "response2", "overall_preference", "human_ref_A", "human_ref_B", "labels", "score_A"),
+        *("score_B", "response", "helpfulness", "responses", "scores", "text", "reward", "ended", "chosen_values"),
+        *("rejected_values", "chosen_ended", "rejected_ended", "epoch"),
+    ),
+    "unpaired": ("prompt", "completion", "label"),
+    "scored": ("prompt", "text", "reward", "ended"),
+    "transcripts": ("chosen", "rejected"),
+    "messages": ("chosen", "rejected", "dataset"),
+    "rated_posts": (),
+    "comparisons": ("info", "summaries", "choice", "split"),
+    "axis": ("info", "summary", "split"),
+}
+"""Source -> the fields of its rows, which `columns` can name."""
+
+
+class FilePreferences(RowsWithSplits):
     """Preference pairs that exist, from a file or from the hub."""
 
-    source: Literal["pairs", "scored", "transcripts", "messages", "rated_posts", "comparisons", "axis"]
-    """The format. `pairs`: prompt, chosen, rejected. `scored`: prompt, text, reward; best against worst.
-    `transcripts`: chosen and rejected dialogues as in Anthropic HH. `messages`: the same as lists of role and content.
-    `rated_posts`: one JSON object {post: {responses, rewards}}. `comparisons`, `axis`: the two parts of
+    source: Literal["pairs", "unpaired", "scored", "transcripts", "messages", "rated_posts", "comparisons", "axis"]
+    """The format. `pairs`: any that docs/data.md lists, recognised by the fields of the first row. `unpaired`: prompt,
+    completion, label (true or false), for kto. `scored`: prompt, text, reward; best against worst. `transcripts`:
+    chosen and rejected dialogues as in Anthropic HH. `messages`: the same as lists of role and content. `rated_posts`:
+    one JSON object {post: {responses, rewards}}. `comparisons`, `axis`: the two parts of
     openai/summarize_from_feedback."""
-    path: Path | None = None
-    """A JSONL file (one JSON object for `rated_posts`)."""
-    hub: HubRows | None = None
-    """A data set of the Hugging Face hub."""
     max_words: Count | None = None
     """Pairs with a longer response than this are dropped; null keeps all."""
     sample: Count | None = None
@@ -70,7 +85,13 @@ class FilePreferences(Section):
     """Seed of `sample`."""
 
     def _errors(self) -> Iterator[LocatedError]:
-        return origin_errors(self, *("path",) if self.source == "rated_posts" else ("path", "hub"))
+        if self.source == "rated_posts":
+            for location, rows in (((), self), (("validation",), self.validation), (("test",), self.test)):
+                errors = () if rows is None else origin_errors(rows, "path")
+                yield from ((message, (*location, *keys)) for message, keys in errors)
+        else:
+            yield from super()._errors()
+        yield from self._column_errors(SOURCE_FIELDS[self.source])
 
 
 class ExecutedPreferences(Section):

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sparsepo.data.records import Completion, Preference, Scored
 
@@ -85,25 +85,43 @@ def best_and_worst(rows: Iterable[tuple[str, Scored]]) -> PairBuilder:
 
 def best_and_worst_pairs(rows: Iterable[tuple[str, Scored]], builder: PairBuilder) -> Iterator[tuple[str, Preference]]:
     """(place, pair) of each prompt, as in `best_and_worst`; `builder` counts what gives no pair."""
-    groups: dict[str, list[tuple[str, Scored]]] = {}
+    candidates = []
     for place, row in rows:
-        if not row.text.strip():
+        if row.text.strip():
+            candidates.append(Candidate(place, row.prompt, row.reward, row))
+        else:
             builder.drop("field 'text' is empty", place)
-        else:
-            groups.setdefault(row.prompt, []).append((place, row))
-    for responses in groups.values():
-        place, best = max(responses, key=lambda item: item[1].reward)
-        _, worst = min(responses, key=lambda item: item[1].reward)
-        if len(responses) < 2:
-            builder.drop("the only response of its prompt", place)
+    for (place, _, _, best), (_, _, _, worst) in best_against_worst(candidates, builder):
+        scores = {"chosen_score": best.reward, "rejected_score": worst.reward}
+        ended = {"chosen_ended": best.ended, "rejected_ended": worst.ended}
+        ids = {"chosen_ids": best.tokens, "rejected_ids": worst.tokens}
+        chat = {"messages": best.messages, "rendered": best.rendered}
+        yield place, Preference(best.prompt, best.text, worst.text, **scores, **ended, **ids, **chat)
+
+
+class Candidate(NamedTuple):
+    """A response with its reward; `prompt` says which responses compete, and `item` is what the caller wants back."""
+
+    place: str
+    prompt: str
+    reward: float
+    item: Any
+
+
+def best_against_worst(candidates: Iterable[Candidate], builder: PairBuilder) -> Iterator[tuple[Candidate, Candidate]]:
+    """(best, worst) of each prompt, the first among equals; `builder` counts prompts that give no pair."""
+    groups: dict[str, list[Candidate]] = {}
+    for candidate in candidates:
+        groups.setdefault(candidate.prompt, []).append(candidate)
+    for group in groups.values():
+        best = max(group, key=lambda each: each.reward)
+        worst = min(group, key=lambda each: each.reward)
+        if len(group) < 2:
+            builder.drop("the only response of its prompt", best.place)
         elif best.reward == worst.reward:
-            builder.drop("all responses of the prompt have the same reward", place)
+            builder.drop("all responses of the prompt have the same reward", best.place)
         else:
-            scores = {"chosen_score": best.reward, "rejected_score": worst.reward}
-            ended = {"chosen_ended": best.ended, "rejected_ended": worst.ended}
-            ids = {"chosen_ids": best.tokens, "rejected_ids": worst.tokens}
-            chat = {"messages": best.messages, "rendered": best.rendered}
-            yield place, Preference(best.prompt, best.text, worst.text, **scores, **ended, **ids, **chat)
+            yield best, worst
 
 
 Attempt = tuple[Completion, bool]

@@ -10,6 +10,7 @@ from sparsepo.data.pairing import PairBuilder, PlacedPair, add_space, best_and_w
 from sparsepo.data.prompts import PromptBuilder
 from sparsepo.data.readers import PlacedRows, section_name, section_rows
 from sparsepo.data.records import Scored, as_object, as_record
+from sparsepo.data.row_formats import canonical_rows, unpaired_rows
 from sparsepo.data.summarize_from_feedback import axis_pairs, comparison_pairs, rated_post_rows, rated_posts
 from sparsepo.runtime.errors import UserError
 
@@ -70,6 +71,25 @@ def sample_pairs(pairs: list[PlacedPair], size: int | None, seed: int, builder: 
     return [pairs[index] for index in sorted(chosen)]
 
 
+def recognised_pairs(rows: PlacedRows, builder: PairBuilder, prompts: PromptBuilder) -> Iterator[PlacedPair]:
+    """Pairs of rows in any format of `row_formats`."""
+    return row_pairs(_single_responses(canonical_rows(rows, builder), builder), builder, prompts)
+
+
+def _single_responses(rows: PlacedRows, builder: PairBuilder) -> PlacedRows:
+    """Canonical rows whose responses are one message each; the others are counted as dropped."""
+    for place, row in rows:
+        if any(isinstance(row[side], list) and len(row[side]) > 1 for side in ("chosen", "rejected")):
+            builder.drop("a response has several messages", place)
+        else:
+            yield place, row
+
+
+def unpaired(rows: PlacedRows, builder: PairBuilder, prompts: PromptBuilder) -> Iterator[PlacedPair]:
+    """Pairs of rows {"prompt", "completion", "label"} whose prompt has good and bad responses."""
+    return row_pairs(_single_responses(unpaired_rows(rows, builder), builder), builder, prompts)
+
+
 def row_pairs(rows: PlacedRows, builder: PairBuilder, prompts: PromptBuilder) -> Iterator[PlacedPair]:
     """Rows {"prompt", "chosen", "rejected"} of texts or chats; see `PromptBuilder.pair`."""
     for place, row in rows:
@@ -77,7 +97,7 @@ def row_pairs(rows: PlacedRows, builder: PairBuilder, prompts: PromptBuilder) ->
         if pair is None:
             builder.drop("chosen and rejected differ before the last turn", place)
         else:
-            yield PlacedPair(place, row.get("dataset") or "", pair)
+            yield PlacedPair(place, str(row.get("dataset") or ""), pair)
 
 
 def scored_responses(rows: PlacedRows, builder: PairBuilder, prompts: PromptBuilder) -> Iterator[PlacedPair]:
@@ -90,7 +110,8 @@ def scored_responses(rows: PlacedRows, builder: PairBuilder, prompts: PromptBuil
 Reader = Callable[[dict[str, Any]], PlacedRows]
 Parser = Callable[[PlacedRows, PairBuilder, PromptBuilder], Iterator[PlacedPair]]
 FORMATS: dict[str, tuple[Reader, Parser]] = {
-    "pairs": (section_rows, row_pairs),
+    "pairs": (section_rows, recognised_pairs),
+    "unpaired": (section_rows, unpaired),
     "scored": (section_rows, scored_responses),
     "transcripts": (section_rows, transcript_pairs),
     "messages": (section_rows, row_pairs),

@@ -1,7 +1,9 @@
 """The JSONL files between stages: one typed record a line, validated on read, written atomically."""
 
+import gzip
 import json
 import os
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -137,14 +139,21 @@ def json_lines(path: str | Path) -> Iterator[tuple[int, Any]]:
             yield number, parse_json(line, f"{path}:{number}", "one object a line")
 
 
-def read_text(path: str | Path) -> str:
-    """The text of a file of the user. Raises UserError naming it."""
+def read_text(path: str | Path, newline: str | None = None) -> str:
+    """The text of a file of the user, unpacked if its name ends in .gz. Raises UserError naming it.
+
+    newline: as of `open`; "" keeps the line ends of the file.
+    """
+    open_text = gzip.open if str(path).endswith(".gz") else open
     try:
-        return Path(path).read_text(encoding="utf-8-sig")  # some editors put a byte order mark in front
+        with open_text(path, "rt", encoding="utf-8-sig", newline=newline) as file:  # some editors write a BOM
+            return file.read()
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except IsADirectoryError:
         raise UserError(f"{path}: is a folder; a JSONL file is expected") from None
+    except (EOFError, zlib.error, gzip.BadGzipFile):
+        raise UserError(f"{path}: cannot be read (it is no whole gzip file)") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError as error:
@@ -157,6 +166,7 @@ def parse_json(text: str, place: str, wanted: str) -> Any:
         return json.loads(text, object_pairs_hook=lambda pairs: _distinct(pairs, place))
     except (ValueError, RecursionError) as error:
         reason = getattr(error, "msg", "a number too long, or nested too deeply")
+        reason += f" in line {error.lineno}" if getattr(error, "lineno", 1) > 1 else ""
         raise UserError(f"{place}: not valid JSON ({reason}); {wanted} is expected") from None
 
 

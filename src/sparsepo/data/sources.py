@@ -1,16 +1,17 @@
 """The data of a task: each source gives three disjoint sets of prompts, a corpus for SFT, and labelled documents."""
 
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sparsepo.data import planted
 from sparsepo.data.mbpp_humaneval import Problem, read_mbpp
+from sparsepo.data.messages import as_chat
 from sparsepo.data.preference_formats import read_preferences
 from sparsepo.data.prompts import PromptBuilder
-from sparsepo.data.readers import read_documents, section_name
-from sparsepo.data.records import Labelled, Preference, Prompt, Text
+from sparsepo.data.readers import read_documents, section_name, section_rows
+from sparsepo.data.records import Labelled, Preference, Prompt, String, Text, as_record
 from sparsepo.runtime.errors import UserError
 
 SPLITS = ("train", "validation", "test")
@@ -23,12 +24,14 @@ Cutter = Callable[[str, int], str]
 class TaskData:
     """Prompts by split, disjoint, the SFT corpus, and documents that a reward is fitted to.
 
-    No labelled document is of a prompt or in the corpus; those of one prompt stand together.
+    No labelled document is of a prompt or in the corpus; those of one prompt stand together. num_shared: prompts or
+    documents that were left out, as validation or test data of their own have them too; None without such data.
     """
 
     prompts: dict[str, list[Prompt]]
     corpus: list[Text]
     labelled: list[Labelled] = field(default_factory=list)
+    num_shared: int | None = None
 
 
 def make_data(
@@ -57,23 +60,62 @@ def token_cutter(tokenizer: Any) -> Cutter:
     return cut
 
 
-def split_prompts(prompts: Sequence[Prompt], sizes: dict[str, int | None], origin: str) -> dict[str, list[Prompt]]:
-    """Distinct prompts in their order; a larger `train` moves no prompt of the other splits, which are taken first."""
+def split_prompts(
+    prompts: Sequence[Prompt],
+    sizes: dict[str, int | None],
+    origin: str,
+    held_out: Mapping[str, list[Prompt]] | None = None,
+) -> dict[str, list[Prompt]]:
+    """Distinct prompts in their order; a larger `train` moves no prompt of the other splits, which are taken first.
+
+    held_out: splits that have prompts of their own, none of which is among `prompts`.
+    """
+    held_out = held_out or {}
     distinct: dict[str, Prompt] = {}
     for prompt in prompts:
         distinct.setdefault(prompt.prompt, prompt)
-    needed = sizes["test"] + sizes["validation"] + (sizes["train"] or 1)
+    from_here = [split for split in SPLITS if split not in held_out]
+    needed = sum(sizes[split] or 1 for split in from_here)
     if len(distinct) < needed:
         least = "at least " if sizes["train"] is None else ""
+        numbers = ", ".join(f"{split} {sizes[split] or 'the rest'}" for split in from_here)
         raise UserError(
-            f"{origin} has {len(distinct)} distinct prompts, but data.prompts asks for {least}{needed} "
-            f"(train {sizes['train'] or 'the rest'}, validation {sizes['validation']}, test {sizes['test']})"
+            f"{origin} has {len(distinct)} distinct prompts, but data.prompts asks for {least}{needed} ({numbers})"
         )
-    splits, rest = {}, list(distinct.values())
-    for split in ("test", "validation", "train"):
+    splits, rest = dict(held_out), list(distinct.values())
+    for split in reversed(from_here):
         size = sizes[split] or len(rest)
         splits[split], rest = rest[:size], rest[size:]
     return {split: splits[split] for split in SPLITS}
+
+
+def held_out_prompts(
+    section: dict[str, Any], data: dict[str, Any], read: Callable[[dict[str, Any]], Iterable[Prompt]]
+) -> dict[str, list[Prompt]]:
+    """A seeded choice of prompts for `test` and `validation`, where the section has data of their own for them.
+
+    read: (the section with these data in place of its own) -> prompts. A prompt of both is one of `test`. Raises
+    UserError where there are fewer than `data.prompts` asks for.
+    """
+    splits: dict[str, list[Prompt]] = {}
+    for split in ("test", "validation"):
+        if (own := section[split]) is not None:
+            rows, size, taken = section | {"package": None} | own, data["prompts"][split], texts_of(splits)
+            distinct: dict[str, Prompt] = {}
+            for prompt in read(rows):
+                distinct.setdefault(prompt.prompt, prompt)
+            prompts = [prompt for text, prompt in distinct.items() if text not in taken]
+            if len(prompts) < size:
+                others = " that are not in test" if taken else ""
+                counts = f"{len(prompts)} distinct prompts{others}, but data.prompts.{split} asks for {size}"
+                raise UserError(f"{section_name(rows)} has {counts}")
+            splits[split] = random.Random(data["seed"]).sample(prompts, size)
+    return splits
+
+
+def texts_of(splits: Mapping[str, list[Prompt]]) -> set[str]:
+    """The prompts of all splits, as texts."""
+    return {prompt.prompt for prompts in splits.values() for prompt in prompts}
 
 
 def split_off(items: list[Any], size: int, origin: str) -> tuple[list[Any], list[Any]]:
@@ -102,17 +144,19 @@ def _from_preferences(data: dict[str, Any], preferences: dict[str, Any], _: Any,
     pairs: dict[str, list[Preference]] = {}
     for pair in read_preferences(preferences, builder).pairs:
         pairs.setdefault(pair.prompt, []).append(pair)
-    prompts = list(pairs)
+    held_out = held_out_prompts(preferences, data, lambda rows: map(_prompt_of, read_preferences(rows, builder).pairs))
+    shared = texts_of(held_out) & pairs.keys()
+    prompts = [prompt for prompt in pairs if prompt not in shared]
     random.Random(data["seed"]).shuffle(prompts)
     prompts, labelled = split_off(prompts, data["labelled"], f"{origin} (distinct prompts)")
     origin += f", less the {data['labelled']} of data.labelled," if labelled else ""
-    splits = split_prompts([_prompt_of(pairs[text][0]) for text in prompts], data["prompts"], origin)
+    splits = split_prompts([_prompt_of(pairs[text][0]) for text in prompts], data["prompts"], origin, held_out)
     train = {prompt.prompt for prompt in splits["train"]}
     corpus = [
         Text(pair.chosen, prompt, pair.rendered) for prompt, own in pairs.items() if prompt in train for pair in own
     ]
     documents = [document for prompt in labelled for pair in pairs[prompt] for document in label_pair(pair)]
-    return TaskData(splits, corpus, documents)
+    return TaskData(splits, corpus, documents, len(shared) if held_out else None)
 
 
 def _prompt_of(pair: Preference) -> Prompt:
@@ -149,36 +193,88 @@ def _problems(data: dict[str, Any], _: Any, cut: Any, builder: PromptBuilder) ->
 def _texts(data: dict[str, Any], _: Any, cut: Cutter, builder: PromptBuilder) -> TaskData:
     """Openings of documents are prompts, until there are enough, or for `train: null` of half of the documents."""
     labels, origin = read_documents(data), section_name(data)
-    texts = list(labels)
+    own_texts, own_openings = set(), set()
+
+    def read(rows: dict[str, Any]) -> list[Prompt]:
+        lengths, documents = random.Random(data["seed"] + 1), read_documents(rows | {"labelled": 0})
+        openings = [cut(text, lengths.randint(*data["prompt_tokens"])) for text in documents]
+        own_texts.update(documents)
+        own_openings.update(openings)
+        return _build_prompts(filter(None, openings), builder, section_name(rows))
+
+    held_out = held_out_prompts(data, data, read)
+    texts = [text for text in labels if text not in own_texts]
     random.Random(data["seed"]).shuffle(texts)
     texts, labelled = split_off(texts, data["labelled"], f"{origin} (documents)")
-    openings, used = _openings(texts, data, cut)
-    splits = split_prompts(_build_prompts(openings, builder, origin), data["prompts"], origin)
+    num_held_out = sum(data["prompts"][split] for split in ("validation", "test") if split not in held_out)
+    openings, used = _openings(texts, data, cut, num_held_out, own_openings)
+    splits = split_prompts(_build_prompts(openings, builder, origin), data["prompts"], origin, held_out)
     corpus = texts[used:][: data["texts"]]
     if not corpus:
         raise UserError(f"{origin} has {len(texts)} documents, all used up by the prompts; none is left for SFT")
-    return TaskData(splits, [Text(text) for text in corpus], [Labelled(text, labels[text] or 0) for text in labelled])
+    documents = [Labelled(text, labels[text] or 0) for text in labelled]
+    num_shared = len(own_texts & labels.keys()) if held_out else None
+    return TaskData(splits, [Text(text) for text in corpus], documents, num_shared)
 
 
-def _openings(texts: list[str], data: dict[str, Any], cut: Cutter) -> tuple[list[str], int]:
-    """(distinct openings, the number of documents they come from)."""
-    sizes = data["prompts"]
-    held_out = sizes["validation"] + sizes["test"]
-    limit = len(texts) if sizes["train"] else min(len(texts), len(texts) // 2 + held_out)
-    wanted = sizes["train"] + held_out if sizes["train"] else limit
+def _openings(
+    texts: list[str], data: dict[str, Any], cut: Cutter, num_held_out: int, excluded: Collection[str]
+) -> tuple[list[str], int]:
+    """(distinct openings that are not excluded, the number of documents they come from)."""
+    train = data["prompts"]["train"]
+    limit = len(texts) if train else min(len(texts), len(texts) // 2 + num_held_out)
+    wanted = train + num_held_out if train else limit
     lengths = random.Random(data["seed"] + 1)
     openings: dict[str, None] = {}
     used = 0
     while used < limit and len(openings) < wanted:
         opening = cut(texts[used], lengths.randint(*data["prompt_tokens"]))
-        openings |= {opening: None} if opening else {}
+        openings |= {opening: None} if opening and opening not in excluded else {}
         used += 1
     return list(openings), used
+
+
+@dataclass(frozen=True)
+class PromptRow:
+    """A row of a source of prompts."""
+
+    prompt: Any
+    reference: String | None = None
+
+
+def _prompts(data: dict[str, Any], _: Any, cut: Any, builder: PromptBuilder) -> TaskData:
+    """Prompts alone, in the order of the seed; there is no corpus."""
+
+    def read(rows: dict[str, Any]) -> list[Prompt]:
+        return read_prompts(rows, builder)
+
+    prompts, held_out = read(data), held_out_prompts(data, data, read)
+    shared = texts_of(held_out) & {prompt.prompt for prompt in prompts}
+    prompts = [prompt for prompt in prompts if prompt.prompt not in shared]
+    random.Random(data["seed"]).shuffle(prompts)
+    splits = split_prompts(prompts, data["prompts"], section_name(data), held_out)
+    return TaskData(splits, [], num_shared=len(shared) if held_out else None)
+
+
+def read_prompts(section: dict[str, Any], builder: PromptBuilder) -> list[Prompt]:
+    """The prompts of rows {"prompt", "reference"}; the reference may be missing.
+
+    Raises UserError, naming the place, for an empty prompt and for one that is no text or chat.
+    """
+    prompts = []
+    for place, row in section_rows(section):
+        record = as_record(row, PromptRow, place)
+        chat = as_chat(record.prompt, f"{place}: field 'prompt'")
+        if isinstance(chat, str) and not chat.strip():
+            raise UserError(f"{place}: field 'prompt' is empty")
+        prompts.append(builder.prompt(chat, place, reference=record.reference or ""))
+    return [prompt for prompt in prompts if prompt is not None]
 
 
 SOURCES: dict[str, Callable[..., TaskData]] = {
     "planted": _planted,
     "texts": _texts,
+    "prompts": _prompts,
     "problems": _problems,
     "preferences": _from_preferences,
 }

@@ -162,10 +162,12 @@ class Stages:
     def user_file_hashes(self, task: str, **_: Any) -> str:
         """Hashes of the user's data files: Snakemake compares their content, not their time."""
         section = self.config.tasks[task]
-        paths = [getattr(part, "path", None) for part in (section.data, section.preferences)]
+        parts = [section.data, section.preferences]
+        parts += [getattr(part, split, None) for part in parts for split in ("validation", "test")]
+        paths = [getattr(part, "path", None) for part in parts]
         local = section.evaluation.benchmarks.local if section.evaluation.benchmarks else []
         paths += [benchmark.path for benchmark in local]
-        return " ".join(file_hash(path) for path in paths if path is not None)
+        return " ".join(file_hash(file) for path in paths if path is not None for file in _files_of(path))
 
     def report_file_hashes(self) -> str:
         files = [path for folder in ("static", "templates") for path in sorted((REPORT / folder).iterdir())]
@@ -238,6 +240,11 @@ class Stages:
     def _job(self, task: str, run: str = "sft", oracle: str = "") -> Job:
         section = self._section(task, oracle)
         return Job(self.config, task, section, runs_of(section)[0].path if oracle else run, self.owners)
+
+
+def _files_of(path: Path) -> list[Path]:
+    """A file, or all files of a folder."""
+    return sorted(filter(Path.is_file, path.rglob("*"))) if path.is_dir() else [path]
 
 
 def _any_of(patterns: Iterable[str]) -> str:
