@@ -24,7 +24,8 @@ def main() -> None:
     if data.num_shared is not None:
         counts["shared_with_held_out"] = data.num_shared
     write_json(folder / "data.json", {"config": settings.name} | counts)
-    print(counts, *builder.notes, sep="\n")
+    for line in (counts, *builder.notes):
+        print(line)
 
 
 if __name__ == "__main__":

@@ -8,12 +8,15 @@ from typing import get_type_hints
 
 import pytest
 
+from sparsepo.data.chat import ChatRenderer, set_chat_template
 from sparsepo.data.mbpp_humaneval import read_mbpp
 from sparsepo.data.preference_formats import FORMATS, read_preferences
+from sparsepo.data.prompts import PromptBuilder
 from sparsepo.data.readers import read_documents
 from sparsepo.data.records import Completion, Labelled, Preference, Prompt, Scored, Text, read_records
 from sparsepo.data.row_formats import EXAMPLE
 from sparsepo.evaluation.lm_eval import packaged_questions
+from sparsepo.models.loading import train_tokenizer
 
 PAIR = {"prompt": "The film", "chosen": " is good.", "rejected": " is bad."}
 PREFERENCE = PAIR | {"chosen_score": 1, "rejected_score": -0.5, "chosen_ended": True, "epoch": 0}
@@ -171,7 +174,8 @@ def test_no_mutant_of_a_file_of_preferences_is_misread(mutants, source):
                 assert (pair.chosen_score, pair.rejected_score) == (max(own), min(own))
 
     settings = {"source": source, "hub": None, "split": None, "columns": {}, "max_words": 50, "sample": 100, "seed": 0}
-    mutants(source, PREFERENCES[source], lambda path: read_preferences(settings | {"path": str(path)}), holds)
+    builder = PromptBuilder(ChatRenderer(set_chat_template(train_tokenizer(["a"], "word", 10), "hh")))
+    mutants(source, PREFERENCES[source], lambda path: read_preferences(settings | {"path": str(path)}, builder), holds)
 
 
 def test_every_format_of_preferences_is_mutated():

@@ -11,7 +11,17 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AllowInfNan, Field, Strict, StrictBool, StrictInt, StringConstraints, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    AllowInfNan,
+    Field,
+    Strict,
+    StrictBool,
+    StrictInt,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+)
 
 from sparsepo.runtime.errors import UserError, add_path_to_disk_error, format_value, one_line
 
@@ -21,7 +31,15 @@ Number = Annotated[float, Strict(), AllowInfNan(False)]
 ZeroOrOne = Annotated[int, Strict(), Field(ge=0, le=1)]
 
 
-Messages = list[dict[str, Any]]
+def _written_as_json(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    try:
+        json.dumps(messages, ensure_ascii=False, allow_nan=False).encode()
+    except ValueError:
+        raise ValueError("messages hold a number that is not finite, or half of a character") from None
+    return messages
+
+
+Messages = Annotated[list[dict[str, Any]], AfterValidator(_written_as_json)]
 """A chat as it came: each message has a `role`, a `content`, and maybe more that a chat template reads."""
 
 

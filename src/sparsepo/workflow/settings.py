@@ -120,6 +120,10 @@ def where_executed(value: Callable[[Job], Any]) -> Taken:
 # --- data, preference pairs, cached outputs of the reference, scores of tokens
 
 
+WEIGHTS = {"seed", "dtype", "pickled_weights"}
+"""Keys of a model that its tokenizer and its context do not depend on."""
+
+
 def max_new_tokens(task: TaskConfig) -> int:
     """The most tokens of any response that is sampled in a task."""
     own = task.evaluation
@@ -152,7 +156,7 @@ class PrepareDataSettings(PromptSettings):
     name: Annotated[str, Taken(lambda job: job.config_name)]
     data: DataConfig
     preferences: Annotated[FilePreferences | None, where_source_is("preferences", "preferences")]
-    model: ModelConfig
+    model: Annotated[ModelConfig, PlainSerializer(lambda model: model.model_dump(mode="json", exclude=WEIGHTS))]
     chat_template: Annotated[str | None, Taken(lambda job: template_of(job.section.model))]
     execution: Annotated[ExecutionConfig | None, where_source_is("execution", "problems")]
 
