@@ -16,6 +16,9 @@ Message = Mapping[str, Any]
 HH_TEMPLATE = """\
 {%- set system = (messages[0].content | trim) ~ '\\n\\n' if messages[0].role == 'system' else '' -%}
 {%- set chat = messages[1:] if system else messages -%}
+{%- if messages | rejectattr('content', 'string') | list -%}
+{{- raise_exception('a content that is no text') -}}
+{%- endif -%}
 {%- if not chat or chat[0].role != 'user' -%}
 {{- raise_exception("a chat must begin with a message of the user, or of system and user") -}}
 {%- endif -%}
@@ -30,7 +33,12 @@ HH_TEMPLATE = """\
 """
 """Transcripts as in Anthropic's HH data, for base models; a system text begins the first turn of the human."""
 
-NO_TEMPLATE = "{%- for message in messages -%}{{- ('' if loop.first else '\\n\\n') ~ message.content -}}{%- endfor -%}"
+NO_TEMPLATE = """\
+{%- for message in messages -%}
+{%- if message.content is not string -%}{{- raise_exception('a content that is no text') -}}{%- endif -%}
+{{- ('' if loop.first else '\\n\\n') ~ message.content -}}
+{%- endfor -%}
+"""
 """The contents of the messages, with an empty line between two of a prompt."""
 
 TEMPLATES = {"hh": HH_TEMPLATE, "none": NO_TEMPLATE}

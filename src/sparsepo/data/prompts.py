@@ -171,4 +171,16 @@ def _as_messages(value: Any, role: str, name: str) -> list[Message]:
             raise UserError(
                 f"{name}: message {number} must be an object with 'role' and 'content', not {format_value(message, 60)}"
             )
+        content = message.get("content")
+        if not (content is None or isinstance(content, str) or _is_parts(content)):
+            raise UserError(f"{name}: message {number}: 'content' must be a text, not {format_value(content, 60)}")
     return value
+
+
+def _is_parts(content: Any) -> bool:
+    """Whether this is a content of several parts, as templates of models for images take it."""
+    return (
+        isinstance(content, list)
+        and bool(content)
+        and all(isinstance(each, dict) and "type" in each for each in content)
+    )
