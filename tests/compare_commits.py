@@ -9,8 +9,9 @@ Each commit is exported to FOLDER/<commit>/source and run on the CPU with the Py
 What is finished is not run again. With COMMIT_A alone nothing is compared. In place of a commit, the folder
 FOLDER/<commit> of an earlier call can be given. The exit code is 1 if anything differs.
 
-Not compared: figures, the HTML report, run.json, and fields that measure time. Use the same --cores for both commits:
-on one core SFT trains on one thread instead of two, which changes the last bits of its weights.
+Tables and weights are compared byte by byte, numbers in JSON files to 12 digits (an area under a curve may be summed in
+another order). Not compared: figures, the HTML report, run.json, and fields that measure time. Use the same --cores for
+both commits: on one core SFT trains on one thread instead of two, which changes the last bits of its weights.
 """
 
 import argparse
@@ -139,8 +140,13 @@ def content(path):
     text = new_names(path.read_text().replace(r"\_", "_"))
     if path.suffix in (".json", ".jsonl"):
         rows = [text] if path.suffix == ".json" else text.rstrip("\n").split("\n") if text else []
-        return [json.dumps(json.loads(row, object_hook=without_times), sort_keys=True) for row in rows]
+        values = [json.loads(row, object_hook=without_times, parse_float=to_12_digits) for row in rows]
+        return [json.dumps(value, sort_keys=True) for value in values]
     return re.sub(r"\(settings [0-9a-f]{12}\)", "", text)  # a hash of the config, whose keys may have new names
+
+
+def to_12_digits(number):
+    return float(f"{float(number):.12g}")
 
 
 def without_times(fields):
