@@ -90,6 +90,14 @@ def test_an_instruct_model_without_its_template_is_warned_about_with_what_the_te
     )
 
 
+def test_tokens_that_the_model_has_no_row_for_are_warned_about(config, capsys, tmp_path):
+    path, tokenizer = config(chats())
+    tokenizer.add_tokens(["fine."])
+    tokenizer.save_pretrained(tmp_path / "model")
+    (warning,) = shown(capsys, path)["warnings"]
+    assert warning.startswith(f"4 of 4 pairs have token ids above {len(tokenizer) - 2}, which the model has no row for")
+
+
 def test_the_terminal_shows_the_boundary_the_end_and_the_lengths(config, capsys):
     path, _ = config(chats())
     main(["show", path, "--count", "1"])

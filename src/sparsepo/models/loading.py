@@ -192,9 +192,15 @@ def fetch_tokenizer(spec: dict[str, Any]) -> Any:
 
 def spec_context_length(spec: dict[str, Any]) -> int:
     """How many tokens the model of a config's `model` section can read at once; none of its code is run."""
+    config = spec_config(spec)
+    return NO_LIMIT if config is None else config_context_length(config)
+
+
+def spec_config(spec: dict[str, Any]) -> Any:
+    """The config of the text part of a config's `model` section; None if it cannot be had: loading tells why."""
     try:
         if spec["source"] == "folder":
-            return folder_context_length(spec["path"])
+            return folder_config(spec["path"])
         if spec["source"] == "scratch":
             config = AutoConfig.for_model(**spec["config"])
         elif spec["source"] == "gguf":
@@ -203,16 +209,21 @@ def spec_context_length(spec: dict[str, Any]) -> int:
         else:
             config = AutoConfig.from_pretrained(spec["id"], revision=spec["revision"], trust_remote_code=False)
     except LOADING_ERRORS:
-        return NO_LIMIT  # what is wrong with the model is told where it is loaded
-    return config_context_length(config.get_text_config(decoder=True))
+        return None
+    return config.get_text_config(decoder=True)
+
+
+def folder_config(folder: str | Path) -> Any:
+    """The config of the text part of the model in a folder, by its config.json; its own code is not run for that."""
+    raw = json.loads((Path(folder) / "config.json").read_text())
+    if raw.get("model_type") in CONFIG_MAPPING:
+        return AutoConfig.for_model(**raw).get_text_config(decoder=True)
+    return SimpleNamespace(**raw.get("text_config", raw))
 
 
 def folder_context_length(folder: str | Path) -> int:
-    """How many tokens the model in a folder can read at once, by its config.json; its own code is not run for that."""
-    raw = json.loads((Path(folder) / "config.json").read_text())
-    if raw.get("model_type") in CONFIG_MAPPING:
-        return config_context_length(AutoConfig.for_model(**raw).get_text_config(decoder=True))
-    return config_context_length(SimpleNamespace(**raw.get("text_config", raw)))
+    """How many tokens the model in a folder can read at once."""
+    return config_context_length(folder_config(folder))
 
 
 def _from_scratch(spec: dict[str, Any], corpus: list[str]) -> tuple[Any, Any]:

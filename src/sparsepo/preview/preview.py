@@ -12,7 +12,8 @@ from sparsepo.data.encoding import Encoder, TokenPair, encode_pairs
 from sparsepo.data.preference_formats import read_preferences
 from sparsepo.data.prompts import PromptBuilder
 from sparsepo.data.records import Preference, Prompt
-from sparsepo.models.loading import fetch_tokenizer, spec_context_length
+from sparsepo.models.limits import NO_LIMIT, config_context_length
+from sparsepo.models.loading import fetch_tokenizer, spec_config
 from sparsepo.models.prompting import prompt_builder, task_data
 from sparsepo.workflow.settings import max_new_tokens
 
@@ -69,15 +70,23 @@ def preview_task(task: TaskConfig) -> Preview:
 
 def _preview_pairs(task: TaskConfig, section: Mapping[str, Any], builder: PromptBuilder) -> Preview:
     found = read_preferences(section, builder)
-    context = spec_context_length(task.model.model_dump(mode="json"))
+    config = spec_config(task.model.model_dump(mode="json"))
+    context = NO_LIMIT if config is None else config_context_length(config)
     encoder, training = builder.limit.encoder, task.training
     encoded = encode_pairs(encoder, found.pairs, training.max_prompt_tokens, training.max_response_tokens, context)
     pairs = [(found.pairs[index], ids) for index, ids in zip(encoded.indices, encoded.pairs, strict=True)]
     preview = Preview(encoder, pairs, dropped=found.dropped + Counter(encoded.dropped))
     total, lossy = len(pairs), sum(not decodes_to_text(encoder, *pair) for pair in pairs)
+    size = getattr(config, "vocab_size", None) or NO_LIMIT
+    too_large = sum(max(ids.prompt + ids.chosen + ids.rejected) >= size for _, ids in pairs)
     first = "" if not found.first else f"; the first of each: {', '.join(found.first.values())}"
     preview.warnings += [
         *[f"{sum(preview.dropped.values())} rows give no pair{first}"] * bool(preview.dropped),
+        *[
+            f"{too_large} of {total} pairs have token ids above {size - 1}, which the model has no row for: training "
+            "refuses them; use the model's own tokenizer, or resize its embedding"
+        ]
+        * bool(too_large),
         *[f"{encoded.num_cut} of {total} pairs have a response that is cut"] * bool(encoded.num_cut),
         *[
             f"{encoded.num_merged} of {total} pairs: the tokenizer would merge the end of the prompt with the start of "
