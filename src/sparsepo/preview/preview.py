@@ -77,7 +77,7 @@ def _preview_pairs(task: TaskConfig, section: Mapping[str, Any], builder: Prompt
     pairs = [(found.pairs[index], ids) for index, ids in zip(encoded.indices, encoded.pairs, strict=True)]
     preview = Preview(encoder, pairs, dropped=found.dropped + Counter(encoded.dropped))
     total, lossy = len(pairs), sum(not decodes_to_text(encoder, *pair) for pair in pairs)
-    size = getattr(config, "vocab_size", None) or NO_LIMIT
+    size = NO_LIMIT if task.model.source == "scratch" else getattr(config, "vocab_size", None) or NO_LIMIT
     too_large = sum(max(ids.prompt + ids.chosen + ids.rejected) >= size for _, ids in pairs)
     first = "" if not found.first else f"; the first of each: {', '.join(found.first.values())}"
     preview.warnings += [
