@@ -86,6 +86,14 @@ def test_the_token_that_pads_is_the_one_that_the_reward_models_config_names(tmp_
     assert scorer_of(str(tmp_path), 3)(PROMPTS, RESPONSES) == pytest.approx(expected, abs=1e-4)
 
 
+def test_the_tokenizer_of_a_reward_model_needs_no_end_token(tmp_path):
+    model, tokenizer, folder = reward_model(tmp_path, template=CHATML.replace("<|im_end|>", ""))
+    tokenizer.eos_token = tokenizer.pad_token = None
+    tokenizer.save_pretrained(folder)
+    expected = [reward(model, chat_ids(tokenizer, *texts)) for texts in zip(PROMPTS, RESPONSES, strict=True)]
+    assert scorer_of(folder)(PROMPTS, RESPONSES) == pytest.approx(expected, abs=1e-4)
+
+
 def test_plain_prompts_are_scored_as_joined_texts_with_the_tokens_that_the_tokenizer_adds(tmp_path):
     model, tokenizer, folder = reward_model(tmp_path)
     expected = [reward(model, tokenizer(text)["input_ids"]) for text in ("Hello world.", "The fox is")]

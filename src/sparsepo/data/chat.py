@@ -148,7 +148,8 @@ class ChatRenderer:
         self.rendered = has_own_template(tokenizer)
         self._read: set[str] = set()
         self._unread: dict[str, str] = {}
-        self._end = tokenizer.decode([end_of_turn_id(tokenizer)]) if self.rendered else ""
+        end = end_of_turn_id(tokenizer) if self.rendered else None  # the tokenizer of a reward model may have none
+        self._end = "" if end is None else tokenizer.decode([end])
         self._turn_end = turn_end(tokenizer)
 
     @property
