@@ -51,6 +51,7 @@ use rule gpu_measure as measure_win_rate with:
 use rule gpu_measure as measure_benchmarks with:
     input:
         policy=policy_weights,
+        prompts=PROMPTS["test"],
     output:
         "results/{task}/benchmarks/{run}.json",
     log:

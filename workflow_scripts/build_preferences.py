@@ -3,8 +3,10 @@
 import argparse
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+from sparsepo.data.chat import scored_prompt
 from sparsepo.data.encoding import Encoder
 from sparsepo.data.mbpp_humaneval import STOPS, load_problems
 from sparsepo.data.pairing import PairBuilder, best_and_worst, passing_against_failing
@@ -14,7 +16,7 @@ from sparsepo.data.readers import section_name
 from sparsepo.data.records import Completion, Prompt, Scored, read_records, write_json, write_records
 from sparsepo.evaluation.pass_at_k import run_completions
 from sparsepo.evaluation.sandbox import Sandbox
-from sparsepo.evaluation.scorers import build_scorer
+from sparsepo.evaluation.scorers import build_scorer, cut_notes
 from sparsepo.generation.generate import check_prompt_lengths, load_backend, sample
 from sparsepo.models.loading import folder_context_length, load_tokenizer
 from sparsepo.runtime.entry_point import run_main
@@ -46,9 +48,10 @@ def pairs_by_score(options: argparse.Namespace, cache: ResultCache) -> PairMaker
 
     def pairs_of(prompts: list[Prompt], path: Path) -> PairBuilder:
         rows = responses(prompts, path)
-        rewards = scorer([row.prompt for row in rows], [row.text for row in rows])
+        rewards = scorer([scored_prompt(row) for row in rows], [row.text for row in rows])
         scored = [Scored.of(row, reward) for row, reward in zip(rows, rewards, strict=True)]
-        return best_and_worst([(f"{path}: {row.prompt!r}", row) for row in scored])
+        builder = best_and_worst([(f"{path}: {row.prompt!r}", row) for row in scored])
+        return replace(builder, notes=cut_notes(scorer))
 
     return pairs_of
 

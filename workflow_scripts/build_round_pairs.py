@@ -1,10 +1,13 @@
 """Make the pairs of a round: sample the previous policy, let a judge rank the samples, best against worst."""
 
 import argparse
+from dataclasses import replace
 
+from sparsepo.data.chat import scored_prompt
 from sparsepo.data.pairing import PairBuilder, best_and_worst
 from sparsepo.data.records import Completion, Prompt, Scored, read_records, write_json, write_records
 from sparsepo.evaluation.judges import Tournament, build_judge, round_robin
+from sparsepo.evaluation.scorers import cut_notes
 from sparsepo.generation.generate import check_prompt_lengths, load_backend, sample
 from sparsepo.models.loading import load_model, load_tokenizer
 from sparsepo.runtime.entry_point import run_main
@@ -29,9 +32,10 @@ def responses_of(options: argparse.Namespace, cache: ResultCache) -> list[Comple
 def ranked_pairs(options: argparse.Namespace, rows: list[Completion]) -> tuple[PairBuilder, Tournament]:
     """One pair a prompt, scored by the share of comparisons that each response won; ties are dropped."""
     judge = build_judge(options.settings.judge, options.judge_cache, options.fitted_scorer)
-    tournament = round_robin(judge, [row.prompt for row in rows], [row.text for row in rows])
+    tournament = round_robin(judge, [scored_prompt(row) for row in rows], [row.text for row in rows])
     scored = [Scored.of(row, won) for row, won in zip(rows, tournament.wins, strict=True)]
-    return best_and_worst([(f"{options.prompts}: {row.prompt!r}", row) for row in scored]), tournament
+    builder = best_and_worst([(f"{options.prompts}: {row.prompt!r}", row) for row in scored])
+    return replace(builder, notes=cut_notes(judge)), tournament
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from sparsepo.data.records import Completion, Preference, read_records, write_json, write_records
 from sparsepo.evaluation import token_analysis
 from sparsepo.evaluation.frontier import score_samples
-from sparsepo.evaluation.scorers import Scorer, build_scorer
+from sparsepo.evaluation.scorers import Scorer, build_scorer, cut_notes
 from sparsepo.methods.registry import METHODS
 from sparsepo.models.limits import context_length
 from sparsepo.models.loading import load_model, load_tokenizer
@@ -42,10 +42,11 @@ def main() -> None:
     policy = load_model(options.policy, **settings.policy_loading)
     tokenizer, masks = load_tokenizer(options.policy), load_masks(options.policy, reference)
     scorers, rows = scorers_of(settings, options.fitted_scorer), read_records(options.samples, Completion)
-    scored = {}
+    scored, notes = {}, []
     for split in ("validation", "test"):
         responses = [row for row in rows if row.split == split]
         scored[split] = score_samples(policy, reference, tokenizer, responses, scorers, settings.batch_size)
+        notes += [f"{split}: {note}" for note in cut_notes(*scorers.values())]
     mask = METHODS[settings.method].mask(settings.hyper)
     tokens = token_records(settings, policy, reference, tokenizer, masks, read_records(options.pairs, Preference))
     result = token_analysis.sample_scores(scored["test"]) | {
@@ -56,7 +57,7 @@ def main() -> None:
     splits = {split: {"": token_analysis.sample_measurements(part)} for split, part in scored.items()}
     splits["validation"][""] |= token_analysis.pair_accuracy(tokens)
     splits["test"][""] |= token_analysis.mask_measurements(result["auc"], result["sparsity"])
-    measure = {"measure": "scores", "splits": splits, "notes": []}
+    measure = {"measure": "scores", "splits": splits, "notes": notes}
     write_json(options.scores, settings.header | result | measure)
     write_records(options.tokens, tokens)
 

@@ -1,6 +1,6 @@
 """Measure a policy on tasks of lm-eval."""
 
-from sparsepo.data.records import write_json
+from sparsepo.data.records import Prompt, read_records, write_json
 from sparsepo.evaluation.lm_eval.run import run_tasks
 from sparsepo.generation.generate import sampling_dtype
 from sparsepo.models.loading import load_model, load_tokenizer
@@ -11,11 +11,12 @@ from sparsepo.workflow.settings import MeasureBenchmarksSettings
 
 
 def main() -> None:
-    options = stage_parser(__doc__, MeasureBenchmarksSettings, "policy questions result-cache out").parse_args()
-    settings, inputs = options.settings, [options.policy / "model.safetensors"]
+    options = stage_parser(__doc__, MeasureBenchmarksSettings, "policy prompts questions result-cache out").parse_args()
+    settings, inputs = options.settings, [options.policy / "model.safetensors", options.prompts]
     cache = open_cache(options.result_cache, job_identity(settings.as_dict(), options.code_version, inputs))
     model, tokenizer = load_model(options.policy, sampling_dtype(), **settings.loading), load_tokenizer(options.policy)
-    result = run_tasks(model, tokenizer, settings.benchmarks, options.questions, cache)
+    chat = settings.chat if read_records(options.prompts, Prompt)[0].rendered else None  # as it was trained
+    result = run_tasks(model, tokenizer, settings.benchmarks, options.questions, cache, chat)
     measure = {"measure": "benchmarks", "splits": {"test": {"": result["measurements"]}}, "notes": result["notes"]}
     write_json(options.out, settings.header | measure | {"results": result["results"]})
     cache.delete()

@@ -1,5 +1,6 @@
 """Measure generated summaries: ROUGE, BERTScore, self-BLEU, EDNA, length."""
 
+from sparsepo.data.chat import plain_text, scored_prompt
 from sparsepo.data.records import Completion, Prompt, read_records, write_json
 from sparsepo.evaluation.summarization import build_summary_measures
 from sparsepo.runtime.entry_point import run_main
@@ -12,6 +13,7 @@ def main() -> None:
     settings, rows = options.settings, read_records(options.generations, Completion)
     train, *held_out = (read_records(path, Prompt) for path in (options.train, options.validation, options.test))
     references = {prompt.prompt: prompt.reference for prompts in held_out for prompt in prompts}
+    documents = {prompt.prompt: plain_text(scored_prompt(prompt)) for prompts in held_out for prompt in prompts}
     measure = build_summary_measures(settings.summaries, [prompt.reference for prompt in train])
     splits: dict[str, dict] = {split: {} for split in settings.splits}
     for split in splits:
@@ -21,7 +23,8 @@ def main() -> None:
                 if (row.split, row.temperature) == (split, temperature):
                     samples.setdefault(row.prompt, []).append(row.text)
             chosen = [references[prompt] for prompt in samples]
-            splits[split][f"{temperature:g}"] = measure(list(samples), chosen, list(samples.values()))
+            texts = [documents[prompt] for prompt in samples]
+            splits[split][f"{temperature:g}"] = measure(texts, chosen, list(samples.values()))
     write_json(options.out, settings.header | {"measure": "summaries", "splits": splits, "notes": []})
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.records import Prompt, read_records, write_json
 from sparsepo.evaluation.frontier import frontier_evaluator
-from sparsepo.evaluation.scorers import build_scorer
+from sparsepo.evaluation.scorers import build_scorer, cut_notes
 from sparsepo.fdpg.target import Target, contains_word, fit_target, usable_prompts
 from sparsepo.fdpg.trainer import OnPolicyTrainer
 from sparsepo.methods.registry import METHODS
@@ -75,7 +75,8 @@ def main() -> None:
         "kept_step": trainer.state.global_step,
         "training_seconds": round(record["seconds"] - trainer.measuring_seconds, 2),
     }
-    write_json(options.out / "run.json", record)
+    notes = cut_notes(target.value, *([measure.scorer] if measure else []))
+    write_json(options.out / "run.json", record | ({"notes": notes} if notes else {}))
     trainer.finish(options.out / "dynamics.jsonl", options.out / "frontier.jsonl")  # last: it deletes the checkpoints
 
 

@@ -4,6 +4,7 @@ import time
 
 from sparsepo.data.records import Preference, read_records, write_json
 from sparsepo.evaluation.frontier import frontier_evaluator
+from sparsepo.evaluation.scorers import cut_notes
 from sparsepo.models.adapters import load_policy_and_reference
 from sparsepo.models.loading import load_tokenizer
 from sparsepo.runtime.entry_point import run_main
@@ -61,7 +62,8 @@ def main() -> None:
         "training_seconds": round(record["seconds"] - trainer.measuring_seconds, 2),
     }
     if trainer.is_world_process_zero():
-        write_json(options.out / "run.json", record)
+        notes = cut_notes(measure.scorer) if measure else []
+        write_json(options.out / "run.json", record | ({"notes": notes} if notes else {}))
     trainer.finish(options.out / "dynamics.jsonl", options.out / "frontier.jsonl")  # last: it deletes the checkpoints
 
 

@@ -10,10 +10,10 @@ from sparsepo.config.scorers import JudgeConfig
 from sparsepo.evaluation import judges, nli
 from sparsepo.evaluation.judges import (
     BothOrders,
+    ScoreJudge,
     bradley_terry,
     build_judge,
     build_question,
-    compare_scores,
     parse_verdict,
     prefer_greater,
 )
@@ -55,7 +55,7 @@ def test_equal_pairs_are_scored_once():
         seen.extend(zip(prompts, texts, strict=True))
         return [float(len(seen))] * len(texts)  # another score for each call, were there another
 
-    assert compare_scores(score, prefer_greater)(["p"] * 4, ["a", "b", "a", "c"], ["c"] * 4) == [0.5] * 4
+    assert ScoreJudge(score, prefer_greater)(["p"] * 4, ["a", "b", "a", "c"], ["c"] * 4) == [0.5] * 4
     assert sorted(seen) == [("p", "a"), ("p", "b"), ("p", "c")]
 
 
@@ -64,7 +64,7 @@ def test_an_nli_model_prefers_what_the_prompt_entails_more(tmp_path, monkeypatch
         def __init__(self, model: str, batch_size: int, pickled_weights: bool):
             assert (model, batch_size, pickled_weights) == ("nli", 3, False)
 
-        def scores(self, premises: list[str], hypotheses: list[str]) -> list[float]:
+        def __call__(self, premises: list[str], hypotheses: list[str]) -> list[float]:
             return [float(hypothesis in premise) for premise, hypothesis in zip(premises, hypotheses, strict=True)]
 
     monkeypatch.setattr(nli, "Entailment", Fake)

@@ -25,6 +25,7 @@ from sparsepo.evaluation.nli import (
     summac,
     zero_shot,
 )
+from sparsepo.evaluation.scorers import cut_notes
 from sparsepo.runtime.errors import UserError
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "dog", "slept", "all", "day", "and", "bark", "##ed", "cat", "."]
@@ -100,8 +101,11 @@ def test_only_the_premise_of_a_long_pair_is_cut(tmp_path):
     model = bert()
     long, hypothesis = "the dog slept and " * 50, "all day the cat barked"
     room = POSITIONS - 2 - 3 - len(tokens(hypothesis))
-    (found,) = Entailment(saved(model, tmp_path), batch_size=2).scores([long], [hypothesis])
+    entailment = Entailment(saved(model, tmp_path), batch_size=2)
+    found, _ = entailment.scores([long, "the cat"], [hypothesis] * 2)
     assert found == pytest.approx(alone(model, tokens(long)[:room], tokens(hypothesis)), abs=1e-6)
+    (note,) = cut_notes(entailment)
+    assert f"1 of 2 pairs of texts had more than {POSITIONS - 2} tokens" in note and cut_notes(entailment) == []
 
 
 def test_a_hypothesis_longer_than_the_model_is_cut_to_half_of_it(tmp_path):

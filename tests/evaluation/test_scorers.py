@@ -20,7 +20,7 @@ from transformers import (
 from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
 from sparsepo.config.scorers import ClassifierScorer, RewardModelScorer, VaderScorer
-from sparsepo.evaluation.scorers import build_scorer, with_finite_scores
+from sparsepo.evaluation.scorers import FiniteScorer, build_scorer, cut_notes
 from sparsepo.runtime.errors import UserError
 
 WORDS = ["[PAD]", "[UNK]", "</s>", "the", "film", "was", "good", "dull", "not", "."]
@@ -63,7 +63,7 @@ def saved(model, folder: Path, **special: str) -> str:
 
 def logits(model, text: str, limit: int) -> torch.Tensor:
     """One text alone, without padding: no batch, no pipeline."""
-    ids = [WORDS.index(word) for word in text.split()][:limit]
+    ids = [WORDS.index(word) for word in text.split()][-limit:]
     with torch.no_grad():
         return model(input_ids=torch.tensor([ids])).logits[0]
 
@@ -128,10 +128,15 @@ def test_a_reward_model_without_a_pad_token_scores_a_batch_as_single_texts(tmp_p
     assert scorer(PROMPTS, TEXTS) == pytest.approx(expected, abs=1e-5)
 
 
-def test_a_text_longer_than_the_model_is_cut(tmp_path):
+def test_a_text_longer_than_the_model_loses_its_beginning_and_is_counted(tmp_path):
     scorer = build_scorer(classifier(saved(distilbert(["NEGATIVE", "POSITIVE"]), tmp_path)))
-    long, longer = scorer(["the film"] * 2, [" was good" * 6, " was good" * 600])
-    assert long == pytest.approx(longer)
+    end = " not good . the film was dull ."
+    short, long, longer = scorer(
+        ["was good", "the film", "the film"], [end, " was good" + end, " was good" * 600 + end]
+    )
+    assert [long, longer] == pytest.approx([short, short])
+    (note,) = cut_notes(scorer)
+    assert "2 of 3 texts had more than 10 tokens" in note
 
 
 def test_no_texts_get_no_scores(tmp_path):
@@ -165,7 +170,7 @@ def test_a_folder_that_is_no_model_is_refused_by_name(tmp_path):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_a_score_that_is_not_finite_is_refused_with_its_place(value):
-    scorer = with_finite_scores("mine", lambda prompts, texts: [0.5, value])
+    scorer = FiniteScorer("mine", lambda prompts, texts: [0.5, value])
     with pytest.raises(UserError) as refused:
         scorer(["the film", "the plot"], [" was good", " was dull" + " and dull" * 50])
     message = str(refused.value)
@@ -183,6 +188,6 @@ def test_a_model_whose_weights_are_nan_is_refused(tmp_path):
 
 
 def test_too_few_scores_are_refused():
-    scorer = with_finite_scores("mine", lambda prompts, texts: [0.5])
+    scorer = FiniteScorer("mine", lambda prompts, texts: [0.5])
     with pytest.raises(UserError, match="scorer 'mine' returned 1 scores for 2 texts"):
         scorer(["a", "b"], ["", ""])

@@ -48,7 +48,7 @@ class RewardModelScorer(TextClassifier):
     """The number that a reward model gives to a response."""
 
     kind: Literal["reward_model"]
-    """`reward_model`: the output of a classifier that has one output."""
+    """`reward_model`: the output of a classifier that has one output. It reads chats in its own chat template."""
 
 
 ScorerConfig = Annotated[VaderScorer | TfidfScorer | ClassifierScorer | RewardModelScorer, Field(discriminator="kind")]

@@ -1,5 +1,6 @@
 """Chats as the text that a model reads: its chat template applied, and cut into a prompt and its response."""
 
+import json
 from collections.abc import Mapping, Sequence
 from os.path import commonprefix
 from pathlib import Path
@@ -12,6 +13,9 @@ from sparsepo.runtime.errors import UserError, one_line
 
 Message = Mapping[str, Any]
 """One turn of a chat: `role`, `content`, and whatever else the chat template reads."""
+
+TextOrChat = str | Sequence[Message]
+"""A prompt for a reader that is not the policy: a text, or the messages of a chat."""
 
 HH_TEMPLATE = """\
 {%- set system = (messages[0].content | trim) ~ '\\n\\n' if messages[0].role == 'system' else '' -%}
@@ -45,6 +49,48 @@ TEMPLATES = {"hh": HH_TEMPLATE, "none": NO_TEMPLATE}
 """What `model.chat_template` can name beside `auto` and a file."""
 
 CHOICES = "'hh' (transcripts of Human and Assistant), 'none' (contents alone) or the path of a jinja file"
+
+
+def scored_prompt(record: Any) -> TextOrChat:
+    """The prompt of a record for scorers, judges and measures: its chat if it has one, never the policy's rendering."""
+    return record.messages or record.prompt
+
+
+def plain_text(prompt: TextOrChat) -> str:
+    r"""A text as it is; of a chat `Role: content` for each message, with an empty line between two.
+
+    A message that calls tools, or whose content is not a text, is shown with all its fields as JSON.
+
+    >>> plain_text([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}])
+    'System: Be brief.\n\nUser: Hello'
+    """
+    return prompt if isinstance(prompt, str) else "\n\n".join(map(_plain_message, prompt))
+
+
+def _plain_message(message: Message) -> str:
+    content, fields = message.get("content"), {name: value for name, value in message.items() if name != "role"}
+    shown = (
+        content
+        if isinstance(content, str) and not message.get("tool_calls")
+        else json.dumps(fields, ensure_ascii=False)
+    )
+    return f"{message['role'].capitalize()}: {shown}"
+
+
+def with_response(prompt: TextOrChat, response: str) -> TextOrChat:
+    """A prompt and its response: the two texts joined, or the chat with a message of the assistant.
+
+    What a policy says begins and ends with white space of its chat template; the content of a message does not.
+    """
+    if isinstance(prompt, str):
+        return prompt + response
+    return [*prompt, {"role": "assistant", "content": response.strip()}]
+
+
+def plain_texts(prompts: Sequence[TextOrChat], responses: Sequence[str]) -> list[str]:
+    """Each prompt with its response as one plain text."""
+    pairs = zip(prompts, responses, strict=True)
+    return [plain_text(with_response(prompt, response)) for prompt, response in pairs]
 
 
 def set_chat_template(tokenizer: Any, choice: str) -> Any:
@@ -102,7 +148,8 @@ class ChatRenderer:
         self.rendered = has_own_template(tokenizer)
         self._read: set[str] = set()
         self._unread: dict[str, str] = {}
-        self._end = tokenizer.decode([end_of_turn_id(tokenizer)]) if self.rendered else ""
+        end = end_of_turn_id(tokenizer) if self.rendered else None  # the tokenizer of a reward model may have none
+        self._end = "" if end is None else tokenizer.decode([end])
         self._turn_end = turn_end(tokenizer)
 
     @property

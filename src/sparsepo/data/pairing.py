@@ -24,11 +24,15 @@ class PlacedPair(NamedTuple):
 
 @dataclass
 class PairBuilder:
-    """Pairs that can be used, how many rows were dropped for which reason, and where the first of each stands."""
+    """Pairs that can be used, how many rows were dropped for which reason, and where the first of each stands.
+
+    notes: what a reader has to know of the scores that made the pairs.
+    """
 
     pairs: list[Preference] = field(default_factory=list)
     dropped: Counter = field(default_factory=Counter)
     first: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def drop(self, reason: str, place: str) -> None:
         """Count a row that gives no pair."""
@@ -53,7 +57,7 @@ class PairBuilder:
     def summary(self) -> dict:
         """The same as JSON."""
         rows = [{"reason": reason, "count": n, "first": self.first[reason]} for reason, n in self.dropped.items()]
-        return {"pairs": len(self.pairs), "dropped": rows}
+        return {"pairs": len(self.pairs), "dropped": rows} | ({"notes": self.notes} if self.notes else {})
 
     def __str__(self) -> str:
         reasons = [f"{n} dropped: {reason} (first: {self.first[reason]})" for reason, n in self.dropped.items()]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sparsepo.data import planted
+from sparsepo.data.chat import plain_texts, scored_prompt
 from sparsepo.data.mbpp_humaneval import Problem, read_mbpp
 from sparsepo.data.messages import as_chat
 from sparsepo.data.preference_formats import read_preferences
@@ -165,8 +166,9 @@ def _prompt_of(pair: Preference) -> Prompt:
 
 
 def label_pair(pair: Preference) -> tuple[Labelled, Labelled]:
-    """Both dialogues of a pair with their class: 1 for the chosen one, 0 for the rejected one."""
-    return Labelled(pair.prompt + pair.chosen, 1), Labelled(pair.prompt + pair.rejected, 0)
+    """Both dialogues of a pair, as a scorer reads them, with their class: 1 for the chosen one, 0 for the other."""
+    chosen, rejected = plain_texts([scored_prompt(pair)] * 2, [pair.chosen, pair.rejected])
+    return Labelled(chosen, 1), Labelled(rejected, 0)
 
 
 def _problems(data: dict[str, Any], _: Any, cut: Any, builder: PromptBuilder) -> TaskData:

@@ -8,6 +8,7 @@ from typing import Any
 
 from sparsepo.config.preferences import SamplingConfig
 from sparsepo.config.scorers import ScorerConfig
+from sparsepo.data.chat import scored_prompt
 from sparsepo.data.records import Completion, Prompt, read_records
 from sparsepo.evaluation.kl import ResponseDivergence, response_divergences
 from sparsepo.evaluation.scorers import Scorer, build_scorer
@@ -32,7 +33,7 @@ def score_samples(
     batch_size: int,
 ) -> ScoredSamples:
     """Rewards of sampled responses by each scorer, and their divergences."""
-    prompts, texts = [row.prompt for row in completions], [row.text for row in completions]
+    prompts, texts = [scored_prompt(row) for row in completions], [row.text for row in completions]
     rewards = {name: scorer(prompts, texts) for name, scorer in scorers.items()}
     divergences = response_divergences(policy, reference, tokenizer, completions, batch_size)
     return ScoredSamples(completions, rewards, divergences)

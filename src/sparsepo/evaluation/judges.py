@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from sparsepo.config.scorers import JudgeConfig, ScorerJudge
+from sparsepo.data.chat import TextOrChat, plain_text
 from sparsepo.evaluation.chat_client import ChatClient
-from sparsepo.evaluation.scorers import Scorer, build_scorer
+from sparsepo.evaluation.scorers import Scorer, build_scorer, notes_of
 from sparsepo.runtime.result_cache import ResultCache
 
-Judge = Callable[[list[str], list[str], list[str]], list[float | None]]
-"""(prompts, a, b) -> for each the probability in [0, 1] that a is preferred to b; 1/2 is a tie, None no verdict."""
+Judge = Callable[[list[TextOrChat], list[str], list[str]], list[float | None]]
+"""(prompts, a, b) -> for each the probability in [0, 1] that a is preferred to b; 1/2 is a tie, None no verdict.
+
+Some have a method `take_notes`, see `scorers.cut_notes`.
+"""
 
 
 def build_judge(section: JudgeConfig, folder: Path, fitted_scorer: Path | None = None) -> Judge:
@@ -24,20 +28,20 @@ def build_judge(section: JudgeConfig, folder: Path, fitted_scorer: Path | None =
     """
     if isinstance(section, ScorerJudge):
         preference = bradley_terry if section.scorer.kind == "reward_model" else prefer_greater
-        return compare_scores(build_scorer(section.scorer, fitted_scorer), preference)
+        return ScoreJudge(build_scorer(section.scorer, fitted_scorer), preference)
     return JUDGES[section.kind](folder, **section.model_dump(exclude={"kind"}))
 
 
 def _nli_judge(_: Path, *, model: str, batch_size: int, pickled_weights: bool = False) -> Judge:
     from sparsepo.evaluation.nli import Entailment
 
-    return compare_scores(Entailment(model, batch_size, pickled_weights=pickled_weights).scores, prefer_greater)
+    return ScoreJudge(Entailment(model, batch_size, pickled_weights=pickled_weights), prefer_greater)
 
 
 def _endpoint_judge(folder: Path, *, asks: str, **settings: Any) -> Judge:
     chat = ChatClient(cache=ResultCache(folder / "answers.jsonl"), **settings)
 
-    def judge(prompts: list[str], a: list[str], b: list[str]) -> list[float | None]:
+    def judge(prompts: list[TextOrChat], a: list[str], b: list[str]) -> list[float | None]:
         questions = [build_question(asks, *texts) for texts in zip(prompts, a, b, strict=True)]
         return [parse_verdict(answer) for answer in chat.answers(questions)]
 
@@ -50,17 +54,22 @@ JUDGES: dict[str, Callable[..., Judge]] = {"nli": _nli_judge, "endpoint": _endpo
 # --- by a score of each response
 
 
-def compare_scores(score: Scorer, compare: Callable[[float, float], float]) -> Judge:
+@dataclass(frozen=True)
+class ScoreJudge:
     """Compares the scores of a and b; equal pairs of prompt and text are scored once, so equal texts always tie."""
 
-    def judge(prompts: list[str], a: list[str], b: list[str]) -> list[float | None]:
-        sides = list(zip(prompts, a, strict=True)), list(zip(prompts, b, strict=True))
-        distinct = list(dict.fromkeys(sides[0] + sides[1]))
-        values = score([prompt for prompt, _ in distinct], [text for _, text in distinct])
-        scores = dict(zip(distinct, values, strict=True))
-        return [compare(scores[first], scores[second]) for first, second in zip(*sides, strict=True)]
+    scorer: Scorer
+    compare: Callable[[float, float], float]
 
-    return judge
+    def __call__(self, prompts: list[TextOrChat], a: list[str], b: list[str]) -> list[float | None]:
+        sides = [list(zip(map(str, prompts), texts, strict=True)) for texts in (a, b)]
+        distinct = dict(zip(sides[0] + sides[1], [*prompts, *prompts], strict=True))
+        values = self.scorer(list(distinct.values()), [text for _, text in distinct])
+        scores = dict(zip(distinct, values, strict=True))
+        return [self.compare(scores[first], scores[second]) for first, second in zip(*sides, strict=True)]
+
+    def take_notes(self) -> list[str]:
+        return notes_of(self.scorer)
 
 
 def bradley_terry(a: float, b: float) -> float:
@@ -85,10 +94,12 @@ class BothOrders:
 
     judge: Judge
 
-    def __call__(self, prompts: list[str], a: list[str], b: list[str]) -> list[float | None]:
+    def __call__(self, prompts: list[TextOrChat], a: list[str], b: list[str]) -> list[float | None]:
         return [None if None in order else sum(order) / 2 for order in self.in_both_orders(prompts, a, b)]
 
-    def in_both_orders(self, prompts: list[str], a: list[str], b: list[str]) -> list[tuple[float | None, float | None]]:
+    def in_both_orders(
+        self, prompts: list[TextOrChat], a: list[str], b: list[str]
+    ) -> list[tuple[float | None, float | None]]:
         """The preference for each a when it is shown first, and when it is shown second; the judge is called once."""
         values = self.judge(prompts * 2, a + b, b + a)
         second = [None if value is None else 1 - value for value in values[len(prompts) :]]
@@ -136,10 +147,11 @@ is better, [[B]] if candidate B is better, or [[C]] if neither is."""
 VERDICTS = {"A": 1.0, "B": 0.0, "C": 0.5}
 
 
-def build_question(asks: str, prompt: str, a: str, b: str) -> str:
+def build_question(asks: str, prompt: TextOrChat, a: str, b: str) -> str:
     """What a chat model is asked. White space around the texts is left out: it would show which one was sampled."""
     task, criteria = CRITERIA[asks]
-    return QUESTION.format(task=task, criteria=criteria, prompt=prompt.strip(), a=a.strip(), b=b.strip())
+    texts = {"prompt": plain_text(prompt).strip(), "a": a.strip(), "b": b.strip()}
+    return QUESTION.format(task=task, criteria=criteria, **texts)
 
 
 def parse_verdict(answer: str) -> float | None:
@@ -158,14 +170,14 @@ class Tournament:
     compared: int
 
 
-def round_robin(judge: Judge, prompts: Sequence[str], texts: Sequence[str]) -> Tournament:
+def round_robin(judge: Judge, prompts: Sequence[TextOrChat], texts: Sequence[str]) -> Tournament:
     r"""Every response against each other one to its prompt: $w_i = \frac{1}{K-1} \sum_{j \ne i} P(y_i \succ y_j)$.
 
     It is the preference over a uniform mixture of the others, an estimate of $P(y \succ \pi)$ where they are samples
     of $\pi$. The only response to a prompt has 1/2.
     """
     groups: dict[str, list[int]] = {}
-    for index, prompt in enumerate(prompts):
+    for index, prompt in enumerate(map(str, prompts)):
         groups.setdefault(prompt, []).append(index)
     games = [game for indices in groups.values() for game in combinations(indices, 2)]
     columns = [prompts[a] for a, _ in games], [texts[a] for a, _ in games], [texts[b] for _, b in games]
@@ -175,6 +187,6 @@ def round_robin(judge: Judge, prompts: Sequence[str], texts: Sequence[str]) -> T
         share = 0.5 if preference is None else preference
         sums[a] += share
         sums[b] += 1 - share
-    opponents = [len(groups[prompt]) - 1 for prompt in prompts]
+    opponents = [len(groups[prompt]) - 1 for prompt in map(str, prompts)]
     wins = [total / count if count else 0.5 for total, count in zip(sums, opponents, strict=True)]
     return Tournament(wins, preferences.count(None), len(games))

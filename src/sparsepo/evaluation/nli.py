@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from sparsepo.data.chat import TextOrChat, plain_text
 from sparsepo.evaluation.scorers import load_classifier
 from sparsepo.runtime.errors import UserError
 from sparsepo.runtime.progress import progress
@@ -41,6 +42,9 @@ class Entailment:
 
         self.name, self.batch_size = model, batch_size
         self.tokenizer, self.model = load_classifier(model, "NLI model", pickled_weights)
+        if self.tokenizer.pad_token is None:  # as on a GPT or Llama; the mask hides the pads
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+            self.model.config.pad_token_id = self.tokenizer.pad_token_id
         labels = self.model.config.id2label
         matches = [index for index, label in labels.items() if label.lower().startswith("entail")]
         if len(matches) != 1 or len(labels) < 2:
@@ -52,6 +56,11 @@ class Entailment:
         self.max_tokens = max_pair_tokens(self.tokenizer, self.model.config)
         self.device = torch.accelerator.current_accelerator() or "cpu"
         self.model.eval().to(self.device)
+        self._num_pairs = self._num_cut = 0
+
+    def __call__(self, prompts: Sequence[TextOrChat], responses: Sequence[str]) -> list[float]:
+        """As a scorer: the probability that a prompt entails its response."""
+        return self.scores([plain_text(prompt) for prompt in prompts], responses)
 
     def scores(self, premises: Sequence[str], hypotheses: Sequence[str]) -> list[float]:
         """One probability of each pair, in their order; 0 where one of the texts is blank.
@@ -68,10 +77,18 @@ class Entailment:
             probabilities |= zip(batch, self._probabilities(batch), strict=True)
         return [probabilities.get(pair, 0.0) for pair in pairs]
 
+    def take_notes(self) -> list[str]:
+        """A note about the pairs cut since the last call, if there are any."""
+        pairs, cut, self._num_pairs, self._num_cut = self._num_pairs, self._num_cut, 0, 0
+        note = f"NLI model '{self.name}': {cut:,} of {pairs:,} pairs of texts had more than {self.max_tokens:,} tokens"
+        return [f"{note}; the end of the longer text was left out"] * bool(cut)
+
     def _probabilities(self, batch: list[tuple[str, str]]) -> list[float]:
         import torch
 
         premises, hypotheses = map(list, zip(*batch, strict=True))
+        self._num_pairs += len(batch)
+        self._num_cut += sum(len(ids) > self.max_tokens for ids in self.tokenizer(premises, hypotheses)["input_ids"])
         cut = {"truncation": "longest_first", "max_length": self.max_tokens}
         inputs = self.tokenizer(premises, hypotheses, padding=True, return_tensors="pt", **cut).to(self.device)
         with torch.inference_mode():

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from sparsepo.data.chat import TextOrChat, plain_texts
 from sparsepo.data.records import Labelled, write_bytes, write_json, write_text
 from sparsepo.runtime.errors import UserError
 
@@ -84,8 +85,8 @@ def split_folds(labelled: Sequence[Labelled], seed: int) -> tuple[list[Labelled]
     return fitted, held_out
 
 
-def load_scorer(folder: str | Path) -> Callable[[list[str], list[str]], list[float]]:
-    """The scorer that `fit` has written: the probability of class 1 for prompt + text.
+def load_scorer(folder: str | Path) -> Callable[[Sequence[TextOrChat], Sequence[str]], list[float]]:
+    """The scorer that `fit` has written: the probability of class 1 for prompt + response.
 
     Raises UserError if it cannot be read.
     """
@@ -98,10 +99,10 @@ def load_scorer(folder: str | Path) -> Callable[[list[str], list[str]], list[flo
     vectorizer = _vectorizer(vocabulary={word: index for index, word in enumerate(words)})
     vectorizer.idf_ = saved["idf"]
 
-    def score(prompts: list[str], texts: list[str]) -> list[float]:
-        if not texts:
+    def score(prompts: Sequence[TextOrChat], responses: Sequence[str]) -> list[float]:
+        if not responses:
             return []
-        features = vectorizer.transform([prompt + text for prompt, text in zip(prompts, texts, strict=True)])
+        features = vectorizer.transform(plain_texts(prompts, responses))
         return (1 / (1 + np.exp(-(features @ saved["weight"] + saved["bias"])))).tolist()
 
     return score

@@ -4,6 +4,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sparsepo.data.chat import TextOrChat, plain_text
 from sparsepo.evaluation.judges import BothOrders, Judge
 from sparsepo.runtime.errors import UserError
 
@@ -18,7 +19,7 @@ class WinRate:
 
 
 def win_rate(
-    judge: Judge, prompts: list[str], responses: list[str], against: list[str], groups: Sequence[Hashable]
+    judge: Judge, prompts: list[TextOrChat], responses: list[str], against: list[str], groups: Sequence[Hashable]
 ) -> WinRate:
     """Preference of each response over `against`, to the same prompt; the win rate is the mean, a tie counts 1/2.
 
@@ -30,7 +31,7 @@ def win_rate(
         raise UserError("a win rate needs at least one response, and there are none")
     for prompt, text in zip(prompts, against, strict=True):
         if not text.strip():
-            raise UserError(f"a win rate needs a chosen response for each prompt; {prompt[:60]!r} has none")
+            raise UserError(f"a win rate needs a chosen response for each prompt; {plain_text(prompt)[:60]!r} has none")
     orders = judge.in_both_orders(prompts, responses, against) if isinstance(judge, BothOrders) else []
     values = [None if None in order else sum(order) / 2 for order in orders] or judge(prompts, responses, against)
     judged = [(value, group) for value, group in zip(values, groups, strict=True) if value is not None]

@@ -10,6 +10,7 @@ import torch
 
 from sparsepo.config.preferences import SamplingConfig
 from sparsepo.config.training import PreferenceConfig
+from sparsepo.data.chat import scored_prompt
 from sparsepo.data.encoding import Encoder
 from sparsepo.data.records import Prompt
 from sparsepo.evaluation.scorers import Scorer
@@ -53,7 +54,7 @@ def fit_target(
     UserError for a mean that these samples cannot have.
     """
     samples = sample(reference, tokenizer, prompts, sampling)
-    values = torch.tensor(feature([row.prompt for row in samples], [row.text for row in samples]))
+    values = torch.tensor(feature([scored_prompt(row) for row in samples], [row.text for row in samples]))
     scale = fit_scale(values.unflatten(0, (-1, sampling.samples)), mean)
     print(f"feature: mean {values.mean():.4g} of the reference, wanted {mean:g}: lambda {scale:.4g}", flush=True)
     return Target("feature", feature, scale)

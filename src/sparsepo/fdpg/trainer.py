@@ -12,6 +12,7 @@ from torch import Tensor
 from sparsepo.config.preferences import SamplingConfig
 from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.batches import Batch, ResponseBatch
+from sparsepo.data.chat import scored_prompt
 from sparsepo.data.collation import collate_responses
 from sparsepo.data.encoding import Encoder
 from sparsepo.data.records import Completion, Prompt
@@ -147,7 +148,7 @@ class OnPolicyTrainer(ResumableTrainer):
     def _advantages(self, prompts: Tensor, responses: Sequence[Completion], log_q: Tensor, log_a: Tensor) -> Tensor:
         """(c * s,) pseudo-rewards minus the baseline, of s responses to each of c prompts."""
         samples, texts = self.sampling.samples, [row.text for row in responses]
-        values = torch.tensor(self.target.value([row.prompt for row in responses], texts)).double()
+        values = torch.tensor(self.target.value([scored_prompt(row) for row in responses], texts)).double()
         log_p = log_a + self.target.scale * values
         self.estimates.add_ratios(prompts, (log_p - log_q).unflatten(0, (-1, samples)))
         log_z = self.estimates.log_z(prompts).repeat_interleave(samples)

@@ -376,6 +376,11 @@ class MeasureBenchmarksSettings(StageSettings):
     header: dict[str, Any]
     benchmarks: BenchmarkConfig
     loading: PolicyLoading
+    chat: Annotated[
+        ChatOptions,
+        Taken(lambda job: chat_options(job.section.model)),
+        without_fields("chat_template", "add_generation_prompt"),
+    ]
 
 
 class MeasurePassAtKSettings(StageSettings):

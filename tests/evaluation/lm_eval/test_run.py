@@ -10,11 +10,14 @@ import torch
 
 pytest.importorskip("lm_eval", reason="lm-eval is not installed (pip install 'sparsepo[eval]')")
 
+from chat_models import CHATML, GEMMA, make_tokenizer
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from sparsepo.config.evaluation import BenchmarkConfig
+from sparsepo.config.models import ChatOptions
 from sparsepo.evaluation.lm_eval.run import _measurements, run_tasks
 from sparsepo.models.loading import train_tokenizer
+from sparsepo.runtime.errors import UserError
 from sparsepo.runtime.result_cache import ResultCache
 
 WORDS = "red green blue one two three four five A B C D A. B. C. D. (A) (B) Answer: Question: " + " ".join(
@@ -203,3 +206,64 @@ def test_a_run_leaves_lm_evals_logger_as_it_was_and_says_nothing_but_progress(mo
     run_tasks(model, tokenizer, section(local=[task_file(tmp_path)]), tmp_path)
     assert (logger.propagate, list(logger.handlers)) == before
     assert capfd.readouterr().out == "prompts of lm-eval: 56 of 56 in 0 s\n"
+
+
+# --- policies that were trained on rendered chats
+
+
+def chat_policy(template: str):
+    """(model, tokenizer), which puts <s> in front of texts; ChatML has none."""
+    torch.manual_seed(0)
+    tokenizer = make_tokenizer("byte-level BPE", template, adds_bos=True)
+    sizes = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 200, "initializer_range": 0.5}
+    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    return GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), **sizes, **ends)).eval(), tokenizer
+
+
+def rendered_answer(model, tokenizer, messages: list[dict], choices: list[str]) -> int:
+    """The likeliest choice behind the messages as the template renders them, each scored in one pass in float64."""
+    double, sums = GPT2LMHeadModel(model.config).double().eval(), []
+    double.load_state_dict(model.state_dict())
+    start = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    length = len(tokenizer(start, add_special_tokens=False)["input_ids"])
+    for choice in choices:
+        ids = tokenizer(start + choice, add_special_tokens=False)["input_ids"]
+        with torch.no_grad():
+            logps = double(torch.tensor([ids[:-1]])).logits[0].log_softmax(-1)
+        sums.append(sum(logps[place - 1, ids[place]].item() for place in range(length, len(ids))))
+    return sums.index(max(sums))
+
+
+@pytest.mark.parametrize("system", [None, "Be brief."])
+def test_a_policy_trained_on_rendered_chats_is_asked_in_its_chat_template(tmp_path, system):
+    """With the system message of the config, and without a second start token."""
+    model, tokenizer = chat_policy(CHATML)
+    place = task_file(tmp_path, metric_list=[{"metric": "acc", "aggregation": "mean"}])
+    options, starts = ChatOptions(wrap_prompts=system is not None, system_message=system), set()
+    model.register_forward_pre_hook(lambda _, given: starts.update(given[0][:, 0].tolist()))
+    found = run_tasks(model, tokenizer, section(local=[place]), tmp_path / "work", chat=options)
+    turns = [{"role": "system", "content": system}] if system else []
+    rows = [question(number) for number in range(14)]
+    wanted = [
+        float(
+            rendered_answer(model, tokenizer, [*turns, {"role": "user", "content": row["question"]}], row["choices"])
+            == row["answer"]
+        )
+        for row in rows
+    ]
+    assert starts == {tokenizer.convert_tokens_to_ids("<|im_start|>")}
+    assert found["measurements"]["colours"]["values"] == wanted and 0 < sum(wanted) < 14
+    note = "questions are asked in the policy's chat template"
+    assert found["notes"][1:] == [f"{note}, with the system message of the config" if system else note]
+    plain = run_tasks(model, tokenizer, section(local=[place]), tmp_path / "work")
+    assert plain["measurements"] != found["measurements"] and plain["notes"] == found["notes"][:1]
+
+
+def test_a_template_without_system_messages_is_said_and_one_that_refuses_questions_is_an_error(tmp_path):
+    options = ChatOptions(wrap_prompts=True, system_message="Be brief.")
+    place = task_file(tmp_path)
+    found = run_tasks(*chat_policy(GEMMA), section(local=[place]), tmp_path / "work", chat=options)
+    assert found["notes"][-1].startswith("the chat template takes no system message: ")
+    refusing = chat_policy("{{- raise_exception('no questions') -}}")
+    with pytest.raises(UserError, match="chat template does not take a question of lm-eval: no questions"):
+        run_tasks(*refusing, section(local=[place]), tmp_path / "work", chat=ChatOptions())

@@ -79,6 +79,14 @@ def test_each_answer_has_its_own_reward(scored):
     assert found.runs["sft"][1] == [["0:b-0", 1.0, [2.0, 0.5]], ["0:b-1", 1.0, [3.0, 0.5]]]
 
 
+def test_the_prompt_of_a_chat_is_shown_as_plain_text_and_not_as_the_policy_reads_it(tmp_path):
+    task, chat = _task(tmp_path, runs=[]), [{"role": "user", "content": "Hello"}]
+    _write_rows(task, "samples", "sft", _drawn(["<|im_start|>Hello"], 2, messages=chat, rendered=True))
+    _write_rows(task, "prompts", "test", [Prompt("<|im_start|>Hello", reference="Hi", messages=chat, rendered=True)])
+    _write_measures(task, "scores", "sft", {"": {"reward": ([1.0, 2.0], [0, 0])}})
+    assert find_answers(task, "samples").prompts == [{"prompt": "User: Hello", "reference": "Hi"}]
+
+
 def test_a_prompt_that_was_drawn_in_two_places_keeps_its_answers_together(tmp_path):
     task = _task(tmp_path, runs=[])
     _write_rows(task, "samples", "sft", _drawn(["a", "b", "a"], 1))

@@ -11,9 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from jinja2.exceptions import TemplateError
+
 from sparsepo.config.evaluation import BenchmarkConfig
+from sparsepo.config.models import ChatOptions
 from sparsepo.evaluation.lm_eval import leaderboard
 from sparsepo.evaluation.lm_eval.tasks import SEED, check_answer_lengths, draw_questions, load_tasks, set_examples
+from sparsepo.runtime.errors import UserError
 from sparsepo.runtime.progress import progress
 from sparsepo.runtime.result_cache import ResultCache, get_or_compute
 
@@ -22,15 +26,21 @@ BOOTSTRAP = 100  # resamples, for the few metrics without a standard error in cl
 
 
 def run_tasks(
-    model: Any, tokenizer: Any, section: BenchmarkConfig, work: Path, cache: ResultCache | None = None
+    model: Any,
+    tokenizer: Any,
+    section: BenchmarkConfig,
+    work: Path,
+    cache: ResultCache | None = None,
+    chat: ChatOptions | None = None,
 ) -> dict[str, Any]:
     """The scores of `model` on the tasks of a config's section `benchmarks`.
 
     `work` is a folder for the files of packaged questions. Returns {"results": lm-eval's numbers by task,
     "measurements": the columns of the leaderboard and their "avg", and one for each other task asked for, "notes"}.
     `limit` chooses so many questions of each task, the same for every model. `num_fewshot` does not change the tasks of
-    the leaderboard. Answers are cached block by block. Raises UserError for an unknown task, and for packages,
-    data or access that a task lacks.
+    the leaderboard. Answers are cached block by block. chat: of a policy trained on rendered chats; it is asked
+    in its chat template, examples as earlier turns, with the system message of these options. Raises UserError for an
+    unknown task, for packages, data or access that a task lacks, and for questions that the chat template refuses.
     """
     with _quiet() as messages:
         loaded = load_tasks(section, work)
@@ -40,22 +50,35 @@ def run_tasks(
         from lm_eval.evaluator import evaluate
 
         set_examples(tasks, section.num_fewshot)
-        lm = _language_model(model, tokenizer, section.batch_size, cache)
+        lm = _language_model(model, tokenizer, section.batch_size, cache, chat)
         check_answer_lengths(tasks, lm.max_length)
         questions = draw_questions(tasks, section.limit)
         torch.manual_seed(SEED)
-        output = evaluate(lm, {"tasks": tasks, "groups": groups}, samples=questions, bootstrap_iters=BOOTSTRAP)
+        asked = {"samples": questions, "bootstrap_iters": BOOTSTRAP}
+        if chat is not None:
+            system = {"system_instruction": chat.system_message}
+            asked |= system | {"apply_chat_template": True, "fewshot_as_multiturn": True}
+        try:
+            output = evaluate(lm, {"tasks": tasks, "groups": groups}, **asked)
+        except TemplateError as error:
+            raise UserError(f"the policy's chat template does not take a question of lm-eval: {error}") from None
     return {
         "results": json.loads(json.dumps(output["results"], default=float)),
         "measurements": _measurements(output, {name: list(part["tasks"]) for name, part in loaded.items()}),
-        "notes": _notes(section.limit, messages, lm.max_length),
+        "notes": _notes(section.limit, messages, lm.max_length, chat),
     }
 
 
-def _notes(limit: int | None, messages: list[str], length: int) -> list[str]:
+def _notes(limit: int | None, messages: list[str], length: int, chat: ChatOptions | None) -> list[str]:
     notes = [f"lm-eval {importlib.metadata.version('lm-eval')}"]
     if limit:
         notes.append(f"at most {limit:,} questions of each task, drawn with seed {SEED}")
+    if chat is not None:
+        system = ", with the system message of the config" if chat.system_message else ""
+        notes.append(f"questions are asked in the policy's chat template{system}")
+    unread = sum("removing the system role" in message for message in messages)
+    if unread:
+        notes.append(f"the chat template takes no system message: {unread:,} were left out")
     cut = sum("truncating" in message.lower() for message in messages)
     if cut:
         notes.append(f"prompts longer than the model's {length:,} tokens lost their beginning, {cut:,} times")
@@ -65,7 +88,9 @@ def _notes(limit: int | None, messages: list[str], length: int) -> list[str]:
 # --- model
 
 
-def _language_model(model: Any, tokenizer: Any, batch_size: int, cache: ResultCache | None) -> Any:
+def _language_model(
+    model: Any, tokenizer: Any, batch_size: int, cache: ResultCache | None, chat: ChatOptions | None
+) -> Any:
     """lm-eval's wrapper of a model in memory, with our progress lines and cache."""
     from lm_eval.models.huggingface import HFLM
 
@@ -79,8 +104,10 @@ def _language_model(model: Any, tokenizer: Any, batch_size: int, cache: ResultCa
         def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
             return _run_in_blocks(super().generate_until, requests, size, "answers for lm-eval", cache)
 
-    # in bfloat16 the differences between choices would be lost
-    return Model(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, softmax_dtype="float32")
+    options = {"batch_size": batch_size, "softmax_dtype": "float32"}  # bfloat16 loses differences between choices
+    if chat is not None:  # what the chat template makes has its BOS
+        options |= {"add_bos_token": False, "chat_template_args": chat.chat_template_kwargs}
+    return Model(pretrained=model, tokenizer=tokenizer, **options)
 
 
 def _run_in_blocks(

@@ -4,6 +4,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sparsepo.data.chat import plain_text
 from sparsepo.report.html.packing import rounded
 from sparsepo.report.html.task_results import TaskResults
 from sparsepo.report.tables.metrics import metric_of
@@ -40,7 +41,8 @@ def find_answers(task: TaskResults, kind: str) -> Answers | None:
     count = min(MAX_PROMPTS, max(MIN_PROMPTS, MAX_LETTERS * len(all_prompts) // max(letters, 1)))
     shown = all_prompts[:count]
     references = {row["prompt"]: row.get("reference", "") for row in task.rows("prompts", "test")}
-    prompts = [{"prompt": _cut(prompt), "reference": _cut(references.get(prompt, ""))} for prompt in shown]
+    chats = {row["prompt"]: plain_text(row.get("messages") or row["prompt"]) for row in rows["sft"]}
+    prompts = [{"prompt": _cut(chats[prompt]), "reference": _cut(references.get(prompt, ""))} for prompt in shown]
     scores = {run: _answer_scores(task, kind, run, rows[run]) for run in rows}
     names = list(dict.fromkeys(name for of_run in scores.values() for score in of_run for name in score))
     runs = {run: _by_prompt(rows[run], scores[run], shown, names) for run in rows}

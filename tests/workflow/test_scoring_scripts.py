@@ -1,0 +1,114 @@
+"""Scripts that score: which prompt a scorer gets, where cut texts are said, how a policy is asked by lm-eval."""
+
+import importlib.util
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from sparsepo.config.models import ChatOptions
+from sparsepo.data.records import Completion, Prompt, write_records
+from sparsepo.evaluation.judges import ScoreJudge, prefer_greater
+
+ROOT = Path(__file__).parents[2]
+CHAT = [{"role": "user", "content": "Hello"}]
+ROWS = [
+    Completion("<|im_start|>Hello", text, [1], True, messages=CHAT, rendered=True) for text in ("a", "longer", "most")
+]
+NOTE = "3 of 3 texts were cut"
+
+
+class CuttingScorer:
+    """Scores by length, and says that it cut all texts; it takes only what a scorer should be given."""
+
+    def __call__(self, prompts, texts):
+        assert prompts == [CHAT] * len(texts)
+        return [float(len(text)) for text in texts]
+
+    def take_notes(self):
+        return [NOTE]
+
+
+def script(name: str):
+    place = importlib.util.spec_from_file_location(name, ROOT / "workflow_scripts" / f"{name}.py")
+    module = importlib.util.module_from_spec(place)
+    place.loader.exec_module(module)
+    return module
+
+
+def run(module, monkeypatch, **options):
+    parser = SimpleNamespace(parse_args=lambda: SimpleNamespace(**options))
+    monkeypatch.setattr(module, "stage_parser", lambda *_: parser)
+    module.main()
+
+
+def test_pairs_of_scored_chats_say_how_many_texts_were_cut(monkeypatch, capsys):
+    module = script("build_preferences")
+    monkeypatch.setattr(module, "sampler", lambda *_: lambda prompts, path: ROWS)
+    monkeypatch.setattr(module, "build_scorer", lambda *_: CuttingScorer())
+    settings = SimpleNamespace(preferences=SimpleNamespace(scorer=None))
+    pairs_of = module.pairs_by_score(SimpleNamespace(settings=settings, fitted_scorer=None), None)
+    builder = pairs_of([], Path("train.jsonl"))
+    assert [(pair.chosen, pair.rejected, pair.messages) for pair in builder.pairs] == [("longer", "a", CHAT)]
+    assert builder.summary == {"pairs": 1, "dropped": [], "notes": [NOTE]}
+    assert NOTE in capsys.readouterr().out
+
+
+def test_pairs_of_a_round_say_how_many_texts_were_cut(monkeypatch):
+    module = script("build_round_pairs")
+    monkeypatch.setattr(module, "build_judge", lambda *_: ScoreJudge(CuttingScorer(), prefer_greater))
+    options = SimpleNamespace(settings=SimpleNamespace(judge=None), judge_cache=None, fitted_scorer=None, prompts="p")
+    builder, tournament = module.ranked_pairs(options, ROWS)
+    assert tournament.wins == [0.0, 1.0, 0.5] and builder.summary["notes"] == [NOTE]
+
+
+def test_a_win_rate_says_how_many_texts_were_cut(tmp_path, monkeypatch):
+    module = script("measure_win_rate")
+    monkeypatch.setattr(module, "build_judge", lambda *_: ScoreJudge(CuttingScorer(), prefer_greater))
+    paths = {name: tmp_path / f"{name}.jsonl" for name in ("generations", "validation", "test")}
+    write_records(paths["generations"], ROWS)
+    prompt = Prompt("<|im_start|>Hello", reference="four", messages=CHAT, rendered=True)
+    write_records(paths["validation"], [])
+    write_records(paths["test"], [prompt])
+    settings = SimpleNamespace(splits=["test"], judge=None, header={})
+    others = {"judge_cache": None, "fitted_scorer": None, "out": tmp_path / "out.json"}
+    run(module, monkeypatch, settings=settings, **paths, **others)
+    made = json.loads((tmp_path / "out.json").read_text())
+    assert made["splits"]["test"]["1"]["win_rate"]["values"] == [0.0, 1.0, 0.5]
+    assert made["notes"] == [f"test, temperature 1: {NOTE}"]
+
+
+def test_scores_of_a_run_say_how_many_texts_were_cut(tmp_path, monkeypatch):
+    module = script("evaluate_run")
+    for name in ("load_model", "load_tokenizer", "load_masks", "token_records"):
+        monkeypatch.setattr(module, name, lambda *_, **__: [])
+    nothing = ("sample_scores", "mask_sparsity", "sample_measurements", "pair_accuracy", "mask_measurements")
+    monkeypatch.setattr(module, "token_analysis", SimpleNamespace(**{name: lambda *_: {} for name in nothing}))
+    monkeypatch.setattr(module, "score_samples", lambda policy, reference, tokenizer, rows, scorers, size: None)
+    monkeypatch.setattr(module, "build_scorer", lambda *_: CuttingScorer())
+    for name in ("samples", "pairs"):
+        write_records(tmp_path / name, [])
+    settings = {"header": {"method": "sft"}, "scorer": "a section", "extra_scorers": {}, "batch_size": 1}
+    settings |= {"method": "dpo", "hyper": {}, "planted": False, "reference_loading": {}, "policy_loading": {}}
+    places = {name: tmp_path / name for name in ("policy", "reference", "samples", "pairs", "scores", "tokens")}
+    run(module, monkeypatch, settings=SimpleNamespace(**settings), fitted_scorer=None, **places)
+    assert json.loads((tmp_path / "scores").read_text())["notes"] == [f"validation: {NOTE}", f"test: {NOTE}"]
+
+
+@pytest.mark.parametrize("rendered", [True, False])
+def test_lm_eval_asks_in_the_chat_template_where_prompts_are_rendered(tmp_path, monkeypatch, rendered):
+    """Not where the tokenizer has a template that the policy was not trained with."""
+    module, seen = script("measure_benchmarks"), []
+    result = {"measurements": {}, "notes": [], "results": {}}
+    monkeypatch.setattr(module, "run_tasks", lambda *given: seen.append(given[-1]) or result)
+    monkeypatch.setattr(module, "load_model", lambda *_, **__: None)
+    monkeypatch.setattr(module, "load_tokenizer", lambda *_: SimpleNamespace(chat_template="a template"))
+    monkeypatch.setattr(module, "open_cache", lambda *_: SimpleNamespace(delete=lambda: None))
+    monkeypatch.setattr(module, "job_identity", lambda *_: "")
+    write_records(tmp_path / "test.jsonl", [Prompt("Hello", messages=CHAT, rendered=rendered)])
+    chat = ChatOptions(wrap_prompts=True, system_message="Be brief.")
+    settings = SimpleNamespace(chat=chat, loading={}, benchmarks=None, header={}, as_dict=dict)
+    places = {"policy": tmp_path, "prompts": tmp_path / "test.jsonl", "questions": tmp_path, "result_cache": tmp_path}
+    run(module, monkeypatch, settings=settings, code_version="", out=tmp_path / "out.json", **places)
+    assert seen == [chat if rendered else None]
