@@ -16,7 +16,7 @@ from sparsepo.workflow.settings import SampleResponsesSettings
 def prompts_of(settings: SampleResponsesSettings, path: Path) -> list[Prompt]:
     """The prompts of a split that are answered. Raises UserError when none is left."""
     prompts = read_records(path, Prompt)
-    answered = [prompt for prompt in prompts if not settings.single_turn or count_human_turns(prompt.prompt) == 1]
+    answered = [prompt for prompt in prompts if not settings.single_turn or count_human_turns(prompt) == 1]
     if not answered:
         raise UserError(
             f"{path}: none of its {len(prompts)} prompts is the first turn of a dialogue; set single_turn: false"

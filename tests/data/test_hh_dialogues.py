@@ -9,7 +9,7 @@ from sparsepo.data.hh_dialogues import count_human_turns, split_dialogue, transc
 from sparsepo.data.pairing import PairBuilder
 from sparsepo.data.preference_formats import row_pairs
 from sparsepo.data.prompts import PromptBuilder
-from sparsepo.data.records import Preference
+from sparsepo.data.records import Preference, Prompt
 from sparsepo.models.loading import train_tokenizer
 from sparsepo.runtime.errors import UserError
 
@@ -33,6 +33,7 @@ def test_the_response_is_the_last_turn_of_the_assistant_with_its_space():
     assert split_dialogue(f"{TWO} Because.", "here") == (TWO, " Because.")
 
 
+ROLES = ("user", "assistant")
 WORDS = st.text("abc \n:", max_size=8)
 
 
@@ -41,7 +42,8 @@ def test_prompt_and_response_are_the_dialogue_and_the_cut_is_before_the_last_ans
     dialogue = "".join(f"\n\nHuman:{asked}\n\nAssistant:{answered}" for asked, answered in exchange)
     prompt, response = split_dialogue(dialogue, "here")
     assert prompt + response == dialogue and response == exchange[-1][1]
-    assert count_human_turns(prompt) == len(exchange)
+    turns = [{"role": role, "content": text} for pair in exchange for role, text in zip(ROLES, pair, strict=True)]
+    assert count_human_turns(Prompt(prompt)) == count_human_turns(Prompt("", messages=turns)) == len(exchange)
 
 
 @pytest.mark.parametrize(
@@ -127,8 +129,8 @@ def test_chats_give_pairs_with_the_data_set_that_they_come_from():
 @pytest.mark.parametrize(
     ("messages", "says"),
     [
-        (["Hi"], "row 1: field 'chosen': message 1 must be an object with 'role' and 'content', not \"Hi\""),
-        ([{"content": "Hi"}], "row 1: field 'chosen': message 1 must be an object with 'role'"),
+        (["Hi"], r"row 1: field 'chosen'\[0\] must be a message \{.role.: "),
+        ([{"content": "Hi"}], r"row 1: field 'chosen'\[0\] must be a message"),
         (chat(("user", "Hi"), ("tool", "x"), ("assistant", "y")), "a role 'tool'; allowed: system"),
         (chat(("user", "Hi"), ("system", "x"), ("assistant", "y")), "a role 'system'"),
         (chat(("assistant", "Hi"), ("user", "Ha"), ("assistant", "Ho")), "must begin with a message of the user"),

@@ -3,11 +3,11 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from sparsepo.data.pairing import PairBuilder, PlacedPair
-from sparsepo.data.prompts import PromptBuilder
 from sparsepo.data.readers import PlacedRows
-from sparsepo.data.records import Preference, String, as_record
+from sparsepo.data.records import Preference, Prompt, String, as_record
 from sparsepo.runtime.errors import UserError
 
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
@@ -21,9 +21,11 @@ class Dialogues:
     rejected: String
 
 
-def count_human_turns(prompt: str) -> int:
-    """The number of turns of the human in a prompt."""
-    return prompt.count(HUMAN)
+def count_human_turns(prompt: Prompt) -> int:
+    """The number of turns of the human in a prompt: messages of the user, or turns of a transcript."""
+    if prompt.messages is not None:
+        return sum(message["role"] == "user" for message in prompt.messages)
+    return prompt.prompt.count(HUMAN)
 
 
 def split_dialogue(dialogue: str, place: str) -> tuple[str, str]:
@@ -44,7 +46,7 @@ def split_dialogue(dialogue: str, place: str) -> tuple[str, str]:
     return prompt + ASSISTANT, response
 
 
-def transcript_pairs(rows: PlacedRows, builder: PairBuilder, prompts: PromptBuilder) -> Iterator[PlacedPair]:
+def transcript_pairs(rows: PlacedRows, builder: PairBuilder, _: Any) -> Iterator[PlacedPair]:
     """A pair of each row {"chosen", "rejected"}; dialogues that differ before their last turn are dropped."""
     for place, row in rows:
         record = as_record(row, Dialogues, place)

@@ -49,11 +49,17 @@ def _as_message(message: Any, place: str) -> dict[str, Any]:
         if "role" not in message and {"from", "value"} <= message.keys():
             message = _from_sharegpt(message, place)
         content = message.get("content")
-        has_content = isinstance(content, str | list) or (content is None and bool(message.get("tool_calls")))
+        is_text = isinstance(content, str) or _has_parts(content)
+        has_content = is_text or (content is None and bool(message.get("tool_calls")))
         if isinstance(message.get("role"), str) and has_content:
             return message
     wanted = '{"role": ..., "content": ...} or {"from": ..., "value": ...}'
     raise UserError(f"{place} must be a message {wanted}, not {format_value(message, 60)}")
+
+
+def _has_parts(content: Any) -> bool:
+    """Whether this is a content of several parts, as templates of models for images take it."""
+    return isinstance(content, list) and bool(content) and all(isinstance(x, dict) and "type" in x for x in content)
 
 
 def _from_sharegpt(message: dict[str, Any], place: str) -> dict[str, Any]:

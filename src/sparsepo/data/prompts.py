@@ -7,8 +7,9 @@ from typing import Any, TypeVar
 
 from sparsepo.data.chat import ChatRenderer, Message
 from sparsepo.data.encoding import Encoder
+from sparsepo.data.messages import as_chat, as_messages
 from sparsepo.data.records import Preference, Prompt, as_record
-from sparsepo.runtime.errors import UserError, format_value
+from sparsepo.runtime.errors import UserError
 
 PromptRecord = TypeVar("PromptRecord", Prompt, Preference)
 
@@ -100,7 +101,7 @@ class PromptBuilder:
         fields: further fields of the record. Raises UserError, naming `place`, for a chat that cannot be rendered.
         """
         if self.wrap_prompts or not isinstance(prompt, str):
-            messages = self._wrapped(prompt) if isinstance(prompt, str) else _as_messages(prompt, "user", place)
+            messages = self._wrapped(prompt) if isinstance(prompt, str) else as_messages(as_chat(prompt, place), "user")
             prompt = self._renderer(place).render_prompt(messages, place)
             fields |= {"messages": messages, "rendered": self.renderer.rendered}
         return self._limited(Prompt(prompt, **fields), place)
@@ -114,14 +115,13 @@ class PromptBuilder:
         """
         if not any(isinstance(row.get(name), list) for name in ("prompt", "chosen", "rejected")):
             return as_record(row, Preference, place)
-        sides = [
-            _as_messages(row.get(name), "assistant", f"{place}: field '{name}'") for name in ("chosen", "rejected")
-        ]
+        chats = [as_chat(row.get(side), f"{place}: field '{side}'") for side in ("chosen", "rejected")]
+        sides = [as_messages(chat, "assistant") for chat in chats]
         prompt = row.get("prompt")
         if prompt is None or (isinstance(prompt, str) and len(sides[0]) > 1):  # the chats hold the prompt
             messages = sides[0][:-1]
         else:
-            messages = _as_messages(prompt, "user", f"{place}: field 'prompt'")
+            messages = as_messages(as_chat(prompt, f"{place}: field 'prompt'"), "user")
         return self._rendered_pair(row, messages, sides, place)
 
     def _rendered_pair(
@@ -158,29 +158,3 @@ class PromptBuilder:
     def _wrapped(self, prompt: str) -> list[Message]:
         system = [{"role": "system", "content": self.system_message}] if self.system_message else []
         return [*system, {"role": "user", "content": prompt}]
-
-
-def _as_messages(value: Any, role: str, name: str) -> list[Message]:
-    """The messages of a chat; a text is one message of `role`. Raises UserError unless each message has a role."""
-    if isinstance(value, str):
-        return [{"role": role, "content": value}]
-    if not isinstance(value, list):
-        raise UserError(f"{name} must be a text or a list of messages, not {format_value(value, 60)}")
-    for number, message in enumerate(value, start=1):
-        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-            raise UserError(
-                f"{name}: message {number} must be an object with 'role' and 'content', not {format_value(message, 60)}"
-            )
-        content = message.get("content")
-        if not (content is None or isinstance(content, str) or _is_parts(content)):
-            raise UserError(f"{name}: message {number}: 'content' must be a text, not {format_value(content, 60)}")
-    return value
-
-
-def _is_parts(content: Any) -> bool:
-    """Whether this is a content of several parts, as templates of models for images take it."""
-    return (
-        isinstance(content, list)
-        and bool(content)
-        and all(isinstance(each, dict) and "type" in each for each in content)
-    )
