@@ -158,3 +158,14 @@ def test_responses_to_prompts_are_the_batch_worked_out_by_hand():
 def test_an_empty_prompt_or_response_cannot_be_put_into_a_batch(prompt, response):
     with pytest.raises(ValueError, match="at least one prompt token and at least one response token"):
         collate_responses([[1], prompt], [[2], response], 0)
+
+
+def test_a_rejected_response_can_have_a_prompt_of_its_own_in_padded_batches_alone():
+    pair = TokenPair([1, 2], [3], [4, 5], rejected_prompt=[6])
+    batch = collate_pairs([pair], pad_id=0)
+    assert batch.inputs.input_ids.tolist() == [[1, 2, 3], [6, 4, 5]]
+    assert batch.labels.tolist() == [3, 4, 5] and batch.num_tokens == 6
+    assert batch.responses.hidden.tolist() == [1, 3, 4]  # the rows that predict them
+    for layout in ("shared", "pairs"):
+        with pytest.raises(ValueError, match="a pair has two: take 'padded'"):
+            collate_pairs([pair], 0, layout)

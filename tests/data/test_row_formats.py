@@ -298,14 +298,18 @@ def unpaired(*rows, builder=None):
 
 def test_good_and_bad_responses_to_a_prompt_are_paired_in_their_order_and_the_others_counted():
     texts = [("p", "good", True), ("p", "bad", 0), ("p", "fine", 1), ("p", "worse", False), ("p", "best", True)]
-    texts += [("q", "good", True), ("r", "bad", False)]
+    texts += [("q", "good", True), ("r", "bad", False), ("s", "good", True)]
     builder = PairBuilder()
     rows = unpaired(*({"prompt": p, "completion": c, "label": label} for p, c, label in texts), builder=builder)
     assert rows == [
         ("row 1", {"prompt": "p", "chosen": "good", "rejected": "bad"}),
         ("row 3", {"prompt": "p", "chosen": "fine", "rejected": "worse"}),
+        ("row 6", {"prompt": "q", "chosen": "good", "rejected": "bad", "rejected_prompt": "r"}),
     ]
-    assert sorted(builder.dropped.values()) == [1, 2]
+    assert builder.dropped == {
+        "a response more than the other responses to its prompt": 1,
+        "more good responses than others": 1,
+    }
 
 
 def test_unpaired_chats_are_canonical_rows_too():

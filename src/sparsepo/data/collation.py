@@ -25,12 +25,14 @@ class Layout:
 
 
 def collate_pairs(pairs: Sequence[TokenPair], pad_id: int, layout: str = "padded") -> PairBatch:
-    """A batch of pairs in one of `LAYOUTS`. Raises ValueError for a pair with an empty part.
+    """A batch of pairs in one of `LAYOUTS`. Raises ValueError for a pair with an empty part, or with two prompts.
 
     Padding is known from positions, never from ids: `pad_id` may be any token.
     """
     if not all(pair.prompt and pair.chosen and pair.rejected for pair in pairs):
         raise ValueError("each pair needs at least one prompt token and at least one response token on either side")
+    if layout != "padded" and any(pair.rejected_prompt for pair in pairs):
+        raise ValueError(f"layout '{layout}' has one prompt for both responses; a pair has two: take 'padded'")
     inputs, responses = LAYOUTS[layout].arrange(pairs, pad_id)
     values = scores = None
     if all(pair.values for pair in pairs):
@@ -38,7 +40,7 @@ def collate_pairs(pairs: Sequence[TokenPair], pad_id: int, layout: str = "padded
     if all(pair.scores for pair in pairs):
         scores = torch.tensor([pair.scores[side] for side in (0, 1) for pair in pairs])
     return PairBatch(
-        num_tokens=sum(2 * len(pair.prompt) + len(pair.chosen) + len(pair.rejected) for pair in pairs),
+        num_tokens=sum(sum(map(len, (*pair.prompts, pair.chosen, pair.rejected))) for pair in pairs),
         inputs=inputs,
         responses=responses,
         pair_ends=tuple(accumulate(len(pair.chosen) + len(pair.rejected) for pair in pairs)),
@@ -55,11 +57,11 @@ def _index_responses(pairs: Sequence[TokenPair], before: Iterable[int], start: I
 
 
 def _arrange_padded(pairs: Sequence[TokenPair], pad_id: int) -> tuple[ModelInputs, ResponseIndex]:
-    sequences = [pair.prompt + pair.chosen for pair in pairs] + [pair.prompt + pair.rejected for pair in pairs]
+    sequences = [pair.prompts[0] + pair.chosen for pair in pairs] + [pair.prompts[1] + pair.rejected for pair in pairs]
     inputs = _right_padded(sequences, pad_id)
     longest = inputs.input_ids.shape[1]
     start = [
-        (side * len(pairs) + number) * longest + len(pair.prompt)
+        (side * len(pairs) + number) * longest + len(pair.prompts[side])
         for number, pair in enumerate(pairs)
         for side in (0, 1)
     ]
@@ -109,7 +111,7 @@ def _right_padded(sequences: Sequence[list[int]], pad_id: int) -> ModelInputs:
 
 
 def _longer_length(pair: TokenPair) -> int:
-    return len(pair.prompt) + max(len(pair.chosen), len(pair.rejected))
+    return max(len(pair.prompts[0]) + len(pair.chosen), len(pair.prompts[1]) + len(pair.rejected))
 
 
 def _shared_length(pair: TokenPair) -> int:

@@ -19,7 +19,7 @@ class TokenPair:
     """Token ids of one preference, all three non-empty.
 
     values: numbers for the tokens of the chosen and of the rejected response, as many as it has tokens. scores: of the
-    chosen and of the rejected response.
+    chosen and of the rejected response. rejected_prompt: where the rejected response is one to another prompt.
     """
 
     prompt: list[int]
@@ -27,6 +27,12 @@ class TokenPair:
     rejected: list[int]
     values: tuple[list[float], list[float]] | None = None
     scores: tuple[float, float] | None = None
+    rejected_prompt: list[int] | None = None
+
+    @property
+    def prompts(self) -> tuple[list[int], list[int]]:
+        """Of the chosen and of the rejected response."""
+        return self.prompt, self.rejected_prompt or self.prompt
 
 
 @dataclass(frozen=True)
@@ -121,7 +127,10 @@ class Encoder:
         sampled = getattr(record, f"{side}_ids")
         if sampled is not None:
             return list(sampled), False
-        return self.encode_both(record.prompt, getattr(record, side), getattr(record, f"{side}_ended"), record.rendered)
+        prompt = record.prompt
+        if side == "rejected" and record.rejected_prompt is not None:
+            prompt = record.rejected_prompt
+        return self.encode_both(prompt, getattr(record, side), getattr(record, f"{side}_ended"), record.rendered)
 
 
 def encode_pairs(
@@ -135,18 +144,21 @@ def encode_pairs(
     """
     pairs, indices, dropped, counts = [], [], Counter(), Counter()
     for index, record in enumerate(records):
-        prompt = encoder.prompt_ids(record)
-        room = max(0, min(max_response, context - len(prompt)))
+        prompt, own_prompt = encoder.prompt_ids(record), None
+        if record.rejected_prompt is not None:
+            own_prompt = encoder.encode_prompt(record.rejected_prompt, record.rendered)
+        longest = max(prompt, own_prompt or [], key=len)
+        room = max(0, min(max_response, context - len(longest)))
         (chosen, chosen_merged), (rejected, rejected_merged) = (
             encoder.side_ids(record, side) for side in ("chosen", "rejected")
         )
         full = chosen, rejected
         chosen, rejected = chosen[:room], rejected[:room]
-        reason = _unusable_reason(record, prompt, chosen, rejected, min(max_prompt, context - 1))
+        reason = _unusable_reason(record, longest, chosen, rejected, min(max_prompt, context - 1))
         if reason is None:
             values = _checked_values(record, index, full)
             cut_values = None if values is None else (values[0][: len(chosen)], values[1][: len(rejected)])
-            pairs.append(TokenPair(prompt, chosen, rejected, cut_values, _scores(record)))
+            pairs.append(TokenPair(prompt, chosen, rejected, cut_values, _scores(record), own_prompt))
             indices.append(index)
             counts.update(cut=max(map(len, full)) > room, merged=chosen_merged or rejected_merged)
         else:
@@ -197,4 +209,5 @@ def _unusable_reason(
     for name, text, ids in (("chosen", record.chosen, chosen), ("rejected", record.rejected, rejected)):
         if not text.strip() or not ids:
             return f"{name} is empty"
-    return "responses are equal after tokenisation and truncation" if chosen == rejected else None
+    equal = chosen == rejected and record.rejected_prompt is None
+    return "responses are equal after tokenisation and truncation" if equal else None

@@ -49,9 +49,10 @@ class PairBuilder:
         empty = [name for name in ("prompt", "chosen", "rejected") if not getattr(pair, name).strip()]
         if empty:
             self.drop(f"field '{empty[0]}' is empty", place)
-        elif pair.chosen == pair.rejected:
+        equal = pair.chosen == pair.rejected and pair.rejected_prompt is None
+        if equal and not empty:
             self.drop("chosen and rejected are equal", place)
-        return not empty and pair.chosen != pair.rejected
+        return not (empty or equal)
 
     @property
     def summary(self) -> dict:

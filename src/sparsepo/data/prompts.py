@@ -130,11 +130,16 @@ class PromptBuilder:
         rest = [chat[len(messages) :] if chat[: len(messages)] == messages else chat for chat in sides]
         if not messages or any(len(chat) != 1 for chat in rest):
             return None
-        renderer, tools = self._renderer(place), row.get("tools")
-        prompt = renderer.render_prompt(messages, place, tools)
-        texts = [renderer.render_response(messages, prompt, chat[0], place, tools) for chat in rest]
+        renderer, tools, other = self._renderer(place), row.get("tools"), row.get("rejected_prompt")
+        own = messages if other is None else self._wrapped(other) if isinstance(other, str) else other
+        prompts = [renderer.render_prompt(chat, place, tools) for chat in (messages, own)]
+        texts = [
+            renderer.render_response(before, prompt, chat[0], place, tools)
+            for before, prompt, chat in zip((messages, own), prompts, rest, strict=True)
+        ]
         others = {name: value for name, value in row.items() if name not in ("prompt", "chosen", "rejected", "tools")}
-        record = {"prompt": prompt, "chosen": texts[0], "rejected": texts[1], "messages": messages}
+        record = {"prompt": prompts[0], "chosen": texts[0], "rejected": texts[1], "messages": messages}
+        record |= {} if other is None else {"rejected_prompt": prompts[1]}
         return as_record(others | record | {"rendered": renderer.rendered}, Preference, place)
 
     def settle(self, pair: Preference, place: str) -> Preference | str:

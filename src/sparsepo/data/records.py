@@ -117,6 +117,7 @@ class Preference:
 
     `epoch`: the one epoch, counted from 0, that trains on this pair; None is every epoch. `*_values`: a number for each
     token of the response, its end token included if it has ended: what that is, weight or score, a mask says.
+    `rejected_prompt`: of a rejected response to another prompt, for losses that look at each response alone.
     `*_ids`: the tokens of a response that was sampled, which are not encoded again. `messages`, `rendered`: see Prompt.
     """
 
@@ -130,6 +131,7 @@ class Preference:
     epoch: StrictInt | None = None
     chosen_values: list[Number] | None = None
     rejected_values: list[Number] | None = None
+    rejected_prompt: String | None = None
     chosen_ids: list[StrictInt] | None = None
     rejected_ids: list[StrictInt] | None = None
     messages: Messages | None = None

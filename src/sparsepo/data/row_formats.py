@@ -445,9 +445,10 @@ def recognise(row: Any, place: str) -> RowFormat:
 
 
 def unpaired_rows(rows: PlacedRows, builder: PairBuilder) -> Iterator[tuple[str, Row]]:
-    """(place, canonical row) of rows {"prompt", "completion", "label"}: a good with a bad response to the same prompt.
+    """(place, canonical row) of rows {"prompt", "completion", "label"}: a good with a bad response.
 
-    The first good one with the first bad one, and so on; those that are left are counted by `builder`.
+    Of a prompt that has both, the first good one with the first bad one, and so on. Of the prompts that have one kind
+    alone, in the order of the data, with a `rejected_prompt`. Those that are left are counted by `builder`.
     """
     groups: dict[str, tuple[Chat, dict[bool, list[tuple[str, Chat]]]]] = {}
     for place, row in rows:
@@ -458,12 +459,20 @@ def unpaired_rows(rows: PlacedRows, builder: PairBuilder) -> Iterator[tuple[str,
         key = json.dumps(prompt, sort_keys=True, default=str)
         _, sides = groups.setdefault(key, (prompt, {True: [], False: []}))
         sides[bool(record.label)].append((place, completion))
+    alone: dict[bool, list[tuple[str, Chat, Chat]]] = {True: [], False: []}
     for prompt, sides in groups.values():
-        paired = min(map(len, sides.values()))
         for (place, chosen), (_, rejected) in zip(sides[True], sides[False], strict=False):
             if (canonical := canonical_row(prompt, chosen, rejected, None, place, builder)) is not None:
                 yield place, canonical
-        for place, _ in sides[True][paired:]:
-            builder.drop("a good response without a bad one to the same prompt", place)
-        for place, _ in sides[False][paired:]:
-            builder.drop("a bad response without a good one to the same prompt", place)
+        for label, responses in sides.items():
+            if not sides[not label]:
+                alone[label] += [(place, prompt, response) for place, response in responses]
+            for place, _ in responses[len(sides[not label]) :] if sides[not label] else ():
+                builder.drop("a response more than the other responses to its prompt", place)
+    for (place, prompt, chosen), (_, other_prompt, rejected) in zip(alone[True], alone[False], strict=False):
+        if (canonical := canonical_row(prompt, chosen, rejected, None, place, builder)) is not None:
+            yield place, canonical | {"rejected_prompt": other_prompt}
+    paired = min(map(len, alone.values()))
+    for label, word in ((True, "good"), (False, "bad")):
+        for place, _, _ in alone[label][paired:]:
+            builder.drop(f"more {word} responses than others", place)

@@ -167,7 +167,8 @@ def _prompt_of(pair: Preference) -> Prompt:
 
 def label_pair(pair: Preference) -> tuple[Labelled, Labelled]:
     """Both dialogues of a pair, as a scorer reads them, with their class: 1 for the chosen one, 0 for the other."""
-    chosen, rejected = plain_texts([scored_prompt(pair)] * 2, [pair.chosen, pair.rejected])
+    prompt = scored_prompt(pair)
+    chosen, rejected = plain_texts([prompt, pair.rejected_prompt or prompt], [pair.chosen, pair.rejected])
     return Labelled(chosen, 1), Labelled(rejected, 0)
 
 

@@ -83,6 +83,8 @@ def token_records(
     records = []
     for pair, ids, inspection in zip(pairs, encoded, inspected, strict=True):
         record = {"prompt": pair.prompt} | inspection
+        if pair.rejected_prompt is not None:
+            record["prompt"] += f"\n[prompt of the rejected response: {pair.rejected_prompt}]"
         for side in SIDES:
             text = getattr(pair, side)
             pieces, spans = _split_tokens(tokenizer, text, getattr(ids, side))

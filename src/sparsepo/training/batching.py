@@ -55,7 +55,11 @@ def encode_usable_pairs(
 
 def pair_sequences(pairs: Iterable[TokenPair]) -> Iterator[list[int]]:
     """Each prompt with its chosen and with its rejected response."""
-    return (pair.prompt + response for pair in pairs for response in (pair.chosen, pair.rejected))
+    return (
+        prompt + response
+        for pair in pairs
+        for prompt, response in zip(pair.prompts, (pair.chosen, pair.rejected), strict=True)
+    )
 
 
 class PairBatches:

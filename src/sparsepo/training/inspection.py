@@ -94,7 +94,7 @@ def _as_token_pair(pair: TokenPair | Preference | Mapping[str, Any]) -> TokenPai
         raise UserError("the pairs are texts: give inspect_pairs a `tokenizer`, too")
     try:
         ids = (list(map(int, fields[name])) for name in ("prompt", "chosen", "rejected"))
-        token_pair = TokenPair(*ids, fields.get("values"), fields.get("scores"))
+        token_pair = TokenPair(*ids, fields.get("values"), fields.get("scores"), fields.get("rejected_prompt"))
     except KeyError as error:
         raise UserError(f"a pair needs token ids of prompt, chosen and rejected; {error} is missing") from None
     if not (token_pair.prompt and token_pair.chosen and token_pair.rejected):

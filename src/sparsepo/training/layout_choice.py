@@ -43,6 +43,8 @@ def layout_problem(model: Any, layout: str, pairs: Sequence[TokenPair]) -> str |
     """
     if layout == "padded":
         return None
+    if any(pair.rejected_prompt for pair in pairs):
+        return "a rejected response has a prompt of its own"
     device, dtype = model.get_output_embeddings().weight.device, model.dtype
     vocabulary = vocabulary_size(model)
     parts = [(pair.prompt, pair.chosen, pair.rejected) for pair in PROBE]

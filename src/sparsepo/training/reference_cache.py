@@ -30,7 +30,10 @@ from sparsepo.training.pair_objective import run_reference
 
 BATCH_FIELDS = {"states": "ref_states", "logps": "ref_logps", "weights": "ref_weights"}
 """Kind of a cache, up to the first ~ -> field of a PairBatch."""
-TEXT_FIELDS = ("prompt", "chosen", "rejected", "chosen_ended", "rejected_ended")
+TEXT_FIELDS = (
+    *("prompt", "rejected_prompt", "rendered", "chosen", "rejected", "chosen_ended", "rejected_ended"),
+    *("chosen_ids", "rejected_ids"),
+)
 CONFIG_FIELDS = ("max_prompt_tokens", "max_response_tokens", "precision")
 
 
@@ -39,7 +42,7 @@ def content_hash(reference: Path, pairs: Sequence[Preference], config: Preferenc
 
     Numbers and scores of the pairs are left out, so that one cache serves pairs with the scores of any oracle.
     """
-    suffixes = (".safetensors", ".json", ".model", ".txt")
+    suffixes = (".safetensors", ".json", ".model", ".txt", ".jinja")
     files = sorted(path for path in reference.iterdir() if path.suffix in suffixes and path.name != "run.json")
     parts = [f"{path.name} {file_hash(path)}" for path in files]
     parts += [json.dumps([getattr(pair, name) for name in TEXT_FIELDS]) for pair in pairs]

@@ -68,12 +68,14 @@ def mismatch_responses(pairs: Sequence[TokenPair], context: int) -> list[TokenPa
     """
     mismatched = []
     for index, pair in enumerate(pairs):
+        own = set(map(tuple, pair.prompts))
         next_pairs = (pairs[(index + step) % len(pairs)] for step in range(1, len(pairs)))
-        other = next((other for other in next_pairs if other.prompt != pair.prompt), None)
+        other = next((other for other in next_pairs if not set(map(tuple, other.prompts)) & own), None)
         if other is None:
             raise UserError("all pairs have the same prompt, and KTO needs responses to other prompts")
-        room = context - len(pair.prompt)
-        mismatched.append(TokenPair(pair.prompt, other.chosen[:room], other.rejected[:room]))
+        room = context - max(map(len, pair.prompts))
+        responses = other.chosen[:room], other.rejected[:room]
+        mismatched.append(TokenPair(pair.prompt, *responses, rejected_prompt=pair.rejected_prompt))
     return mismatched
 
 
