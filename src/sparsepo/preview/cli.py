@@ -94,7 +94,8 @@ def show_task(console: Console, name: str, preview: Preview, count: int | None) 
 
 def pair_text(encoder: Encoder, ids: TokenPair, side: str) -> Text:
     """The tokens of a prompt and one of its responses, in colours."""
-    prompt, response = tokens_text(encoder, ids.prompt, "dim"), tokens_text(encoder, getattr(ids, side), "bold green")
+    before = ids.prompts[side == "rejected"]
+    prompt, response = tokens_text(encoder, before, "dim"), tokens_text(encoder, getattr(ids, side), "bold green")
     cut = "" if getattr(ids, side)[-1] in encoder.end_ids else " … (no end token)"
     return Text.assemble(prompt, ("│", "bold yellow"), response, (cut, "yellow"))
 

@@ -38,6 +38,7 @@ class Preview:
             "pairs": [
                 {f"{part}_ids": getattr(ids, part) for part in ("prompt", "chosen", "rejected")}
                 | {part: getattr(record, part) for part in ("prompt", "chosen", "rejected")}
+                | ({"rejected_prompt_ids": ids.rejected_prompt} if ids.rejected_prompt else {})
                 for record, ids in self.pairs[:count]
             ]
         }
