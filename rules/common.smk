@@ -30,6 +30,7 @@ except UserError as error:
 
 PROMPTS = {split: f"results/{{task}}/prompts/{split}.jsonl" for split in ("train", "validation", "test")}
 SFT = "results/{task}/sft"
+START = "results/{task}/start"
 PREFERENCES = "results/{task}/preferences"
 REFERENCE = "results/{task}/reference/{kind}"
 ORACLE = "results/{task}/oracles/{oracle}"
@@ -137,7 +138,8 @@ resolved_config = of_job(STAGES.resolved_config)  # for the record of a run
 # --- input of rules
 
 
-model_files = of_job(STAGES.model_files)
+model_files = of_job(STAGES.model_files, "model")
+policy_files = of_job(STAGES.model_files, "policy")
 fitted_scorer = of_job(lambda **job: next(iter(STAGES.fitted_scorer(**job)), []))
 reference_caches = of_job(
     lambda **job: [
@@ -152,6 +154,13 @@ def policy_weights(wildcards):
     """The weights of a run, which for the run `sft` are those of the reference."""
     folder = SFT if wildcards.run == "sft" else RUN
     return f"{folder}/model.safetensors".format(**wildcards)
+
+
+@with_signature
+def other_start(wildcards):
+    """The weights that policies start from, if not from those of the reference."""
+    has_other = STAGES.config.tasks[wildcards.task].policy is not None
+    return f"{START}/model.safetensors".format(**wildcards) if has_other else []
 
 
 def preference_pairs(split):

@@ -1,6 +1,24 @@
+# Of a task whose policies start from another model than the reference.
+use rule train_sft as load_policy with:
+    input:
+        corpus="results/{task}/corpus.jsonl",
+        model=policy_files,
+    output:
+        training_outputs(START),
+    log:
+        "logs/{task}/load_policy.log",
+    benchmark:
+        "logs/{task}/timings/load_policy.tsv"
+    wildcard_constraints:
+        task=STAGES.other_start_pattern,
+    params:
+        **stage_params("load_policy", checkpoint=f"{START}/checkpoint", config=resolved_config),
+
+
 use rule gpu_job as train_policy with:
     input:
         reference=f"{SFT}/model.safetensors",
+        policy=other_start,
         pairs=preference_pairs("train"),
         validation=preference_pairs("validation"),
         prompts=PROMPTS["test"],

@@ -21,7 +21,7 @@ def token_records(
 ) -> list[dict]:
     """What the method computes of each token of some pairs; another method for SFT and runs not trained on pairs."""
     training = settings.training
-    limits = training.max_prompt_tokens, training.max_response_tokens, context_length(policy)
+    limits = training.max_prompt_tokens, training.max_response_tokens, min(map(context_length, (policy, reference)))
     records, encoded = token_analysis.encode_usable(tokenizer, pairs, limits, settings.token_pairs)
     method, hyper, batch_size = settings.method, settings.hyper, settings.batch_size
     inspected = inspect_pairs(policy, reference, encoded, method, hyper, masks, batch_size=batch_size)

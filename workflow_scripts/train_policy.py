@@ -6,13 +6,15 @@ from sparsepo.data.records import Preference, read_records, write_json
 from sparsepo.evaluation.frontier import frontier_evaluator
 from sparsepo.evaluation.scorers import cut_notes
 from sparsepo.models.adapters import load_policy_and_reference
-from sparsepo.models.loading import load_tokenizer
+from sparsepo.models.loading import folder_context_length, load_tokenizer
 from sparsepo.runtime.entry_point import run_main
 from sparsepo.runtime.provenance import run_record
 from sparsepo.runtime.result_cache import job_identity
+from sparsepo.training.checks import check_start_context
 from sparsepo.training.iterations import round_seed
 from sparsepo.training.preference_trainer import PreferenceTrainer
 from sparsepo.training.reference_cache import ReferenceCache, content_hash
+from sparsepo.training.token_scores import check_same_tokenizer
 from sparsepo.workflow.script_options import stage_parser
 from sparsepo.workflow.settings import TrainPolicySettings
 
@@ -32,7 +34,12 @@ def main() -> None:
     inputs += [options.validation] if config.validate_every else []
     tokenizer, pairs = load_tokenizer(options.reference), read_records(options.pairs, Preference)
     cached = content_hash(options.reference, pairs, config) if options.cache else ""
-    runs_reference = not options.cache or config.validate_every > 0  # the cache holds the training pairs only
+    other_start = options.policy is not None and options.iteration is None  # a round starts from the one before
+    if other_start:
+        check_same_tokenizer(load_tokenizer(options.policy), tokenizer, pairs, "the model of 'policy'")
+        check_start_context(folder_context_length(options.policy), folder_context_length(options.reference))
+    # A cache holds the training pairs only, and no output head.
+    runs_reference = not options.cache or config.validate_every > 0 or other_start
     needs_reference = runs_reference or settings.frontier is not None
     policy, reference = load_policy_and_reference(begin, options.reference, config, settings.loading, needs_reference)
     measure, places = None, (options.prompts, options.fitted_scorer)
@@ -52,6 +59,7 @@ def main() -> None:
         caches=[ReferenceCache.open(index.parent, cached) for index in options.cache],
         validation=read_records(options.validation, Preference) if config.validate_every else [],
         measure=measure,
+        starts_as_reference=not other_start,
     )
     trainer.train()
     trainer.save(options.out)

@@ -89,7 +89,7 @@ def toy(tokenizer):
 
     def trainer(folder, method="dpo", *, reference=None, policy=None, data=20, killed_at=None, **given):
         """Settings of the config by name; `data`: the pairs, or how many of them."""
-        names = ("hyper", "seed", "identity", "measure", "caches", "validation")
+        names = ("hyper", "seed", "identity", "measure", "caches", "validation", "starts_as_reference")
         own_tokenizer = given.pop("tokenizer", tokenizer)
         options = {name: given.pop(name) for name in names if name in given}
         if "caches" not in options:

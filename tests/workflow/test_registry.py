@@ -68,6 +68,8 @@ def planned(snakemake, tiny, tmp_path_factory):
     task |= {"oracles": {"main": {}, "own": own}, "methods": methods}
     task["training"]["batch_size"] = 12
     task["evaluation"]["frontier_prompts"] = 8
+    other = {"policy": {"source": "hub", "id": "owner/model-125m"}}
+    config["tasks"]["other_start"] = yaml.safe_load(tiny)["tasks"]["small"] | other
     (folder / "every.yaml").write_text(yaml.safe_dump(config))
     configs = [*(f"configs/{name}.yaml" for name in PLANS), "every.yaml"]
     done = snakemake(folder, "-s", ROOT / "Snakefile", "--directory", folder, "-n", "-p", "--configfile", *configs)

@@ -9,7 +9,7 @@ import yaml
 from sparsepo.config import Config, TaskConfig
 from sparsepo.config.loading import load_config, merge, nested
 from sparsepo.workflow.estimate import disk, job_counts, stage_rows
-from sparsepo.workflow.resources import CPU, DAY, GPU, START, UNKNOWN_ROWS, TaskNeeds, has_unknown_size, job_resources
+from sparsepo.workflow.resources import CPU, DAY, GPU, START, UNKNOWN_ROWS, TaskNeeds, job_resources, unknown_sizes
 from sparsepo.workflow.stages import Stages
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -207,7 +207,7 @@ def test_a_data_set_that_is_not_at_hand_counts_as_the_number_that_stands_for_it(
 @pytest.mark.parametrize("stage", MEASURED)
 def test_a_model_of_unknown_size_asks_for_what_one_of_a_billion_needs(stage):
     unknown, billion = with_model(source="hub", id="someone/model"), with_model(source="hub", id="someone/model-1b")
-    assert has_unknown_size(unknown) and not has_unknown_size(billion)
+    assert unknown_sizes(unknown) == ["model"] and unknown_sizes(billion) == []
     assert job_resources(unknown, stage) == job_resources(billion, stage)
 
 

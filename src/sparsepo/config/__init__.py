@@ -11,7 +11,7 @@ from sparsepo.config.base import Count, LocatedError, PathName, Positive, Sectio
 from sparsepo.config.data import DataConfig
 from sparsepo.config.evaluation import EvaluationConfig
 from sparsepo.config.grids import MAX_RUNS, Methods
-from sparsepo.config.models import ModelConfig
+from sparsepo.config.models import ChatOptions, ModelConfig
 from sparsepo.config.online import methods_trained_by, on_policy_errors, rounds_errors
 from sparsepo.config.oracles import OracleConfig, oracle_errors
 from sparsepo.config.preferences import (
@@ -49,6 +49,9 @@ class TaskConfig(Section):
 
     model: ModelConfig
     """The model that SFT, or training without SFT, starts from."""
+    policy: Annotated[ModelConfig | None, Field(exclude_if=lambda policy: policy is None)] = None
+    """The model that policies of methods on pairs start from, with the tokenizer of `model`; null starts them from the
+    reference, which is the model after SFT either way."""
     data: DataConfig
     """Where prompts and the SFT corpus come from."""
     sft: SftConfig | None = None
@@ -81,6 +84,7 @@ class TaskConfig(Section):
     def _errors(self) -> Iterator[LocatedError]:
         yield from oracle_errors(self)
         yield from self._data_errors()
+        yield from self._policy_errors()
         yield from self._evaluation_errors()
         yield from on_policy_errors(self)
         yield from rounds_errors(self)
@@ -120,6 +124,29 @@ class TaskConfig(Section):
                 yield "a tfidf scorer is fitted to data.labelled documents or prompts; data gives none", location
         if self.model.source == "scratch" and self.sft is None:
             yield "a model from scratch knows nothing: it needs an 'sft' section", ("sft",)
+
+    def _policy_errors(self) -> Iterator[LocatedError]:
+        """Why policies cannot start from the model of `policy`."""
+        start, adapter = self.policy, self.training.adapter
+        if start is None:
+            return
+        if start.source == "scratch":
+            message = "a model from scratch knows nothing: give one of source hub, folder or gguf"
+            yield message, ("policy", "source")
+        for name, field in ChatOptions.model_fields.items():
+            if getattr(start, name) != field.get_default(call_default_factory=True):
+                yield "prompts become text as 'model' says: leave it out", ("policy", name)
+        if getattr(start, "trust_remote_code", False) != getattr(self.model, "trust_remote_code", False):
+            message = "both models are loaded in one way: give it the value that it has in 'model'"
+            yield message, ("policy", "trust_remote_code")
+        for name in (name for name in self.methods if METHODS[name].trainer != "pairs"):
+            message = f"policies of '{name}' start from the reference: leave 'policy' out, or this method"
+            yield message, ("methods", name)
+        if adapter is not None and adapter.quantization != "none":
+            message = (
+                "the reference of a policy that starts from another model is not in 4 bits: write quantization: none"
+            )
+            yield message, ("training", "adapter", "quantization")
 
     def _evaluation_errors(self) -> Iterator[LocatedError]:
         """What the evaluation cannot measure of this task."""

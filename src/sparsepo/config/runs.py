@@ -88,6 +88,7 @@ def as_task(task: TaskConfig, name: str) -> TaskConfig:
         changes["max_steps"] = None
     sections = {
         "model": oracle.model or task.model,
+        "policy": None,
         "methods": {method: {key: [value] for key, value in params.items()}},
         "seeds": [oracle.seed],
         "training": task.training.model_copy(update=changes),

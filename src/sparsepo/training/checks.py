@@ -36,7 +36,15 @@ def check_models(policy: Any, reference: Any | None, tokenizer: Any, config: Pre
     if len(set(sizes)) > 1:
         raise UserError(
             f"policy and reference have vocabularies of {sizes[0]} and {sizes[1]} rows: call resize_token_embeddings "
-            "before the policy is copied"
+            "before the policy is copied, or start from a model with as many rows"
+        )
+
+
+def check_start_context(start: int, reference: int) -> None:
+    """Raises UserError if the model that policies start from has a shorter context than the reference."""
+    if start < reference:
+        raise UserError(
+            f"the model of 'policy' reads {start} tokens at once, fewer than the {reference} of the task's model"
         )
 
 

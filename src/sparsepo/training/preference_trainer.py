@@ -20,6 +20,7 @@ from sparsepo.models.loading import disable_dropout, text_tokenizer
 from sparsepo.objective.mask_builder import Masks
 from sparsepo.objective.token_terms import KL_DIRECTIONS
 from sparsepo.runtime.atomic_folder import atomic_folder
+from sparsepo.runtime.errors import UserError
 from sparsepo.training.base_trainer import ResumableTrainer
 from sparsepo.training.batching import (
     PairBatches,
@@ -58,11 +59,13 @@ class PreferenceTrainer(ResumableTrainer):
     every epoch trains on its own pairs.
     validation: such pairs to validate on; their epoch is ignored.
     hyper: what to change from the method's defaults, mask parameters included.
+    starts_as_reference: False for a policy that starts from another model, of any size but with the same tokenizer.
+    Then the reference must be given, and pairs are encoded for it as for a policy that starts from it.
     folder: for checkpoints and `dynamics.jsonl` during training, of this run only. identity: see `ResumableTrainer`.
 
     Raises UserError for an unknown method or parameter, models that `check_models`, `make_trainable` or
     `check_sequences` refuses, fewer usable pairs than one batch, pairs of other epochs than are trained; in `train` for
-    a folder of another run, and at step 0 if the policy starts from another model.
+    a folder of another run, and at step 0 if the policy starts from another model than was said.
     """
 
     def __init__(
@@ -81,16 +84,22 @@ class PreferenceTrainer(ResumableTrainer):
         measure: Callable[[Any], dict[str, float]] | None = None,
         caches: Sequence[ReferenceCache] = (),
         validation: Pairs = (),
+        starts_as_reference: bool = True,
     ):
         self.tokenizer = tokenizer = text_tokenizer(tokenizer)
         self.method, self.hyper = method, dict(hyper or {})
         row = check_pair_method(method, self.hyper)
         config = (config or PreferenceConfig()).changed(row.training_overrides(self.hyper))
         check_models(policy, reference, tokenizer, config)
-        training_pairs, validation_pairs = self._encode_pairs(pairs, validation, config, policy)
+        if not starts_as_reference and reference is None:
+            raise UserError("a policy that does not start as the reference has another output head: pass the reference")
+        self._starts_as_reference = starts_as_reference
+        encoded_for = policy if starts_as_reference else reference
+        training_pairs, validation_pairs = self._encode_pairs(pairs, validation, config, encoded_for)
         check_reference(method, self.hyper, config, reference, caches, len(training_pairs))
-        if reference is not None:
-            check_sequences(reference, pair_sequences([*training_pairs, *validation_pairs]))
+        other = reference if starts_as_reference else policy
+        if other is not None:
+            check_sequences(other, pair_sequences([*training_pairs, *validation_pairs]))
         parts: dict[str, Any] = {}
         if not identity:
             parts = identity_parts(
@@ -140,14 +149,17 @@ class PreferenceTrainer(ResumableTrainer):
             compile_blocks(model)
 
     def _encode_pairs(
-        self, pairs: Pairs, validation: Pairs, config: PreferenceConfig, policy: Any
+        self, pairs: Pairs, validation: Pairs, config: PreferenceConfig, model: Any
     ) -> tuple[list[TokenPair], list[TokenPair]]:
-        """The usable pairs to train and to validate on. Raises UserError if there are too few or they lack data."""
+        """The pairs to train and to validate on that the model can read.
+
+        Raises UserError if there are too few or they lack data.
+        """
         records = as_preferences(pairs, self.tokenizer)
-        training = encode_usable_pairs(self.tokenizer, records, config, policy)
+        training = encode_usable_pairs(self.tokenizer, records, config, model)
         held_out = EncodedPairs([], [], {})
         if config.validate_every:
-            held_out = encode_usable_pairs(self.tokenizer, validation, config, policy, "validate")
+            held_out = encode_usable_pairs(self.tokenizer, validation, config, model, "validate")
         check_num_pairs(training, held_out, config)
         check_pair_data(self.method, self.hyper, [*training.pairs, *held_out.pairs])
         self.dropped = training.dropped
@@ -172,7 +184,7 @@ class PreferenceTrainer(ResumableTrainer):
         if reference is not None:
             reference = disable_dropout(reference).requires_grad_(False).eval()
         torch.manual_seed(seed)
-        masks = build_method_masks(self.method, policy, self.hyper)
+        masks = build_method_masks(self.method, policy if reference is None else reference, self.hyper)
         make_trainable(policy, config)
         loss_kwargs, _ = METHODS[self.method].split_parameters(self.hyper)
         options = {
@@ -215,8 +227,9 @@ class PreferenceTrainer(ResumableTrainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The sum of the losses of a micro-batch's pairs."""
         output = model(inputs)
-        if self.state.global_step == 0:
-            start = "values" if METHODS[self.method].needs_values else "ref_logps"
+        needs_values = METHODS[self.method].needs_values
+        if self.state.global_step == 0 and (needs_values or self._starts_as_reference):
+            start = "values" if needs_values else "ref_logps"
             check_step_0(output, self.policy.dtype, self.args.bf16 or self.args.fp16, start)
         self._num_logged_pairs += inputs.weight * len(output.loss)
         with torch.no_grad():

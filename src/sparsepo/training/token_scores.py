@@ -72,11 +72,11 @@ def add_logps(
 def check_same_tokenizer(tokenizer: Any, task_tokenizer: Any, pairs: Sequence[Preference], name: str) -> None:
     """Raises UserError unless both tokenizers have one vocabulary and encode some of these pairs alike.
 
-    name: of the oracle, for the error.
+    name: of the other model, for the error.
     """
     if tokenizer.get_vocab() != task_tokenizer.get_vocab():
         sizes = f"{len(tokenizer.get_vocab())} and {len(task_tokenizer.get_vocab())} tokens"
-        raise UserError(f"{name}: its tokenizer differs from that of the task's model ({sizes}): scores are of tokens")
+        raise UserError(f"{name}: its tokenizer differs from that of the task's model ({sizes})")
     for pair in pairs[:COMPARED_PAIRS]:
         for text in (pair.prompt, pair.chosen, pair.rejected):
             for special in (True, False):

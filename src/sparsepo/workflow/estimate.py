@@ -16,7 +16,8 @@ def job_counts(stages: Stages, task: str) -> dict[str, int]:
     runs, measures = stages.runs(task, sft=False), stages.measures(task)
     named = [stages.rounds(task, run) for run in stages.runs_trained_by("rounds", task)]
     rounds = len({(path, number) for path, numbers in named for number in numbers})  # runs share those of one path
-    counts = {"train_sft": 1, "build_preferences": 1, "cache_reference": len(cached_kinds(stages, task))}
+    counts = {"train_sft": 1, "load_policy": int(stages.config.tasks[task].policy is not None)}
+    counts |= {"build_preferences": 1, "cache_reference": len(cached_kinds(stages, task))}
     counts |= {"train_policy": len(stages.runs_trained_by("pairs", task))}
     counts |= {"train_on_policy": len(stages.runs_trained_by("on_policy", task))}
     counts |= {"build_round_pairs": rounds, "train_round": rounds}
@@ -50,7 +51,7 @@ def disk(stages: Stages, task: str) -> dict[str, float]:
     """Bytes of the weights of all models, of what is cached of the reference, and of the checkpoints of one run."""
     section, needs = stages.config.tasks[task], TaskNeeds(stages.config.tasks[task])
     counts, training = job_counts(stages, task), section.training
-    models = [(section, len(stages.runs(task)) + counts.get("train_round", 0))]
+    models = [(section, len(stages.runs(task)) + counts.get("load_policy", 0) + counts.get("train_round", 0))]
     models += [(as_task(section, name), 1 + (oracle.model is not None)) for name, oracle in section.oracles.items()]
     cached = sum(needs.size.width if kind == "states" else 1 for kind in cached_kinds(stages, task))
     weights_and_moments = FLOAT * (1 + (training.checkpoint_selection == "best")) + OPTIMIZER_STATE[training.optimizer]

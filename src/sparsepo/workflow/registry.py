@@ -58,6 +58,7 @@ STAGES: dict[str, Stage] = {
     "prepare_data": Stage(settings.PrepareDataSettings, mem_mb=4000, runtime=30),
     "fit_scorer": Stage(settings.FitScorerSettings, mem_mb=4000, runtime=30),
     "train_sft": Stage(settings.TrainSftSettings, trains="sft", threads=2),
+    "load_policy": Stage(settings.LoadPolicySettings, like="train_sft", threads=2),
     "build_preferences": Stage(settings.BuildPreferencesSettings, threads=2),
     "cache_reference": Stage(settings.CacheReferenceSettings),
     "train_oracle_sft": Stage(settings.TrainSftSettings, like="train_sft", trains="sft", threads=2),

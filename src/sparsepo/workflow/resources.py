@@ -11,7 +11,7 @@ from sparsepo.config import TaskConfig
 from sparsepo.config.online import judge_of_rounds, sampling_of_rounds
 from sparsepo.config.preferences import SamplingConfig
 from sparsepo.config.training import OptimisationConfig
-from sparsepo.workflow.model_size import model_size, typical_size
+from sparsepo.workflow.model_size import ModelSize, model_size, typical_size
 from sparsepo.workflow.registry import STAGES
 
 MARGIN = 1.25  # what is asked for over what is estimated: allocators, libraries
@@ -57,12 +57,13 @@ class Need(NamedTuple):
 
 
 class TaskNeeds:
-    """What a job of each stage of a task needs, by the name of the stage."""
+    """What a job of each stage of a task needs, by the name of the stage; `size`: of the largest of its models."""
 
     def __init__(self, task: TaskConfig):
         self.task, self.training, self.own, self.prompts = task, task.training, task.evaluation, task.data.prompts
         preferences, resources = task.preferences, task.resources
-        self.size = size = model_size(task.model, resources.parameters) or UNKNOWN_SIZE
+        sizes = [size or UNKNOWN_SIZE for size in model_sizes(task).values()]
+        self.size = size = max(sizes, key=lambda size: size.parameters)
         self.device = GPU if (resources.device or ("gpu" if size.parameters > GPU_FROM else "cpu")) == "gpu" else CPU
         generated, path = getattr(preferences, "sampling", None), getattr(preferences, "path", None)
         self.prompt = min(getattr(task.data, "prompt_tokens", (0, self.training.max_prompt_tokens))[1], size.context)
@@ -101,7 +102,7 @@ class TaskNeeds:
         tokens = (3 + checkpointing + reads) * rows * length  # a backward pass is two of forward
         unit = ACTIVATIONS / (1 + half)
         unit = FLOAT + unit / self.size.layers if checkpointing else unit
-        copies = half / 2 + (reads > 0 and settings.adapter is None)
+        copies = half / 2 + (reads > 0 and (settings.adapter is None or self.task.policy is not None))
         state = self.trained(settings) * (FLOAT + OPTIMIZER_STATE[settings.optimizer])
         state += copies * FLOAT * self.size.parameters
         return self.need(tokens, tokens / micro, half, micro, unit, min(head, 2 * micro), state)
@@ -148,6 +149,9 @@ class TaskNeeds:
         return self._train(settings, rows, length, head=settings.batch_size * length)
 
     train_oracle_sft = train_sft
+
+    def load_policy(self) -> Need:
+        return Need(memory=FLOAT * self.size.parameters)
 
     def build_preferences(self) -> Need:
         sampling = getattr(self.task.preferences, "sampling", None)
@@ -250,7 +254,13 @@ def job_resources(task: TaskConfig, stage: str) -> dict[str, int]:
     return {"mem_mb": mem_mb, "runtime": runtime}
 
 
-def has_unknown_size(task: TaskConfig) -> bool:
-    """Whether the jobs of a task ask for what a model of `UNKNOWN_SIZE` needs."""
+def model_sizes(task: TaskConfig) -> dict[str, ModelSize | None]:
+    """Key of the task -> the size of its model, None where nobody knows it."""
+    models = {"model": task.model} | ({} if task.policy is None else {"policy": task.policy})
+    return {key: model_size(model, task.resources.parameters) for key, model in models.items()}
+
+
+def unknown_sizes(task: TaskConfig) -> list[str]:
+    """The keys of models for which the jobs of a task ask for what one of `UNKNOWN_SIZE` needs."""
     asks = task.resources.mem_mb is None or task.resources.runtime is None
-    return asks and model_size(task.model, task.resources.parameters) is None
+    return [key for key, size in model_sizes(task).items() if asks and size is None]

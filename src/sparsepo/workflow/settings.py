@@ -231,6 +231,15 @@ class TrainSftSettings(StageSettings):
     chat_template: Annotated[str | None, Taken(lambda job: template_of(job.section.model))]
 
 
+class LoadPolicySettings(TrainSftSettings):
+    """The same of the model that policies start from, without SFT."""
+
+    @classmethod
+    def of(cls, job: Job) -> Self:
+        update = {"model": job.section.policy, "sft": None}
+        return super().of(replace(job, section=job.section.model_copy(update=update)))
+
+
 class FrontierSettings(StageSettings):
     """How the policy is sampled and scored for a point of the frontier during training: one response a prompt."""
 

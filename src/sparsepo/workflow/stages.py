@@ -1,11 +1,12 @@
 """A checked config as the rules see it: tasks, runs, and what the jobs of each stage read and ask for."""
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from sparsepo.config import Config, TaskConfig
 from sparsepo.config.loading import load_with_owners
@@ -25,7 +26,7 @@ from sparsepo.runtime.result_cache import file_hash
 from sparsepo.workflow.code_version import code_version
 from sparsepo.workflow.job import Job, quantized_loading
 from sparsepo.workflow.registry import STAGES
-from sparsepo.workflow.resources import UNKNOWN_SIZE_WARNING, has_unknown_size, job_resources
+from sparsepo.workflow.resources import UNKNOWN_SIZE_WARNING, job_resources, unknown_sizes
 from sparsepo.workflow.settings import PlotSelectionSettings
 
 REPORT = Path(__file__).parents[1] / "report" / "html"
@@ -52,8 +53,8 @@ class Stages:
         for task, owner in stages.owners.items():
             check_owner(Path("results") / task / "data.json", owner)
             for oracle in ("", *stages.config.tasks[task].oracles):
-                if has_unknown_size(stages._section(task, oracle)):
-                    place = f"tasks.{task}.{f'oracles.{oracle}.' * bool(oracle)}model"
+                for key in unknown_sizes(stages._section(task, oracle)):
+                    place = f"tasks.{task}.{f'oracles.{oracle}.' * bool(oracle)}{key}"
                     print(f"warning: {place}: {UNKNOWN_SIZE_WARNING}", file=sys.stderr)
         return stages
 
@@ -99,6 +100,11 @@ class Stages:
     @property
     def oracle_pattern(self) -> str:
         return _any_of({name for task in self.config.tasks.values() for name in task.oracles})
+
+    @property
+    def other_start_pattern(self) -> str:
+        """Matches the tasks whose policies start from another model than the reference."""
+        return _any_of({re.escape(name) for name, task in self.config.tasks.items() if task.policy is not None})
 
     def run_pattern_of(self, trainer: str) -> str:
         """Matches the runs of methods with this trainer."""
@@ -154,9 +160,9 @@ class Stages:
         names += ["selection"] * bool(self.oracle_selected_runs(task))
         return [*names, "sparsity", "token_kl", "tokens/{method}"]
 
-    def model_files(self, task: str, oracle: str = "", **_: Any) -> list[str]:
+    def model_files(self, key: Literal["model", "policy"], task: str, oracle: str = "", **_: Any) -> list[str]:
         """The files of a model folder that the user names, which are inputs like any other."""
-        model = self._section(task, oracle).model
+        model = getattr(self._section(task, oracle), key)
         return sorted(map(str, model.path.glob("*.*"))) if model.source == "folder" else []
 
     def user_file_hashes(self, task: str, **_: Any) -> str:
