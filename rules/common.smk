@@ -143,7 +143,7 @@ policy_files = of_job(STAGES.model_files, "policy")
 fitted_scorer = of_job(lambda **job: next(iter(STAGES.fitted_scorer(**job)), []))
 reference_caches = of_job(
     lambda **job: [
-        REFERENCE.format(task=job["task"], kind=kind) + "/index.json" for kind in STAGES.reference_caches(**job)
+        f"{REFERENCE}/index.json".format(task=job["task"], kind=kind) for kind in STAGES.reference_caches(**job)
     ]
 )
 oracle_base = of_job(lambda **job: f"{STAGES.oracle_base(**job)}/model.safetensors")
