@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 from sparsepo.data.chat import end_of_turn_id
@@ -60,6 +60,7 @@ class Encoder:
 
     def __init__(self, tokenizer: Any, model: Any = None):
         self.tokenizer = tokenizer
+        self._encode = lru_cache(maxsize=8)(self._encode_text)  # a prompt is encoded once for its responses
         self._generation_ends = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
 
     @cached_property
@@ -113,7 +114,10 @@ class Encoder:
         return candidates[0]
 
     def _ids(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return list(self._encode(text))
+
+    def _encode_text(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _decode(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
