@@ -116,6 +116,16 @@ def test_a_response_that_was_sampled_shows_the_tokens_that_were_drawn():
     assert (made["tokens"], made["planted"]) == (["g", "o", "o", "d", "<end>"], [1, 1, 1, 1, 0])
 
 
+def test_of_a_chat_the_last_message_is_shown():
+    chat = [
+        {"role": "user", "content": "the"},
+        {"role": "assistant", "content": "film"},
+        {"role": "user", "content": "a"},
+    ]
+    pair = Preference("<s>the film a", " plot", " film", messages=chat, rendered=True)
+    assert records_of(tokenizer("word"), pair, 2, 2)["prompt"] == "User: a"
+
+
 def test_nothing_is_marked_where_nothing_was_planted():
     made = records_of(tokenizer("word"), Preference("the", "film", "plot"), 2, 2, planted=False)
     assert "planted" not in made["chosen"]

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from sparsepo.data.chat import plain_text
 from sparsepo.data.encoding import Encoder, TokenPair, encode_pairs
 from sparsepo.data.planted import polar_spans
 from sparsepo.data.records import Preference
@@ -79,10 +80,13 @@ def token_records(
     inspected: Sequence[dict[str, Any]],
     planted: bool,
 ) -> list[dict[str, Any]]:
-    """What `inspect_pairs` returned, with the prompt and each token as text, and whether the token was planted."""
+    """What `inspect_pairs` returned, with the prompt and each token as text, and whether the token was planted.
+
+    Of a chat the last message stands for the prompt.
+    """
     records = []
     for pair, ids, inspection in zip(pairs, encoded, inspected, strict=True):
-        record = {"prompt": pair.prompt} | inspection
+        record = {"prompt": pair.prompt if pair.messages is None else plain_text(pair.messages[-1:])} | inspection
         if pair.rejected_prompt is not None:
             record["prompt"] += f"\n[prompt of the rejected response: {pair.rejected_prompt}]"
         for side in SIDES:
