@@ -236,8 +236,8 @@ class Ids:
 
     pad_token_id, eos_token_id = 1, 1
 
-    def __call__(self, text):
-        return {"input_ids": [int(number) for number in text.split()]}
+    def __call__(self, text, add_special_tokens=True):
+        return {"input_ids": [int(number) for number in text.split() if number.isdigit()]}
 
     def decode(self, ids, skip_special_tokens=False):
         return " ".join(map(str, ids))

@@ -61,12 +61,8 @@ def test_whatever_starts_no_run_of_the_whole_leaves_the_plan_alone(finished, sna
 def test_what_is_up_to_date_is_done_before_a_second_start_makes_anything(finished, snakemake):
     """The DPO run is trained again, and fails at once as its pairs are broken; the other run stays as it is."""
     code = finished / "workflow_scripts/train_policy.py"
-    code.write_text(code.read_text().replace("    trainer.train()\n", "    raise UserError('a reason')\n"))
-    code.write_text(
-        code.read_text().replace(
-            "import argparse\n", "import argparse\nfrom sparsepo.runtime.errors import UserError\n", 1
-        )
-    )
+    text = code.read_text().replace("    trainer.train()\n", "    raise UserError('a reason')\n")
+    code.write_text(text.replace("import time\n", "import time\nfrom sparsepo.runtime.errors import UserError\n", 1))
     failed = snakemake(finished, "--cores", "1", "--force", f"results/small/runs/{DPO}/model.safetensors")
     assert failed.returncode == 1 and "error: a reason" in failed.stdout
     plan = read_plan(finished / "results")

@@ -45,7 +45,13 @@ class Made:
                 write_rows(place / "dynamics.jsonl", dynamics[run])
                 write_rows(place / "frontier.jsonl", points[run])
                 write(folder / f"logs/{name}/train_policy/{run}.log", f"the last words of {run}\n")
-        compare = {"select": "reward", "rows": "methods", "baseline": None, "published": None}
+        compare = {
+            "select": "reward",
+            "rows": "methods",
+            "baseline": None,
+            "published": None,
+            "published_figures": None,
+        }
         compare |= {"provenance": "made here"}
         config = {
             "model": {"source": "scratch", "config": {"model_type": "gpt2"}},
