@@ -97,7 +97,8 @@ def read_user_data(options: argparse.Namespace, summary: dict) -> dict[str, Pair
     def read(rows: dict, name: str) -> PairMaker:
         from_file = read_preferences(rows, prompts)
         summary[name] = from_file.summary
-        print(f"{section_name(rows)}: {from_file}", flush=True)
+        origin = section_name(rows)
+        print(f"{origin}: {from_file}", flush=True)
         return pairs_of_file(from_file)
 
     train = read(section, "file")
