@@ -180,6 +180,7 @@ tasks:
     methods:
       simpo: {beta: ["2"]}
     training: {batch_size: 10, log_kl: false}
+    sampling: {max_new_tokens: 16}
     evaluation: {token_pairs: 4}
 """
 OWN = ("train", "--configfile", "files.yaml")
@@ -208,14 +209,12 @@ def test_what_a_file_of_the_user_says_plans_all_that_reads_it_and_its_time_nothi
     assert planned(with_files, *OWN) == TRAINING
     replace(with_files / "pairs.jsonl", "fine", "good")
     assert planned(with_files, *OWN) == set()
-    replace(
-        with_files / "src/sparsepo/data/preference_formats.py", "def plain_pairs(", "ADDED = 1\n\n\ndef plain_pairs("
-    )
+    replace(with_files / "src/sparsepo/data/preference_formats.py", "def row_pairs(", "ADDED = 1\n\n\ndef row_pairs(")
     assert planned(with_files, *OWN) == set()
     replace(
         with_files / "src/sparsepo/data/preference_formats.py",
-        'PlacedPair(place, "", as_record(',
-        'PlacedPair(place, "a", as_record(',
+        'str(row.get("dataset") or "")',
+        'str(row.get("dataset") or "a")',
     )
     assert planned(with_files, *OWN) == TRAINING
 
