@@ -136,7 +136,7 @@ class ChatRenderer:
     """Renders chats with the chat template of a tokenizer.
 
     template_options: further variables of the template, as {"enable_thinking": False}. add_generation_prompt: whether a
-    prompt ends with what the template puts in front of an answer. `unread` counts, after use, the fields of messages
+    prompt ends with what the template puts in front of an answer. `unread` has, after use, the fields of messages
     that the template did not read, each with the place of the first.
     """
 
@@ -174,15 +174,15 @@ class ChatRenderer:
         Raises UserError, naming `place`, where the template renders the prompt otherwise if a response follows.
         """
         chat = [*messages, response]
-        whole = self._apply(chat, place, tools, False)
-        self._note_unread(chat, place, tools, whole)
-        if not whole.startswith(prompt):
+        full_text = self._apply(chat, place, tools, False)
+        self._note_unread(chat, place, tools, full_text)
+        if not full_text.startswith(prompt):
             raise UserError(
                 f"{place}: the chat template renders the messages before the response as "
-                f"...{_around(whole, prompt)}, and as a prompt ...{_around(prompt, whole)}; set "
+                f"...{_excerpt(full_text, prompt)}, and as a prompt ...{_excerpt(prompt, full_text)}; set "
                 "model.add_generation_prompt: false, or model.chat_template_kwargs, so that both agree"
             )
-        text = whole[len(prompt) :]
+        text = full_text[len(prompt) :]
         if self._end and self._end in self._turn_end and text.endswith(self._turn_end):
             text = text[: len(text) - len(self._turn_end)] + self._turn_end[: self._turn_end.index(self._end)]
         return text
@@ -225,7 +225,7 @@ class ChatRenderer:
                 self._unread.setdefault(name, place)
 
 
-def _around(text: str, other: str) -> str:
+def _excerpt(text: str, other: str) -> str:
     """The part of a text where it begins to differ from the other."""
     start = len(commonprefix([text, other]))
     return one_line(repr(text[max(0, start - 20) : start + 20]), 100)

@@ -161,7 +161,7 @@ class UnpairedRow:
     label: StrictBool | ZeroOrOne
 
 
-class Rated(NamedTuple):
+class RatedResponse(NamedTuple):
     """A response with its score."""
 
     prompt: Chat
@@ -224,14 +224,14 @@ def _split_texts(chosen: str, rejected: str) -> tuple[str, str, str]:
 def _optional(row: Row, place: str) -> Row:
     """The optional fields of a row that are not null."""
     renamed = {SCORES.get(name, name): value for name, value in row.items() if value is not None}
-    kept = {name: renamed[name] for name in OPTIONAL if name in renamed}
+    optional = {name: renamed[name] for name in OPTIONAL if name in renamed}
     tools = renamed.get("tools")
     if isinstance(tools, str):
         try:
             tools = json.loads(tools or "[]")
         except (ValueError, RecursionError):
             raise UserError(f"{place}: field 'tools' must be a list, or one as JSON") from None
-    return kept | ({"tools": tools} if tools else {})
+    return optional | ({"tools": tools} if tools else {})
 
 
 # --- from the fields of a format to canonical rows
@@ -295,22 +295,22 @@ def _from_helpsteer3(record: HelpSteer3Row, place: str, builder: PairBuilder) ->
     return canonical_row(prompt, chosen, rejected, None, place, builder)
 
 
-def _rated_helpsteer(record: HelpSteerRow, place: str) -> list[Rated]:
-    return [Rated(as_messages(record.prompt, "user"), record.response, record.helpfulness)]
+def _rated_helpsteer(record: HelpSteerRow, place: str) -> list[RatedResponse]:
+    return [RatedResponse(as_messages(record.prompt, "user"), record.response, record.helpfulness)]
 
 
-def _rated_responses(record: ResponsesRow, place: str) -> list[Rated]:
+def _rated_responses(record: ResponsesRow, place: str) -> list[RatedResponse]:
     if len(record.responses) != len(record.scores):
         counts = f"{len(record.responses)} responses and {len(record.scores)} scores"
         raise UserError(f"{place} has {counts}; each response needs one")
     prompt = as_chat(record.prompt, f"{place}: field 'prompt'")
     responses = [as_chat(each, f"{place}: response {n}") for n, each in enumerate(record.responses, start=1)]
-    return [Rated(prompt, each, score) for each, score in zip(responses, record.scores, strict=True)]
+    return [RatedResponse(prompt, each, score) for each, score in zip(responses, record.scores, strict=True)]
 
 
-def _rated_text(record: ScoredRow, place: str) -> list[Rated]:
+def _rated_text(record: ScoredRow, place: str) -> list[RatedResponse]:
     prompt, response = (as_chat(getattr(record, name), f"{place}: field '{name}'") for name in ("prompt", "text"))
-    return [Rated(prompt, response, record.reward, record.ended)]
+    return [RatedResponse(prompt, response, record.reward, record.ended)]
 
 
 @dataclass(frozen=True)
@@ -326,7 +326,7 @@ class RowFormat:
     name: str
     kind: type
     convert: Callable[[Any, str, PairBuilder], Row | None] | None = None
-    rate: Callable[[Any, str], list[Rated]] | None = None
+    rate: Callable[[Any, str], list[RatedResponse]] | None = None
     other_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     holds: Callable[[Row], bool] = lambda row: True
 
@@ -354,7 +354,7 @@ def _are_transcripts(row: Row) -> bool:
     return all(isinstance(row[side], str) and row[side].startswith(HUMAN) for side in ("chosen", "rejected"))
 
 
-def _have_a_prompt(row: Row) -> bool:
+def _share_a_prompt(row: Row) -> bool:
     """Whether chosen and rejected are chats; or texts with a common beginning, and no other field looks like a prompt:
     a text of several words."""
     sides = row["chosen"], row["rejected"]
@@ -377,7 +377,7 @@ ROW_FORMATS = (
     RowFormat("Alpaca with two outputs", AlpacaOutputRow, _from_alpaca),
     RowFormat("Orca", OrcaRow, _from_chat_in("question"), other_names={"question": ("input",)}),
     RowFormat("HH transcripts", TranscriptRow, _from_transcripts, holds=_are_transcripts),
-    RowFormat("chosen, rejected", PairRow, _from_pair, holds=_have_a_prompt),
+    RowFormat("chosen, rejected", PairRow, _from_pair, holds=_share_a_prompt),
     RowFormat("responses with scores", ResponsesRow, rate=_rated_responses, other_names=LIST_NAMES),
     RowFormat("HelpSteer", HelpSteerRow, rate=_rated_helpsteer),
     RowFormat("one response with a score", ScoredRow, rate=_rated_text, other_names=RESPONSE_NAMES),
@@ -435,9 +435,9 @@ def recognise(row: Any, place: str) -> RowFormat:
     """The format of a row. Raises UserError, with the fields of the row, where it is none of `ROW_FORMATS`."""
     if not isinstance(row, dict):
         raise UserError(f"{place}: a row must be an object with named fields, not {format_value(row, 40)}")
-    found = next((each for each in ROW_FORMATS if each.matches(row)), None)
-    if found is not None:
-        return found
+    row_format = next((each for each in ROW_FORMATS if each.matches(row)), None)
+    if row_format is not None:
+        return row_format
     names = one_line(", ".join(map(str, row)), 200) or "none"
     if {"prompt", "completion", "label"} <= row.keys():
         raise UserError(f"{place}: rows with a label are unpaired; write preferences.source: unpaired")

@@ -50,8 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     previews = {name: preview_task(task) for name, task in tasks.items()}
     count = None if options.all else options.count
     if options.json:
-        made = {name: preview.as_dict(count) for name, preview in previews.items()}
-        print(json.dumps(made if len(made) > 1 else next(iter(made.values())), ensure_ascii=False))
+        by_task = {name: preview.as_dict(count) for name, preview in previews.items()}
+        print(json.dumps(by_task if len(by_task) > 1 else next(iter(by_task.values())), ensure_ascii=False))
         return
     console = Console(highlight=False)
     for name, preview in previews.items():

@@ -34,7 +34,7 @@ class Preview:
 
     def as_dict(self, count: int | None) -> dict[str, Any]:
         """The first `count` pairs (None: all), or else prompts, as JSON."""
-        made: dict[str, Any] = {
+        as_json: dict[str, Any] = {
             "pairs": [
                 {f"{part}_ids": getattr(ids, part) for part in ("prompt", "chosen", "rejected")}
                 | {part: getattr(record, part) for part in ("prompt", "chosen", "rejected")}
@@ -44,8 +44,10 @@ class Preview:
         }
         if not self.pairs and self.prompts:
             prompts = self.prompts[:count]
-            made["prompts"] = [{"prompt_ids": self.encoder.prompt_ids(each), "prompt": each.prompt} for each in prompts]
-        return made | {"dropped": dict(self.dropped), "warnings": self.warnings}
+            as_json["prompts"] = [
+                {"prompt_ids": self.encoder.prompt_ids(each), "prompt": each.prompt} for each in prompts
+            ]
+        return as_json | {"dropped": dict(self.dropped), "warnings": self.warnings}
 
 
 def preview_task(task: TaskConfig) -> Preview:
@@ -53,8 +55,8 @@ def preview_task(task: TaskConfig) -> Preview:
     limits = (task.training.max_prompt_tokens, max_new_tokens(task))
     data = task.data.model_dump(mode="json")
     if not isinstance(task.preferences, FilePreferences):
-        made, builder = task_data(task.model, data, None, limits)
-        preview = Preview(builder.limit.encoder, prompts=list(chain.from_iterable(made.prompts.values())))
+        prepared, builder = task_data(task.model, data, None, limits)
+        preview = Preview(builder.limit.encoder, prompts=list(chain.from_iterable(prepared.prompts.values())))
         preview.dropped.update(builder.dropped)
         wrapped = any(prompt.messages for prompt in preview.prompts)
         texts = [prompt.prompt for prompt in preview.prompts]
@@ -70,17 +72,17 @@ def preview_task(task: TaskConfig) -> Preview:
 
 
 def _preview_pairs(task: TaskConfig, section: Mapping[str, Any], builder: PromptBuilder) -> Preview:
-    found = read_preferences(section, builder)
+    file_pairs = read_preferences(section, builder)
     config = spec_config(task.model.model_dump(mode="json"))
     context = NO_LIMIT if config is None else config_context_length(config)
     encoder, training = builder.limit.encoder, task.training
-    encoded = encode_pairs(encoder, found.pairs, training.max_prompt_tokens, training.max_response_tokens, context)
-    pairs = [(found.pairs[index], ids) for index, ids in zip(encoded.indices, encoded.pairs, strict=True)]
-    preview = Preview(encoder, pairs, dropped=found.dropped + Counter(encoded.dropped))
+    encoded = encode_pairs(encoder, file_pairs.pairs, training.max_prompt_tokens, training.max_response_tokens, context)
+    pairs = [(file_pairs.pairs[index], ids) for index, ids in zip(encoded.indices, encoded.pairs, strict=True)]
+    preview = Preview(encoder, pairs, dropped=file_pairs.dropped + Counter(encoded.dropped))
     total, lossy = len(pairs), sum(not decodes_to_text(encoder, *pair) for pair in pairs)
     size = NO_LIMIT if task.model.source == "scratch" else getattr(config, "vocab_size", None) or NO_LIMIT
     too_large = sum(max(ids.prompt + ids.chosen + ids.rejected) >= size for _, ids in pairs)
-    first = "" if not found.first else f"; the first of each: {', '.join(found.first.values())}"
+    first = "" if not file_pairs.first else f"; the first of each: {', '.join(file_pairs.first.values())}"
     preview.warnings += [
         *[f"{sum(preview.dropped.values())} rows give no pair{first}"] * bool(preview.dropped),
         *[

@@ -76,9 +76,9 @@ def model_hash(model: Any) -> str:
         object_hook=lambda values: {key: value for key, value in values.items() if key not in NOT_COMPUTED_WITH},
     )
     tensors = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
-    weights = {name: [list(value.shape), str(value.dtype), _bit_sum(value)] for name, value in tensors.items()}
+    weights = {name: [list(value.shape), str(value.dtype), _weight_checksum(value)] for name, value in tensors.items()}
     return text_hash([config, weights])
 
 
-def _bit_sum(value: Tensor) -> int:
+def _weight_checksum(value: Tensor) -> int:
     return int(value.view(INTEGERS[value.element_size()]).sum(dtype=torch.int64))

@@ -41,7 +41,7 @@ PUBLISHED = Path(__file__).parents[1] / "report" / "tables" / "published.yaml"
 
 
 @dataclass(frozen=True)
-class Taken:
+class FromJob:
     """Annotation of a field of settings that is not what the job has under its name: how it is taken from the job."""
 
     of: Callable[[Job], Any]
@@ -72,10 +72,10 @@ class StageSettings(Section):
 
     @classmethod
     def of(cls, job: Job) -> Self:
-        """The settings of a job: of each field what is Taken, or what the job has under its name."""
+        """The settings of a job: of each field what is FromJob, or what the job has under its name."""
         values = {}
         for name, field in cls.model_fields.items():
-            taken = [each.of for each in field.metadata if isinstance(each, Taken)]
+            taken = [each.of for each in field.metadata if isinstance(each, FromJob)]
             values[name] = taken[0](job) if taken else job.value(name)
         return cls(**values)
 
@@ -96,8 +96,8 @@ class StageSettings(Section):
         return json.dumps(self.as_dict(), sort_keys=True)
 
 
-TrustedLoading = Annotated[Loading, Taken(lambda job: job.trusted_loading)]
-PolicyLoading = Annotated[Loading, Taken(lambda job: job.policy_loading)]
+TrustedLoading = Annotated[Loading, FromJob(lambda job: job.trusted_loading)]
+PolicyLoading = Annotated[Loading, FromJob(lambda job: job.policy_loading)]
 ReferencePass = Annotated[
     PreferenceConfig,
     only_fields(
@@ -107,14 +107,14 @@ ReferencePass = Annotated[
 """What a forward pass of a frozen model over pairs depends on."""
 
 
-def where_source_is(section: str, source: str) -> Taken:
+def where_source_is(section: str, source: str) -> FromJob:
     """A section of the task that is read where its data have this source, and None elsewhere."""
-    return Taken(lambda job: getattr(job.section, section) if job.section.data.source == source else None)
+    return FromJob(lambda job: getattr(job.section, section) if job.section.data.source == source else None)
 
 
-def where_executed(value: Callable[[Job], Any]) -> Taken:
+def where_executed(value: Callable[[Job], Any]) -> FromJob:
     """A value that is read where preferences are programs that are executed, and None elsewhere."""
-    return Taken(lambda job: value(job) if job.section.preferences.source == "executed" else None)
+    return FromJob(lambda job: value(job) if job.section.preferences.source == "executed" else None)
 
 
 # --- data, preference pairs, cached outputs of the reference, scores of tokens
@@ -146,26 +146,26 @@ def template_of(model: ModelConfig) -> str | None:
 class PromptSettings(StageSettings):
     """How long prompts may be, beside responses of `max_new_tokens`."""
 
-    max_prompt_tokens: Annotated[int, Taken(lambda job: job.section.training.max_prompt_tokens)]
-    max_new_tokens: Annotated[int, Taken(lambda job: max_new_tokens(job.section))]
+    max_prompt_tokens: Annotated[int, FromJob(lambda job: job.section.training.max_prompt_tokens)]
+    max_new_tokens: Annotated[int, FromJob(lambda job: max_new_tokens(job.section))]
 
 
 class PrepareDataSettings(PromptSettings):
     """`name` is the config's, which marks its results."""
 
-    name: Annotated[str, Taken(lambda job: job.config_name)]
+    name: Annotated[str, FromJob(lambda job: job.config_name)]
     data: DataConfig
     preferences: Annotated[FilePreferences | None, where_source_is("preferences", "preferences")]
     model: Annotated[ModelConfig, PlainSerializer(lambda model: model.model_dump(mode="json", exclude=WEIGHTS))]
-    chat_template: Annotated[str | None, Taken(lambda job: template_of(job.section.model))]
+    chat_template: Annotated[str | None, FromJob(lambda job: template_of(job.section.model))]
     execution: Annotated[ExecutionConfig | None, where_source_is("execution", "problems")]
 
 
 class FitScorerSettings(StageSettings):
     """`pairs`: whether the labelled documents are pairs of a chosen and a rejected response."""
 
-    seed: Annotated[int, Taken(lambda job: job.section.data.seed)]
-    pairs: Annotated[bool, Taken(lambda job: job.section.data.source == "preferences")]
+    seed: Annotated[int, FromJob(lambda job: job.section.data.seed)]
+    pairs: Annotated[bool, FromJob(lambda job: job.section.data.source == "preferences")]
 
 
 class BuildPreferencesSettings(PromptSettings):
@@ -173,8 +173,8 @@ class BuildPreferencesSettings(PromptSettings):
 
     preferences: Annotated[GeneratedPreferences | FilePreferences | ExecutedPreferences, Field(discriminator="source")]
     loading: TrustedLoading
-    chat: Annotated[ChatOptions, Taken(lambda job: chat_options(job.section.model))]
-    on_long_prompt: Annotated[str, Taken(lambda job: job.section.data.on_long_prompt)]
+    chat: Annotated[ChatOptions, FromJob(lambda job: chat_options(job.section.model))]
+    on_long_prompt: Annotated[str, FromJob(lambda job: job.section.data.on_long_prompt)]
     data: Annotated[DataConfig | None, where_executed(lambda job: job.section.data)]
     execution: Annotated[ExecutionConfig | None, where_executed(lambda job: job.section.execution)]
     epochs: Annotated[float | None, where_executed(lambda job: job.section.training.num_train_epochs)]
@@ -189,8 +189,8 @@ class BuildRoundPairsSettings(CacheReferenceSettings):
     """The seed is that of the run. Nothing of the method: the judge sees texts alone."""
 
     seed: int
-    sampling: Annotated[SamplingConfig, Taken(lambda job: sampling_of_rounds(job.section)), without_fields("seed")]
-    judge: Annotated[JudgeConfig, Taken(lambda job: judge_of_rounds(job.section))]
+    sampling: Annotated[SamplingConfig, FromJob(lambda job: sampling_of_rounds(job.section)), without_fields("seed")]
+    judge: Annotated[JudgeConfig, FromJob(lambda job: judge_of_rounds(job.section))]
 
 
 def _the_oracle(job: Job) -> tuple[str, Any]:
@@ -202,17 +202,17 @@ class SelectOraclePairsSettings(StageSettings):
     """`share`: of the prompts that have pairs, a choice by `seed`."""
 
     task: str
-    oracle: Annotated[str, Taken(lambda job: _the_oracle(job)[0])]
-    share: Annotated[float, Taken(lambda job: _the_oracle(job)[1].share)]
+    oracle: Annotated[str, FromJob(lambda job: _the_oracle(job)[0])]
+    share: Annotated[float, FromJob(lambda job: _the_oracle(job)[1].share)]
     seed: int
-    max_prompt_tokens: Annotated[int, Taken(lambda job: job.section.training.max_prompt_tokens)]
-    max_response_tokens: Annotated[int, Taken(lambda job: job.section.training.max_response_tokens)]
+    max_prompt_tokens: Annotated[int, FromJob(lambda job: job.section.training.max_prompt_tokens)]
+    max_response_tokens: Annotated[int, FromJob(lambda job: job.section.training.max_response_tokens)]
 
 
 class ScoreTokensSettings(StageSettings):
     training: ReferencePass
     oracle_loading: TrustedLoading
-    base_loading: Annotated[Loading, Taken(lambda job: job.reference_loading)]
+    base_loading: Annotated[Loading, FromJob(lambda job: job.reference_loading)]
 
 
 # --- training
@@ -227,8 +227,8 @@ class TrainSftSettings(StageSettings):
     model: ModelConfig
     sft: SftConfig | None
     loading: TrustedLoading
-    accelerate: Annotated[str | None, Taken(lambda job: accelerate_of(job.section.sft))]
-    chat_template: Annotated[str | None, Taken(lambda job: template_of(job.section.model))]
+    accelerate: Annotated[str | None, FromJob(lambda job: accelerate_of(job.section.sft))]
+    chat_template: Annotated[str | None, FromJob(lambda job: template_of(job.section.model))]
 
 
 class LoadPolicySettings(TrainSftSettings):
@@ -245,7 +245,7 @@ class FrontierSettings(StageSettings):
 
     sampling: Annotated[SamplingConfig, without_fields("samples")]
     scorer: ScorerConfig
-    prompts: Annotated[int, Taken(lambda job: job.section.evaluation.frontier_prompts)]
+    prompts: Annotated[int, FromJob(lambda job: job.section.evaluation.frontier_prompts)]
     batch_size: int
 
 
@@ -256,20 +256,20 @@ class TrainingSettings(StageSettings):
     frontier is measured.
     """
 
-    method: Annotated[str, Taken(lambda job: job.run.method)]
-    hyper: Annotated[dict[str, Any], Taken(lambda job: METHODS[job.run.method].resolve(job.run.hyper))]
-    definition: Annotated[dict[str, Any], Taken(lambda job: METHODS[job.run.method].definition)]
+    method: Annotated[str, FromJob(lambda job: job.run.method)]
+    hyper: Annotated[dict[str, Any], FromJob(lambda job: METHODS[job.run.method].resolve(job.run.hyper))]
+    definition: Annotated[dict[str, Any], FromJob(lambda job: METHODS[job.run.method].definition)]
     seed: int
     loading: TrustedLoading
     frontier: Annotated[
         FrontierSettings | None,
-        Taken(lambda job: FrontierSettings.of(job) if job.section.training.frontier_every else None),
+        FromJob(lambda job: FrontierSettings.of(job) if job.section.training.frontier_every else None),
     ]
 
 
 class TrainPolicySettings(TrainingSettings):
     training: Annotated[PreferenceConfig, without_fields("rounds", "on_policy")]
-    accelerate: Annotated[str | None, Taken(lambda job: accelerate_of(job.section.training))]
+    accelerate: Annotated[str | None, FromJob(lambda job: accelerate_of(job.section.training))]
 
 
 class TrainRoundSettings(TrainPolicySettings):
@@ -305,9 +305,9 @@ class TrainOnPolicySettings(TrainingSettings):
             *("num_processes", "accelerate", "compile"),
         ),
     ]
-    on_policy: Annotated[OnPolicyConfig, Taken(_on_policy)]
+    on_policy: Annotated[OnPolicyConfig, FromJob(_on_policy)]
     sampling: Annotated[SamplingConfig, only_fields("max_new_tokens", "batch_size")]
-    scorer: Annotated[ScorerConfig | None, Taken(lambda job: None if _fits_words(job)[1] else reward_of(job.section))]
+    scorer: Annotated[ScorerConfig | None, FromJob(lambda job: None if _fits_words(job)[1] else reward_of(job.section))]
 
 
 # --- samples and measures of trained policies
@@ -317,10 +317,10 @@ class SampleResponsesSettings(StageSettings):
     """`prompts`: the first so many of a split, or all; `single_turn`: first turns of dialogues only."""
 
     sampling: Annotated[SamplingConfig, without_fields("temperature")]
-    temperatures: Annotated[list[float], Taken(lambda job: [job.section.sampling.temperature])]
-    splits: Annotated[Splits, Taken(lambda job: job.splits("scores"))]
-    prompts: Annotated[int | None, Taken(lambda job: None)]
-    single_turn: Annotated[bool, Taken(lambda job: False)]
+    temperatures: Annotated[list[float], FromJob(lambda job: [job.section.sampling.temperature])]
+    splits: Annotated[Splits, FromJob(lambda job: job.splits("scores"))]
+    prompts: Annotated[int | None, FromJob(lambda job: None)]
+    single_turn: Annotated[bool, FromJob(lambda job: False)]
     loading: PolicyLoading
 
 
@@ -337,7 +337,7 @@ class SampleGenerationsSettings(SampleResponsesSettings):
 
 class SampleProgramsSettings(StageSettings):
     code: Annotated[CodeConfig, without_fields("k")]
-    splits: Annotated[Splits, Taken(lambda job: job.splits("pass_at_k"))]
+    splits: Annotated[Splits, FromJob(lambda job: job.splits("pass_at_k"))]
     loading: PolicyLoading
 
 
@@ -355,14 +355,14 @@ def _inspected_hyper(job: Job) -> dict[str, Any]:
 class EvaluateRunSettings(StageSettings):
     """The method is the one whose loss is shown for pairs; `header` names that of the run."""
 
-    method: Annotated[str, Taken(_inspected)]
-    hyper: Annotated[dict[str, Any], Taken(_inspected_hyper)]
-    definition: Annotated[dict[str, Any], Taken(lambda job: METHODS[_inspected(job)].definition)]
+    method: Annotated[str, FromJob(_inspected)]
+    hyper: Annotated[dict[str, Any], FromJob(_inspected_hyper)]
+    definition: Annotated[dict[str, Any], FromJob(lambda job: METHODS[_inspected(job)].definition)]
     header: dict[str, Any]
     policy_loading: Loading
     reference_loading: Loading
     training: Annotated[PreferenceConfig, only_fields("max_prompt_tokens", "max_response_tokens")]
-    planted: Annotated[bool, Taken(lambda job: job.section.data.source == "planted")]
+    planted: Annotated[bool, FromJob(lambda job: job.section.data.source == "planted")]
     token_pairs: int
     batch_size: int
     scorer: ScorerConfig | None
@@ -372,13 +372,13 @@ class EvaluateRunSettings(StageSettings):
 class MeasureSummariesSettings(StageSettings):
     header: dict[str, Any]
     summaries: SummaryConfig
-    splits: Annotated[Splits, Taken(lambda job: job.splits("summaries"))]
+    splits: Annotated[Splits, FromJob(lambda job: job.splits("summaries"))]
 
 
 class MeasureWinRateSettings(StageSettings):
     header: dict[str, Any]
-    judge: Annotated[JudgeConfig, Taken(lambda job: job.section.evaluation.win_rate)]
-    splits: Annotated[Splits, Taken(lambda job: job.splits("win_rate"))]
+    judge: Annotated[JudgeConfig, FromJob(lambda job: job.section.evaluation.win_rate)]
+    splits: Annotated[Splits, FromJob(lambda job: job.splits("win_rate"))]
 
 
 class MeasureBenchmarksSettings(StageSettings):
@@ -387,14 +387,14 @@ class MeasureBenchmarksSettings(StageSettings):
     loading: PolicyLoading
     chat: Annotated[
         ChatOptions,
-        Taken(lambda job: chat_options(job.section.model)),
+        FromJob(lambda job: chat_options(job.section.model)),
         without_fields("chat_template", "add_generation_prompt"),
     ]
 
 
 class MeasurePassAtKSettings(StageSettings):
     header: dict[str, Any]
-    k: Annotated[list[int], Taken(lambda job: job.section.evaluation.code.k)]
+    k: Annotated[list[int], FromJob(lambda job: job.section.evaluation.code.k)]
     data: DataConfig
     execution: ExecutionConfig
 
@@ -409,12 +409,12 @@ class MakeGridTableSettings(StageSettings):
 class CompareMethodsSettings(MakeGridTableSettings):
     """`select`: the metric that chooses a point of each grid. `published_figures`: a hash of the paper's figures."""
 
-    select: Annotated[str, Taken(lambda job: job.section.evaluation.selected_by)]
+    select: Annotated[str, FromJob(lambda job: job.section.evaluation.selected_by)]
     rows: str
     baseline: str | None
     published: str | None
     published_figures: Annotated[
-        str | None, Taken(lambda job: file_hash(PUBLISHED) if job.section.evaluation.published else None)
+        str | None, FromJob(lambda job: file_hash(PUBLISHED) if job.section.evaluation.published else None)
     ]
 
 
@@ -426,7 +426,7 @@ def _shares(job: Job) -> dict[str, float]:
 
 
 class PlotSelectionSettings(StageSettings):
-    shares: Annotated[dict[str, float], Taken(_shares)]
+    shares: Annotated[dict[str, float], FromJob(_shares)]
 
 
 def _runs_of_rounds(job: Job) -> list[str]:
@@ -435,7 +435,7 @@ def _runs_of_rounds(job: Job) -> list[str]:
 
 
 class PlotRoundsSettings(StageSettings):
-    runs: Annotated[list[str], Taken(_runs_of_rounds)]
+    runs: Annotated[list[str], FromJob(_runs_of_rounds)]
 
 
 def _points(job: Job) -> list[str]:
@@ -446,10 +446,10 @@ def _points(job: Job) -> list[str]:
 class ReportTask(StageSettings):
     """A task of the page: its config, the points of its grids, what is measured of the runs."""
 
-    config: Annotated[dict[str, Any], Taken(lambda job: job.resolved_config(without=("resources",)))]
-    points: Annotated[list[str], Taken(_points)]
+    config: Annotated[dict[str, Any], FromJob(lambda job: job.resolved_config(without=("resources",)))]
+    points: Annotated[list[str], FromJob(_points)]
     measures: list[str]
-    compare: Annotated[CompareMethodsSettings, Taken(CompareMethodsSettings.of)]
+    compare: Annotated[CompareMethodsSettings, FromJob(CompareMethodsSettings.of)]
 
 
 class BuildReportSettings(StageSettings):
