@@ -47,16 +47,19 @@ def main() -> None:
         responses = [row for row in rows if row.split == split]
         scored[split] = score_samples(policy, reference, tokenizer, responses, scorers, settings.batch_size)
         notes += [f"{split}: {note}" for note in cut_notes(*scorers.values())]
-    mask = METHODS[settings.method].mask(settings.hyper)
+    row = METHODS[settings.method]
     tokens = token_records(settings, policy, reference, tokenizer, masks, read_records(options.pairs, Preference))
+    weight = token_analysis.mean_weight(tokens)
     result = token_analysis.sample_scores(scored["test"]) | {
-        "auc": token_analysis.planted_auc(tokens, mask) if settings.planted and not is_sft else {},
+        "auc": token_analysis.planted_auc(tokens, row.mask(settings.hyper)) if settings.planted and not is_sft else {},
         "sparsity": token_analysis.mask_sparsity(tokens),
+        "mean_weight": weight,
+        "effective_beta": row.effective_beta(settings.hyper, weight),
         "logp_change": {} if is_sft else token_analysis.logp_change(tokens),
     }
     splits = {split: {"": token_analysis.sample_measurements(part)} for split, part in scored.items()}
     splits["validation"][""] |= token_analysis.pair_accuracy(tokens)
-    splits["test"][""] |= token_analysis.mask_measurements(result["auc"], result["sparsity"])
+    splits["test"][""] |= token_analysis.mask_measurements(result["auc"], result["sparsity"], result["effective_beta"])
     measure = {"measure": "scores", "splits": splits, "notes": notes}
     write_json(options.scores, settings.header | result | measure)
     write_records(options.tokens, tokens)

@@ -43,12 +43,21 @@ PLACES = [
     "methods.fdpg.epochs",
     "methods.fdpg_feature.mean",
     "methods.mapo.kinds",
-    "methods.sparsepo_common.initial_zeros",
 ]
 
 
 def test_every_former_name_is_tried_here():
     assert {place.rpartition(".")[2] for place in PLACES} == set(RENAMED)
+
+
+@pytest.mark.parametrize("key", ["initial_zeros", "init_sparsity"])
+def test_the_former_start_of_a_mask_is_answered_with_those_that_there_are(tmp_path, key):
+    path = tmp_path / "config.yaml"
+    path.write_text(TEXT)
+    later = tmp_path / "later.yaml"
+    later.write_text(f"tasks: {{reviews: {{methods: {{sparsepo_common: {{{key}: 0.25}}}}}}}}")
+    with pytest.raises(UserError, match=f"{key}: was removed: .*init: ones.*init: authors"):
+        load_config([path, later])
 
 
 @pytest.mark.parametrize("place", PLACES)

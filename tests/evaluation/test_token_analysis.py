@@ -181,7 +181,7 @@ def test_the_excess_is_the_score_less_the_way_of_the_policy_on_either_side():
         row[side]["logps"] = [2.5, 0.0, 0.75]  # excess 0.5, 2, 0.25
     found = planted_auc([row], "excess")
     assert found["excess"] == {"chosen": 0.5, "rejected": 0.5} and "oracle_score" not in found
-    assert mask_measurements(found, {})["auc_excess"] == {"values": [0.5], "groups": [0]}
+    assert mask_measurements(found, {}, None)["auc_excess"] == {"values": [0.5], "groups": [0]}
 
 
 def test_values_that_a_method_does_not_select_by_are_no_signal():
@@ -290,6 +290,7 @@ def test_accuracy_is_the_share_of_pairs_ranked_right_and_a_tie_is_one_half():
 
 def test_what_is_known_of_masks_stands_beside_the_rewards():
     auc = {"m_u": {"chosen": 0.75, "rejected": 0.5}, "m_d": {"chosen": None}, "abs_logratio": {"chosen": 0.6}}
-    found = mask_measurements(auc, {"m_u": {"chosen": 0.25, "rejected": 0.75}})
-    assert found == {"auc_m_u": {"values": [0.75], "groups": [0]}, "zeros_m_u": {"values": [0.5], "groups": [0]}}
-    assert mask_measurements({}, {}) == {}
+    found = mask_measurements(auc, {"m_u": {"chosen": 0.25, "rejected": 0.75}}, 0.3)
+    expected = {"auc_m_u": 0.75, "zeros_m_u": 0.5, "effective_beta": 0.3}
+    assert found == {name: {"values": [value], "groups": [0]} for name, value in expected.items()}
+    assert mask_measurements({}, {}, None) == {}

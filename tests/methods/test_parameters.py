@@ -44,7 +44,7 @@ BAD = [
     ("ipo", "reduction", "max"),
     ("sparsepo_common", "form", "published"),
     ("sparsepo_common", "form", ["paper"]),
-    ("sparsepo_common", "init_sparsity", 1.0),
+    ("sparsepo_common", "init", "zeros"),
     ("sparsepo_common", "l1_u", -0.001),
     ("mapo", "activation_sites", []),
     ("mapo", "activation_sites", "mlp"),

@@ -102,7 +102,14 @@ def test_every_mask_is_one_of_a_method():
 def test_what_is_given_goes_to_the_loss_or_to_the_masks_and_the_rest_is_default():
     hyper, masks = METHODS["sparsepo_common"].split_parameters({"beta": 0.5, "l1_u": 0.01})
     assert hyper == {"beta": 0.5, "form": "paper"}
-    assert masks == {"mask": "layers", "l1_u": 0.01, "l1_d": 0.0, "init_sparsity": 0.25, "share": "common"}
+    assert masks == {
+        "mask": "layers",
+        "l1_u": 0.01,
+        "l1_d": 0.0,
+        "init": "ones",
+        "normalise": "none",
+        "share": "common",
+    }
 
 
 def test_what_a_mask_does_not_read_is_not_among_its_keywords():

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsepo.objective import losses
-from sparsepo.objective.response_terms import Side, weighted_sum
+from sparsepo.objective.response_terms import Side, reward_mean, weighted_sum
 
 NAN, INF = float("nan"), float("inf")
 TERMS = ("logps", "ref_logps", "reverse_kl", "forward_kl", "values", "m_u", "m_d")
@@ -301,12 +301,32 @@ def test_the_first_round_of_inpo_is_ipo(sides):
     same(losses.inpo(*first, beta=0.4, ratio=0.3), losses.ipo(*first, beta=0.4, reduction="sum"))
 
 
-def test_a_mask_without_a_live_token_gives_a_mean_of_0_and_no_gradient():
+MEANS = [("simpo", {"beta": 2.0, "gamma": 0.5}), ("orpo", {"beta": 0.5}), ("sepo", {"beta": 0.5}),
+         ("selective_nll", {}), ("ipo", {"beta": 0.5, "reduction": "mean"})]  # fmt: skip
+
+
+@pytest.mark.parametrize("name, hyper", MEANS)
+def test_a_mean_over_no_token_is_the_plain_mean(name, hyper):
+    """Not 0, which would say that a response without weights is certain."""
     dead = [with_terms(side, m_u=torch.zeros_like(side.logps)) for side in example()]
-    result = losses.sepo(*dead, beta=0.5)
-    result.loss.sum().backward()
-    assert result.loss.tolist() == pytest.approx([LOG_2])
-    assert all(not side.logps.grad.any() for side in dead)
+    plain = [with_terms(side, m_u=None) for side in example()]
+    same(getattr(losses, name)(*dead, **hyper), getattr(losses, name)(*plain, **hyper))
+
+
+@pytest.mark.parametrize("last", [0, 1])
+def test_a_mean_has_no_jump_as_its_last_weight_vanishes(last):
+    """Half of MIN_WEIGHT is half of the way from the token's value to the mean of the three."""
+    values = torch.tensor([[-4.0, -1.0, -1.0, 9.0]], dtype=torch.float64)
+    valid = torch.tensor([[True, True, True, False]])
+
+    def mean(weight):
+        weights = torch.zeros_like(values)
+        weights[0, last] = weight
+        return float(reward_mean(values, Side(values, None, None, None, valid, m_u=weights)))
+
+    token, plain = float(values[0, last]), -2.0
+    expected = {1.0: token, 1e-3: token, 5e-4: (token + plain) / 2, 1e-9: plain, 0.0: plain}
+    assert [mean(weight) for weight in expected] == pytest.approx(list(expected.values()), abs=1e-5)
 
 
 def test_orpo_has_an_end_where_a_response_is_certain():

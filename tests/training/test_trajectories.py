@@ -99,8 +99,8 @@ def test_no_value_leaves_the_device_between_two_logs(toy, tmp_path, method, grad
 def test_the_optimiser_is_fused_and_has_a_group_for_the_mask_heads(toy, tmp_path):
     optimizer = toy.trainer(tmp_path, "sparsepo_common", mask_learning_rate=0.5).create_optimizer()
     assert isinstance(optimizer, torch.optim.AdamW) and optimizer.defaults["fused"]
-    assert [group["lr"] for group in optimizer.param_groups] == [1e-3, 0.5]
-    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.0, 0.01]
+    assert [group["lr"] for group in optimizer.param_groups] == [1e-3, 0.5, 0.5]
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.0, 0.01, 0.0]
 
 
 @pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")

@@ -7,7 +7,7 @@ import zipfile
 import pytest
 
 DPO, SPARSE = "dpo/beta~0.1/seed~0", "sparsepo_common/beta~0.5/seed~0"
-HYPER = {"beta": 0.5, "form": "paper", "mask": "layers", "l1_u": 0.0, "l1_d": 0.0, "init_sparsity": 0.25}
+HYPER = {"beta": 0.5, "form": "paper", "mask": "layers", "l1_u": 0.0, "l1_d": 0.0, "init": "ones", "normalise": "none"}
 
 # The tiny run takes a minute or two, and more on a busy machine; it counts for the first test that needs it.
 pytestmark = pytest.mark.timeout(900)

@@ -160,7 +160,15 @@ def test_each_stage_reads_what_it_needs():
     assert parsed("sample_responses")["sampling"]["max_new_tokens"] == 64
     train = parsed("train_policy", RUNS[5])
     assert (train["method"], train["seed"]) == ("sparsepo_common", 3)
-    made = {"beta": 0.1, "form": "paper", "mask": "layers", "l1_u": 0.001, "l1_d": 0.0, "init_sparsity": 0.25}
+    made = {
+        "beta": 0.1,
+        "form": "paper",
+        "mask": "layers",
+        "l1_u": 0.001,
+        "l1_d": 0.0,
+        "init": "ones",
+        "normalise": "none",
+    }
     assert train["hyper"] == made and train["training"]["batch_size"] == 10
     assert train["definition"]["loss"] == "sparsepo" and train["definition"]["share"] == "common"
     evaluate = parsed("evaluate_run", RUNS[5])

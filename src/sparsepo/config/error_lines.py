@@ -19,7 +19,6 @@ RENAMED = {
     "also": "extra_scorers",
     "epochs": "num_train_epochs",
     "fewshot": "num_fewshot",
-    "initial_zeros": "init_sparsity",
     "keep": "checkpoint_selection",
     "key_variable": "api_key_env",
     "kinds": "activation_sites",
@@ -36,6 +35,10 @@ RENAMED = {
     "wins": "win_rate",
 }
 """Keys that had another name in earlier versions -> their name."""
+
+START = "was removed: a learned mask starts with each weight near 1 (init: ones), or as published (init: authors)"
+REMOVED = {"initial_zeros": START, "init_sparsity": START}
+"""Keys of earlier versions that have no other name -> what to write instead."""
 
 COLUMNS = "write columns: {{{}: ...}} beside this section instead"
 ELSEWHERE = {
@@ -77,6 +80,8 @@ def _message(detail: Mapping[str, Any]) -> str:
     key, allowed = str(detail["loc"][-1]), keys_at(detail["loc"][:-1])
     if (new := RENAMED.get(key)) in allowed:
         return f"'{key}' is now called '{new}': write {new} instead"
+    if key in REMOVED and "init" in allowed:
+        return REMOVED[key]
     return ELSEWHERE.get((*detail["loc"][-2:-1], key)) or f"unknown key; {did_you_mean(key, allowed)}"
 
 

@@ -106,7 +106,8 @@ class PairBatch(ResponseBatch):
     ref_states: (n, d), ref_logps: (n,), ref_weights: (n,): stored outputs of the reference, see
     `training.reference_cache`.
     loss_kwargs, pair_weights (b,): keywords of the loss and factors on the loss of each pair that were computed from
-    the whole step, see `training.step_statistics`.
+    the whole step, see `training.step_statistics`. mask_means: the same of the masks that are normalised, `m_u` and
+    `m_d` -> mean weight of a response token.
     """
 
     pair_ends: tuple[int, ...]
@@ -118,6 +119,7 @@ class PairBatch(ResponseBatch):
     ref_weights: Tensor | None = None
     loss_kwargs: Mapping[str, Any] = field(default_factory=dict)
     pair_weights: Tensor | None = None
+    mask_means: Mapping[str, Tensor | float] | None = None
 
     @property
     def num_pairs(self) -> int:

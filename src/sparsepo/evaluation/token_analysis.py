@@ -178,6 +178,13 @@ def mask_sparsity(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, floa
     }
 
 
+def mean_weight(records: Sequence[dict[str, Any]]) -> float | None:
+    """Mean m_u of the response tokens of both sides; None for a method whose reward is not weighted."""
+    if "m_u" not in used_masks(records):
+        return None
+    return fmean(weight for record in records for side in SIDES for weight in record[side]["m_u"])
+
+
 def logp_change(records: Sequence[dict[str, Any]]) -> dict[str, float]:
     """Mean over pairs of the summed log pi - log ref of each side."""
     return {
@@ -185,8 +192,11 @@ def logp_change(records: Sequence[dict[str, Any]]) -> dict[str, float]:
     }
 
 
-def mask_measurements(auc: dict[str, Any], sparsity: dict[str, Any]) -> dict[str, dict[str, list]]:
-    """AUC and share of zeros of a run's masks as measurements of one value, for the table of its rewards."""
+def mask_measurements(
+    auc: dict[str, Any], sparsity: dict[str, Any], effective_beta: float | None
+) -> dict[str, dict[str, list]]:
+    """AUC, zeros and effective beta of a run's masks as measurements of one value, for the table of rewards."""
     values = {f"auc_{name}": sides["chosen"] for name, sides in auc.items() if name != "abs_logratio"}
     values |= {f"zeros_{name}": fmean(sides.values()) for name, sides in sparsity.items()}
+    values["effective_beta"] = effective_beta
     return {name: {"values": [value], "groups": [0]} for name, value in values.items() if value is not None}

@@ -19,7 +19,7 @@ class Mask:
 
     @property
     def is_learned(self) -> bool:
-        return "init_sparsity" in self.parameters
+        return "init" in self.parameters
 
     @property
     def reads_values(self) -> bool:
@@ -27,7 +27,7 @@ class Mask:
         return "oracle" in self.parameters
 
 
-_LEARNED = ("l1_u", "l1_d", "init_sparsity", "mask_weight_decay")
+_LEARNED = ("l1_u", "l1_d", "init", "normalise", "mask_weight_decay")
 _SELECTION = ("k_chosen", "k_rejected", "oracle")
 _INNER = {"inner": 200}
 _BINARY = {"binary": True}
@@ -38,11 +38,13 @@ MASKS: dict[str, Mask] = {
     "feed_forward_last": Mask("sparsepo.objective.learned_masks.LastHead", _LEARNED, _INNER),
     "binary_layers": Mask("sparsepo.objective.learned_masks.LayerHead", _LEARNED, _BINARY),
     "binary_last": Mask("sparsepo.objective.learned_masks.LastHead", _LEARNED, _BINARY),
-    "activations": Mask("sparsepo.objective.fixed_masks.ActivationHead", ("activation_sites", "normalisation")),
-    "given": Mask("sparsepo.objective.fixed_masks.GivenHead", ("oracle",)),
+    "activations": Mask(
+        "sparsepo.objective.fixed_masks.ActivationHead", ("activation_sites", "normalisation", "normalise")
+    ),
+    "given": Mask("sparsepo.objective.fixed_masks.GivenHead", ("oracle", "normalise")),
     "selected": Mask("sparsepo.objective.fixed_masks.SelectedHead", _SELECTION),
     "excess": Mask("sparsepo.objective.fixed_masks.ExcessHead", _SELECTION),
-    "random": Mask("sparsepo.objective.fixed_masks.RandomHead"),
+    "random": Mask("sparsepo.objective.fixed_masks.RandomHead", ("normalise",)),
     "uniform": Mask("sparsepo.objective.fixed_masks.UniformHead"),
 }
 """By the name that a config gives."""
@@ -66,6 +68,8 @@ class Method:
     it may have learned masks.
     statistic: what a step computes over all its pairs before their losses, see `training.step_statistics`; adaptive:
     its parameters with defaults.
+    over_tokens: `sum` where the loss adds up log-probs or log-ratios of tokens, `mean` where it averages them, so that
+    the size of the weights does not count; or the name of the parameter that says which.
     needs_reference, needs_scores, needs_values: whether the loss reads log-probs of the reference, scores of the
     responses, numbers of their tokens. kl: the direction that the loss reads, or one for each value of `form`.
     """
@@ -81,6 +85,7 @@ class Method:
     training: tuple[str, ...] = ("learning_rate",)
     statistic: str = ""
     adaptive: Mapping[str, Any] = field(default_factory=dict)
+    over_tokens: str = "sum"
     needs_reference: bool = True
     needs_scores: bool = False
     needs_values: bool = False
@@ -122,6 +127,17 @@ class Method:
         if mask == "activations":
             outputs += (f"weights~{masks['normalisation']}~{'+'.join(masks['activation_sites'])}",)
         return outputs
+
+    def effective_beta(self, hyper: Mapping[str, Any], mean_weight: float | None) -> float | None:
+        """beta times the mean weight m_u of a response token: what beta stands for in the loss.
+
+        None without weights, for a loss without beta, and for one that averages over tokens, see `over_tokens`.
+        """
+        values = {**self.hyper, **hyper}
+        over_tokens = values.get(self.over_tokens, self.over_tokens)
+        if mean_weight is None or over_tokens != "sum" or "beta" not in values:
+            return None
+        return values["beta"] * mean_weight
 
     def mask(self, hyper: Mapping[str, Any]) -> str:
         """The name of the mask; `none` for a method without."""

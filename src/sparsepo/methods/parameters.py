@@ -45,7 +45,14 @@ PARAMETERS = {
     "mask": Parameter(Literal["none", *MASKS], "Where the weight of a token comes from; none: the published method."),
     "l1_u": Parameter(number(ge=0), "L1 penalty on the mask of the reward; larger is sparser."),
     "l1_d": Parameter(number(ge=0), "L1 penalty on the mask of the KL; larger is sparser."),
-    "init_sparsity": Parameter(number(ge=0, lt=1), "The part of the tokens that a learned mask starts with at 0."),
+    "init": Parameter(
+        Literal["ones", "authors"],
+        "Start of a learned mask: each weight near 1, or N(0, 0.02) as published.",
+    ),
+    "normalise": Parameter(
+        Literal["none", "mean"],
+        "mean: weights are divided by their mean over the response tokens of a step, so that beta keeps its meaning.",
+    ),
     "activation_sites": Parameter(
         Annotated[list[Site], BeforeValidator(_as_list), Field(min_length=1)],
         "Activations of the reference that are read, one or several.",

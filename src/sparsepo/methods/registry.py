@@ -18,20 +18,25 @@ _KL_BY_FORM = {"paper": "reverse", "released": "forward"}
 _SPARSE_MASKS = tuple(name for name in MASKS if name != "activations")
 _ACTIVATIONS = {"activation_sites": ("mlp", "attention", "residual"), "normalisation": "minmax"}
 _SELECTION = {"k_chosen": 0.3, "k_rejected": 0.3, "oracle": "data"}
-_LEARNED = {"l1_u": 0.0, "init_sparsity": 0.25}
-_TOKEN_MASKS = {"mask": "none", **_LEARNED, **_ACTIVATIONS, **_SELECTION}
+_LEARNED = {"l1_u": 0.0, "init": "ones"}
+_TOKEN_MASKS = {"mask": "none", "normalise": "none", **_LEARNED, **_ACTIVATIONS, **_SELECTION}
 _WEIGHS_REWARD = {
     "masks": _TOKEN_MASKS,
     "mask_choices": ("none", *MASKS),
     "share": "reward_only",
 }
+_WEIGHS_MEAN = _WEIGHS_REWARD | {
+    "masks": {name: value for name, value in _TOKEN_MASKS.items() if name != "normalise"},
+    "over_tokens": "mean",
+}
 _WEIGHS_WITHOUT_VALUES = _WEIGHS_REWARD | {
-    "masks": {"mask": "none", **_LEARNED, **_ACTIVATIONS},
+    "masks": {"mask": "none", "normalise": "none", **_LEARNED, **_ACTIVATIONS},
     "mask_choices": ("none", *(mask for mask in MASKS if not MASKS[mask].reads_values)),
 }
 _WEIGHS_BOTH = _WEIGHS_REWARD | {"share": "common", "masks": {**_TOKEN_MASKS, "l1_d": 0.0}}
-"""Masks of a loss that is a sum over tokens: on the log-ratios, or also on the KL of each token. WITHOUT_VALUES: for a
-loss that reads the numbers of the pairs itself, without the masks that read them."""
+"""Masks of a loss that is a sum over tokens: on the log-ratios, or also on the KL of each token. MEAN: of a loss
+that averages over tokens. WITHOUT_VALUES: for a loss that reads the numbers of the pairs itself, without the masks that
+read them."""
 
 METHODS: dict[str, Method] = {
     "dpo": Method(
@@ -72,6 +77,7 @@ METHODS: dict[str, Method] = {
         hyper={"beta": 0.1, "reduction": "sum"},
         equation="(h - 1/(2β))²",
         source="Azar et al. 2023",
+        over_tokens="reduction",
         **_WEIGHS_REWARD,
     ),
     "simpo": Method(
@@ -81,7 +87,7 @@ METHODS: dict[str, Method] = {
         equation="-log σ(β (mean log π (chosen) - mean log π (rejected)) - γ)",
         source="Meng et al. 2024",
         needs_reference=False,
-        **_WEIGHS_REWARD,
+        **_WEIGHS_MEAN,
     ),
     "dpop": Method(
         label="DPOP",
@@ -115,7 +121,7 @@ METHODS: dict[str, Method] = {
         hyper={"beta": 0.1, "form": "paper"},
         equation="SparsePO with m_u = m_d read off the reference's activations",
         source="arXiv 2410.05102, Section 3.2",
-        masks={"mask": "activations", **_ACTIVATIONS, "oracle": "data"},
+        masks={"mask": "activations", "normalise": "none", **_ACTIVATIONS, "oracle": "data"},
         mask_choices=("activations", "given"),
         share="common",
         kl=_KL_BY_FORM,
@@ -126,7 +132,7 @@ METHODS: dict[str, Method] = {
         hyper={"beta": 0.1, "form": "paper"},
         equation="-log σ(u - δ), u = β Δ Σ m_u log π/ref, δ = β Δ Σ m_d KL(π‖ref), m_u = m_d learned",
         source="arXiv 2410.05102, Eq. 6-10",
-        masks={"mask": "layers", **_LEARNED, "l1_d": 0.0, **_SELECTION},
+        masks={"mask": "layers", "normalise": "none", **_LEARNED, "l1_d": 0.0, **_SELECTION},
         mask_choices=_SPARSE_MASKS,
         share="common",
         kl=_KL_BY_FORM,
@@ -137,7 +143,7 @@ METHODS: dict[str, Method] = {
         hyper={"beta": 0.1, "form": "paper"},
         equation="-log σ(u - δ) as above, m_u and m_d learned apart",
         source="arXiv 2410.05102, Eq. 6-10",
-        masks={"mask": "layers", **_LEARNED, "l1_d": 0.0, **_SELECTION},
+        masks={"mask": "layers", "normalise": "none", **_LEARNED, "l1_d": 0.0, **_SELECTION},
         mask_choices=_SPARSE_MASKS,
         share="independent",
         kl=_KL_BY_FORM,
@@ -148,7 +154,7 @@ METHODS: dict[str, Method] = {
         hyper={"beta": 0.1, "form": "paper"},
         equation="-log σ(u - δ) as above, m_u learned, m_d = 1",
         source="arXiv 2410.05102, Section 5 (ablation)",
-        masks={"mask": "layers", **_LEARNED, "l1_d": 0.0, **_SELECTION},
+        masks={"mask": "layers", "normalise": "none", **_LEARNED, "l1_d": 0.0, **_SELECTION},
         mask_choices=_SPARSE_MASKS,
         share="reward_only",
         kl=_KL_BY_FORM,
@@ -159,7 +165,7 @@ METHODS: dict[str, Method] = {
         hyper={"beta": 0.1, "form": "paper"},
         equation="-log σ(u - δ) as above, m_u = 1, m_d learned",
         source="arXiv 2410.05102, Section 5 (ablation)",
-        masks={"mask": "layers", **_LEARNED, "l1_d": 0.0, **_SELECTION},
+        masks={"mask": "layers", "normalise": "none", **_LEARNED, "l1_d": 0.0, **_SELECTION},
         mask_choices=_SPARSE_MASKS,
         share="kl_only",
         kl=_KL_BY_FORM,
@@ -199,7 +205,7 @@ METHODS: dict[str, Method] = {
         equation="-mean log π (chosen) - β log σ(log-odds (chosen) - log-odds (rejected))",
         source="Hong et al. 2024",
         needs_reference=False,
-        **_WEIGHS_REWARD,
+        **_WEIGHS_MEAN,
     ),
     "sepo": Method(
         label="SePO",
@@ -210,6 +216,7 @@ METHODS: dict[str, Method] = {
         masks={"mask": "selected", **_SELECTION},
         mask_choices=("selected", "given"),
         share="reward_only",
+        over_tokens="mean",
         needs_reference=False,
     ),
     "rho": Method(
@@ -221,6 +228,7 @@ METHODS: dict[str, Method] = {
         masks={"mask": "excess", **_SELECTION},
         mask_choices=("excess", "given", "uniform"),
         share="reward_only",
+        over_tokens="mean",
         needs_reference=False,
     ),
     "inpo": Method(

@@ -1,6 +1,6 @@
 """Mask heads that are trained: projections of the reference's hidden states, of all layers or of the last one."""
 
-from collections.abc import Iterable
+from collections.abc import Callable
 from functools import cached_property
 
 import torch
@@ -8,6 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparsepo.objective.masks import MaskHead
+
+SPREAD = 0.5
+"""How far the weights of calibration tokens lie from 1 at the start."""
 
 
 class LayerStates:
@@ -27,7 +30,8 @@ class LearnedHead(MaskHead):
 
     A layer's states can be dropped as soon as they are projected, so the head is called on its projections (..., p)
     instead of MaskInputs. `inner` gives each projection a hidden width: two linear layers with no nonlinearity between
-    (authors' code). `binary`: the weight is 1 where it would be positive, with a straight-through gradient.
+    (authors' code). `binary`: the weight is 1 where it would be positive, else 0; its gradient is straight-through:
+    that of the head without its ReLUs, so that a weight of 0 can come back.
     """
 
     reads = "hidden_states"
@@ -40,23 +44,47 @@ class LearnedHead(MaskHead):
         """(..., 1): the projection of layer 0 .. num_layers - 1, before any ReLU; None: the head does not read it."""
         raise NotImplementedError
 
-    def merge_projections(self, projections: Tensor) -> Tensor:
-        """(..., p) -> (...): the weight >= 0, before it is made binary."""
+    def merge_projections(self, projections: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
+        """(..., p) -> (...): the weight before it is made binary, with ReLU or the identity as activation."""
         raise NotImplementedError
 
     def forward(self, projections: Tensor) -> Tensor:
         """(..., p) -> (...): the weight."""
-        weight = self.merge_projections(projections)
-        return _straight_through(weight) if self.binary else weight
+        weight = self.merge_projections(projections, F.relu)
+        if not self.binary:
+            return weight
+        linear = self.merge_projections(projections, nn.Identity())
+        return (weight > 0).to(weight.dtype) + (linear - linear.detach())
 
-    def initialize(self, projections: Tensor, zeros: float) -> None:
-        """Change the parameters so that of these tokens (n, p) a share `zeros` has weight 0, and the mean weight is 1.
-
-        Each projection is standardised, then all are shifted. A weight is 0 where every projection is <= 0, so the
-        shift is a quantile of the largest one. A random start depends on the sign of the merge: one small model in five
-        would start with all weights 0.
-        """
+    def outputs(self) -> list[nn.Linear]:
+        """The linear map that each projection ends with."""
         raise NotImplementedError
+
+    @torch.no_grad()
+    def center_on_one(self, projections: Tensor) -> None:
+        """Change the parameters so that the weights of these tokens (n, p) have mean 1 and lie within 1 +- `SPREAD`.
+
+        No ReLU is at 0 there, so a gradient reaches every token. With a part of the tokens at 0, all positions that
+        matter may be among them and never get a gradient: it happens in one or two runs of ten on small tasks.
+        """
+        mean = projections.mean(0)
+        largest = (projections - mean).abs().amax(0)
+        scale = SPREAD / torch.where(largest > 1e-4, largest, 1.0)  # for one token, or where all are equal
+        for index, linear in enumerate(self.outputs()):
+            linear.weight.mul_(scale[index])
+            linear.bias.copy_((linear.bias - mean[index]) * scale[index] + 1)
+
+    @torch.no_grad()
+    def draw_as_published(self) -> None:
+        """Draw the weights of all linear maps from N(0, 0.02), with biases 0, as the authors' code does.
+
+        Weights of tokens are then small, and all 0 where every weight of the merge is negative: with probability 2^-L.
+        """
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                module.weight.normal_(0.0, 0.02)
+                if module.bias is not None:
+                    module.bias.zero_()
 
 
 class LayerHead(LearnedHead):
@@ -83,14 +111,11 @@ class LayerHead(LearnedHead):
             projection = linear(projection)
         return projection
 
-    def merge_projections(self, projections: Tensor) -> Tensor:
-        return F.relu(self.merge(F.relu(projections)))[..., 0]
+    def merge_projections(self, projections: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
+        return activation(self.merge(activation(projections)))[..., 0]
 
-    @torch.no_grad()
-    def initialize(self, projections: Tensor, zeros: float) -> None:
-        shifted = _standardise_and_shift(self.layer, projections, zeros)
-        if not self.binary:
-            self.merge.weight.div_(_divisor(self.merge_projections(shifted).mean()))
+    def outputs(self) -> list[nn.Linear]:
+        return [_linears(projection)[-1] for projection in self.layer]
 
 
 class LastHead(LearnedHead):
@@ -105,16 +130,11 @@ class LastHead(LearnedHead):
             return None
         return self.layer(states.values.to(next(self.parameters()).dtype))
 
-    def merge_projections(self, projections: Tensor) -> Tensor:
-        return F.relu(projections)[..., 0]
+    def merge_projections(self, projections: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
+        return activation(projections)[..., 0]
 
-    @torch.no_grad()
-    def initialize(self, projections: Tensor, zeros: float) -> None:
-        weight = self.merge_projections(_standardise_and_shift([self.layer], projections, zeros))
-        if not self.binary:
-            last, divisor = _linears(self.layer)[-1], _divisor(weight.mean())
-            last.weight.div_(divisor)
-            last.bias.div_(divisor)
+    def outputs(self) -> list[nn.Linear]:
+        return [_linears(self.layer)[-1]]
 
 
 def _projection(width: int, inner: int | None) -> nn.Module:
@@ -125,33 +145,3 @@ def _projection(width: int, inner: int | None) -> nn.Module:
 
 def _linears(projection: nn.Module) -> list[nn.Linear]:
     return [module for module in projection.modules() if isinstance(module, nn.Linear)]
-
-
-def _standardise_and_shift(maps: Iterable[nn.Module], projections: Tensor, zeros: float) -> Tensor:
-    """Change the maps with outputs `projections` (n, p) as `LearnedHead.initialize` says; returns the new outputs."""
-    scale, mean = _divisor(projections.std(0, correction=0)), projections.mean(0)
-    standard = (projections - mean) / scale
-    shift = -_separating_quantile(standard.amax(-1), zeros)
-    for index, module in enumerate(maps):
-        linear = _linears(module)[-1]
-        linear.weight.div_(scale[index])
-        linear.bias.copy_((linear.bias - mean[index]) / scale[index] + shift)
-    return standard + shift
-
-
-def _separating_quantile(values: Tensor, share: float) -> Tensor:
-    """A quantile of (n,) values that equals none of them but the largest: rounding would decide that token's weight."""
-    place = share * (len(values) - 1)
-    if place == int(place) < len(values) - 1:
-        return values.sort().values[int(place) :][:2].mean()
-    return torch.quantile(values, share)
-
-
-def _divisor(spread: Tensor) -> Tensor:
-    """The spread, or 1 where it is too small to divide by: for one token, or where all are equal."""
-    return torch.where(spread > 1e-4, spread, 1.0)
-
-
-def _straight_through(weight: Tensor) -> Tensor:
-    """1 where weight > 0 else 0, with the gradient of `weight`."""
-    return weight + ((weight > 0).to(weight.dtype) - weight).detach()

@@ -19,13 +19,16 @@ class Masks(nn.Module):
     """The two weights of a method, m_u on the reward and m_d on the KL, and their L1 penalty.
 
     `heads` maps `common` to the one head of both, or `u` and `d` to a head each; without a head the weight is 1.
-    `init_sparsity`: the share of tokens whose weight is 0 after `calibrate`, for learned heads.
+    init: how learned heads start, `ones` or `authors`, see `calibrate`. normalise: `mean` where a loss reads the
+    weights divided by their mean over the response tokens of a step; the penalty is on the weights themselves.
     """
 
-    def __init__(self, heads: Mapping[str, MaskHead], *, l1_u: float, l1_d: float, init_sparsity: float | None = None):
+    def __init__(
+        self, heads: Mapping[str, MaskHead], *, l1_u: float, l1_d: float, init: str = "ones", normalise: str = "none"
+    ):
         super().__init__()
         self.heads = nn.ModuleDict(heads)
-        self.l1_u, self.l1_d, self.init_sparsity = l1_u, l1_d, init_sparsity
+        self.l1_u, self.l1_d, self.init, self.normalise = l1_u, l1_d, init, normalise
 
     @property
     def reads(self) -> set[str]:
@@ -64,13 +67,17 @@ class Masks(nn.Module):
 
     @torch.no_grad()
     def calibrate(self, batches: Iterable[MaskInputs]) -> None:
-        """Initialise every learned head on the tokens of these batches, see `LearnedHead.initialize`."""
+        """The start of every learned head: weights near 1 on the tokens of these batches, see
+        `LearnedHead.center_on_one`, or as published, see `LearnedHead.draw_as_published`."""
         heads = self._learned_heads()
-        if not heads:
+        if self.init == "authors":
+            for head in heads.values():
+                head.draw_as_published()
+        if self.init == "authors" or not heads:
             return
         batch_projections = [{name: inputs.projections[name][inputs.valid] for name in heads} for inputs in batches]
         for name, head in heads.items():
-            head.initialize(torch.cat([projections[name] for projections in batch_projections]), self.init_sparsity)
+            head.center_on_one(torch.cat([projections[name] for projections in batch_projections]))
 
     def penalty(self, m_u: Tensor, m_d: Tensor, valid: Tensor) -> Tensor:
         """(s, t) -> (s,): l1_u sum |m_u| + l1_d sum |m_d| over response tokens, of the weights that have a head.
@@ -98,7 +105,7 @@ def build_masks(num_layers: int, width: int, *, mask: str, share: str, **paramet
     row = MASKS[mask]
     head_class = resolve_name(row.head)
     l1 = {name: parameters.pop(name, 0.0) for name in ("l1_u", "l1_d")}  # a mask that does not read one pays nothing
-    init_sparsity = parameters.pop("init_sparsity", None)
+    options = {name: parameters.pop(name) for name in ("init", "normalise") if name in parameters}
     size = {"num_layers": num_layers, "width": width} if row.is_learned else {}
     heads = {name: head_class(**size, **row.options, **parameters) for name in SHARES[share]}
-    return Masks(heads, **l1, init_sparsity=init_sparsity)
+    return Masks(heads, **l1, **options)

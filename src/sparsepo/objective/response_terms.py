@@ -80,12 +80,24 @@ def reward_sum(values: Tensor, side: Side) -> Tensor:
     return weighted_sum(values, side.m_u, side.valid)
 
 
+MIN_WEIGHT = 1e-3
+"""The sum of a response's weights below which the plain mean replaces the weighted one, little by little."""
+
+
 def reward_mean(values: Tensor, side: Side) -> Tensor:
-    """(b,): sum_t m_u v_t / sum_t m_u; without a mask the plain mean; 0 where all weights are 0."""
+    r"""(b,): the mean of v_t over the response with the weights m_u >= 0; without a mask the plain mean.
+
+        (sum_t m_u v_t + r mean_t v_t) / (sum_t m_u + r),  r = max(0, MIN_WEIGHT - sum_t m_u)
+
+    A mean over no token is the plain mean: with 0 a response without weights would have probability 1. As the weights
+    of a response go to 0 its mean goes there without a jump, whichever weight is the last.
+    """
+    plain = weighted_sum(values, None, side.valid) / side.valid.sum(-1)
     if side.m_u is None:
-        return reward_sum(values, side) / side.valid.sum(-1)
+        return plain
     weight = side.m_u.where(side.valid, 0.0).sum(-1)
-    return torch.where(weight != 0, reward_sum(values, side) / weight.where(weight != 0, 1.0), 0.0)
+    rest = (MIN_WEIGHT - weight).clamp_min(0.0)
+    return (reward_sum(values, side) + rest * plain) / (weight + rest)
 
 
 def kl_sum(values: Tensor, side: Side) -> Tensor:

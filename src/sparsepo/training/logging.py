@@ -26,6 +26,7 @@ PRINTED = (
     "reward_accuracy",
     "reverse_kl_chosen",
     "sparsity_u_chosen",
+    "effective_beta",
     "tokens_per_second",
 )
 

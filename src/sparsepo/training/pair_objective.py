@@ -85,17 +85,25 @@ class PairObjective(nn.Module):
     def reference(self) -> Any | None:
         return self._reference[0]
 
-    def forward(self, batch: PairBatch, *, logratios_only: bool = False) -> PairOutput | tuple[Tensor, Tensor]:
+    def forward(
+        self, batch: PairBatch, *, logratios_only: bool = False, mask_sums_only: bool = False
+    ) -> PairOutput | tuple[Tensor, ...]:
         """Loss, rewards and token terms of a batch.
 
         `logratios_only`: instead sum_t log pi/ref of the chosen and of the rejected responses, (b,) each, no gradient.
+        `mask_sums_only`: instead the sums of m_u and of m_d over all response tokens, and their number, no gradient.
         """
         if logratios_only:
             return self._logratios(batch)
+        if mask_sums_only:
+            return self._mask_sums(batch)
         reference = self._reference_outputs(batch, self.masks)
         outputs = run_backbone(self.policy, batch.inputs, recompute_attention=self.recomputes)
         hidden = batch.responses.select_hidden(outputs.last_hidden_state)
         weights = self._mask_weights(batch, hidden, reference)
+        if self.masks is not None and self.masks.normalise == "mean" and batch.mask_means is None:
+            sums, count = token_sums(weights, batch)
+            batch = replace(batch, mask_means={name: total / count for name, total in sums.items()})
         if self.recomputes or not torch.is_grad_enabled():
             terms = self._token_terms(batch, hidden, reference, self._kl)
             output = self._pair_output(batch, terms, weights)
@@ -135,11 +143,13 @@ class PairObjective(nn.Module):
         return dict(zip(("m_u", "m_d"), self.masks(inputs), strict=True))
 
     def _pair_output(self, batch: PairBatch, terms: TokenTerms, weights: Mapping[str, Tensor]) -> PairOutput:
-        """The loss of these terms; `weights` are the grids m_u and m_d."""
+        """The loss of these terms; `weights` are the grids m_u and m_d, before they are divided by their means."""
         penalty = terms.logps.new_zeros(batch.num_pairs)
         if self.masks is not None:  # before the loss: the order decides how gradients of a common mask are rounded
             penalty = self.masks.penalty(*weights.values(), batch.responses.valid)
             penalty = penalty[: batch.num_pairs] + penalty[batch.num_pairs :]
+        if batch.mask_means is not None:
+            weights = {name: divide_by_mean(grid, batch.mask_means[name]) for name, grid in weights.items()}
         chosen, rejected = batch.sides(terms, weights)
         pair = self._loss(chosen, rejected, **{**self._hyper, **batch.loss_kwargs})
         if batch.pair_weights is not None:
@@ -174,11 +184,33 @@ class PairObjective(nn.Module):
         chosen, rejected = (weighted_sum(side.logratio, None, side.valid) for side in sides)
         return chosen, rejected
 
+    @torch.no_grad()
+    def _mask_sums(self, batch: PairBatch) -> tuple[Tensor, Tensor, Tensor]:
+        reference = self._reference_outputs(batch, self.masks)
+        hidden = None
+        if "logratio" in self.masks.reads:
+            hidden = batch.responses.select_hidden(hidden_states(self.policy, batch.inputs))
+        sums, count = token_sums(self._mask_weights(batch, hidden, reference), batch)
+        return sums["m_u"], sums["m_d"], count
+
     def calibrate(self, batches: Iterable[PairBatch]) -> None:
         """Initialise learned mask heads on the tokens of these batches."""
         if self.masks is not None and self.masks.has_parameters:
             with torch.no_grad():
                 self.masks.calibrate(run_reference(self.reference, self.masks, batch).mask_inputs for batch in batches)
+
+
+@torch.no_grad()
+def token_sums(weights: Mapping[str, Tensor], batch: PairBatch) -> tuple[dict[str, Tensor], Tensor]:
+    """The sum of each grid of weights over the response tokens of a batch, and how many these are."""
+    valid = batch.responses.valid
+    return {name: grid.where(valid, 0.0).sum() for name, grid in weights.items()}, valid.sum()
+
+
+def divide_by_mean(weights: Tensor, mean: Tensor | float) -> Tensor:
+    """Weights whose mean over a step is `mean`, a constant for the gradient, divided by it; 0 where all are 0."""
+    mean = torch.as_tensor(mean, dtype=weights.dtype, device=weights.device)
+    return weights / mean.where(mean != 0, 1.0)
 
 
 def group_pairs(pair_ends: Sequence[int], min_rows: int) -> list[tuple[slice, range]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.encoding import EncodedPairs, TokenPair
@@ -257,16 +257,24 @@ class PreferenceTrainer(ResumableTrainer):
         num_pairs, *sums = self.sum_over_processes([self._num_logged_pairs, *self._metric_sums.values()])
         means = {name: total / num_pairs for name, total in zip(self._metric_sums, sums, strict=True)}
         self._metric_sums, self._num_logged_pairs = {}, 0
+        if "mask_u_mean" in means:
+            beta = METHODS[self.method].effective_beta(self.hyper, means["mask_u_mean"])
+            means |= {} if beta is None else {"effective_beta": beta}
         return means
 
     def create_optimizer(self, model=None):
-        """The optimiser, with a group of its own for the mask heads."""
+        """The optimiser, with groups of their own for the mask heads.
+
+        Their weight decay acts on the weights of linear maps, not on biases and the LayerNorm, as in the authors' code.
+        """
         if self.optimizer is None:
-            config = self.settings
+            config, rate = self.settings, self.settings.mask_learning_rate
             groups = [{"params": [p for p in self.policy.parameters() if p.requires_grad]}]
             if self.masks is not None and self.masks.has_parameters:
-                settings = {"lr": config.mask_learning_rate, "weight_decay": config.mask_weight_decay}
-                groups.append({"params": list(self.masks.parameters())} | settings)
+                linear = [module.weight for module in self.masks.modules() if isinstance(module, nn.Linear)]
+                others = [weight for weight in self.masks.parameters() if all(weight is not each for each in linear)]
+                groups.append({"params": linear, "lr": rate, "weight_decay": config.mask_weight_decay})
+                groups.append({"params": others, "lr": rate, "weight_decay": 0.0})
             self.optimizer = self.build_optimizer(groups)
         return self.optimizer
 

@@ -8,6 +8,7 @@ from statistics import fmean, pstdev
 from typing import Any, Protocol
 
 import torch
+from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from sparsepo.data.batches import PairBatch
@@ -139,6 +140,38 @@ class RunningMargin:
         return set(sorted(keys, key=keys.get, reverse=True)[:count])
 
 
+class MaskMeans:
+    """The mean of m_u and of m_d over all response tokens of a step, for masks with `normalise: mean`.
+
+    A step of one micro-batch on one process needs no pass of its own: its means are computed with its loss.
+    inner: another statistic of the method, if any.
+    """
+
+    def __init__(self, inner: Statistic | None):
+        self.inner = inner
+
+    @property
+    def state(self) -> dict[str, float]:
+        return {} if self.inner is None else self.inner.state
+
+    @state.setter
+    def state(self, state: dict[str, float]) -> None:
+        if self.inner is not None:
+            self.inner.state = state
+
+    def add_to_batches(
+        self, model: Any, batches: Sequence[PairBatch], sum_over_processes: Sum, seed: int, is_training: bool
+    ) -> Sequence[PairBatch]:
+        if self.inner is not None:
+            batches = self.inner.add_to_batches(model, batches, sum_over_processes, seed, is_training)
+        if len(batches) == 1 and PartialState().num_processes == 1:
+            return batches
+        sums = [[batch.weight * value for value in model(batch, mask_sums_only=True)] for batch in batches]
+        total_u, total_d, count = sum_over_processes([sum(values) for values in zip(*sums, strict=True)])
+        means = {"m_u": total_u / count, "m_d": total_d / count}
+        return [replace(batch, mask_means=means) for batch in batches]
+
+
 STATISTICS: dict[str, Callable[..., Statistic]] = {
     "mismatched_kl": MismatchedKL,
     "running_margin": RunningMargin,
@@ -150,8 +183,9 @@ def build_statistic(
     method: str, hyper: Mapping[str, Any], pairs: Sequence[TokenPair], layout: str, context: int
 ) -> Statistic | None:
     """The statistic of a method for runs on these pairs, or None if each of its losses needs one pair only."""
-    row = METHODS[method]
-    if not row.statistic:
-        return None
-    parameters = {"hyper": row.split_parameters(hyper)[0], "parameters": row.statistic_parameters(hyper)}
-    return STATISTICS[row.statistic](pairs=pairs, layout=layout, context=context, **parameters)
+    row, statistic = METHODS[method], None
+    loss_kwargs, masks = row.split_parameters(hyper)
+    if row.statistic:
+        parameters = {"hyper": loss_kwargs, "parameters": row.statistic_parameters(hyper)}
+        statistic = STATISTICS[row.statistic](pairs=pairs, layout=layout, context=context, **parameters)
+    return MaskMeans(statistic) if masks.get("normalise") == "mean" else statistic

@@ -36,6 +36,7 @@ class Quantity:
 QUANTITIES = (
     Quantity("sparsity_u", "mask sparsity: zeros in m_u", "share of zeros"),
     Quantity("sparsity_d", "mask sparsity: zeros in m_d", "share of zeros"),
+    Quantity("effective_beta", "effective β: β times the mean weight m_u of a token", "effective β", sides=False),
     Quantity("reverse_kl", "token KL(π‖ref), summed over a response", "nats"),
     Quantity("forward_kl", "token KL(ref‖π), summed over a response", "nats"),
     Quantity("logp_change", "change of log-prob of a response", "nats"),

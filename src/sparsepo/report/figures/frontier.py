@@ -73,6 +73,8 @@ def _setting_rows(frame: pd.DataFrame, x: str) -> list[PlotRow]:
     rows = []
     for setting in frame.to_dict("records"):
         run = f"{setting['seeds']} seed{'s' * (setting['seeds'] > 1)}, at the end"
+        if not math.isnan(beta := setting.get("effective_beta", math.nan)):
+            run += f", effective β {format_number(beta, 3)}"
         row = _row(
             "setting", setting["method"], setting["label"], setting[x], setting["reward"], setting["params"], run
         )

@@ -33,6 +33,10 @@ def cautions(frame: pd.DataFrame) -> list[str]:
             dead = f"The mask {name} is dead (over 99% of its weights are zero)"
             sentences += _caution(dead, trained, zeros > 0.99)
             sentences += _caution(f"The mask {name} has no exact zero", trained, zeros == 0.0)
+    if "effective_beta" in frame:
+        text = "β is not what acts: with the weights its effective value is over three times or under a third of it"
+        ratio = trained["mean_weight"].where(trained["effective_beta"].notna())
+        sentences += _caution(text, trained, (ratio > 3) | (ratio < 1 / 3))
     return sentences
 
 

@@ -17,7 +17,7 @@ ScoreFile = Mapping[str, Any]
 """The content of a file of scores of a run."""
 
 _SIDES = ("chosen", "rejected")
-_OPTIONAL = ("logp_change_", "auc_", "sparsity_")
+_OPTIONAL = ("logp_change_", "auc_", "sparsity_", "effective_beta")
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,7 @@ GRID_COLUMNS = (
     _of_sides("AUC excess", "auc_excess", "AUC excess is that of log oracle/π."),
     GridColumn("zeros m_u / m_d", ("sparsity_m_u", "sparsity_m_d"), 3,
                note="Zeros is the share of mask weights that are exactly zero."),
+    GridColumn("effective β", ("effective_beta",), 3, note="Effective β is β times the mean weight m_u of a token."),
 )  # fmt: skip
 """Every printed column, in order; one of which the frame has no part is left out."""
 
@@ -129,6 +130,8 @@ def _setting_row(runs: Sequence[ScoreFile]) -> dict[str, Any]:
             row[f"auc_{name}_{side}"] = _mean(run["auc"].get(name, {}).get(side) for run in runs)
     for name in ("m_u", "m_d"):
         row[f"sparsity_{name}"] = _mean(share for run in runs for share in run["sparsity"].get(name, {}).values())
+    for name in ("mean_weight", "effective_beta"):
+        row[name] = _mean(run.get(name) for run in runs)
     return row
 
 

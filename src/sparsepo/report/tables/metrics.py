@@ -48,6 +48,7 @@ METRICS = {
     "auc_excess": Metric("AUC excess", 2),
     "zeros_m_u": Metric("zeros m_u", 3, None, note="Zeros is the share of mask weights that are exactly zero."),
     "zeros_m_d": Metric("zeros m_d", 3, None),
+    "effective_beta": Metric("effective β", 3, None, note="Effective β is β times the mean weight m_u of a token."),
 }  # fmt: skip
 _PASS = re.compile(r"pass@\d+")
 
