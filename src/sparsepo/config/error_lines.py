@@ -37,6 +37,11 @@ RENAMED = {
 }
 """Keys that had another name in earlier versions -> their name."""
 
+REMOVED = {
+    "normalisation": "was removed: write reading: authors (in place of minmax) or reading: paper (of zscore) instead",
+}
+"""Keys of earlier versions that have no other name -> what to write instead."""
+
 COLUMNS = "write columns: {{{}: ...}} beside this section instead"
 ELSEWHERE = {
     **{(section, key): COLUMNS.format(key) for section in ("hub", "package") for key in ("text", "label")},
@@ -77,6 +82,8 @@ def _message(detail: Mapping[str, Any]) -> str:
     key, allowed = str(detail["loc"][-1]), keys_at(detail["loc"][:-1])
     if (new := RENAMED.get(key)) in allowed:
         return f"'{key}' is now called '{new}': write {new} instead"
+    if key in REMOVED and "reading" in allowed:
+        return REMOVED[key]
     return ELSEWHERE.get((*detail["loc"][-2:-1], key)) or f"unknown key; {did_you_mean(key, allowed)}"
 
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
+from itertools import product
 from math import prod
 from typing import Annotated, Any, get_args
 
@@ -11,7 +12,7 @@ from typing_extensions import TypeAliasType, TypedDict
 
 from sparsepo.config.base import LocatedError, raise_error, raise_errors
 from sparsepo.methods.parameters import PARAMETERS, Site
-from sparsepo.methods.registry import METHODS, check_used, parameter_type
+from sparsepo.methods.registry import METHODS, check_sites, check_used, parameter_type
 from sparsepo.runtime.errors import UserError, format_value
 from sparsepo.runtime.validation import error_message
 
@@ -136,6 +137,15 @@ def _grid_errors(method: str, grid: Mapping[str, list[str]]) -> Iterator[tuple[s
             except UserError as error:
                 yield str(error), name
                 break
+    names = [name for name in ("mask", "form", "reading") if name in grid]
+    for sites in grid.get("activation_sites", []):
+        for point in product(*(grid[name] for name in names)):
+            hyper = dict(zip(names, point, strict=True)) | {"activation_sites": parse_value("activation_sites", sites)}
+            try:
+                check_sites(method, hyper)
+            except UserError as error:
+                yield str(error), "activation_sites"
+                return
 
 
 def _in_given_order(grids: Any, check: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:

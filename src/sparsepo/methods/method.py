@@ -38,7 +38,7 @@ MASKS: dict[str, Mask] = {
     "feed_forward_last": Mask("sparsepo.objective.learned_masks.LastHead", _LEARNED, _INNER),
     "binary_layers": Mask("sparsepo.objective.learned_masks.LayerHead", _LEARNED, _BINARY),
     "binary_last": Mask("sparsepo.objective.learned_masks.LastHead", _LEARNED, _BINARY),
-    "activations": Mask("sparsepo.objective.fixed_masks.ActivationHead", ("activation_sites", "normalisation")),
+    "activations": Mask("sparsepo.objective.fixed_masks.ActivationHead", ("reading", "activation_sites")),
     "given": Mask("sparsepo.objective.fixed_masks.GivenHead", ("oracle",)),
     "selected": Mask("sparsepo.objective.fixed_masks.SelectedHead", _SELECTION),
     "excess": Mask("sparsepo.objective.fixed_masks.ExcessHead", _SELECTION),
@@ -46,6 +46,11 @@ MASKS: dict[str, Mask] = {
     "uniform": Mask("sparsepo.objective.fixed_masks.UniformHead"),
 }
 """By the name that a config gives."""
+
+READINGS = {"paper": ("mlp", "attention", "residual"), "authors": ("mlp", "attention", "residual", "logits")}
+"""How `mask: activations` reads the reference -> the sites that it has."""
+READING_OF_FORM = {"paper": "paper", "released": "authors"}
+"""Value of `form` -> the reading where none is given; a method without forms has that of the paper."""
 
 MISMATCHED_KL = "mismatched_kl"
 RUNNING_MARGIN = "running_margin"
@@ -109,7 +114,7 @@ class Method:
         """What a run needs of the frozen reference and can be computed once, before any run.
 
         `states`: its last hidden states, for a KL; `logps`: its log-probs of the response tokens;
-        `weights~NORMALISATION~SITES`: MaPO's mask. None: the run has to run the reference, as learned masks read all
+        `weights~READING~SITES`: MaPO's mask. None: the run has to run the reference, as learned masks read all
         layers, which are too large to store, KTO responses to other prompts, and later rounds pairs that do not exist
         yet.
         """
@@ -120,7 +125,7 @@ class Method:
         needs_logps = self.needs_reference or mask == "excess"
         outputs = ("states",) if log_kl or self.kl_directions(loss_kwargs) else ("logps",) if needs_logps else ()
         if mask == "activations":
-            outputs += (f"weights~{masks['normalisation']}~{'+'.join(masks['activation_sites'])}",)
+            outputs += (f"weights~{masks['reading']}~{'+'.join(masks['activation_sites'] or ('all',))}",)
         return outputs
 
     def mask(self, hyper: Mapping[str, Any]) -> str:
@@ -148,6 +153,8 @@ class Method:
         if mask == "none":
             return loss_kwargs, {}
         names = [name for name in self.used_parameters(mask) if name in self.masks and name != "oracle"]
+        if values.get("reading", "") is None:
+            values["reading"] = READING_OF_FORM[loss_kwargs.get("form", "paper")]
         return loss_kwargs, {"mask": mask, "share": self.share} | {name: values[name] for name in names}
 
     def statistic_parameters(self, hyper: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from sparsepo.methods.method import MASKS, MISMATCHED_KL, RUNNING_MARGIN, Method
+from sparsepo.methods.method import MASKS, MISMATCHED_KL, READINGS, RUNNING_MARGIN, Method
 from sparsepo.methods.parameters import PARAMETERS
 from sparsepo.runtime.errors import UserError, did_you_mean
 from sparsepo.runtime.validation import error_message
@@ -16,7 +16,7 @@ train on given pairs."""
 
 _KL_BY_FORM = {"paper": "reverse", "released": "forward"}
 _SPARSE_MASKS = tuple(name for name in MASKS if name != "activations")
-_ACTIVATIONS = {"activation_sites": ("mlp", "attention", "residual"), "normalisation": "minmax"}
+_ACTIVATIONS = {"reading": None, "activation_sites": None}
 _SELECTION = {"k_chosen": 0.3, "k_rejected": 0.3, "oracle": "data"}
 _LEARNED = {"l1_u": 0.0, "init_sparsity": 0.25}
 _TOKEN_MASKS = {"mask": "none", **_LEARNED, **_ACTIVATIONS, **_SELECTION}
@@ -280,6 +280,7 @@ def check_parameters(method: str, hyper: Mapping[str, Any]) -> Method:
         except ValidationError as error:
             raise UserError(f"parameter '{name}' of '{method}' {error_message(error.errors()[0])}") from None
     check_used(method, hyper)
+    check_sites(method, hyper)
     return row
 
 
@@ -297,6 +298,16 @@ def check_used(method: str, hyper: Mapping[str, Any]) -> None:
             readers = [choice for choice in row.mask_choices if name in row.used_parameters(choice)]
             listed = readers[0] if len(readers) == 1 else f"{', '.join(readers[:-1])} or {readers[-1]}"
             raise UserError(f"parameter '{name}' of '{method}' is not read where mask is '{mask}', but with {listed}")
+
+
+def check_sites(method: str, hyper: Mapping[str, Any]) -> None:
+    """Raises UserError for an activation site that the reading does not have."""
+    masks = METHODS[method].split_parameters(hyper)[1]
+    for site in masks.get("activation_sites") or ():
+        if site not in (allowed := READINGS[masks["reading"]]):
+            raise UserError(
+                f"activation site '{site}' is not in reading '{masks['reading']}', which has {', '.join(allowed)}"
+            )
 
 
 def check_pair_method(method: str, hyper: Mapping[str, Any]) -> Method:
