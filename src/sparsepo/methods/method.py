@@ -50,7 +50,8 @@ MASKS: dict[str, Mask] = {
 READINGS = {"paper": ("mlp", "attention", "residual"), "authors": ("mlp", "attention", "residual", "logits")}
 """How `mask: activations` reads the reference -> the sites that it has."""
 READING_OF_FORM = {"paper": "paper", "released": "authors"}
-"""Value of `form` -> the reading where none is given; a method without forms has that of the paper."""
+AVERAGING_LOSSES = ("simpo", "orpo", "sepo", "selective_nll")
+"""Losses that divide by the sum of a response's weights, which is 0 in the paper's reading."""
 
 MISMATCHED_KL = "mismatched_kl"
 RUNNING_MARGIN = "running_margin"
@@ -128,6 +129,10 @@ class Method:
             outputs += (f"weights~{masks['reading']}~{'+'.join(masks['activation_sites'] or ('all',))}",)
         return outputs
 
+    def averages(self, hyper: Mapping[str, Any]) -> bool:
+        """Whether the loss divides by the sum of a response's weights."""
+        return self.loss in AVERAGING_LOSSES or hyper.get("reduction") == "mean"
+
     def mask(self, hyper: Mapping[str, Any]) -> str:
         """The name of the mask; `none` for a method without."""
         return hyper.get("mask", self.masks.get("mask", "none"))
@@ -154,7 +159,8 @@ class Method:
             return loss_kwargs, {}
         names = [name for name in self.used_parameters(mask) if name in self.masks and name != "oracle"]
         if values.get("reading", "") is None:
-            values["reading"] = READING_OF_FORM[loss_kwargs.get("form", "paper")]
+            form = "released" if self.averages(loss_kwargs) else loss_kwargs.get("form", "paper")
+            values["reading"] = READING_OF_FORM[form]
         return loss_kwargs, {"mask": mask, "share": self.share} | {name: values[name] for name in names}
 
     def statistic_parameters(self, hyper: Mapping[str, Any]) -> dict[str, Any]:

@@ -280,7 +280,7 @@ def check_parameters(method: str, hyper: Mapping[str, Any]) -> Method:
         except ValidationError as error:
             raise UserError(f"parameter '{name}' of '{method}' {error_message(error.errors()[0])}") from None
     check_used(method, hyper)
-    check_sites(method, hyper)
+    check_reading(method, hyper)
     return row
 
 
@@ -300,9 +300,14 @@ def check_used(method: str, hyper: Mapping[str, Any]) -> None:
             raise UserError(f"parameter '{name}' of '{method}' is not read where mask is '{mask}', but with {listed}")
 
 
-def check_sites(method: str, hyper: Mapping[str, Any]) -> None:
-    """Raises UserError for an activation site that the reading does not have."""
+def check_reading(method: str, hyper: Mapping[str, Any]) -> None:
+    """Raises UserError for an activation site that the reading does not have, and a loss that it does not suit."""
     masks = METHODS[method].split_parameters(hyper)[1]
+    if masks.get("reading") == "paper" and METHODS[method].averages(hyper):
+        raise UserError(
+            f"'{method}' divides by the sum of a response's weights, which is 0 in reading 'paper': write reading: "
+            "authors"
+        )
     for site in masks.get("activation_sites") or ():
         if site not in (allowed := READINGS[masks["reading"]]):
             raise UserError(
