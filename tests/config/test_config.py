@@ -318,10 +318,30 @@ def test_a_task_name_cannot_leave_its_folder_nor_take_one_of_the_workflow(errors
     assert re.search("must be a name of|which results/ has for all tasks", messages[0])
 
 
+@pytest.mark.parametrize(
+    "grid, message",
+    [
+        (
+            "activation_sites: [mlp, logits], form: [released, paper]",
+            "activation_sites: activation site 'logits' is not",
+        ),
+        ("normalisation: zscore", r"normalisation: was removed: write reading: authors \(in place of minmax\)"),
+    ],
+)
+def test_what_a_reading_of_activations_does_not_have_is_an_error(errors, grid, message):
+    (found,) = errors(edited((DPO, f'mapo: {{beta: ["1"], {grid}}}')))
+    assert re.search(f"tasks.reviews.methods.mapo.{message}", found)
+
+
+def test_weights_that_sum_to_0_and_a_loss_that_divides_by_their_sum_are_an_error(errors):
+    (found,) = errors(edited((DPO, 'orpo: {beta: ["1"], mask: activations, reading: [authors, paper]}')))
+    assert "methods.orpo.reading: 'orpo' divides by the sum of a response's weights" in found
+
+
 def test_every_mistake_is_reported_one_a_line(errors):
     text = edited(
         ("vocab_size: 100", "vocab_size: -3"),
-        (DPO, 'dop: {beta: ["1"]}\n      mapo: {beta: ["0", "x"], alpha: [], normalisation: [no]}'),
+        (DPO, 'dop: {beta: ["1"]}\n      mapo: {beta: ["0", "x"], alpha: [], reading: [no]}'),
         ("seeds:", "sede:"),
         ("{samples: 1}", "{top_p: 2}"),
     )
@@ -331,7 +351,7 @@ def test_every_mistake_is_reported_one_a_line(errors):
         "tasks.reviews.model.tokenizer.vocab_size",
         "tasks.reviews.methods.mapo.beta[0]",
         "tasks.reviews.methods.mapo.beta[1]",
-        "tasks.reviews.methods.mapo.normalisation[0]",
+        "tasks.reviews.methods.mapo.reading[0]",
         "tasks.reviews.methods.mapo.alpha",
         "tasks.reviews.methods.dop",
         "tasks.reviews.sampling.top_p",

@@ -97,7 +97,7 @@ BAD = [
     ("dpo", {"beta": 1, "alpha": 1}),
     ("dpo", {"beta": 1, "mask": "layer"}),
     ("mapo", {"beta": 1, "mask": "layers"}),
-    ("mapo", {"beta": 1, "activation_sites": "logits"}),
+    ("mapo", {"beta": 1, "activation_sites": "norm"}),
     ("inpo", {"beta": 1, "iterations": 2.5}),
     ("fdpg_feature", {"divergence": "kl"}),
 ]

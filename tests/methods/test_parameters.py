@@ -25,7 +25,7 @@ def test_choices_are_those_of_the_code():
 @pytest.mark.parametrize("method", METHODS)
 def test_every_default_is_one_that_a_config_may_set(method):
     for name, default in METHODS[method].parameters.items():
-        if name not in METHODS[method].training_keys:  # those stand in the training section
+        if default is not None:  # which stands in the training section, or follows from other parameters
             TypeAdapter(parameter_type(method, name)).validate_python(default, strict=True)
 
 
@@ -48,10 +48,10 @@ BAD = [
     ("sparsepo_common", "l1_u", -0.001),
     ("mapo", "activation_sites", []),
     ("mapo", "activation_sites", "mlp"),
-    ("mapo", "activation_sites", ["mlp", "logits"]),
+    ("mapo", "activation_sites", ["mlp", "norm"]),
     ("mapo", "activation_sites", [["mlp"]]),
     ("mapo", "activation_sites", 3),
-    ("mapo", "normalisation", "softmax"),
+    ("mapo", "reading", "code"),
     ("sepo", "k_chosen", 0),
     ("sepo", "k_rejected", 1.1),
     ("sepo", "oracle", "../main"),
@@ -85,9 +85,45 @@ GOOD = [
     ("sepo", "oracle", "half_2"),
     ("mapo", "activation_sites", ["residual"]),
     ("mapo", "activation_sites", ("attention", "mlp")),
+    ("mapo", "reading", "authors"),
 ]
 
 
 @pytest.mark.parametrize("method, name, value", GOOD)
 def test_a_value_at_the_edge_of_what_is_allowed_is_accepted(method, name, value):
     assert check_parameters(method, {name: value}) is METHODS[method]
+
+
+@pytest.mark.parametrize(
+    "method, given, reading",
+    [
+        ("mapo", {}, "paper"),
+        ("mapo", {"form": "released"}, "authors"),
+        ("mapo", {"form": "released", "reading": "paper"}, "paper"),
+        ("mapo", {"reading": "authors"}, "authors"),
+        ("dpo", {"mask": "activations"}, "paper"),
+        ("simpo", {"mask": "activations"}, "authors"),
+        ("ipo", {"mask": "activations", "reduction": "mean"}, "authors"),
+    ],
+)
+def test_the_reading_of_activations_follows_the_form_of_the_loss(method, given, reading):
+    """The cache of the reference is named by it."""
+    row = METHODS[method]
+    assert row.split_parameters(given)[1]["reading"] == row.resolve(given)["reading"] == reading
+    assert row.required_reference_outputs(given, True) == ("states", f"weights~{reading}~all")
+    sites = given | {"activation_sites": ("residual", "mlp")}
+    assert row.required_reference_outputs(sites, True)[1] == f"weights~{reading}~residual+mlp"
+
+
+@pytest.mark.parametrize("given", [{}, {"form": "paper"}, {"form": "released", "reading": "paper"}])
+def test_logits_are_no_site_of_the_papers_reading(given):
+    with pytest.raises(UserError, match="'logits' is not in reading 'paper', which has mlp, attention, residual"):
+        check_parameters("mapo", {"activation_sites": ["mlp", "logits"], **given})
+    check_parameters("mapo", {"activation_sites": ["mlp", "logits"], **given, "reading": "authors"})
+
+
+@pytest.mark.parametrize("method, given", [("simpo", {}), ("orpo", {}), ("ipo", {"reduction": "mean"})])
+def test_a_loss_that_divides_by_the_sum_of_weights_cannot_have_those_that_sum_to_0(method, given):
+    with pytest.raises(UserError, match=f"'{method}' divides by the sum of a response's weights.*: write reading: aut"):
+        check_parameters(method, {"mask": "activations", "reading": "paper", **given})
+    check_parameters(method, {"mask": "activations", **given})

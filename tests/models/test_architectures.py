@@ -1,4 +1,4 @@
-"""Causal LMs of many architectures: the numbers of their own logits, hooks that find their modules, and loading."""
+"""Causal LMs of many architectures: the numbers of their own logits, their blocks, and loading."""
 
 from functools import cache
 
@@ -7,7 +7,6 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM
 
 from sparsepo.data.batches import ModelInputs
-from sparsepo.models.activations import record_activations
 from sparsepo.models.architecture import check_lm_head, decoder_layers, hidden_states
 from sparsepo.models.limits import context_length
 from sparsepo.models.loading import disable_dropout
@@ -40,12 +39,6 @@ BLOCKS = {
     "gpt_bigcode": "transformer.h",
     "gptj": "transformer.h",
     "gpt_neox": "gpt_neox.layers",
-}
-LAST_MAPS = {
-    "gpt2": ("mlp.c_proj", "attn.c_proj"),
-    "gpt_bigcode": ("mlp.c_proj", "attn.c_proj"),
-    "gptj": ("mlp.fc_out", "attn.out_proj"),
-    "gpt_neox": ("mlp.dense_4h_to_h", "attention.dense"),
 }
 PAIRS = [
     {"prompt": [3, 4, 5], "chosen": [6, 7, 8, 9], "rejected": [10, 11]},
@@ -239,107 +232,13 @@ def test_an_architecture_that_alters_its_logits_in_an_unknown_way_is_refused_by_
         check_lm_head(altered)
 
 
-# --- activations
-
-
-def by_hand(architecture, reference, ids):
-    """Mean over features of what enters the last maps and of what leaves the blocks, from modules named in full."""
-    seen = {"mlp": [], "attention": [], "residual": []}
-    mlp, attention = LAST_MAPS.get(architecture, ("mlp.down_proj", "self_attn.o_proj"))
-    handles = []
-    for layer in range(2):
-        block = f"{BLOCKS.get(architecture, 'model.layers')}.{layer}"
-        for kind, name in (("mlp", mlp), ("attention", attention)):
-            module = reference.get_submodule(f"{block}.{name}")
-            keep = seen[kind].append
-            handles.append(module.register_forward_pre_hook(lambda _, args, keep=keep: keep(args[0].mean(-1))))
-        handles.append(
-            reference.get_submodule(block).register_forward_hook(
-                lambda _, __, out: seen["residual"].append((out[0] if isinstance(out, tuple) else out).mean(-1))
-            )
-        )
-    with torch.no_grad():
-        reference(ids, attention_mask=torch.ones_like(ids))
-    for handle in handles:
-        handle.remove()
-    return seen
-
-
-@pytest.mark.parametrize("architecture", CONFIGS)
-def test_recorded_activations_are_those_of_the_named_modules_in_layer_order(architecture):
-    reference, ids = model(architecture, 1), torch.tensor([[3, 4, 5, 6, 7], [8, 9, 10, 11, 12]])
-    with record_activations(reference, {"mlp", "attention", "residual"}) as record, torch.no_grad():
-        reference(ids, attention_mask=torch.ones_like(ids))
-    expected = by_hand(architecture, reference, ids)
-    for kind in ("mlp", "attention", "residual"):
-        assert len(record[kind]) == 2
-        for mine, theirs in zip(record[kind], expected[kind], strict=True):
-            assert mine.shape == (2, 5)
-            torch.testing.assert_close(mine, theirs)
-
-
-def test_the_feed_forward_activation_of_a_gated_block_is_gate_times_up():
-    """Llama: silu(gate(x)) * up(x) at the input of the block's feed-forward part."""
-    reference, ids = model("llama", 1), torch.tensor([[3, 4, 5]])
-    block, inputs = reference.model.layers[1], []
-    handle = block.mlp.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
-    with record_activations(reference, {"mlp"}) as record, torch.no_grad():
-        reference(ids, attention_mask=torch.ones_like(ids))
-    handle.remove()
-    with torch.no_grad():
-        gated = torch.nn.functional.silu(block.mlp.gate_proj(inputs[0])) * block.mlp.up_proj(inputs[0])
-    torch.testing.assert_close(record["mlp"][1], gated.mean(-1))
-
-
-def test_only_the_kinds_asked_for_are_recorded():
-    reference = model("gpt2", 1)
-    with record_activations(reference, {"mlp"}) as record, torch.no_grad():
-        reference(torch.tensor([[1, 2]]))
-    assert list(record) == ["mlp"]
-
-
-def test_no_hook_stays_behind_even_after_an_error():
-    reference = model("gpt2", 1)
-
-    def hooks():
-        return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in reference.modules())
-
-    before = hooks()
-    with pytest.raises(ZeroDivisionError), record_activations(reference, {"mlp", "attention", "residual"}):
-        assert hooks() == before + 6
-        raise ZeroDivisionError
-    assert hooks() == before
+# --- blocks
 
 
 @pytest.mark.parametrize("architecture", CONFIGS)
 def test_the_stack_of_blocks_is_found(architecture):
     reference = model(architecture, 0)
     assert decoder_layers(reference) is reference.get_submodule(BLOCKS.get(architecture, "model.layers"))
-
-
-def test_feed_forward_maps_that_are_the_blocks_own_are_found():
-    """OPT's fc1 and fc2 are direct children of a block."""
-    config = AutoConfig.for_model("opt", hidden_size=16, num_hidden_layers=1, num_attention_heads=2, ffn_dim=8)
-    reference, entering = AutoModelForCausalLM.from_config(config), []
-    block = reference.model.decoder.layers[0]
-    handle = block.fc2.register_forward_pre_hook(lambda _, args: entering.append(args[0]))
-    with record_activations(reference, {"mlp"}) as record, torch.no_grad():
-        reference(torch.tensor([[3, 4, 5]]))
-    handle.remove()
-    torch.testing.assert_close(record["mlp"], [entering[0].mean(-1)])
-
-
-@pytest.mark.parametrize(
-    "architecture, kind, reason",
-    [("mamba", "attention", "no attention module in a block"), ("qwen2_moe", "mlp", "a block's mlp has experts")],
-)
-def test_a_kind_that_an_architecture_lacks_is_refused_by_name(architecture, kind, reason):
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
-    heads = {"num_key_value_heads": 2} if architecture == "qwen2_moe" else {}
-    reference = AutoModelForCausalLM.from_config(AutoConfig.for_model(architecture, **sizes, **heads, vocab_size=9))
-    with pytest.raises(UserError, match=f"ForCausalLM: {reason}.*use other `activation_sites`"):
-        with record_activations(reference, {kind}):
-            pass
 
 
 # --- dropout
@@ -367,15 +266,6 @@ def test_dropout_is_off_in_training_mode_also_where_it_is_a_number(architecture)
         assert not torch.allclose(logits(True), logits(False))
     disable_dropout(noisy)
     assert torch.equal(logits(True), logits(False))
-
-
-def test_an_architecture_without_a_list_of_blocks_is_refused_only_if_its_activations_are_asked_for(monkeypatch):
-    made = model("gpt2", 0)
-    monkeypatch.setattr(made.config, "n_layer", 7)
-    with record_activations(made, set()) as record:
-        assert record == {}
-    with pytest.raises(UserError, match="has no list of 7 blocks"), record_activations(made, {"mlp"}):
-        pass
 
 
 def test_a_model_that_looks_ahead_is_refused_by_name():

@@ -14,8 +14,7 @@ from sparsepo.data.encoding import TokenPair
 from sparsepo.data.records import Prompt
 from sparsepo.generation.generate import sample
 from sparsepo.models import adapters
-from sparsepo.models.activations import record_activations
-from sparsepo.models.architecture import check_lm_head, checkpoint_blocks, decoder_layers
+from sparsepo.models.architecture import check_lm_head, checkpoint_blocks
 from sparsepo.models.loading import disable_dropout
 from sparsepo.runtime.errors import UserError
 from sparsepo.training.inspection import inspect_pairs
@@ -165,63 +164,37 @@ def test_learned_masks_refuse_blocks_that_put_out_several_states_a_token(archite
 # --- activations
 
 
-USUAL = {"mlp": "mlp.down_proj", "attention": "self_attn.o_proj"}
-MAPS = {
-    "bloom": {"mlp": "mlp.dense_4h_to_h", "attention": "self_attention.dense"},
-    "codegen": {"mlp": "mlp.fc_out", "attention": "attn.out_proj"},
-    "cohere2": USUAL,
-    "falcon": {"mlp": "mlp.dense_4h_to_h", "attention": "self_attention.dense"},
-    "falcon_h1": {"mlp": "feed_forward.down_proj", "attention": "self_attn.o_proj"},
-    "gemma3_text": USUAL,
-    "gpt_neo": {"mlp": "mlp.c_proj", "attention": "attn.attention.out_proj"},
-    "gpt_oss": {"attention": "self_attn.o_proj"},
-    "granitemoe": {"attention": "self_attn.o_proj"},
-    "helium": USUAL,
-    "lfm2": {"mlp": "feed_forward.w2"},
-    "minicpm3": USUAL,
-    "mixtral": {"attention": "self_attn.o_proj"},
-    "mpt": {"mlp": "ffn.down_proj", "attention": "attn.out_proj"},
-    "nemotron": USUAL,
-    "olmo2": USUAL,
-    "openai-gpt": {"mlp": "mlp.c_proj", "attention": "attn.c_proj"},
-    "phi": {"mlp": "mlp.fc2", "attention": "self_attn.dense"},
-    "phi3": USUAL,  # makes o_proj first, then the map of queries, keys and values
-    "qwen2": USUAL,
-    "qwen3": USUAL,
-    "rwkv": {"mlp": "feed_forward.value", "attention": "attention.output"},
-    "smollm3": USUAL,
-    "stablelm": USUAL,
-    "starcoder2": {"mlp": "mlp.c_proj", "attention": "self_attn.o_proj"},
-    "xglm": {"mlp": "fc2", "attention": "self_attn.out_proj"},
+LACKING = {
+    **dict.fromkeys(("bloom", "falcon", "mpt", "openai-gpt", "xglm"), "query in 2 of 2 layers"),
+    **dict.fromkeys(("granitemoe", "mixtral", "gpt_oss", "llama4_text", "phimoe"), "nonlinearity in 2 of 2 layers"),
+    **dict.fromkeys(("lfm2", "mamba2", "rwkv", "xlstm"), "nonlinearity in 2 of 2 layers"),
+    "xlstm": "attention output in 2 of 2 layers",
+    "cohere2": "rotated query in 1 of 2 layers",
+    "deepseek_v3": "nonlinearity in 1 of 2 layers",
+    "recurrent_gemma": "attention output in 2 of 3 layers",
 }
-"""Architecture -> kind -> the module whose input counts, in each block."""
+"""Architecture -> one of the activations that are told as left out in the authors' reading; else none is."""
 
 
-@pytest.mark.parametrize("architecture, kind", [(name, kind) for name, maps in MAPS.items() for kind in maps])
-def test_the_activations_of_a_kind_are_those_of_the_named_modules(architecture, kind):
-    causal_lm, ids, expected = model(architecture, 0), torch.tensor([[3, 4, 5, 6], [7, 8, 9, 10]]), []
-    handles = [
-        block.get_submodule(MAPS[architecture][kind]).register_forward_pre_hook(
-            lambda _, args: expected.append(args[0].mean(-1).flatten())
+@pytest.mark.parametrize("architecture", COMPUTED)
+def test_a_mask_from_activations_tells_what_an_architecture_lacks(architecture, capsys):
+    weights = {}
+    for reading in ("paper", "authors"):
+        causal_lm = copy.deepcopy(model(architecture, 0))
+        given = {"reading": reading}
+        records = [
+            inspect_pairs(causal_lm, causal_lm, PAIRS, "mapo", given, batch_size=size, layout="padded")
+            for size in (1, 4)
+        ]
+        weights[reading], alone = (
+            torch.tensor([weight for record in each for weight in record["chosen"]["m_u"]]) for each in records
         )
-        for block in decoder_layers(causal_lm)
-    ]
-    with record_activations(causal_lm, {kind}) as record, torch.no_grad():
-        causal_lm(ids, attention_mask=torch.ones_like(ids), use_cache=False)
-    for handle in handles:
-        handle.remove()
-    assert len(expected) == 2
-    torch.testing.assert_close([values.flatten() for values in record[kind]], expected)
-
-
-@pytest.mark.parametrize("architecture", ["deepseek_v3", "llama4_text", "mamba2", "phimoe", "xlstm"])
-def test_an_architecture_without_such_a_module_in_each_block_is_refused(architecture):
-    """Experts, convolutions and recurrent layers have no one map to look at."""
-    with (
-        pytest.raises(UserError, match="other `activation_sites`"),
-        record_activations(model(architecture, 0), {"mlp", "attention"}),
-    ):
-        pass
+        torch.testing.assert_close(weights[reading], alone, rtol=1e-3, atol=1e-3)
+    assert weights["authors"].min() >= 0 and weights["paper"].min() < 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("mask from")]
+    assert len(lines) == 2
+    assert ("left out" in lines[1]) == (architecture in LACKING)
+    assert LACKING.get(architecture, "") in lines[1]
 
 
 # --- sampling

@@ -279,39 +279,48 @@ def activation_inputs(*modules, valid=None):
     return MaskInputs(valid=valid, activations={"mlp": values})
 
 
-def test_minmax_weights_are_the_numbers_worked_out_by_hand():
+def test_weights_in_the_authors_reading_are_the_numbers_worked_out_by_hand():
     """(2, 4, 6) is rescaled to (0, 0.5, 1), (3, 1, 2) to (1, 0, 0.5); their mean follows."""
     inputs = activation_inputs([[2.0, 4.0, 6.0]], [[3.0, 1.0, 2.0]])
-    assert ActivationHead(("mlp",), "minmax")(inputs).tolist() == [[0.5, 0.25, 0.75]]
+    assert ActivationHead("authors")(inputs).tolist() == [[0.5, 0.25, 0.75]]
 
 
-def test_zscore_weights_are_the_numbers_worked_out_by_hand():
-    """(2, 4, 6): mean 4, unbiased deviation 2."""
-    inputs = activation_inputs([[2.0, 4.0, 6.0]])
-    assert ActivationHead(("mlp",), "zscore")(inputs).tolist() == [[-1.0, 0.0, 1.0]]
+def test_weights_in_the_papers_reading_are_the_numbers_worked_out_by_hand():
+    """(2, 4, 6): mean 4, unbiased deviation 2; (9, 9, 9) has no deviation and counts as 0."""
+    assert ActivationHead("paper")(activation_inputs([[2.0, 4.0, 6.0]])).tolist() == [[-1.0, 0.0, 1.0]]
+    both = activation_inputs([[2.0, 4.0, 6.0]], [[9.0, 9.0, 9.0]])
+    assert ActivationHead("paper")(both).tolist() == [[-0.5, 0.0, 0.5]]
 
 
-def test_kinds_count_equally_however_many_modules_they_have():
-    """Three modules say (0, 1), one of another kind says (1, 0)."""
+def test_weights_in_the_papers_reading_sum_to_0_over_a_response_and_are_told_as_negative():
+    torch.manual_seed(0)
+    inputs = MaskInputs(torch.ones(5, 9, dtype=torch.bool), activations={"mlp": list(torch.randn(4, 5, 9).double())})
+    assert ActivationHead("paper")(inputs).sum(-1).abs().max() < 1e-12
+    assert ActivationHead("authors")(inputs).min() >= 0
+    assert ActivationHead("paper").can_be_negative and not ActivationHead("authors").can_be_negative
+
+
+def test_sites_count_equally_for_the_authors_and_activations_in_the_paper():
+    """Three activations say (0, 1), one of another site says (1, 0)."""
     up, down = torch.tensor([[1.0, 2.0]]), torch.tensor([[2.0, 1.0]])
     inputs = MaskInputs(valid=torch.tensor([[True, True]]), activations={"mlp": [up, up, up], "residual": [down]})
-    assert ActivationHead(("mlp", "residual"), "minmax")(inputs).tolist() == [[0.5, 0.5]]
-    assert ActivationHead(("residual",), "minmax")(inputs).tolist() == [[1.0, 0.0]]
+    assert ActivationHead("authors")(inputs).tolist() == [[0.5, 0.5]]
+    torch.testing.assert_close(ActivationHead("paper")(inputs), torch.tensor([[-1.0, 1.0]]) / 2**0.5 / 2)
 
 
-@pytest.mark.parametrize("normalisation, lonely", [("minmax", 1.0), ("zscore", 0.0)])
-def test_a_response_with_nothing_to_compare_gets_a_defined_weight(normalisation, lonely):
+@pytest.mark.parametrize("reading, lonely", [("authors", 1.0), ("paper", 0.0)])
+def test_a_response_with_nothing_to_compare_gets_a_defined_weight(reading, lonely):
     """One token, or the same activation at all tokens."""
     inputs = activation_inputs([[5.0, NAN, NAN], [7.0, 7.0, 7.0]], valid=[[True, False, False], [True, True, True]])
-    weights = ActivationHead(("mlp",), normalisation)(inputs)
+    weights = ActivationHead(reading)(inputs)
     assert weights[0, 0] == lonely
     assert weights[1].tolist() == [lonely] * 3
 
 
-@pytest.mark.parametrize("normalisation", ["minmax", "zscore"])
+@pytest.mark.parametrize("reading", ["authors", "paper"])
 @pytest.mark.parametrize("padding", [NAN, float("inf"), -float("inf"), 1e6])
-def test_padding_never_reaches_an_activation_weight(normalisation, padding):
-    head = ActivationHead(("mlp",), normalisation)
+def test_padding_never_reaches_an_activation_weight(reading, padding):
+    head = ActivationHead(reading)
     alone = head(activation_inputs([[1.0, 4.0, 2.0]]))
     padded = activation_inputs([[1.0, 4.0, 2.0, padding]], valid=[[True, True, True, False]])
     assert head(padded)[:, :3].tolist() == alone.tolist()
@@ -319,7 +328,7 @@ def test_padding_never_reaches_an_activation_weight(normalisation, padding):
 
 
 def test_activation_weights_do_not_depend_on_scale_or_offset():
-    head = ActivationHead(("mlp",), "minmax")
+    head = ActivationHead("authors")
     assert head(activation_inputs([[10.0, 70.0, 30.0]])).tolist() == head(activation_inputs([[1.0, 7.0, 3.0]])).tolist()
 
 
@@ -327,14 +336,14 @@ def test_constant_activations_that_are_not_exact_in_binary_are_still_constant():
     """The mean of five 0.1 is not 0.1 in floating point; were the z-score not 0, rounding would decide a weight."""
     for count, value in itertools.product((3, 5, 7, 10), (0.1, 0.7, 1e-3, 123.456)):
         inputs = activation_inputs([[value] * count])
-        assert ActivationHead(("mlp",), "zscore")(inputs).abs().max() < 1e-3
-        assert ActivationHead(("mlp",), "minmax")(inputs).tolist() == [[1.0] * count]
+        assert ActivationHead("paper")(inputs).abs().max() < 1e-3
+        assert ActivationHead("authors")(inputs).tolist() == [[1.0] * count]
 
 
 def test_half_precision_activations_are_normalised_in_float32():
     inputs = activation_inputs([[2.0, 4.0, 6.0]])
     half = MaskInputs(valid=inputs.valid, activations={"mlp": [inputs.activations["mlp"][0].bfloat16()]})
-    assert ActivationHead(("mlp",), "minmax")(half).dtype == torch.float32
+    assert ActivationHead("authors")(half).dtype == torch.float32
 
 
 # --- controls

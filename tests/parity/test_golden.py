@@ -25,8 +25,9 @@ from sparsepo.training.inspection import inspect_pairs, pair_records
 from sparsepo.training.method_masks import build_method_masks
 from sparsepo.training.pair_objective import PairObjective, run_reference
 
-GOLDEN = json.loads((Path(__file__).parents[1] / "fixtures" / "golden" / "golden.json").read_text())
-TOKENS, LOSSES, SPARSEPO, MAPO, LEFT = (GOLDEN[part] for part in ("tokens", "losses", "sparsepo", "mapo", "left"))
+FOLDER = Path(__file__).parents[1] / "fixtures" / "golden"
+GOLDEN, MAPO = (json.loads((FOLDER / f"{name}.json").read_text()) for name in ("golden", "mapo"))
+TOKENS, LOSSES, SPARSEPO, LEFT = (GOLDEN[part] for part in ("tokens", "losses", "sparsepo", "left"))
 SIDES = ("chosen", "rejected")
 PAD = 96  # the end token, on purpose: padding must not be told from ids
 PUBLISHED = 2e-5  # the published code ran in float32
@@ -371,36 +372,55 @@ def test_left_padding_without_position_ids_gives_the_golden_sparsepo_losses_of_t
 # --- MaPO
 
 
-def recorded(problem, sites):
-    """What heads that read these activations get from the reference for the golden batch."""
-    masks = build_method_masks("mapo", problem.reference, {"activation_sites": sites})
-    return run_reference(problem.reference, masks, batch_of(problem)).mask_inputs
+MAPO_SITES = {"all": {}, "all+mlp": {"activation_sites": ("mlp", "attention", "residual", "logits")}}
+"""Golden name -> parameters; the other names are those of the sites."""
 
 
-@pytest.mark.parametrize("kind", ["attention", "residual"])
-@pytest.mark.parametrize("layer", [0, 1, 2])
-def test_weights_read_off_one_module_are_the_golden_ones(problem, kind, layer):
-    inputs = recorded(problem, (kind,))
-    one = MaskInputs(valid=inputs.valid, activations={kind: [inputs.activations[kind][layer]]})
-    expected = MAPO["first_chosen"][kind][layer]
-    assert_close(ActivationHead((kind,), "minmax")(one)[0, : len(expected)], expected, problem.tolerance)
+def mapo(problem, sites, form, batch=None):
+    given = MAPO_SITES.get(sites, {"activation_sites": tuple(sites.split("+"))})
+    return inspect(problem, "mapo", {"beta": MAPO["beta"], "form": form, "reading": "authors", **given}, batch=batch)
 
 
-@pytest.mark.parametrize("side", SIDES)
-def test_weights_read_off_the_feed_forward_blocks_are_the_golden_ones(problem, side):
-    """Golden masks average kinds: three without the feed-forward blocks, four with, so 4 x - 3 y is theirs alone."""
-    without, both = flat(MAPO["all"]["mask"][side]), flat(MAPO["all_and_mlp"]["mask"][side])
-    masks = build_method_masks("mapo", problem.reference, {"activation_sites": ("mlp",)})
-    records = inspect(problem, "mapo", {}, masks)
-    assert_close(column(records, "m_u", side), 4 * both - 3 * without, problem.tolerance)
-    assert column(records, "m_d", side) == column(records, "m_u", side)
+@pytest.mark.parametrize("sites", [sites for sites in MAPO["right"] if sites != "uniform"])
+def test_weights_in_the_authors_reading_are_the_golden_ones(problem, sites):
+    records = mapo(problem, sites, "paper")
+    for side in SIDES:
+        assert_close(column(records, "m_u", side), MAPO["right"][sites]["mask"][side], problem.tolerance)
+        assert column(records, "m_d", side) == column(records, "m_u", side)
+
+
+@pytest.mark.parametrize("form", ["paper", "released"])
+@pytest.mark.parametrize("sites", [sites for sites in MAPO["right"] if sites != "uniform"])
+def test_mapo_losses_in_the_authors_reading_are_the_golden_ones(problem, sites, form):
+    assert_close(column(mapo(problem, sites, form), "loss"), MAPO["right"][sites][form], problem.tolerance)
+    left = mapo(problem, sites, form, left_padded(problem.pairs, positions=False))
+    assert_close(column(left, "loss"), MAPO["left"][sites][form], problem.tolerance)
+
+
+def test_each_activation_in_the_authors_reading_is_a_golden_one(problem):
+    """One by one, whatever their order: thirty activations of three layers, rescaled over the first response."""
+    masks = build_method_masks("mapo", problem.reference, {"reading": "authors"})
+    inputs = run_reference(problem.reference, masks, batch_of(problem)).mask_inputs
+    golden = [row for rows in MAPO["first_chosen"].values() for row in rows]
+    values = [value for site in inputs.activations.values() for value in site]
+    assert len(golden) == len(values) == 30
+    head = ActivationHead("authors")
+    rows = [head(MaskInputs(inputs.valid, activations={"one": [value]}))[0, :4].double().tolist() for value in values]
+    assert_close(sorted(rows), sorted(golden), 10 * problem.tolerance)
+
+
+def test_the_form_says_which_reading_is_the_default(problem):
+    for form, reading in (("paper", "paper"), ("released", "authors")):
+        given = {"beta": MAPO["beta"], "form": form}
+        by_form, by_name = (inspect(problem, "mapo", hyper) for hyper in (given, given | {"reading": reading}))
+        assert column(by_form, "loss") == column(by_name, "loss")
 
 
 @pytest.mark.parametrize("form", ["paper", "released"])
 def test_mapo_loss_of_the_golden_weights_is_the_golden_one(form):
-    chosen, rejected = (golden_side(side, MAPO["all"]["mask"][side]) for side in SIDES)
+    chosen, rejected = (golden_side(side, MAPO["right"]["all"]["mask"][side]) for side in SIDES)
     result = losses.sparsepo(chosen, rejected, beta=MAPO["beta"], form=form)
-    assert_close(result.loss, MAPO["all"][form], 1e-9)
+    assert_close(result.loss, MAPO["right"]["all"][form], 1e-9)
 
 
 def golden_side(side, mask):
@@ -419,9 +439,9 @@ def test_uniform_weights_give_the_golden_mapo_loss(problem, form):
     masks = build_method_masks("sparsepo_common", problem.reference, {"mask": "uniform"})
     hyper = {"beta": MAPO["beta"], "form": form}
     records = inspect(problem, "sparsepo_common", hyper, masks)
-    assert_close(column(records, "loss"), MAPO["uniform"][form], problem.tolerance)
+    assert_close(column(records, "loss"), MAPO["right"]["uniform"][form], problem.tolerance)
     if form == "released":
-        assert_close(column(records, "loss"), MAPO["uniform"]["published"]["loss"], PUBLISHED)
+        assert_close(column(records, "loss"), MAPO["right"]["uniform"]["published"]["loss"], PUBLISHED)
 
 
 def test_uniform_weights_in_the_released_form_are_tdpo1(problem):

@@ -114,6 +114,26 @@ def test_mapo_has_nothing_to_learn(toy, tmp_path):
     assert len(trainer.create_optimizer().param_groups) == 1
 
 
+@pytest.mark.parametrize("hyper, has_negative", [({}, True), ({"reading": "authors"}, False)])
+def test_the_share_of_negative_weights_is_logged_where_there_can_be_some(toy, tmp_path, hyper, has_negative):
+    """Against the weights themselves, of all pairs at the first step."""
+    pairs = toy.pairs(8)
+    trainer = toy.trainer(tmp_path, "mapo", hyper=hyper, data=pairs, batch_size=8, max_steps=1)
+    trainer.train()
+    row = toy.rows(tmp_path)[0]
+    names = {f"negative_{letter}_{side}" for letter in "ud" for side in ("chosen", "rejected")}
+    assert names & row.keys() == (names if has_negative else set())
+    if has_negative:
+        token_pairs = encode_pairs(Encoder(toy.tokenizer), pairs, 512, 512, 48).pairs
+        records = inspect_pairs(trainer.policy, trainer.model.reference, token_pairs, "mapo", hyper)
+        for side in ("chosen", "rejected"):
+            shares = [
+                sum(weight < 0 for weight in record[side]["m_u"]) / len(record[side]["m_u"]) for record in records
+            ]
+            assert row[f"negative_u_{side}"] == pytest.approx(sum(shares) / len(shares), abs=1e-6)
+            assert 0.2 < row[f"negative_u_{side}"] < 0.8
+
+
 @pytest.mark.parametrize("method", ["sparsepo_common", "sparsepo_independent"])
 @pytest.mark.parametrize("seed", range(10))
 def test_masks_start_with_weights_near_one(toy, tmp_path, method, seed):

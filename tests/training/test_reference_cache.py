@@ -15,7 +15,7 @@ from sparsepo.runtime.errors import UserError
 from sparsepo.training.inspection import inspect_pairs
 from sparsepo.training.reference_cache import ReferenceCache, content_hash, write_cache
 
-KINDS = ("states", "logps", "weights~minmax~mlp+attention+residual", "weights~zscore~residual")
+KINDS = ("states", "logps", "weights~paper~all", "weights~authors~mlp+logits")
 CACHED = {  # what each method reads when the KL is logged, and when it is not
     "dpo": (("states",), ("logps",)),
     "ipo": (("states",), ("logps",)),
@@ -59,8 +59,10 @@ def test_cached_values_are_those_of_the_reference_itself(toy, tmp_path, kind, se
             expected = batch.responses.select_hidden(reference.base_model(ids, attention_mask=mask).last_hidden_state)
     else:
         method, name = ("mapo", "m_u") if kind.startswith("weights") else ("dpo", "ref_logps")
-        _, normalisation, sites = (*kind.split("~"), "", "")[:3]
-        hyper = {"normalisation": normalisation, "activation_sites": sites.split("+")} if method == "mapo" else {}
+        hyper = {}
+        if method == "mapo":
+            _, reading, sites = kind.split("~")
+            hyper = {"reading": reading} | ({} if sites == "all" else {"activation_sites": sites.split("+")})
         records = inspect_pairs(toy.model(seed=1, dtype=torch.float64), reference, pairs, method, hyper)
         values = [value for record in records for side in ("chosen", "rejected") for value in record[side][name]]
         expected = torch.tensor(values, dtype=torch.float64)
@@ -201,7 +203,7 @@ def test_a_cache_that_was_cut_is_refused_when_it_is_read(toy, tmp_path):
     "method, kinds, message",
     [
         ("dpo", [], "dpo needs the reference model or a cache of its states"),
-        ("mapo", ["states"], "mapo needs the reference model or a cache of its weights~minmax~mlp"),
+        ("mapo", ["states"], "mapo needs the reference model or a cache of its weights~paper~all"),
         ("sparsepo_common", ["states"], "sparsepo_common needs more of the reference than a cache holds"),
     ],
 )

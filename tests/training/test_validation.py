@@ -135,7 +135,7 @@ def test_random_masks_are_the_same_at_each_validation(toy, tmp_path):
     assert len({row["validation_loss"] for row in validated(toy, tmp_path)}) == 1
 
 
-@pytest.mark.parametrize("method, kinds", [("dpo", ["logps"]), ("mapo", ["states", "weights~minmax~mlp+residual"])])
+@pytest.mark.parametrize("method, kinds", [("dpo", ["logps"]), ("mapo", ["states", "weights~paper~mlp+residual"])])
 def test_a_run_on_a_cache_validates_as_one_that_runs_its_reference(toy, tmp_path, method, kinds):
     """In float64, as Adam blows up the rounding of a gradient that is zero."""
     reference = toy.model(dtype=torch.float64)

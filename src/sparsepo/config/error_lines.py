@@ -37,8 +37,9 @@ RENAMED = {
 """Keys that had another name in earlier versions -> their name."""
 
 START = "was removed: a learned mask starts with each weight near 1 (init: ones), or as published (init: authors)"
-REMOVED = {"initial_zeros": START, "init_sparsity": START}
-"""Keys of earlier versions that have no other name -> what to write instead."""
+READING = "was removed: write reading: authors (in place of minmax) or reading: paper (of zscore) instead"
+REMOVED = {"initial_zeros": ("init", START), "init_sparsity": ("init", START), "normalisation": ("reading", READING)}
+"""Keys of earlier versions without another name -> the key that does their work, and what to write instead."""
 
 COLUMNS = "write columns: {{{}: ...}} beside this section instead"
 ELSEWHERE = {
@@ -80,8 +81,8 @@ def _message(detail: Mapping[str, Any]) -> str:
     key, allowed = str(detail["loc"][-1]), keys_at(detail["loc"][:-1])
     if (new := RENAMED.get(key)) in allowed:
         return f"'{key}' is now called '{new}': write {new} instead"
-    if key in REMOVED and "init" in allowed:
-        return REMOVED[key]
+    if key in REMOVED and REMOVED[key][0] in allowed:
+        return REMOVED[key][1]
     return ELSEWHERE.get((*detail["loc"][-2:-1], key)) or f"unknown key; {did_you_mean(key, allowed)}"
 
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
+from itertools import product
 from math import prod
 from typing import Annotated, Any, get_args
 
@@ -11,7 +12,7 @@ from typing_extensions import TypeAliasType, TypedDict
 
 from sparsepo.config.base import LocatedError, raise_error, raise_errors
 from sparsepo.methods.parameters import PARAMETERS, Site
-from sparsepo.methods.registry import METHODS, check_used, parameter_type
+from sparsepo.methods.registry import METHODS, check_reading, check_used, parameter_type
 from sparsepo.runtime.errors import UserError, format_value
 from sparsepo.runtime.validation import error_message
 
@@ -136,6 +137,13 @@ def _grid_errors(method: str, grid: Mapping[str, list[str]]) -> Iterator[tuple[s
             except UserError as error:
                 yield str(error), name
                 break
+    names = [name for name in ("mask", "form", "reduction", "reading", "activation_sites", "normalise") if name in grid]
+    for point in product(*(grid[name] for name in names)):
+        try:
+            check_reading(method, {name: parse_value(name, text) for name, text in zip(names, point, strict=True)})
+        except UserError as error:
+            yield str(error), next(name for name in ("activation_sites", "reading", "mask") if name in grid)
+            return
 
 
 def _in_given_order(grids: Any, check: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:

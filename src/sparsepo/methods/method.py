@@ -38,9 +38,7 @@ MASKS: dict[str, Mask] = {
     "feed_forward_last": Mask("sparsepo.objective.learned_masks.LastHead", _LEARNED, _INNER),
     "binary_layers": Mask("sparsepo.objective.learned_masks.LayerHead", _LEARNED, _BINARY),
     "binary_last": Mask("sparsepo.objective.learned_masks.LastHead", _LEARNED, _BINARY),
-    "activations": Mask(
-        "sparsepo.objective.fixed_masks.ActivationHead", ("activation_sites", "normalisation", "normalise")
-    ),
+    "activations": Mask("sparsepo.objective.fixed_masks.ActivationHead", ("reading", "activation_sites", "normalise")),
     "given": Mask("sparsepo.objective.fixed_masks.GivenHead", ("oracle", "normalise")),
     "selected": Mask("sparsepo.objective.fixed_masks.SelectedHead", _SELECTION),
     "excess": Mask("sparsepo.objective.fixed_masks.ExcessHead", _SELECTION),
@@ -48,6 +46,12 @@ MASKS: dict[str, Mask] = {
     "uniform": Mask("sparsepo.objective.fixed_masks.UniformHead"),
 }
 """By the name that a config gives."""
+
+READINGS = {"paper": ("mlp", "attention", "residual"), "authors": ("mlp", "attention", "residual", "logits")}
+"""How `mask: activations` reads the reference -> the sites that it has."""
+READING_OF_FORM = {"paper": "paper", "released": "authors"}
+AVERAGING_LOSSES = ("simpo", "orpo", "sepo", "selective_nll")
+"""Losses that divide by the sum of a response's weights, which is 0 in the paper's reading."""
 
 MISMATCHED_KL = "mismatched_kl"
 RUNNING_MARGIN = "running_margin"
@@ -68,8 +72,6 @@ class Method:
     it may have learned masks.
     statistic: what a step computes over all its pairs before their losses, see `training.step_statistics`; adaptive:
     its parameters with defaults.
-    over_tokens: `sum` where the loss adds up log-probs or log-ratios of tokens, `mean` where it averages them, so that
-    the size of the weights does not count; or the name of the parameter that says which.
     needs_reference, needs_scores, needs_values: whether the loss reads log-probs of the reference, scores of the
     responses, numbers of their tokens. kl: the direction that the loss reads, or one for each value of `form`.
     """
@@ -85,7 +87,6 @@ class Method:
     training: tuple[str, ...] = ("learning_rate",)
     statistic: str = ""
     adaptive: Mapping[str, Any] = field(default_factory=dict)
-    over_tokens: str = "sum"
     needs_reference: bool = True
     needs_scores: bool = False
     needs_values: bool = False
@@ -114,7 +115,7 @@ class Method:
         """What a run needs of the frozen reference and can be computed once, before any run.
 
         `states`: its last hidden states, for a KL; `logps`: its log-probs of the response tokens;
-        `weights~NORMALISATION~SITES`: MaPO's mask. None: the run has to run the reference, as learned masks read all
+        `weights~READING~SITES`: MaPO's mask. None: the run has to run the reference, as learned masks read all
         layers, which are too large to store, KTO responses to other prompts, and later rounds pairs that do not exist
         yet.
         """
@@ -125,17 +126,20 @@ class Method:
         needs_logps = self.needs_reference or mask == "excess"
         outputs = ("states",) if log_kl or self.kl_directions(loss_kwargs) else ("logps",) if needs_logps else ()
         if mask == "activations":
-            outputs += (f"weights~{masks['normalisation']}~{'+'.join(masks['activation_sites'])}",)
+            outputs += (f"weights~{masks['reading']}~{'+'.join(masks['activation_sites'] or ('all',))}",)
         return outputs
+
+    def averages(self, hyper: Mapping[str, Any]) -> bool:
+        """Whether the loss divides by the sum of a response's weights, so that their size does not count."""
+        return self.loss in AVERAGING_LOSSES or hyper.get("reduction") == "mean"
 
     def effective_beta(self, hyper: Mapping[str, Any], mean_weight: float | None) -> float | None:
         """beta times the mean weight m_u of a response token: what beta stands for in the loss.
 
-        None without weights, for a loss without beta, and for one that averages over tokens, see `over_tokens`.
+        None without weights, for a loss without beta, and for one that averages over tokens.
         """
         values = {**self.hyper, **hyper}
-        over_tokens = values.get(self.over_tokens, self.over_tokens)
-        if mean_weight is None or over_tokens != "sum" or "beta" not in values:
+        if mean_weight is None or "beta" not in values or self.averages(hyper):
             return None
         return values["beta"] * mean_weight
 
@@ -164,6 +168,9 @@ class Method:
         if mask == "none":
             return loss_kwargs, {}
         names = [name for name in self.used_parameters(mask) if name in self.masks and name != "oracle"]
+        if values.get("reading", "") is None:
+            form = "released" if self.averages(loss_kwargs) else loss_kwargs.get("form", "paper")
+            values["reading"] = READING_OF_FORM[form]
         return loss_kwargs, {"mask": mask, "share": self.share} | {name: values[name] for name in names}
 
     def statistic_parameters(self, hyper: Mapping[str, Any]) -> dict[str, Any]:

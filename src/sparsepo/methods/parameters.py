@@ -4,10 +4,10 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BeforeValidator, Field
 
-from sparsepo.methods.method import MASKS
+from sparsepo.methods.method import MASKS, READINGS
 from sparsepo.runtime.validation import name_type
 
-Site = Literal["mlp", "attention", "residual"]
+Site = Literal["mlp", "attention", "residual", "logits"]
 OracleName = name_type(r"[a-z0-9_]{1,64}", "at most 64 small letters, digits and '_'")
 
 
@@ -55,9 +55,12 @@ PARAMETERS = {
     ),
     "activation_sites": Parameter(
         Annotated[list[Site], BeforeValidator(_as_list), Field(min_length=1)],
-        "Activations of the reference that are read, one or several.",
+        "Activations of the reference that are read, one or several; left out: all of the reading.",
     ),
-    "normalisation": Parameter(Literal["minmax", "zscore"], "How activations are scaled over a response."),
+    "reading": Parameter(
+        Literal[tuple(READINGS)],
+        "MaPO's mask as the paper describes it, or as the authors' code computes it; left out: as the form is.",
+    ),
     "mask_weight_decay": Parameter(number(ge=0), "In place of training.mask_weight_decay, for this method."),
     "learning_rate": Parameter(number(gt=0), "In place of training.learning_rate, for this method."),
     "batch_size": Parameter(whole_number(ge=1), "In place of training.batch_size, for this method: responses a step."),

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from sparsepo.methods.method import MASKS, MISMATCHED_KL, RUNNING_MARGIN, Method
+from sparsepo.methods.method import MASKS, MISMATCHED_KL, READINGS, RUNNING_MARGIN, Method
 from sparsepo.methods.parameters import PARAMETERS
 from sparsepo.runtime.errors import UserError, did_you_mean
 from sparsepo.runtime.validation import error_message
@@ -16,7 +16,7 @@ train on given pairs."""
 
 _KL_BY_FORM = {"paper": "reverse", "released": "forward"}
 _SPARSE_MASKS = tuple(name for name in MASKS if name != "activations")
-_ACTIVATIONS = {"activation_sites": ("mlp", "attention", "residual"), "normalisation": "minmax"}
+_ACTIVATIONS = {"reading": None, "activation_sites": None}
 _SELECTION = {"k_chosen": 0.3, "k_rejected": 0.3, "oracle": "data"}
 _LEARNED = {"l1_u": 0.0, "init": "ones"}
 _TOKEN_MASKS = {"mask": "none", "normalise": "none", **_LEARNED, **_ACTIVATIONS, **_SELECTION}
@@ -27,7 +27,6 @@ _WEIGHS_REWARD = {
 }
 _WEIGHS_MEAN = _WEIGHS_REWARD | {
     "masks": {name: value for name, value in _TOKEN_MASKS.items() if name != "normalise"},
-    "over_tokens": "mean",
 }
 _WEIGHS_WITHOUT_VALUES = _WEIGHS_REWARD | {
     "masks": {"mask": "none", "normalise": "none", **_LEARNED, **_ACTIVATIONS},
@@ -77,7 +76,6 @@ METHODS: dict[str, Method] = {
         hyper={"beta": 0.1, "reduction": "sum"},
         equation="(h - 1/(2β))²",
         source="Azar et al. 2023",
-        over_tokens="reduction",
         **_WEIGHS_REWARD,
     ),
     "simpo": Method(
@@ -216,7 +214,6 @@ METHODS: dict[str, Method] = {
         masks={"mask": "selected", **_SELECTION},
         mask_choices=("selected", "given"),
         share="reward_only",
-        over_tokens="mean",
         needs_reference=False,
     ),
     "rho": Method(
@@ -228,7 +225,6 @@ METHODS: dict[str, Method] = {
         masks={"mask": "excess", **_SELECTION},
         mask_choices=("excess", "given", "uniform"),
         share="reward_only",
-        over_tokens="mean",
         needs_reference=False,
     ),
     "inpo": Method(
@@ -288,6 +284,7 @@ def check_parameters(method: str, hyper: Mapping[str, Any]) -> Method:
         except ValidationError as error:
             raise UserError(f"parameter '{name}' of '{method}' {error_message(error.errors()[0])}") from None
     check_used(method, hyper)
+    check_reading(method, hyper)
     return row
 
 
@@ -305,6 +302,26 @@ def check_used(method: str, hyper: Mapping[str, Any]) -> None:
             readers = [choice for choice in row.mask_choices if name in row.used_parameters(choice)]
             listed = readers[0] if len(readers) == 1 else f"{', '.join(readers[:-1])} or {readers[-1]}"
             raise UserError(f"parameter '{name}' of '{method}' is not read where mask is '{mask}', but with {listed}")
+
+
+def check_reading(method: str, hyper: Mapping[str, Any]) -> None:
+    """Raises UserError for a site that the reading does not have, and a loss or a `normalise` that it does not suit."""
+    masks = METHODS[method].split_parameters(hyper)[1]
+    if masks.get("reading") == "paper" and METHODS[method].averages(hyper):
+        raise UserError(
+            f"'{method}' divides by the sum of a response's weights, which is 0 in reading 'paper': write reading: "
+            "authors"
+        )
+    if masks.get("reading") == "paper" and masks["normalise"] == "mean":
+        raise UserError(
+            f"'{method}': weights of reading 'paper' have mean 0 over a response, by which 'normalise: mean' cannot "
+            "divide: write reading: authors, or normalise: none"
+        )
+    for site in masks.get("activation_sites") or ():
+        if site not in (allowed := READINGS[masks["reading"]]):
+            raise UserError(
+                f"activation site '{site}' is not in reading '{masks['reading']}', which has {', '.join(allowed)}"
+            )
 
 
 def check_pair_method(method: str, hyper: Mapping[str, Any]) -> Method:

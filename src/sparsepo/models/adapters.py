@@ -12,8 +12,8 @@ from transformers.initialization import no_init_weights
 from transformers.pytorch_utils import Conv1D
 
 from sparsepo.config.training import AdapterConfig, OptimisationConfig, PreferenceConfig
-from sparsepo.models.activations import named_linears
 from sparsepo.models.architecture import decoder_layers
+from sparsepo.models.block_parts import named_linears
 from sparsepo.models.loading import load_model, save_model
 from sparsepo.runtime.atomic_folder import atomic_folder
 from sparsepo.runtime.errors import UserError, did_you_mean

@@ -11,35 +11,38 @@ from sparsepo.runtime.errors import UserError
 
 
 class ActivationHead(MaskHead):
-    """MaPO: the weight is computed from the reference's activations.
+    """MaPO: the weight is computed from the reference's activations, each averaged over its features.
 
-    The output of each module is averaged over its features and z-scored over the response; sites count equally.
-    `minmax` (the authors' code): each vector is then rescaled to [0, 1] over the response. `zscore` (the paper's text):
-    it is not, and half the weights are negative. Where all values are equal (one token, say), the rescaled weight is 1
-    and the z-score 0. The authors' rounding of statistics to float16 is left out.
+    `reading` says which ones (see `models.activations`) and how. `paper`: the z-scores over the response, averaged over
+    all activations; they sum to 0 over a response, so about half the weights are negative. `authors`: each is rescaled
+    to [0, 1] over the response (which cancels their z-score), averaged over the activations of a site, then over sites;
+    their rounding of statistics to float16 is left out. Where all values of a response are equal, as with one token,
+    the z-score is 0 and the rescaled weight 1. activation_sites: None for all that the reading has.
     """
 
     reads = "activations"
 
-    def __init__(self, activation_sites: Sequence[str], normalisation: Literal["minmax", "zscore"]):
+    def __init__(self, reading: Literal["paper", "authors"], activation_sites: Sequence[str] | None = None):
         super().__init__()
-        self.sites = tuple(activation_sites)
-        self.normalise = {"minmax": _minmax, "zscore": _zscore}[normalisation]
+        self.reading = reading
+        self.sites = None if activation_sites is None else tuple(activation_sites)
+        self.can_be_negative = reading == "paper"
 
     def forward(self, inputs: MaskInputs) -> Tensor:
         if inputs.weights is not None:
             return inputs.weights
-        site_weights = [
-            torch.stack([self.normalise(values, inputs.valid) for values in inputs.activations[site]]).mean(0)
-            for site in self.sites
-        ]
-        return torch.stack(site_weights).mean(0)
+        sites = list(inputs.activations.values())
+        if self.reading == "paper":
+            return torch.stack([_zscore(values, inputs.valid) for site in sites for values in site]).mean(0)
+        means = [torch.stack([_minmax(values, inputs.valid) for values in site]).mean(0) for site in sites]
+        return torch.stack(means).mean(0)
 
 
 class GivenHead(MaskHead):
     """The numbers that the pairs have for each token, unchanged (as in TLCR, Yoon et al. 2024)."""
 
     reads = "values"
+    can_be_negative = True
 
     def forward(self, inputs: MaskInputs) -> Tensor:
         return _values(inputs).where(inputs.valid, 0.0)

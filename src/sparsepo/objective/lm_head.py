@@ -26,6 +26,15 @@ class LMHead:
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) * self.scale
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
+    def mean_logit(self, hidden: Tensor) -> Tensor:
+        """(..., width) -> (...): the mean of the logits over the vocabulary."""
+        if self.softcap is not None:
+            rows = [self.logits(chunk).mean(-1) for chunk in hidden.flatten(0, -2).split(256)]
+            return torch.cat(rows).view(hidden.shape[:-1])
+        dtype = torch.promote_types(hidden.dtype, torch.float32)
+        bias = 0.0 if self.bias is None else self.bias.mean(dtype=dtype)
+        return self.scale * (hidden.to(dtype) @ self.weight.mean(0, dtype=dtype) + bias)
+
     def raw_logits(self, hidden: Tensor, chunks: Sequence[slice]) -> Iterator[Tensor]:
         """Yields h W^T + bias, (k, vocabulary), for each chunk of the rows of `hidden` (n, width).
 

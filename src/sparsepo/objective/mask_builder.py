@@ -36,6 +36,10 @@ class Masks(nn.Module):
         return {head.reads for head in self.heads.values()}
 
     @property
+    def can_be_negative(self) -> bool:
+        return any(head.can_be_negative for head in self.heads.values())
+
+    @property
     def has_parameters(self) -> bool:
         return any(True for _ in self.parameters())
 

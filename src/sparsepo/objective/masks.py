@@ -16,7 +16,7 @@ class MaskInputs:
 
     valid: True on response tokens; other cells must have no effect.
     projections: learned head by name -> (s, t, p), what it computed from the reference's hidden states, layer by layer.
-    activations: site -> one grid for each module, the mean of its activations over the features.
+    activations: site -> one grid for each activation, its mean over the features; see `models.activations`.
     weights: instead of `activations`, the weights that were computed from them before and stored.
     values: numbers that the pairs have for each token.
     logratio: log pi - log ref of each token, without gradient.
@@ -33,11 +33,11 @@ class MaskInputs:
 class MaskHead(nn.Module):
     """Abstract: MaskInputs -> weights (s, t). `reads` says which of the inputs the head needs.
 
-    sites: the activations that it reads: some of `mlp`, `attention`, `residual`.
+    can_be_negative: whether its weights can be below 0.
     """
 
     reads: Literal["hidden_states", "activations", "values", "logratio", "nothing"] = "nothing"
-    sites: tuple[str, ...] = ()
+    can_be_negative = False
 
     def forward(self, inputs: MaskInputs) -> Tensor:
         raise NotImplementedError

@@ -96,10 +96,10 @@ def truncate_log(path: Path, step: int) -> None:
     write_text(path, "".join(lines))
 
 
-def pair_metrics(output: PairOutput) -> dict[str, Tensor]:
+def pair_metrics(output: PairOutput, *, with_negative: bool = False) -> dict[str, Tensor]:
     """Each (b,); rewards are those of the loss, KL and log-probs sums over the response.
 
-    What was not computed is left out.
+    What was not computed is left out. with_negative: also the share of tokens whose weight is negative.
     """
     pair = output.pair
     values = {
@@ -118,6 +118,8 @@ def pair_metrics(output: PairOutput) -> dict[str, Tensor]:
             weight = getattr(side, f"m_{letter}")
             if weight is not None:
                 values[f"sparsity_{letter}_{name}"] = _token_mean((weight == 0).float(), side)
+                if with_negative:
+                    values[f"negative_{letter}_{name}"] = _token_mean((weight < 0).float(), side)
     if output.chosen.m_u is not None:
         for letter in "ud":
             means = [_token_mean(getattr(side, f"m_{letter}"), side) for side in (output.chosen, output.rejected)]

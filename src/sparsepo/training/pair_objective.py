@@ -1,6 +1,7 @@
 """One step of preference optimisation as a module: policy, reference, masks and a loss."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -17,7 +18,6 @@ from sparsepo.objective.mask_builder import Masks
 from sparsepo.objective.masks import MaskInputs
 from sparsepo.objective.response_terms import PairLoss, Side, weighted_sum
 from sparsepo.objective.token_terms import KL_DIRECTIONS, SummedLoss, TokenTerms, token_terms
-from sparsepo.runtime.errors import UserError
 
 
 class PairOutput(NamedTuple):
@@ -233,10 +233,10 @@ def run_reference(reference: Any, masks: Masks | None, batch: PairBatch) -> Refe
     """Run the reference without gradient; the projections of learned heads keep theirs.
 
     Learned heads project the states of each layer as soon as they are computed, so no layer is stored for them. Raises
-    UserError for an architecture whose activations are not one value for each token.
+    UserError for an architecture without the activations that a head reads.
     """
-    index, shape = batch.responses, batch.inputs.input_ids.shape
-    sites = set() if masks is None else {site for head in masks.heads.values() for site in head.sites}
+    index = batch.responses
+    heads = [] if masks is None else [head for head in masks.heads.values() if head.reads == "activations"]
     projections: dict[str, list[Tensor]] = {}
     grad_enabled = torch.is_grad_enabled()
 
@@ -246,19 +246,16 @@ def run_reference(reference: Any, masks: Masks | None, batch: PairBatch) -> Refe
                 projections.setdefault(name, []).append(projection)
 
     on_layer = project_layer if masks is not None and "hidden_states" in masks.reads else None
-    with torch.no_grad(), record_activations(reference, sites) as record:
+    with torch.no_grad(), ExitStack() as stack:
+        records = [stack.enter_context(record_activations(reference, head.reading, head.sites)) for head in heads[:1]]
         hidden = index.select_hidden(hidden_states(reference, batch.inputs, on_layer))
-    for site, values in record.items():
-        if any(value.numel() != shape.numel() for value in values):
-            raise UserError(
-                f"{type(reference).__name__}: '{site}' is not one value for each token; use other `activation_sites`"
-            )
+    activations = records[0].by_site(batch.inputs.input_ids.shape) if records else {}
     mask_inputs = MaskInputs(
         index.valid,
         projections={name: index.to_grid(torch.cat(layers, -1)) for name, layers in projections.items()},
         activations={
-            site: [index.to_grid(index.select_hidden(value.view(shape))) for value in values]
-            for site, values in record.items()
+            site: [index.to_grid(index.select_hidden(value)) for value in values]
+            for site, values in activations.items()
         },
         values=batch.to_grid(batch.values),
     )

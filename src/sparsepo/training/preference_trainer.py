@@ -233,7 +233,8 @@ class PreferenceTrainer(ResumableTrainer):
             check_step_0(output, self.policy.dtype, self.args.bf16 or self.args.fp16, start)
         self._num_logged_pairs += inputs.weight * len(output.loss)
         with torch.no_grad():
-            for name, value in pair_metrics(output).items():
+            with_negative = self.masks is not None and self.masks.can_be_negative
+            for name, value in pair_metrics(output, with_negative=with_negative).items():
                 self._metric_sums[name] = self._metric_sums.get(name, 0.0) + inputs.weight * value.sum()
         return (output.total, output) if return_outputs else output.total
 

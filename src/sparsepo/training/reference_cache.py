@@ -79,7 +79,7 @@ def reference_values(
 ) -> Iterator[tuple[int, Tensor]]:
     """Yields (index of the pair, values (n, ...), chosen before rejected), in the order in which they are computed.
 
-    kind: `states`, `logps` or `weights~NORMALISATION~SITES`, see `Method.required_reference_outputs`. The model is left
+    kind: `states`, `logps` or `weights~READING~SITES`, see `Method.required_reference_outputs`. The model is left
     in eval mode, without dropout. Raises UserError for one whose output head is not known.
     """
     model = disable_dropout(model).eval()
@@ -98,8 +98,8 @@ def batch_values(model: Any, batch: PairBatch, kind: str) -> Tensor:
     """(n, ...) values of a kind for the response tokens of a batch."""
     name, *details = kind.split("~")
     if name == "weights":
-        normalisation, sites = details
-        parameters = {"normalisation": normalisation, "activation_sites": sites.split("+")}
+        reading, sites = details
+        parameters = {"reading": reading, "activation_sites": None if sites == "all" else sites.split("+")}
         masks = build_masks(0, 0, mask="activations", share="common", **parameters)
         return batch.responses.from_grid(masks(run_reference(model, masks, batch).mask_inputs)[0])
     hidden = batch.responses.select_hidden(hidden_states(model, batch.inputs))

@@ -30,7 +30,9 @@ def full_table() -> str:
 
 
 def _default(value: object) -> str:
-    return "+".join(value) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else str(value)
+    if value is None:
+        return "see the mask"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 TABLES = {"README.md": short_table, "docs/methods.md": full_table}
