@@ -7,6 +7,7 @@ from pydantic import ValidationError
 from typing_extensions import is_typeddict
 
 from sparsepo.config import Config
+from sparsepo.config.preferences import SOURCE_FIELDS
 from sparsepo.runtime.errors import did_you_mean, format_value, one_line
 from sparsepo.runtime.validation import error_message
 
@@ -37,10 +38,12 @@ RENAMED = {
 }
 """Keys that had another name in earlier versions -> their name."""
 
+LENGTHS = "was removed: write max_length_difference, the most words by which the responses of a pair differ in length"
 COLUMNS = "write columns: {{{}: ...}} beside this section instead"
 ELSEWHERE = {
     **{(section, key): COLUMNS.format(key) for section in ("hub", "package") for key in ("text", "label")},
     **{("preferences", key): "stands in the section 'preferences', beside its path" for key in ("validation", "test")},
+    **{(source, "max_words"): LENGTHS for source in SOURCE_FIELDS},
 }
 """(section or source, key that it does not have) -> where that stands."""
 

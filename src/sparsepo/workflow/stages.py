@@ -170,6 +170,7 @@ class Stages:
         section = self.config.tasks[task]
         parts = [section.data, section.preferences]
         parts += [getattr(part, split, None) for part in parts for split in ("validation", "test")]
+        parts += getattr(section.preferences, "mixture", [])
         paths = [getattr(part, "path", None) for part in parts]
         local = section.evaluation.benchmarks.local if section.evaluation.benchmarks else []
         paths += [benchmark.path for benchmark in local]
