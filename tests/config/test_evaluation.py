@@ -139,6 +139,25 @@ def test_pass_at_k_chooses_where_validation_has_k_samples(tmp_path):
     assert message == "evaluation.code.k: pass@100 needs as many samples, not 10"
 
 
+def test_the_papers_choice_on_human_eval_is_made_by_name_and_told_to_the_table(tmp_path):
+    both = {"data": problems(tmp_path), "preferences": {"source": "executed"}}
+    for suite, select, on_test in [
+        ("mbpp", "pass@5", False),
+        ("humaneval", "pass@5", True),
+        ("humaneval", "accuracy", False),
+    ]:
+        code = CODE | {"validation_suite": suite}
+        made = Stages(config(**both, evaluation={"code": code, "select": select}))
+        assert yaml.safe_load(made.settings("compare_methods", "t"))["selected_on_test"] == on_test
+    assert config(**both, evaluation={"code": CODE}).tasks["t"].evaluation.code.validation_suite == "mbpp"
+
+
+@pytest.mark.parametrize(("table", "says"), [("imdb", "leave it out"), ("ablation", "ablation_weight_decay")])
+def test_a_removed_name_of_a_printed_table_is_answered(tmp_path, table, says):
+    message = refused(tmp_path, evaluation=TASK["evaluation"] | {"published": table})
+    assert message.startswith("evaluation.published: ") and says in message and "literal" not in message
+
+
 # --- a scorer that is fitted here
 
 
