@@ -51,7 +51,10 @@ NO_NUMBERS = "the paper prints no numbers of this task: leave it out"
 REMOVED_VALUES = {
     ("published", "imdb"): NO_NUMBERS,
     ("published", "tldr"): NO_NUMBERS,
-    ("published", "ablation"): "name the table: ablation_architecture, ablation_weight_decay or ablation_binary_and_random",
+    (
+        "published",
+        "ablation",
+    ): "name the table: ablation_architecture, _weight_decay or _binary_and_random",
 }
 """(key, value that it had in earlier versions) -> what to write instead."""
 

@@ -136,8 +136,8 @@ class CodeConfig(Section):
     validation_samples: CountOrZero = 10
     """Programs for each validation problem, whose pass@k may `select` the point of a grid; 0 is none."""
     validation_suite: Literal["mbpp", "humaneval"] = "mbpp"
-    """Whose problems these are. `mbpp`: its validation problems. `humaneval`: the choice of the SparsePO paper, which looks
-    at test data; the caption of the table says so."""
+    """Whose problems these are. `mbpp`: its validation problems. `humaneval`: the choice of the SparsePO paper, which
+    looks at test data; the caption of the table says so."""
     problems: Count | None = None
     """The first so many problems of each suite; null takes all."""
 

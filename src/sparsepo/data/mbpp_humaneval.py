@@ -18,8 +18,8 @@ STOPS = {
 """Suite -> strings before which a program is cut."""
 
 IDS = {"test": range(11, 511), "validation": range(511, 601), "train": (*range(601, 975), *range(1, 11))}
-"""Split -> task ids of MBPP. 1 to 10, its split `prompt`, are examples for few-shot prompts: here prompts have no examples,
-so they are trained on, as in the SparsePO paper (384 problems)."""
+"""Split -> task ids of MBPP. 1 to 10, its split `prompt`, are examples for few-shot prompts. Prompts have no examples
+here, so these problems are trained on, as in the SparsePO paper (384 problems)."""
 HUB_SPLITS = "test+validation+train+prompt"
 
 

@@ -37,9 +37,7 @@ def read_preferences(settings: dict[str, Any], prompts: PromptBuilder | None = N
     return builder
 
 
-def _pairs_of(
-    rows: dict[str, Any], number: int, builder: PairBuilder, prompts: PromptBuilder
-) -> Iterator[PlacedPair]:
+def _pairs_of(rows: dict[str, Any], number: int, builder: PairBuilder, prompts: PromptBuilder) -> Iterator[PlacedPair]:
     """The pairs of one data set; those of the first one of a mixture keep the names of their subsets."""
     read, parse = FORMATS[rows["source"]]
     for item in parse(read(rows), builder, prompts):

@@ -2,8 +2,6 @@
 
 import re
 
-import pytest
-
 from sparsepo.methods.registry import METHODS
 from sparsepo.report.tables.caption import comparison_caption, comparison_notes
 from sparsepo.report.tables.comparison import compare

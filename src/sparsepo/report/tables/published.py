@@ -11,17 +11,17 @@ from sparsepo.config.grids import parse_value
 
 @dataclass(frozen=True)
 class Published:
-    """`rows`: name of a row -> metric -> value, in the units of the printed table; `source`: the table they are printed in.
+    """`rows`: name of a row -> metric -> value, in the units of the printed table; `source`: where they are printed.
 
-    A row is named by its method, or by that and by a parameter, as in `sparsepo_common mask=last`. A metric of one suite
-    or temperature is named with it: `pass@1 humaneval`.
+    A row is named by its method, or by that and by a parameter, as in `sparsepo_common mask=last`. A metric of one
+    suite or temperature is named with it: `pass@1 humaneval`.
     """
 
     rows: Mapping[str, Mapping[str, float]]
     source: str
 
     def row(self, method: str, params: str) -> Mapping[str, float] | None:
-        """The row of a method at a setting, `beta=0.1, mask=last`: of its own value of a parameter, else of the method."""
+        """The row of a method at a setting, as in `beta=0.1, mask=last`: that of its parameter, else of the method."""
         own = dict(param.split("=", 1) for param in params.split(", ") if "=" in param)
         for name, values in self.rows.items():
             row_method, _, param = name.partition(" ")
