@@ -72,7 +72,6 @@ def test_the_paper_with_three_seeds_plans_every_job_in_less_than_a_gigabyte(tmp_
         "evaluate_run": sum(evaluated.values()),
         "sample_generations": of("generation"),
         "measure_summaries": of("summaries"),
-        "measure_win_rate": of("win_rate"),
         "measure_benchmarks": of("benchmarks"),
         "sample_programs": of("code"),
         "measure_pass_at_k": of("code"),
@@ -80,6 +79,7 @@ def test_the_paper_with_three_seeds_plans_every_job_in_less_than_a_gigabyte(tmp_
         "plot_frontier": 1,
         "plot_diversity": 1,
         "plot_temperatures": 1,
+        "plot_token_comparison": 4,
         "plot_tokens": sum(len(task["methods"]) for task in tasks.values()),
         "total": sum(count for rule, count in counts.items() if rule != "total"),
     }
