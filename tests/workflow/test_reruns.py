@@ -148,7 +148,10 @@ def test_a_deleted_sample_is_made_again_with_all_that_follows_when_it_is_asked_f
     (finished / f"results/small/samples/{DPO}.jsonl").unlink()
     sample = {("sample_responses", DPO)}
     assert planned(finished) == set() and planned(finished, "samples") == sample
-    assert planned(finished, "samples", "all") == sample | {("evaluate_run", DPO), ("plot_tokens", "dpo")} | COMPARISON | REPORT
+    assert (
+        planned(finished, "samples", "all")
+        == sample | {("evaluate_run", DPO), ("plot_tokens", "dpo")} | COMPARISON | REPORT
+    )
 
 
 def test_a_deleted_table_is_made_again_alone(finished, planned):
