@@ -48,13 +48,11 @@ ELSEWHERE = {
 """(section or source, key that it does not have) -> where that stands."""
 
 NO_NUMBERS = "the paper prints no numbers of this task: leave it out"
+ABLATIONS = "write one of ablation_architecture, ablation_weight_decay and ablation_binary_and_random"
 REMOVED_VALUES = {
     ("published", "imdb"): NO_NUMBERS,
     ("published", "tldr"): NO_NUMBERS,
-    (
-        "published",
-        "ablation",
-    ): "name the table: ablation_architecture, _weight_decay or _binary_and_random",
+    ("published", "ablation"): ABLATIONS,
 }
 """(key, value that it had in earlier versions) -> what to write instead."""
 
