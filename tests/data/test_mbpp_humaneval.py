@@ -76,13 +76,19 @@ def test_setup_code_runs_between_a_program_and_its_tests(tmp_path):
 
 @pytest.mark.parametrize(
     ("task_id", "split"),
-    [(1, None), (10, None), (11, "test"), (510, "test"), (511, "validation"), (600, "validation")]
+    [(1, "train"), (10, "train"), (11, "test"), (510, "test"), (511, "validation"), (600, "validation")]
     + [(601, "train"), (974, "train")],
 )
 def test_the_id_of_an_mbpp_problem_says_its_split(tmp_path, task_id, split):
     found = read(write(tmp_path, row(task_id)))
     assert list(found) == ["test", "validation", "train"]
-    assert [name for name, problems in found.items() if problems] == ([split] if split else [])
+    assert [name for name, problems in found.items() if problems] == [split]
+
+
+def test_the_papers_sizes_of_the_splits_are_there(tmp_path):
+    """arXiv 2410.05102, appendix B.5: 384 train, 90 validation and 500 test problems."""
+    found = read(write(tmp_path, *map(row, range(1, 975))))
+    assert {name: len(problems) for name, problems in found.items()} == {"train": 384, "validation": 90, "test": 500}
 
 
 @pytest.mark.parametrize(
@@ -128,7 +134,7 @@ def test_all_splits_of_the_hub_give_the_problems_of_the_file(tmp_path, monkeypat
 
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
     assert read_mbpp(HUB) == read(write(tmp_path, *rows))
-    assert asked == [(("some/mbpp", "full"), {"split": "test+validation+train"})]
+    assert asked == [(("some/mbpp", "full"), {"split": "test+validation+train+prompt"})]
 
 
 def test_a_row_of_the_hub_that_is_no_problem_is_refused_with_its_number(monkeypatch):

@@ -127,36 +127,39 @@ def test_responses_of_several_messages_are_counted(tmp_path):
 # --- filters
 
 
-def test_a_pair_with_a_response_of_too_many_words_is_dropped(tmp_path):
-    long = " one two three four"
-    path = write(tmp_path, pair(chosen=" one two  three"), pair(chosen=long), pair(rejected=long), pair(prompt=long))
-    found = read(path, max_words=3)
-    assert [each.chosen for each in found.pairs] == [" one two  three", " a"]
-    assert dropped(found) == [("a response is longer than 3 words", 2, f"{path}:2")]
-
-
-def comparison(n, split):
-    info = {"subreddit": "r", "title": "t", "post": f"post {n}"}
-    return {"info": info, "summaries": [{"text": "a"}, {"text": "b"}], "choice": 0, "split": split}
+def test_a_pair_is_dropped_for_the_difference_of_its_lengths_not_for_their_size(tmp_path):
+    words = {count: " " + "  ".join(["word"] * count) for count in (1, 99, 101, 115, 120)}
+    path = write(
+        tmp_path,
+        pair("both long", words[120], words[115]),
+        pair("99 against 1", words[99], words[1]),
+        pair("101 against 1", words[101], words[1]),
+        pair("1 against 120", words[1], words[120]),
+        pair("long prompt" + words[120], " a", " b c"),
+    )
+    found = read(path, max_length_difference=100)
+    assert [each.prompt[:12] for each in found.pairs] == ["both long", "99 against 1", "101 against ", "long prompt "]
+    assert dropped(found) == [("the lengths of the responses differ by more than 100 words", 1, f"{path}:4")]
+    assert len(read(path, max_length_difference=97).pairs) == 2 and len(read(path).pairs) == 5
+    alike = write(tmp_path, pair(), pair("q", " a", " b c"))
+    assert [each.prompt for each in read(alike, max_length_difference=0).pairs] == ["p"]
 
 
 def test_a_sample_is_of_each_subset_and_keeps_the_order_of_the_data(tmp_path):
-    rows = [comparison(n, "train" if n % 3 else "valid1") for n in range(30)]
-    found = read(write(tmp_path, *rows), "comparisons", sample=4, seed=1)
-    numbers = [int(each.prompt.split("post ")[1].split()[0]) for each in found.pairs]
+    rows = [pair(f"{n}", dataset="a" if n % 3 else "b") for n in range(30)]
+    found = read(write(tmp_path, *rows), sample=4, seed=1)
+    numbers = [int(each.prompt) for each in found.pairs]
     assert [sum(n % 3 == 0 for n in numbers), sum(n % 3 > 0 for n in numbers)] == [4, 4]
     assert numbers == sorted(numbers)
     assert dict(found.dropped) == {"not among the 4 that were sampled of each subset": 22}
 
 
 def test_the_seed_chooses_the_sample_and_another_subset_does_not_change_it(tmp_path):
-    train = [comparison(n, "train") for n in range(20)]
-    path = write(tmp_path, *train)
-    once, again, other = (read(path, "comparisons", sample=5, seed=seed).pairs for seed in (1, 1, 2))
+    rows = [pair(f"{n}", dataset="a") for n in range(20)]
+    path = write(tmp_path, *rows)
+    once, again, other = (read(path, sample=5, seed=seed).pairs for seed in (1, 1, 2))
     assert once == again != other
-    more = read(
-        write(tmp_path, *[comparison(n, "valid1") for n in range(50, 60)], *train), "comparisons", sample=5, seed=1
-    )
+    more = read(write(tmp_path, *[pair(f"{n}", dataset="b") for n in range(50, 60)], *rows), sample=5, seed=1)
     assert more.pairs[5:] == once
 
 
@@ -168,6 +171,50 @@ def test_a_subset_smaller_than_the_sample_is_taken_whole(tmp_path):
 def test_unusable_pairs_do_not_use_up_the_sample(tmp_path):
     rows = [pair(f"p{n}", chosen="" if n % 2 else " a") for n in range(20)]
     assert len(read(write(tmp_path, *rows), sample=10).pairs) == 10
+
+
+# --- mixtures
+
+
+def test_a_mixture_has_the_pairs_of_all_its_data_sets_each_sampled_as_a_subset_of_its_own(tmp_path):
+    """Comparisons and rated summaries of one hundred posts each: 4 pairs of each, whatever the other one gives."""
+    info = [{"subreddit": "r", "title": "t", "post": f"post {n}"} for n in range(200)]
+    comparisons = [
+        {"info": info[n], "summaries": [{"text": "a"}, {"text": "b"}], "choice": 0, "split": "train" if n % 2 else "x"}
+        for n in range(100)
+    ]
+    ratings = [
+        {"info": info[n], "summary": {"text": text, "axes": {"overall": overall}}}
+        for n in range(100, 200)
+        for text, overall in (("c", 7), ("d", 2))
+    ]
+    (tmp_path / "axis.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ratings))
+    axis = {"source": "axis", "path": str(tmp_path / "axis.jsonl")}
+    path = write(tmp_path, *comparisons)
+    whole = read(path, "comparisons", mixture=[axis]).pairs
+    assert [each.chosen for each in whole] == [" a"] * 100 + [" c"] * 100
+    found = read(path, "comparisons", mixture=[axis], sample=4).pairs
+    assert [each.chosen for each in found] == [" a"] * 4 + [" c"] * 4
+    assert found[:4] == read(path, "comparisons", sample=4).pairs
+    numbers = [int(each.prompt.split("post ")[1].split()[0]) for each in found]
+    assert max(numbers[:4]) < 100 <= min(numbers[4:]) and len(set(numbers)) == 8
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"mixture": [{"source": "pairs"}]}, "mixture.*give one of 'path'"),
+        ({"mixture": [{"source": "axis", "path": "PATH", "columns": {"post": "x"}}]}, "unknown field"),
+        ({"mixture": [{"source": "unpaired", "path": "PATH"}]}, "cannot be mixed with pairs"),
+        ({"mixture": [{"source": "scored", "path": "PATH"}], "test": {"path": "PATH"}}, "split by data.prompts"),
+        ({"mixture": [{"source": "rated_posts", "hub": {"id": "a/b"}}]}, "'path'"),
+    ],
+)
+def test_a_mixture_that_cannot_be_read_is_refused(tmp_path, given, says):
+    path = write(tmp_path, pair())
+    given = json.loads(json.dumps(given).replace("PATH", path))
+    with pytest.raises(ValidationError, match="(?s)" + says):
+        FilePreferences(source="pairs", path=path, **given)
 
 
 # --- the hub

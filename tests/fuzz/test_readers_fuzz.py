@@ -173,7 +173,8 @@ def test_no_mutant_of_a_file_of_preferences_is_misread(mutants, source):
                 own = [row["reward"] for row in rows if row["prompt"] == pair.prompt and row["text"].strip()]
                 assert (pair.chosen_score, pair.rejected_score) == (max(own), min(own))
 
-    settings = {"source": source, "hub": None, "split": None, "columns": {}, "max_words": 50, "sample": 100, "seed": 0}
+    own = {"hub": None, "split": None, "columns": {}}
+    settings = own | {"source": source, "mixture": [], "max_length_difference": 50, "sample": 100, "seed": 0}
     builder = PromptBuilder(ChatRenderer(set_chat_template(train_tokenizer(["a"], "word", 10), "hh")))
     mutants(source, PREFERENCES[source], lambda path: read_preferences(settings | {"path": str(path)}, builder), holds)
 
@@ -193,7 +194,8 @@ def test_no_mutant_of_rated_posts_is_misread(mutants):
             assert max(means[pair.chosen.strip()]) >= max(min(own) for own in means.values())
             assert min(means[pair.rejected.strip()]) <= min(max(own) for own in means.values())
 
-    settings = {"source": "rated_posts", "hub": None, "max_words": None, "sample": None, "seed": 0}
+    own = {"hub": None, "mixture": [], "max_length_difference": None}
+    settings = own | {"source": "rated_posts", "sample": None, "seed": 0}
     mutants("rated_posts", POSTS, lambda path: read_preferences(settings | {"path": str(path)}), holds, whole=True)
 
 

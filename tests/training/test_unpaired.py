@@ -34,7 +34,7 @@ def pairs(tmp_path):
     path = tmp_path / "unpaired.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     section = {"source": "unpaired", "path": str(path), "split": None, "columns": {}, "package": None}
-    return read_preferences(section | {"max_words": None, "sample": None, "seed": 0}).pairs
+    return read_preferences(section | {"mixture": [], "max_length_difference": None, "sample": None, "seed": 0}).pairs
 
 
 def logratio(policy, reference, tokenizer, prompt, response):

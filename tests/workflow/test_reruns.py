@@ -10,7 +10,8 @@ import pytest
 DPO, SPARSE = "dpo/beta~0.1/seed~0", "sparsepo_common/beta~0.5/seed~0"
 REPORT = {("make_grid_table", ""), ("compare_methods", ""), ("plot_frontier", ""), ("plot_dynamics", "")}
 REPORT |= {("plot_diversity", ""), ("build_report", "")}
-TOKENS = {("plot_tokens", "dpo"), ("plot_tokens", "sparsepo_common")}
+COMPARISON = {("plot_token_comparison", "")}
+TOKENS = {("plot_tokens", "dpo"), ("plot_tokens", "sparsepo_common")} | COMPARISON
 SFT = {("sample_responses", "sft"), ("evaluate_run", "sft")}
 
 # The tiny run takes a minute or two, and more on a busy machine; it counts for the first test that needs it.
@@ -18,9 +19,10 @@ pytestmark = pytest.mark.timeout(900)
 
 
 def trained(*runs):
-    """The jobs that are one run's own, and the figure of its method."""
+    """The jobs that are one run's own, and the figures of its tokens."""
     jobs = {(rule, run) for rule in ("train_policy", "sample_responses", "evaluate_run") for run in runs}
-    return jobs | {("plot_tokens", run.split("/")[0]) for run in runs if run.endswith("seed~0")}
+    shown = {("plot_tokens", run.split("/")[0]) for run in runs if run.endswith("seed~0")}
+    return jobs | shown | (COMPARISON if shown & TOKENS else set())
 
 
 AFTER_SFT = {("build_preferences", ""), ("cache_reference", "")} | SFT | trained(DPO, SPARSE) | REPORT
@@ -146,7 +148,10 @@ def test_a_deleted_sample_is_made_again_with_all_that_follows_when_it_is_asked_f
     (finished / f"results/small/samples/{DPO}.jsonl").unlink()
     sample = {("sample_responses", DPO)}
     assert planned(finished) == set() and planned(finished, "samples") == sample
-    assert planned(finished, "samples", "all") == sample | {("evaluate_run", DPO), ("plot_tokens", "dpo")} | REPORT
+    assert (
+        planned(finished, "samples", "all")
+        == sample | {("evaluate_run", DPO), ("plot_tokens", "dpo")} | COMPARISON | REPORT
+    )
 
 
 def test_a_deleted_table_is_made_again_alone(finished, planned):

@@ -55,7 +55,8 @@ def test_the_table_stands_in_three_formats(original):
 
 def test_every_figure_stands_in_two_formats(original):
     figures = original / "results/figures/small"
-    names = ["frontier", "diversity", "sparsity", "token_kl", "tokens/dpo", "tokens/sparsepo_common"]
+    names = ["frontier", "pareto", "diversity", "sparsity", "token_kl", "tokens/dpo", "tokens/sparsepo_common"]
+    names += ["token_comparison"]
     for name in names:
         assert (figures / f"{name}.png").read_bytes().startswith(b"\x89PNG") and (
             figures / f"{name}.png"

@@ -61,27 +61,27 @@ def test_the_paper_with_three_seeds_plans_every_job_in_less_than_a_gigabyte(tmp_
         """Jobs of a part that is measured of every run where the config asks for it."""
         return sum(evaluated[name] for name, task in tasks.items() if any(part in task["evaluation"] for part in parts))
 
-    assert sorted(tasks) == ["hh", "imdb", "mbpp", "tldr"] and sum(runs.values()) == 789
-    quantised = [name for name, task in tasks.items() if "adapter" in task["training"]]
+    assert sorted(tasks) == ["hh", "imdb", "mbpp", "tldr"] and sum(runs.values()) == 3 * (153 + 8 + 5 + 56)
+    online = [name for name, task in tasks.items() if "adapter" in task["training"] or "reference" in task["training"]]
     assert counts == {
         "all": 1,
         **dict.fromkeys(
             ("prepare_data", "train_sft", "build_preferences", "compare_methods", "make_grid_table", "plot_dynamics"), 4
         ),
-        "cache_reference": 2 * (4 - len(quantised)),  # last states, and MaPO's weights
+        "cache_reference": 2 * (4 - len(online)),  # last states, and MaPO's weights
         "train_policy": sum(runs.values()),
         "sample_responses": sum(evaluated.values()),
         "evaluate_run": sum(evaluated.values()),
         "sample_generations": of("generation"),
         "measure_summaries": of("summaries"),
-        "measure_win_rate": of("win_rate"),
         "measure_benchmarks": of("benchmarks"),
         "sample_programs": of("code"),
         "measure_pass_at_k": of("code"),
         "build_report": 1,
         "plot_frontier": 1,
         "plot_diversity": 1,
-        "plot_temperatures": 2,
+        "plot_temperatures": 1,
+        "plot_token_comparison": 4,
         "plot_tokens": sum(len(task["methods"]) for task in tasks.values()),
         "total": sum(count for rule, count in counts.items() if rule != "total"),
     }

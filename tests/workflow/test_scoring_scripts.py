@@ -7,7 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from sparsepo.config.evaluation import CodeConfig
 from sparsepo.config.models import ChatOptions
+from sparsepo.config.preferences import SamplingConfig
+from sparsepo.data.mbpp_humaneval import STOPS
 from sparsepo.data.records import Completion, Prompt, write_records
 from sparsepo.evaluation.judges import ScoreJudge, prefer_greater
 
@@ -112,3 +115,19 @@ def test_lm_eval_asks_in_the_chat_template_where_prompts_are_rendered(tmp_path, 
     places = {"policy": tmp_path, "prompts": tmp_path / "test.jsonl", "questions": tmp_path, "result_cache": tmp_path}
     run(module, monkeypatch, settings=settings, code_version="", out=tmp_path / "out.json", **places)
     assert seen == [chat if rendered else None]
+
+
+@pytest.mark.parametrize("suite", ["mbpp", "humaneval"])
+def test_programs_that_choose_are_of_the_validation_suite_and_no_more_than_it_asks_for(tmp_path, monkeypatch, suite):
+    module = script("sample_programs")
+    problem = SimpleNamespace(prompt="def f():", id="HumanEval/0")
+    monkeypatch.setattr(module, "human_eval_problems", lambda: [problem] * 3)
+    for split in ("validation", "test"):
+        write_records(tmp_path / f"{split}.jsonl", [Prompt(f"{split} prompt", "mbpp/1")])
+    code = CodeConfig(sampling=SamplingConfig(samples=20), validation_samples=10, validation_suite=suite)
+    settings = SimpleNamespace(code=code, splits=["validation", "test"])
+    made = list(module.requests(settings, tmp_path / "validation.jsonl", tmp_path / "test.jsonl"))
+    chosen_on = ["def f():"] * 3 if suite == "humaneval" else ["validation prompt"]
+    assert [(each.split, each.sampling.samples) for each in made] == [("validation", 10), ("test", 20), ("test", 20)]
+    assert [prompt.prompt for prompt in made[0].prompts] == chosen_on and made[0].stops == STOPS[suite]
+    assert [prompt.prompt for prompt in made[1].prompts + made[2].prompts] == ["test prompt", *["def f():"] * 3]

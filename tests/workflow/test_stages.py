@@ -531,3 +531,15 @@ def test_nothing_of_the_reference_is_cached_for_them():
         == ()
         == stages(**WITH_FDPG).reference_caches("reviews", FEATURE)
     )
+
+
+def test_files_of_a_mixture_count(tmp_path):
+    more = tmp_path / "more.jsonl"
+    more.write_text("one\n")
+    pairs, make = from_files(tmp_path)
+    pairs.write_text("first\n")
+    mixed = {"source": "pairs", "path": str(pairs), "mixture": [{"source": "scored", "path": str(more)}]}
+    _, make = from_files(tmp_path, preferences=mixed)
+    before = make().user_file_hashes("reviews")
+    more.write_text("two\n")
+    assert make().user_file_hashes("reviews") != before

@@ -111,9 +111,10 @@ class TaskConfig(Section):
             message = f"preferences.source '{source}' needs data.source {' or '.join(needed)}, not '{data}'"
             yield message, ("data", "source")
         for name in self.methods:
-            if METHODS[name].needs_scores and source in UNSCORED:
-                message = f"'{name}' needs a score of each response, which preferences.source '{source}' does not give"
-                yield message, ("methods", name)
+            unscored = sorted(getattr(self.preferences, "sources", {source}).intersection(UNSCORED))
+            if METHODS[name].needs_scores and unscored:
+                given = f"preferences.source '{unscored[0]}'"
+                yield f"'{name}' needs a score of each response, which {given} does not give", ("methods", name)
             if source == "unpaired" and METHODS[name].loss != "kto":
                 message = f"'{name}' needs pairs; with preferences.source 'unpaired' only kto can be trained"
                 yield message, ("methods", name)

@@ -80,6 +80,12 @@ class Rows(Section):
         if self.split is not None and not os.path.isdir(self.path or ""):
             yield "only a folder of several splits needs it; leave it out (for the hub: hub.split)", ("split",)
 
+    def _column_errors(self, fields: Collection[str]) -> Iterator[LocatedError]:
+        """Fields in `columns` that are none of these."""
+        for field in self.columns:
+            if field not in fields:
+                yield f"unknown field; {did_you_mean(field, fields)}", ("columns", field)
+
 
 class RowsWithSplits(Rows):
     """Rows for training, and maybe others for validation and test."""
@@ -90,11 +96,11 @@ class RowsWithSplits(Rows):
     """Rows of the test prompts; null takes these prompts from the rows for training."""
 
     def _column_errors(self, fields: Collection[str]) -> Iterator[LocatedError]:
-        """Fields in `columns`, also of validation and test, that are none of these."""
-        for location, rows in (((), self), (("validation",), self.validation), (("test",), self.test)):
-            for field in rows.columns if rows else ():
-                if field not in fields:
-                    yield f"unknown field; {did_you_mean(field, fields)}", (*location, "columns", field)
+        """The same, also of validation and test."""
+        yield from super()._column_errors(fields)
+        for split in ("validation", "test"):
+            if (rows := getattr(self, split)) is not None:
+                yield from ((message, (split, *keys)) for message, keys in rows._column_errors(fields))
 
 
 class PackageTexts(Section):

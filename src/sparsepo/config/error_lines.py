@@ -7,6 +7,7 @@ from pydantic import ValidationError
 from typing_extensions import is_typeddict
 
 from sparsepo.config import Config
+from sparsepo.config.preferences import SOURCE_FIELDS
 from sparsepo.runtime.errors import did_you_mean, format_value, one_line
 from sparsepo.runtime.validation import error_message
 
@@ -41,12 +42,23 @@ READING = "was removed: write reading: authors (in place of minmax) or reading: 
 REMOVED = {"initial_zeros": ("init", START), "init_sparsity": ("init", START), "normalisation": ("reading", READING)}
 """Keys of earlier versions without another name -> the key that does their work, and what to write instead."""
 
+LENGTHS = "was removed: write max_length_difference, the most words by which the responses of a pair differ in length"
 COLUMNS = "write columns: {{{}: ...}} beside this section instead"
 ELSEWHERE = {
     **{(section, key): COLUMNS.format(key) for section in ("hub", "package") for key in ("text", "label")},
     **{("preferences", key): "stands in the section 'preferences', beside its path" for key in ("validation", "test")},
+    **{(source, "max_words"): LENGTHS for source in SOURCE_FIELDS},
 }
 """(section or source, key that it does not have) -> where that stands."""
+
+NO_NUMBERS = "the paper prints no numbers of this task: leave it out"
+ABLATIONS = "write one of ablation_architecture, ablation_weight_decay and ablation_binary_and_random"
+REMOVED_VALUES = {
+    ("published", "imdb"): NO_NUMBERS,
+    ("published", "tldr"): NO_NUMBERS,
+    ("published", "ablation"): ABLATIONS,
+}
+"""(key, value that it had in earlier versions) -> what to write instead."""
 
 
 def error_lines(
@@ -76,6 +88,8 @@ def _error_line(
 
 
 def _message(detail: Mapping[str, Any]) -> str:
+    if detail["type"] == "literal_error" and (removed := REMOVED_VALUES.get((detail["loc"][-1], str(detail["input"])))):
+        return removed
     if detail["type"] != "extra_forbidden":
         return error_message(detail)
     key, allowed = str(detail["loc"][-1]), keys_at(detail["loc"][:-1])

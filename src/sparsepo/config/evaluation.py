@@ -134,7 +134,10 @@ class CodeConfig(Section):
     sampling: SamplingConfig = SamplingConfig(samples=100, temperature=0.2, top_p=0.95, max_new_tokens=256)
     """How programs are sampled: `samples` for each problem."""
     validation_samples: CountOrZero = 10
-    """Programs for each validation problem of MBPP, whose pass@k may `select` the point of a grid; 0 is none."""
+    """Programs for each validation problem, whose pass@k may `select` the point of a grid; 0 is none."""
+    validation_suite: Literal["mbpp", "humaneval"] = "mbpp"
+    """Whose problems these are. `mbpp`: its validation problems. `humaneval`: the choice of the SparsePO paper, which
+    looks at test data; the caption of the table says so."""
     problems: Count | None = None
     """The first so many problems of each suite; null takes all."""
 
@@ -169,13 +172,21 @@ class EvaluationConfig(Section):
     """Rows of the table: each method at its chosen point, or every point of every grid."""
     baseline: str | None = None
     """The method (or sft) that the others are tested against; null tests against none."""
-    published: Literal["imdb", "tldr", "hh", "mbpp", "ablation"] | None = None
-    """The table of the SparsePO paper whose numbers are shown beside; null shows none."""
+    published: (
+        Literal["hh", "mbpp", "ablation_architecture", "ablation_weight_decay", "ablation_binary_and_random"] | None
+    ) = None
+    """The table of the SparsePO paper whose numbers are shown beside, Table 1 to 5 in this order; null shows none."""
 
     @property
     def selected_by(self) -> str:
         """The metric that chooses among the points of a grid: as given, else the reward, else accuracy on pairs."""
         return self.select or ("reward" if self.scorer else "accuracy")
+
+    @property
+    def selected_on_test(self) -> bool:
+        """Whether the metric that chooses is measured on test data: on HumanEval, as in the SparsePO paper."""
+        is_measured_on = self.code.validation_suite if self.code else "mbpp"
+        return self.selected_by.startswith("pass@") and is_measured_on == "humaneval"
 
     @property
     def scorers(self) -> Iterator[tuple[tuple[str, ...], Any]]:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from sparsepo.config.base import (
     Bool,
     Count,
+    CountOrZero,
     LocatedError,
     Positive,
     Probability,
@@ -14,7 +15,7 @@ from sparsepo.config.base import (
     must,
     origin_errors,
 )
-from sparsepo.config.data import RowsWithSplits
+from sparsepo.config.data import Rows, RowsWithSplits
 from sparsepo.config.scorers import ScorerConfig
 
 
@@ -62,14 +63,14 @@ SOURCE_FIELDS = {
     "transcripts": ("chosen", "rejected"),
     "messages": ("chosen", "rejected", "dataset"),
     "rated_posts": (),
-    "comparisons": ("info", "summaries", "choice", "split"),
-    "axis": ("info", "summary", "split"),
+    "comparisons": ("info", "summaries", "choice"),
+    "axis": ("info", "summary"),
 }
 """Source -> the fields of its rows, which `columns` can name."""
 
 
-class FilePreferences(RowsWithSplits):
-    """Preference pairs that exist, from a file or from the hub."""
+class PairRows(Rows):
+    """Rows of preference pairs that exist, in one format."""
 
     source: Literal["pairs", "unpaired", "scored", "transcripts", "messages", "rated_posts", "comparisons", "axis"]
     """The format. `pairs`: any that docs/data.md lists, recognised by the fields of the first row. `unpaired`: prompt,
@@ -77,21 +78,40 @@ class FilePreferences(RowsWithSplits):
     chosen and rejected dialogues as in Anthropic HH. `messages`: the same as lists of role and content. `rated_posts`:
     one JSON object {post: {responses, rewards}}. `comparisons`, `axis`: the two parts of
     openai/summarize_from_feedback."""
-    max_words: Count | None = None
-    """Pairs with a longer response than this are dropped; null keeps all."""
+
+    def _errors(self) -> Iterator[LocatedError]:
+        yield from origin_errors(self, "path") if self.source == "rated_posts" else super()._errors()
+        yield from self._column_errors(SOURCE_FIELDS[self.source])
+
+
+class FilePreferences(PairRows, RowsWithSplits):
+    """Preference pairs that exist, from a file or from the hub."""
+
+    mixture: list[PairRows] = []
+    """Further data sets, each with a `source` of its own, whose pairs are added."""
+    max_length_difference: CountOrZero | None = None
+    """Pairs whose responses differ by more words in length are dropped; null keeps all."""
     sample: Count | None = None
-    """A seeded choice of so many pairs of each subset of the data; null takes all."""
+    """A seeded choice of so many pairs of each subset of the data: of each data set of a mixture, and of each `dataset`
+    that its rows name; null takes all."""
     seed: Seed = 0
     """Seed of `sample`."""
 
+    @property
+    def sources(self) -> set[str]:
+        """The formats of all data sets."""
+        return {self.source, *(rows.source for rows in self.mixture)}
+
     def _errors(self) -> Iterator[LocatedError]:
-        if self.source == "rated_posts":
-            for location, rows in (((), self), (("validation",), self.validation), (("test",), self.test)):
-                errors = () if rows is None else origin_errors(rows, "path")
-                yield from ((message, (*location, *keys)) for message, keys in errors)
-        else:
-            yield from super()._errors()
-        yield from self._column_errors(SOURCE_FIELDS[self.source])
+        yield from super()._errors()
+        for split in ("validation", "test"):
+            rows = getattr(self, split)
+            if rows is not None and self.source == "rated_posts":
+                yield from ((message, (split, *keys)) for message, keys in origin_errors(rows, "path"))
+            if rows is not None and self.mixture:
+                yield "the prompts of a mixture are split by data.prompts: leave it out", (split,)
+        if "unpaired" in self.sources and self.mixture:
+            yield "responses without a partner cannot be mixed with pairs: leave it out", ("mixture",)
 
 
 class ExecutedPreferences(Section):

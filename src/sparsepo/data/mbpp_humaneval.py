@@ -17,8 +17,10 @@ STOPS = {
 }
 """Suite -> strings before which a program is cut."""
 
-IDS = {"test": range(11, 511), "validation": range(511, 601), "train": range(601, 975)}
-"""Split of MBPP -> its task ids; 1 to 10 are examples for prompts and belong to no split."""
+IDS = {"test": range(11, 511), "validation": range(511, 601), "train": (*range(601, 975), *range(1, 11))}
+"""Split -> task ids of MBPP. 1 to 10, its split `prompt`, are examples for few-shot prompts. Prompts have no examples
+here, so these problems are trained on, as in the SparsePO paper (384 problems)."""
+HUB_SPLITS = "test+validation+train+prompt"
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def read_mbpp(data: dict[str, Any]) -> dict[str, list[Problem]]:
     """
     if data["path"] is not None:
         return mbpp_problems(file_rows(data["path"]))
-    return mbpp_problems(hub_rows(data["hub"] | {"config": data["hub"]["config"] or "full", "split": "+".join(IDS)}))
+    return mbpp_problems(hub_rows(data["hub"] | {"config": data["hub"]["config"] or "full", "split": HUB_SPLITS}))
 
 
 def human_eval_problems() -> list[Problem]:

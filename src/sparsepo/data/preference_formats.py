@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 from sparsepo.data.hh_dialogues import transcript_pairs
@@ -16,23 +17,31 @@ from sparsepo.runtime.errors import UserError
 
 
 def read_preferences(settings: dict[str, Any], prompts: PromptBuilder | None = None) -> PairBuilder:
-    """The pairs that {"source", "path", "hub", "max_words", "sample", "seed"} describes, in the order of the data.
+    """The pairs that a section `preferences` describes, in the order of the data; those of a `mixture` come last.
 
-    `source` is one of `FORMATS`. A pair with a response longer than `max_words` is dropped, and `sample` is a seeded
-    choice of so many pairs of each subset. prompts: renders chats and settles what becomes of long prompts. Raises
-    UserError for data that cannot be read or give no pair.
+    `source` is one of `FORMATS`. A pair whose responses differ by more than `max_length_difference` words in length is
+    dropped, and `sample` is a seeded choice of so many pairs of each subset. prompts: renders chats and settles what
+    becomes of long prompts. Raises UserError for data that cannot be read or give no pair.
     """
     prompts = prompts or PromptBuilder()
     builder = PairBuilder()
-    read, parse = FORMATS[settings["source"]]
-    pairs = parse(read(settings), builder, prompts)
+    pairs = chain.from_iterable(
+        _pairs_of(rows, number, builder, prompts) for number, rows in enumerate([settings, *settings["mixture"]])
+    )
     settled = settle_pairs(pairs, prompts, builder)
     usable = (item for item in settled if builder.is_usable(item.pair, item.place))
-    short = list(drop_long(usable, settings["max_words"], builder))
-    builder.pairs += [item.pair for item in sample_pairs(short, settings["sample"], settings["seed"], builder)]
+    alike = list(drop_unlike_lengths(usable, settings["max_length_difference"], builder))
+    builder.pairs += [item.pair for item in sample_pairs(alike, settings["sample"], settings["seed"], builder)]
     if not builder.pairs:
         raise UserError(f"{section_name(settings)}: no usable pair ({builder})")
     return builder
+
+
+def _pairs_of(rows: dict[str, Any], number: int, builder: PairBuilder, prompts: PromptBuilder) -> Iterator[PlacedPair]:
+    """The pairs of one data set; those of the first one of a mixture keep the names of their subsets."""
+    read, parse = FORMATS[rows["source"]]
+    for item in parse(read(rows), builder, prompts):
+        yield item._replace(subset=f"{number} {item.subset}") if number else item
 
 
 def settle_pairs(pairs: Iterator[PlacedPair], prompts: PromptBuilder, builder: PairBuilder) -> Iterator[PlacedPair]:
@@ -45,12 +54,12 @@ def settle_pairs(pairs: Iterator[PlacedPair], prompts: PromptBuilder, builder: P
             yield item._replace(pair=pair)
 
 
-def drop_long(pairs: Iterator[PlacedPair], max_words: int | None, builder: PairBuilder) -> Iterator[PlacedPair]:
-    """Pairs whose responses both have at most `max_words` words, which white space separates."""
+def drop_unlike_lengths(pairs: Iterator[PlacedPair], most: int | None, builder: PairBuilder) -> Iterator[PlacedPair]:
+    """Pairs whose responses differ by at most `most` words in length; white space separates words."""
     for item in pairs:
-        words = max(len(item.pair.chosen.split()), len(item.pair.rejected.split()))
-        if max_words is not None and words > max_words:
-            builder.drop(f"a response is longer than {max_words} words", item.place)
+        difference = abs(len(item.pair.chosen.split()) - len(item.pair.rejected.split()))
+        if most is not None and difference > most:
+            builder.drop(f"the lengths of the responses differ by more than {most} words", item.place)
         else:
             yield item
 

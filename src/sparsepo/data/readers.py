@@ -56,7 +56,8 @@ def section_name(section: dict[str, Any]) -> str:
     """What an error calls the data of a config section."""
     if section.get("package"):
         return f"{section['package']['name']} ({section['package']['file']})"
-    return section["path"] or section["hub"]["id"]
+    name = section["path"] or section["hub"]["id"]
+    return ", ".join([name, *map(section_name, section.get("mixture", ()))])
 
 
 def rename_columns(rows: PlacedRows, columns: dict[str, str]) -> PlacedRows:

@@ -67,7 +67,6 @@ class AxisRow:
 
     info: dict[str, Any]
     summary: RatedSummary
-    split: String | None = None
 
 
 @dataclass(frozen=True)
@@ -77,14 +76,12 @@ class ComparisonRow:
     info: dict[str, Any]
     summaries: list[Text]
     choice: ZeroOrOne
-    split: String | None = None
 
 
 class Rating(NamedTuple):
     """One rating of a summary."""
 
     place: str
-    subset: str
     prompt: str
     text: str
     value: float
@@ -109,12 +106,12 @@ def rated_posts(rows: PlacedRows, builder: PairBuilder, prompts: PromptBuilder) 
             counts = f"{len(rated.responses)} responses and {len(rated.rewards)} rewards"
             raise UserError(f"{place} has {counts}; each response needs one")
         for text, reward in zip(rated.responses, rated.rewards, strict=True):
-            ratings.append(Rating(place, "", f"{prompt}\n\nTL;DR:", as_response(text), reward))
+            ratings.append(Rating(place, f"{prompt}\n\nTL;DR:", as_response(text), reward))
     return _best_and_worst(ratings, builder)
 
 
 def axis_pairs(rows: PlacedRows, builder: PairBuilder, prompts: PromptBuilder) -> Iterator[PlacedPair]:
-    """The same of rows {"info", "summary": {"text", "axes": {"overall"}}, "split"}, one for each rating."""
+    """The same of rows {"info", "summary": {"text", "axes": {"overall"}}}, one for each rating."""
     ratings = []
     for place, row in rows:
         record = as_record(row, AxisRow, place)
@@ -125,12 +122,12 @@ def axis_pairs(rows: PlacedRows, builder: PairBuilder, prompts: PromptBuilder) -
             builder.drop("no overall rating", place)
         else:
             text = as_response(record.summary.text)
-            ratings.append(Rating(place, record.split or "", post.prompt, text, overall))
+            ratings.append(Rating(place, post.prompt, text, overall))
     return _best_and_worst(ratings, builder)
 
 
 def comparison_pairs(rows: PlacedRows, builder: PairBuilder, prompts: PromptBuilder) -> Iterator[PlacedPair]:
-    """The chosen against the other summary of rows {"info", "summaries": [{"text"}, {"text"}], "choice", "split"}."""
+    """The chosen against the other summary of rows {"info", "summaries": [{"text"}, {"text"}], "choice"}."""
     for place, row in rows:
         record = as_record(row, ComparisonRow, place)
         if len(record.summaries) != 2:
@@ -141,7 +138,7 @@ def comparison_pairs(rows: PlacedRows, builder: PairBuilder, prompts: PromptBuil
         else:
             texts = [as_response(summary.text) for summary in record.summaries]
             pair = Preference(post.prompt, texts[record.choice], texts[1 - record.choice])
-            yield PlacedPair(place, record.split or "", pair)
+            yield PlacedPair(place, "", pair)
 
 
 def as_response(summary: str) -> str:
@@ -157,13 +154,11 @@ def _post(info: dict[str, Any], place: str) -> Post | None:
 def _best_and_worst(ratings: list[Rating], builder: PairBuilder) -> Iterator[PlacedPair]:
     """One pair of each prompt; a summary that was rated several times has the mean of its ratings."""
     groups: dict[tuple[str, str], list[Rating]] = {}
-    subsets: dict[str, str] = {}
     for rating in ratings:
         groups.setdefault((rating.prompt, rating.text), []).append(rating)
-        subsets.setdefault(rating.prompt, rating.subset)
     scored = [
         (group[0].place, Scored(prompt, text, mean(rating.value for rating in group)))
         for (prompt, text), group in groups.items()
     ]
     for place, pair in best_and_worst_pairs(scored, builder):
-        yield PlacedPair(place, subsets[pair.prompt], pair)
+        yield PlacedPair(place, "", pair)

@@ -90,7 +90,7 @@ class LearnedHead(MaskHead):
 class LayerHead(LearnedHead):
     r"""Learned over all layers: m_t = ReLU(sum_l c_l ReLU(w_l . LayerNorm(h_l) + b_l)).
 
-    One linear + ReLU for each layer, merged by a linear (no bias) + ReLU (arXiv 2410.05102, Eq. 9-10). The LayerNorm
+    One linear + ReLU for each layer, merged by a linear (no bias) + ReLU (arXiv 2410.05102, Section 2.3). The LayerNorm
     shared by all layers is in the authors' code, not in the paper; it makes the head independent of the scale of a
     model's states.
     """

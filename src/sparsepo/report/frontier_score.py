@@ -95,6 +95,15 @@ def upper_hull(points: Iterable[FrontierPoint]) -> list[FrontierPoint]:
     return hull
 
 
+def pareto_set(points: Iterable[FrontierPoint]) -> list[FrontierPoint]:
+    """The points that no other one equals or beats in both KL and reward, from the least KL to the most."""
+    best: list[FrontierPoint] = []
+    for point in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not best or point[1] > best[-1][1]:
+            best.append(point)
+    return best
+
+
 def gain(points: np.ndarray, budget: float) -> float:
     """Mean height of the hull of (KL, reward) points above the first of them, which is SFT, over KL 0 ... `budget`."""
     corners: list[FrontierPoint] = upper_hull([(0.0, float(points[0, 1])), *map(tuple, points[1:])])

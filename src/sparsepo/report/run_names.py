@@ -5,6 +5,8 @@ from collections.abc import Mapping
 
 RUN_STAGES = ("train_policy", "finish_rounds", "train_on_policy")
 """The stages that make runs, by the trainer of their method."""
+COMPARED_METHODS = ("dpo", "tdpo2", "sparsepo_common", "sparsepo_independent")
+"""The methods whose tokens Figures 1, 4 and 9 of arXiv 2410.05102 show."""
 _SYMBOLS = {"alpha": "α", "beta": "β", "gamma": "γ", "lambda": "λ"}
 
 

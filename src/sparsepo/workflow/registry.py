@@ -85,6 +85,7 @@ STAGES: dict[str, Stage] = {
     "plot_temperatures": Stage(settings.StageSettings, **_TABLE_OR_FIGURE),
     "plot_dynamics": Stage(settings.StageSettings, **_TABLE_OR_FIGURE),
     "plot_tokens": Stage(settings.StageSettings, **_TABLE_OR_FIGURE),
+    "plot_token_comparison": Stage(settings.StageSettings, **_TABLE_OR_FIGURE),
     "plot_selection": Stage(settings.PlotSelectionSettings, **_TABLE_OR_FIGURE),
     "plot_rounds": Stage(settings.PlotRoundsSettings, **_TABLE_OR_FIGURE),
     "build_report": Stage(settings.BuildReportSettings, mem_mb=4000, runtime=60),

@@ -71,7 +71,8 @@ class TaskNeeds:
         self.response = min(response, size.context)
         self.pair = min(self.prompt + 2 * self.response, 2 * size.context)  # tokens; the prompt is there once
         in_file = max(1, path.stat().st_size // BYTES_A_PAIR) if path and path.is_file() else UNKNOWN_ROWS
-        self.pairs = self.prompts.train or getattr(preferences, "sample", None) or in_file
+        sampled = (getattr(preferences, "sample", None) or 0) * (1 + len(getattr(preferences, "mixture", ())))
+        self.pairs = self.prompts.train or sampled or in_file
 
     def need(
         self, tokens: float, passes: float, half: bool, kept: float, unit: float, head: float, state: float = 0.0

@@ -410,6 +410,7 @@ class CompareMethodsSettings(MakeGridTableSettings):
     """`select`: the metric that chooses a point of each grid. `published_figures`: a hash of the paper's figures."""
 
     select: Annotated[str, FromJob(lambda job: job.section.evaluation.selected_by)]
+    selected_on_test: bool
     rows: str
     baseline: str | None
     published: str | None

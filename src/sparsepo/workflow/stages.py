@@ -20,6 +20,7 @@ from sparsepo.config.runs import (
 )
 from sparsepo.methods.registry import METHODS
 from sparsepo.monitor.plan_file import WATCHED, Plan
+from sparsepo.report.run_names import COMPARED_METHODS
 from sparsepo.runtime.errors import UserError
 from sparsepo.runtime.launch import python_command
 from sparsepo.runtime.result_cache import file_hash
@@ -75,6 +76,11 @@ class Stages:
     def first_run(self, task: str, method: str, **_: Any) -> str:
         """The run of the first point of a method's grid with the first seed."""
         return next(run.path for run in runs_of(self.config.tasks[task]) if run.method == method)
+
+    def compared_runs(self, task: str, **_: Any) -> list[str]:
+        """The first run of each method whose tokens stand side by side in one figure."""
+        methods = self.config.tasks[task].methods
+        return [self.first_run(task, method) for method in COMPARED_METHODS if method in methods]
 
     def oracle_selected_runs(self, task: str, **_: Any) -> list[str]:
         """The runs that keep the tokens of the highest scores of an oracle of this task."""
@@ -153,9 +159,10 @@ class Stages:
 
     def figures(self, task: str) -> list[str]:
         """The figures of a task; those of rewards and oracles only where it has some."""
-        evaluation = self.config.tasks[task].evaluation
+        evaluation, training = self.config.tasks[task].evaluation, self.config.tasks[task].training
         temperatures = evaluation.generation.temperatures if evaluation.generation else []
         names = ["frontier", "diversity"] * bool(evaluation.scorer) + ["temperatures"] * (len(temperatures) > 1)
+        names += ["pareto"] * bool(training.frontier_every) + ["token_comparison"] * (len(self.compared_runs(task)) > 1)
         names += ["rounds"] * bool(evaluation.scorer and self.runs_trained_by("rounds", task))
         names += ["selection"] * bool(self.oracle_selected_runs(task))
         return [*names, "sparsity", "token_kl", "tokens/{method}"]
@@ -170,6 +177,7 @@ class Stages:
         section = self.config.tasks[task]
         parts = [section.data, section.preferences]
         parts += [getattr(part, split, None) for part in parts for split in ("validation", "test")]
+        parts += getattr(section.preferences, "mixture", [])
         paths = [getattr(part, "path", None) for part in parts]
         local = section.evaluation.benchmarks.local if section.evaluation.benchmarks else []
         paths += [benchmark.path for benchmark in local]

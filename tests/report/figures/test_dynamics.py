@@ -56,16 +56,32 @@ def test_seeds_are_averaged_and_betas_are_not(read_panels, legend_names):
         "mapo/beta~0.5/seed~0": _rows(0.9, 1.0),
     }
     chart = plot_sparsity(dynamics, LABELS)
-    upper, lower = read_panels(chart)
-    for panel in (upper, lower):
+    panels = read_panels(chart)
+    for panel in (panels[0], panels[1], panels[3], panels[4]):
         assert {round(value, 6) for value in panel.rows["value"]} == {0.3, 0.9}
-    assert (upper.title, upper.axis("y")["title"], lower.axis("y")["title"]) == ("MaPO", "zeros in m_u", "zeros in m_d")
     assert legend_names(chart) == ["β=0.1", "β=0.5"]
 
 
-def test_sparsity_shows_only_methods_that_log_masks(read_panels):
+def test_chosen_stands_above_rejected_each_with_both_masks_and_the_kl(read_panels):
+    values = {"sparsity_u": 0.1, "sparsity_d": 0.2, "reverse_kl": 0.3}
+    row = {f"{name}_chosen": v for name, v in values.items()} | {
+        f"{name}_rejected": 5 * v for name, v in values.items()
+    }
+    panels = read_panels(plot_sparsity({"mapo/beta~0.1/seed~0": [{"step": step} | row for step in range(9)]}, LABELS))
+    assert [panel.title for panel in panels] == ["zeros in m_u", "zeros in m_d", "KL(π‖ref) (nats)", "", "", ""]
+    assert [panel.axis("y")["title"] for panel in panels] == ["chosen", None, None, "rejected", None, None]
+    levels = [round(value, 6) for panel in panels for value in sorted(set(panel.rows["value"]))]
+    assert levels == [0.1, 0.2, 0.3, 0.5, 1.0, 1.5]
+    dashes = [layer for panel in panels for layer in panel.spec["layer"] if "strokeDash" in layer["encoding"]]
+    assert not dashes  # a side has panels of its own
+
+
+def test_sparsity_shows_only_methods_whose_masks_have_zeros(read_panels):
     dynamics = {"dpo/beta~0.1/seed~0": _without_masks(_rows(0.2, 1.0)), "mapo/beta~0.1/seed~0": _rows(0.2, 1.0)}
-    assert [panel.title for panel in read_panels(plot_sparsity(dynamics, LABELS))] == ["MaPO", ""]
+    dense = {"tdpo2/beta~0.1/seed~0": _rows(0.0, 1.0)}
+    chart = plot_sparsity(dynamics | dense, LABELS)
+    assert [block["title"] for block in chart.to_dict()["vconcat"]] == ["MaPO"] and len(read_panels(chart)) == 6
+    assert "zeros" in plot_sparsity(dense, LABELS).mark.text
     assert [panel.title for panel in read_panels(plot_token_kl(dynamics, LABELS))] == ["DPO", "MaPO"]
 
 

@@ -3,7 +3,7 @@ from itertools import combinations
 
 import pytest
 
-from sparsepo.report.figures.frontier import KLS, frontier_plot, plot_diversity, plot_frontier
+from sparsepo.report.figures.frontier import KLS, frontier_plot, pareto_plot, plot_diversity, plot_frontier, plot_pareto
 from sparsepo.report.figures.label_placement import LABEL_SIZE, place_labels
 from sparsepo.report.figures.reward_plot import HEIGHT
 from sparsepo.report.figures.style import WIDTH, method_style
@@ -189,6 +189,52 @@ def test_one_prompt_without_intervals_and_no_sft_still_draws(make_scores, assert
 def test_the_frontier_is_the_same_bytes_each_time(make_scores, make_training_points, assert_renders_alike):
     scores = make_scores()
     assert_renders_alike(lambda: plot_frontier(scores, make_training_points(scores)))
+
+
+# --- all points during training
+
+
+POINTS = {
+    "dpo/beta~0.1/seed~0": [(1.0, 0.5), (2.0, 0.4), (3.0, 0.9)],
+    "dpo/beta~0.5/seed~0": [(0.5, 0.3), (2.5, 0.5), (3.0, 0.8), (4.0, 0.9)],
+    "ipo/beta~1/seed~0": [(5.0, 0.1)],
+}
+
+
+def _training(points):
+    return {
+        run: [
+            {"step": step, "kl_exact": kl, "kl_sample": 0.0, "reward": reward} for step, (kl, reward) in enumerate(own)
+        ]
+        for run, own in points.items()
+    }
+
+
+def test_the_pareto_set_of_a_method_is_of_all_points_of_its_settings():
+    """By hand: (2, 0.4), (2.5, 0.5), (3, 0.8) and (4, 0.9) are equalled or beaten by a point of no more KL."""
+    rows = {}
+    for row in pareto_plot([*TWO_SEEDS, _score("ipo", 0.5, 1.0)], _training(POINTS)).rows:
+        rows.setdefault((row["method"], row["kind"]), []).append(row)
+    assert _places(rows["dpo", "line"]) == [(0.5, 0.3), (1.0, 0.5), (3.0, 0.9)]
+    assert [row["order"] for row in rows["dpo", "line"]] == [0, 1, 2]
+    assert len(rows["dpo", "training"]) == 7 and _places(rows["ipo", "line"]) == [(5.0, 0.1)]
+    assert _places(rows["sft", "setting"]) == [(0.0, 0.25)] and ("dpo", "setting") not in rows
+
+
+def test_no_point_is_above_the_pareto_set_and_it_rises(make_scores, make_training_points):
+    scores = make_scores(seeds=(0, 1))
+    rows = pareto_plot(scores, make_training_points(scores)).rows
+    for method in {row["method"] for row in rows} - {"sft"}:
+        line = _places(row for row in rows if (row["method"], row["kind"]) == (method, "line"))
+        assert line == sorted(line) and [y for _, y in line] == sorted({y for _, y in line})
+        for x, y in _places(row for row in rows if (row["method"], row["kind"]) == (method, "training")):
+            assert max(high for across, high in line if across <= x) >= y
+
+
+def test_without_points_the_pareto_figure_says_so(make_scores, make_training_points, assert_renders_alike):
+    scores = make_scores()
+    assert "during training" in plot_pareto(scores, {score["run"]: [] for score in scores}).mark.text
+    assert_renders_alike(lambda: plot_pareto(scores, make_training_points(scores)))
 
 
 # --- diversity

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsepo.report.figures.style import to_spec
-from sparsepo.report.figures.token_heatmap import SCALES, heatmap_rows, plot_tokens
+from sparsepo.report.figures.token_heatmap import SCALES, heatmap_rows, plot_token_comparison, plot_tokens, scaled_rows
 from sparsepo.report.figures.token_layout import choose_examples, lay_out, printed_token, text_width
 
 SIDE = {
@@ -50,7 +50,30 @@ def test_each_quantity_has_one_colour_scale_with_its_legend(make_examples):
         for side in ("chosen", "rejected"):
             example[side]["values"] = example[side]["logps"]
     legends = {colour["legend"]["title"] for _, colour in _cells(plot_tokens(examples, "SePO"))}
-    assert legends == {scale.title for scale in SCALES.values()} and len(legends) == 4
+    assert legends == {scale.title for name, scale in SCALES.items() if name != "scaled"} and len(legends) == 4
+
+
+def test_a_comparison_scales_what_is_left_after_the_mask_to_0_and_1_row_by_row():
+    plain = {name: values for name, values in SIDE.items() if not name.startswith("m_")} | {"logps": [-4.0, -2.0]}
+    reward, kl = scaled_rows({"A": SIDE, "B": plain, "C": plain | {"reverse_kl": [0.5, 0.5]}})
+    assert [row.label for row in reward + kl] == ["A reward", "B reward", "C reward", "A KL", "B KL", "C KL"]
+    # m_u log-ratio is 1, 0; without a mask it is -1, -0.5
+    assert [row.values.tolist() for row in reward] == [[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]
+    assert [row.values.tolist() for row in kl] == [[0.0, 0.0], [1.0, 0.0], [0.0, 0.0]]  # m_d KL is 1, 1
+
+
+def test_a_comparison_has_the_cells_of_every_method_for_both_responses_of_one_pair(make_examples):
+    examples = {"TDPO v2": make_examples(3), "SparsePO (common)": make_examples(3)}
+    shown = choose_examples(examples["TDPO v2"])[0]
+    ((cells, colour),) = _cells(plot_token_comparison(examples))
+    values = [cell["value"] for cell in cells]
+    tokens = sum(len(shown[side]["tokens"]) for side in ("chosen", "rejected"))
+    assert len(values) == 4 * tokens and min(values) == 0.0 and max(values) == 1.0
+    assert colour["scale"]["domain"][0] == 0.0 and colour["scale"]["domain"][-1] == 1.0
+
+
+def test_a_comparison_is_the_same_bytes_each_time(make_examples, assert_renders_alike):
+    assert_renders_alike(lambda: plot_token_comparison({"DPO": make_examples(2), "TDPO v2": make_examples(2)}))
 
 
 def test_examples_are_the_first_that_fit_whole():

@@ -47,6 +47,7 @@ class Made:
                 write(folder / f"logs/{name}/train_policy/{run}.log", f"the last words of {run}\n")
         compare = {
             "select": "reward",
+            "selected_on_test": False,
             "rows": "methods",
             "baseline": None,
             "published": None,

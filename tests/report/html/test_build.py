@@ -132,7 +132,7 @@ def test_every_blob_is_there_and_can_be_opened(page):
     }  # fmt: skip
     for task, trained in runs.items():
         quantities = ["loss", "reverse_kl", "forward_kl"] + ["sparsity_u", "sparsity_d"] * (task == "planted")
-        wanted = {"index", "config", "frontier/kl_exact", "frontier/kl_sample"}
+        wanted = {"index", "config", "frontier/kl_exact", "frontier/kl_sample", "frontier/pareto"}
         wanted |= {f"dynamics/{name}" for name in quantities} | {f"run/{run}" for run in ["sft", *trained]}
         shown = ["sft", *(run for run in trained if run.endswith("~0"))]
         wanted |= {f"{kind}/{run}" for kind in ("tokens", "samples") for run in shown}

@@ -23,7 +23,9 @@ def _file(method, test, params=None, seed=0):
 
 
 def _made(*files, select="reward", rows="methods"):
-    return compare(files, {"select": select, "baseline": None, "rows": rows}, Published({}, ""))
+    return compare(
+        files, {"select": select, "selected_on_test": False, "baseline": None, "rows": rows}, Published({}, "")
+    )
 
 
 def _levels(**levels):

@@ -16,7 +16,7 @@ from sparsepo.report.tables.systems import build_systems
 from sparsepo.runtime.errors import UserError
 
 NOTHING = Published({}, "")
-BY_REWARD = {"select": "reward", "baseline": None, "rows": "methods"}
+BY_REWARD = {"select": "reward", "selected_on_test": False, "baseline": None, "rows": "methods"}
 
 
 def _numbers(*values, groups=None, **rest):

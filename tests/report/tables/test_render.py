@@ -11,7 +11,7 @@ from sparsepo.report.tables.comparison import compare
 from sparsepo.report.tables.published import Published
 from sparsepo.report.tables.render import STAR, Block, Cell, Table, to_latex, to_markdown
 
-BY_REWARD = {"select": "reward", "baseline": None, "rows": "methods"}
+BY_REWARD = {"select": "reward", "selected_on_test": False, "baseline": None, "rows": "methods"}
 LABELS = {"sft": "SFT", "dpo": "DPO", "ipo": "IPO", "simpo": "SimPO"}
 
 

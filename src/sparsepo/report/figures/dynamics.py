@@ -1,6 +1,6 @@
 """Figures of what happens during training: quantities of `dynamics.jsonl` over the steps."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import altair as alt
 import numpy as np
@@ -8,7 +8,7 @@ import pandas as pd
 
 from sparsepo.report.figures.curves import ROW, Dynamics, Quantity, setting_order, thinned, training_curves
 from sparsepo.report.figures.marks import method_encodings
-from sparsepo.report.figures.style import DASHES, QUIET, WIDTH, setting_colours
+from sparsepo.report.figures.style import DASHES, WIDTH, sentence, setting_colours
 
 SPARSITY = (Quantity("sparsity_u", "", "zeros in m_u"), Quantity("sparsity_d", "", "zeros in m_d"))
 TOKEN_KL = Quantity("reverse_kl", "", "KL(π‖ref) (nats)")
@@ -19,14 +19,34 @@ _LEGEND = {"title": None, "symbolType": "stroke", "symbolSize": 300, "symbolOpac
 
 
 def plot_sparsity(dynamics: Dynamics, labels: Mapping[str, str]) -> alt.TopLevelMixin:
-    """Share of exact zeros in m_u and m_d over steps, a column for each method that logs masks.
+    """Zeros in m_u, zeros in m_d and KL(π‖ref) of a response over steps, of each method whose masks have zeros.
 
+    Chosen responses stand above rejected ones, with a line for each setting, as in Figures 3 and 7 of arXiv 2410.05102.
     labels: method -> printed name.
     """
-    curves = training_curves(dynamics, labels, SPARSITY)
-    if SPARSITY[0].name not in curves:
-        return _sentence("No method of this task has masks.")
-    return _method_panels(curves, SPARSITY, alt.Scale(domain=[-0.03, 1.03]))
+    quantities = [*SPARSITY, TOKEN_KL]
+    curves = training_curves(dynamics, labels, quantities)
+    zeros = [curves[quantity.name] for quantity in SPARSITY if quantity.name in curves]
+    shown = list(dict.fromkeys(label for rows in zeros for label in rows.loc[rows["value"] > 0, "label"]))
+    if not shown:
+        return sentence("No method of this task has masks with zeros.")
+    curves = {name: rows[rows["label"].isin(shown)] for name, rows in curves.items()}
+    scales = dict.fromkeys((quantity.name for quantity in SPARSITY), alt.Scale(domain=[-0.03, 1.03]))
+    scales |= {TOKEN_KL.name: _kl_scale(curves[TOKEN_KL.name])} if TOKEN_KL.name in curves else {}
+    colour, blocks = _setting_colour(pd.concat(curves.values())), []
+    for label in shown:
+        rows = []
+        for side in ("chosen", "rejected"):
+            panels = []
+            for quantity in (quantity for quantity in quantities if quantity.name in curves):
+                own = curves[quantity.name]
+                own = own[(own["label"] == label) & (own["side"] == side)]
+                title, y_title = quantity.axis if side == "chosen" else "", "" if panels else side
+                if not own.empty:
+                    panels.append(_panel(own, scales[quantity.name], colour, y_title, title, len(quantities)))
+            rows.append(alt.hconcat(*panels, spacing=_GAP))
+        blocks.append(alt.vconcat(*rows, spacing=_GAP, title=label))
+    return alt.vconcat(*blocks)
 
 
 def plot_token_kl(dynamics: Dynamics, labels: Mapping[str, str]) -> alt.TopLevelMixin:
@@ -36,15 +56,15 @@ def plot_token_kl(dynamics: Dynamics, labels: Mapping[str, str]) -> alt.TopLevel
     """
     curves = training_curves(dynamics, labels, [TOKEN_KL])
     if not curves:
-        return _sentence("No run of this task has logged its KL.")
+        return sentence("No run of this task has logged its KL.")
     rows = curves[TOKEN_KL.name]
-    ends = rows.groupby("line")["mean"].last()
-    lowest, top = ends[ends > 0].min(), rows["value"].max()
-    if ends.max() > 100 * lowest:
-        scale = alt.Scale(type="log", domain=[lowest / 10, top])  # step 0 has KL 0, give or take rounding
-    else:
-        scale = alt.Scale(domain=[0, top])
-    return _method_panels(curves, [TOKEN_KL], scale)
+    labelled, scale, colour = dict(list(rows.groupby("label", sort=False))), _kl_scale(rows), _setting_colour(rows)
+    columns, panels = min(_COLUMNS, len(labelled)), []
+    for label, own in labelled.items():
+        y_title = "" if len(panels) % columns else TOKEN_KL.axis
+        panels.append(_panel(own, scale, colour, y_title, label, columns))
+    starts = range(0, len(panels), columns)
+    return alt.vconcat(*(alt.hconcat(*panels[at : at + columns], spacing=_GAP) for at in starts), spacing=_GAP)
 
 
 def quantity_chart(rows: pd.DataFrame, labels: Mapping[str, str], quantity: Quantity) -> alt.LayerChart:
@@ -66,52 +86,47 @@ def quantity_chart(rows: pd.DataFrame, labels: Mapping[str, str], quantity: Quan
     return alt.layer(lines, points, data=rows)
 
 
-def _method_panels(
-    curves: Mapping[str, pd.DataFrame], quantities: Sequence[Quantity], scale: alt.Scale
-) -> alt.VConcatChart:
-    """Four methods in a row and, in the rows below them, the same ones by the further quantities."""
-    shown = curves[quantities[0].name]
-    labels, settings = list(shown["label"].unique()), sorted(shown["setting"].unique(), key=setting_order)
+def _kl_scale(rows: pd.DataFrame) -> alt.Scale:
+    """From 0, or logarithmic where the curves end more than two decades apart."""
+    ends = rows.groupby("line")["mean"].last()
+    lowest, top = ends[ends > 0].min(), rows["value"].max()
+    if ends.max() > 100 * lowest:
+        return alt.Scale(type="log", domain=[lowest / 10, top])  # step 0 has KL 0, give or take rounding
+    return alt.Scale(domain=[0, top])
+
+
+def _setting_colour(rows: pd.DataFrame) -> alt.Color:
+    settings = sorted(rows["setting"].unique(), key=setting_order)
     colour = alt.Color("setting:N", legend=alt.Legend(**_LEGEND))
-    colour = colour.scale(domain=settings, range=setting_colours(len(settings)))
-    columns = min(_COLUMNS, len(labels))
-    rows = []
-    for first in range(0, len(labels), columns):
-        for quantity in quantities:
-            panels = []
-            for label in labels[first : first + columns]:
-                y = alt.Y("value:Q", title=None if panels else quantity.axis, scale=scale, axis=alt.Axis(tickCount=5))
-                own = curves[quantity.name][curves[quantity.name]["label"] == label]
-                panel = _method_panel(own, y, colour, log=scale.type == "log")
-                panels.append(panel.properties(title=label if quantity is quantities[0] else "", height=_HEIGHT,
-                                               width=(WIDTH + _GAP) / columns - _GAP - 8))  # fmt: skip
-            rows.append(alt.hconcat(*panels, spacing=_GAP))
-    return alt.vconcat(*rows, spacing=_GAP)
+    return colour.scale(domain=settings, range=setting_colours(len(settings)))
 
 
-def _method_panel(curves: pd.DataFrame, y: alt.Y, colour: alt.Color, log: bool) -> alt.LayerChart:
-    """The running means and, behind those of few settings, the values; without what a log axis cannot show."""
+def _panel(
+    curves: pd.DataFrame, scale: alt.Scale, colour: alt.Color, y_title: str, title: str, columns: int
+) -> alt.LayerChart:
+    """One of so many panels in a row: the running means and, behind those of few settings, the values.
+
+    Without what a logarithmic axis cannot show.
+    """
     rows = thinned(curves, most=300)
     if curves["setting"].nunique() <= _FEW:
         rows = pd.concat([rows, curves[ROW].assign(raw=True)])
-    if log:
+    if scale.type == "log":
         rows = rows[rows["value"] > 0]
+    y = alt.Y("value:Q", title=y_title or None, scale=scale, axis=alt.Axis(tickCount=5))
     lines, base = _lines(rows, y, colour, strokeWidth=1.2)
     raw = base.mark_line(strokeWidth=0.4, opacity=0.3, clip=True).transform_filter("datum.raw")
-    return alt.layer(raw, lines, data=rows)
+    width = (WIDTH + _GAP) / columns - _GAP - 8
+    return alt.layer(raw, lines, data=rows).properties(title=title, height=_HEIGHT, width=width)
 
 
 def _lines(rows: pd.DataFrame, y: alt.Y, colour: alt.Color, **look: float) -> tuple[alt.Chart, alt.Chart]:
-    """A line for each setting and side, and what it shares with other marks."""
+    """A line for each setting and side, and what it shares with other marks; dashes only where there are both sides."""
     dash = alt.StrokeDash("side:N", legend=alt.Legend(**_LEGEND))
     dash = dash.scale(domain=["chosen", "rejected"], range=[DASHES[0], (3, 1.5)])
     first, last = int(rows["step"].min()), int(rows["step"].max())
     scale = alt.Scale(domain=[first, max(last, first + 1)])  # also while all methods are hidden
     x = alt.X("step:Q", title="optimiser step", scale=scale, axis=alt.Axis(tickCount=5))
     base = alt.Chart().encode(x, y, colour, detail="line:N")
-    return base.mark_line(clip=True, **look).encode(dash).transform_filter("!datum.raw"), base
-
-
-def _sentence(text: str) -> alt.Chart:
-    """A figure that says why there is nothing to see."""
-    return alt.Chart(pd.DataFrame([{}])).mark_text(text=text, color=QUIET).properties(width=WIDTH, height=60)
+    lines = base.mark_line(clip=True, **look).transform_filter("!datum.raw")
+    return lines.encode(dash) if rows["side"].nunique() > 1 else lines, base

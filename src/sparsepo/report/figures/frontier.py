@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from sparsepo.report.figures.reward_plot import PlotRow, RewardPlot
-from sparsepo.report.frontier_score import FrontierPoint, upper_hull
+from sparsepo.report.figures.style import sentence
+from sparsepo.report.frontier_score import FrontierPoint, pareto_set, upper_hull
 from sparsepo.report.run_names import params_text, parse_run
 from sparsepo.report.tables.grid import ScoreFile, grid_frame
 from sparsepo.report.tables.render import format_number
@@ -29,6 +30,14 @@ def plot_frontier(scores: Sequence[ScoreFile], training_points: TrainingPoints) 
     if frame["seeds"].max() > 1:
         remarks.append("hollow markers: single seeds")
     return frontier_plot(frame, scores, training_points, "kl_exact").for_print(_label_texts(scores), remarks)
+
+
+def plot_pareto(scores: Sequence[ScoreFile], training_points: TrainingPoints) -> alt.TopLevelMixin:
+    """`pareto_plot` for print."""
+    if not any(training_points.values()):
+        return sentence("No run of this task was measured during training.")
+    remark = "points: policies during training, one response to a prompt; lines: Pareto set of the points of a method"
+    return pareto_plot(scores, training_points).for_print({}, [remark])
 
 
 def plot_diversity(scores: Sequence[ScoreFile]) -> alt.LayerChart:
@@ -59,7 +68,26 @@ def frontier_plot(
     labels = _labels(frame)
     rows = _hull_rows(frame, labels, x) + _training_rows(training_points, labels, x)
     rows += _seed_rows(scores, x) + _setting_rows(frame, x)
-    return RewardPlot(rows, labels, f"{KLS[x]} (nats a response){', square-root axis' * root}", root)
+    return RewardPlot(rows, labels, _kl_title(x, root), root)
+
+
+def pareto_plot(scores: Sequence[ScoreFile], training_points: TrainingPoints) -> RewardPlot:
+    """Reward over exact KL of every policy measured during training, all settings and seeds of a method together.
+
+    The line of a method is the Pareto set of its points, as in Figure 2 of arXiv 2410.05102. It goes through the
+    best of noisy points.
+    """
+    labels = {score["method"]: score["label"] for score in scores}
+    points = _training_rows(training_points, labels, "kl_exact")
+    rows = []
+    for method, label in labels.items():
+        best = pareto_set((row["x"], row["y"]) for row in points if row["method"] == method)
+        rows += [_row("line", method, label, *point) | {"order": order} for order, point in enumerate(best)]
+    sft = grid_frame([score for score in scores if score["method"] == "sft"]) if "sft" in labels else pd.DataFrame()
+    kls = sorted(row["x"] for row in points)
+    root = bool(kls and kls[-1] > 6 * kls[len(kls) // 2] > 0)
+    rows += [*points, *_setting_rows(sft, "kl_exact")]
+    return RewardPlot(rows, labels, _kl_title("kl_exact", root), root, point_size=20)
 
 
 def interval_text(row: Mapping[str, Any], name: str) -> str:
@@ -131,6 +159,10 @@ def _row(kind: str, method: str, label: str, x: float, y: float, params: str = "
     row: PlotRow = {"kind": kind, "method": method, "label": label, "x": float(x), "y": float(y)}
     numbers = {"reward": format_number(y, 3), "KL": f"{format_number(x, 3)} nats"}
     return row | {"title": _title(label, params), "run": run} | numbers if run else row
+
+
+def _kl_title(x: str, root: bool) -> str:
+    return f"{KLS[x]} (nats a response){', square-root axis' * root}"
 
 
 def _title(label: str, params: str) -> str:

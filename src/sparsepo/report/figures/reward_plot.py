@@ -21,13 +21,14 @@ PlotRow = dict[str, Any]
 
 @dataclass(frozen=True)
 class RewardPlot:
-    """labels: method -> printed name. root: whether the x axis is a square root."""
+    """labels: method -> printed name. root: whether the x axis is a square root. point_size: of training points."""
 
     rows: Sequence[PlotRow]
     labels: Mapping[str, str]
     x_title: str
     root: bool = False
     line_opacity: float = 1.0
+    point_size: float = 9.0
 
     def chart(self, scale: float = 1.0) -> alt.LayerChart:
         """The chart without a size; marks are `scale` times as large as in print."""
@@ -46,10 +47,11 @@ class RewardPlot:
         level = alt.Chart().encode(y, colour).transform_filter((alt.datum.kind == "setting") & is_sft)
         size = alt.condition(is_sft, alt.value(160 * scale**2), alt.value(70 * scale**2))
         line = layer("line").mark_line(strokeWidth=1.4 * scale, opacity=self.line_opacity, clip=True)
+        training = layer("training").mark_circle(size=self.point_size * scale**2, opacity=0.35, clip=True)
         layers = [
             line.encode(dash, order="order:Q"),
             level.mark_rule(strokeDash=[1.5, 2], clip=True),
-            layer("training").mark_circle(size=9 * scale**2, opacity=0.35, clip=True).encode(tooltip=hover),
+            training.encode(tooltip=hover),
             points("seed", 14, opacity=0.5, strokeWidth=0.8 * scale),
             interval.encode(x="x_low:Q", x2="x_high:Q"),
             interval.encode(y="y_low:Q", y2="y_high:Q"),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import altair as alt
+import pandas as pd
 import vl_convert
 
 from sparsepo.data.records import write_bytes, write_text
@@ -101,6 +102,11 @@ def to_spec(chart: alt.TopLevelMixin, size: float) -> dict[str, Any]:
     """The chart as Vega-Lite's JSON, however many rows its data have; `size` is that of its text."""
     with alt.data_transformers.enable("default", max_rows=None):
         return chart.to_dict(validate=False) | {"config": vega_config(size)}
+
+
+def sentence(text: str) -> alt.Chart:
+    """A figure that says why there is nothing to see."""
+    return alt.Chart(pd.DataFrame([{}])).mark_text(text=text, color=QUIET).properties(width=WIDTH, height=60)
 
 
 def save_figure(chart: alt.TopLevelMixin, path: str | Path) -> None:

@@ -30,11 +30,15 @@ Datum = dict[str, Any]
 
 @dataclass(frozen=True)
 class ColourScale:
-    """How a quantity is coloured, at equal distances. `signed`: symmetric around 0, else from 0."""
+    """How a quantity is coloured, at equal distances. `signed`: symmetric around 0, else from 0.
+
+    `top`: where the colours end; None: at the 98th percentile, so that one token does not make all others pale.
+    """
 
     colours: tuple[str, ...]
     title: str
     signed: bool = False
+    top: float | None = None
 
 
 SCALES = {
@@ -42,6 +46,7 @@ SCALES = {
     "kl": ColourScale(("#FFF5EB", "#FD8D3C", "#7F2704"), "KL(π‖ref) (nats)"),
     "mask": ColourScale(("#FFFFFF", "#000000"), "mask weight"),
     "value": ColourScale(("#B35806", "#F7F7F7", "#542788"), "score or weight of the pair's data", signed=True),
+    "scaled": ColourScale(("#F7FBFF", "#6BAED6", "#08306B"), "each row scaled to [0, 1]", top=1.0),
 }
 
 
@@ -92,10 +97,40 @@ def plot_tokens(examples: Sequence[Example], method_label: str) -> alt.LayerChar
     return drawing.chart(bottom)
 
 
-class _Drawing:
-    """Texts, lines and coloured cells, in points from the upper left corner of the page."""
+def scaled_rows(sides: Mapping[str, Mapping[str, Any]]) -> list[list[HeatmapRow]]:
+    """log(π/ref) of each method, then KL, after the mask where it has one. The least of a row is 0, the largest 1.
 
-    def __init__(self) -> None:
+    sides: printed name of a method -> its side of one pair.
+    """
+    groups: list[list[HeatmapRow]] = [[], []]
+    for label, side in sides.items():
+        for group, name, rows in zip(groups, ("reward", "KL"), heatmap_rows(side), strict=False):
+            values = rows[-1].values - rows[-1].values.min()
+            group.append(HeatmapRow(f"{label} {name}", "scaled", values / (values.max() or 1.0)))
+    return groups
+
+
+def plot_token_comparison(examples: Mapping[str, Sequence[Example]]) -> alt.LayerChart:
+    """One pair, chosen above rejected: under each token what each method does to it, every row scaled to [0, 1].
+
+    As Figures 1, 4 and 9 of arXiv 2410.05102. examples: printed name of a method -> its examples, of the same pairs.
+    """
+    first = next(iter(examples.values()))
+    place = first.index(choose_examples(first)[0])
+    drawing = _Drawing(left=max(map(text_width, examples)) + 20)
+    bottom = drawing.add_prompt(first[place], 0)
+    for name in ("chosen", "rejected"):
+        sides = {label: own[place][name] for label, own in examples.items()}
+        drawing.write(name, 0, bottom + 4, fontWeight="bold")
+        bottom = drawing.add_side(first[place][name], scaled_rows(sides), bottom)
+    return drawing.chart(bottom)
+
+
+class _Drawing:
+    """Texts, lines and coloured cells, in points from the upper left corner of the page; `left`: where tokens begin."""
+
+    def __init__(self, left: float = _LEFT) -> None:
+        self.left = left
         self.texts: list[Datum] = []
         self.underlines: list[Datum] = []
         self.cells: dict[str, list[Datum]] = {}
@@ -107,24 +142,29 @@ class _Drawing:
 
     def add_example(self, example: Example, top: float) -> float:
         """Add one pair from `top` downwards; returns where it ends."""
+        top = self.add_prompt(example, top)
+        for name in ("chosen", "rejected"):
+            self.write(f"{name} {example[f'reward_{name}']:+.2f}", 0, top + 4, fontWeight="bold")
+            top = self.add_side(example[name], heatmap_rows(example[name]), top)
+        return top
+
+    def add_prompt(self, example: Example, top: float) -> float:
         prompt = printable("Prompt: " + textwrap.shorten(example["prompt"], 110, placeholder=" …"))
         self.write(prompt, 0, top + 4, fontSize=7)
-        top += _PROMPT
-        for name in ("chosen", "rejected"):
-            side = example[name]
-            groups = heatmap_rows(side)
-            for row in [row for group in groups for row in group]:
-                self.values.setdefault(row.scale, []).append(np.abs(row.values))
-            self.write(f"{name} {example[f'reward_{name}']:+.2f}", 0, top + 4, fontWeight="bold")
-            for line in lay_out(side["tokens"][:MAX_TOKENS], _PAGE - _LEFT):
-                self.add_tokens(line, top, side.get("planted"))
-                top = self.add_cells(line, groups, top + _TEXT) + _LINE_GAP
-            top += _SIDE_GAP
-        return top
+        return top + _PROMPT
+
+    def add_side(self, side: Mapping[str, Any], groups: Sequence[Sequence[HeatmapRow]], top: float) -> float:
+        """The tokens of a response and the rows under each line of them; returns where they end."""
+        for row in [row for group in groups for row in group]:
+            self.values.setdefault(row.scale, []).append(np.abs(row.values))
+        for line in lay_out(side["tokens"][:MAX_TOKENS], _PAGE - self.left):
+            self.add_tokens(line, top, side.get("planted"))
+            top = self.add_cells(line, groups, top + _TEXT) + _LINE_GAP
+        return top + _SIDE_GAP
 
     def add_tokens(self, line: Sequence[TokenCell], top: float, planted: Sequence[int] | None) -> None:
         for cell in line:
-            middle, half = _LEFT + cell.left + cell.width / 2, text_width(cell.text) / 2
+            middle, half = self.left + cell.left + cell.width / 2, text_width(cell.text) / 2
             self.write(cell.text, middle, top + 4, align="center")
             if planted and planted[cell.index]:
                 self.underlines.append({"x": middle - half, "right": middle + half, "y": top + 9})
@@ -133,9 +173,14 @@ class _Drawing:
         """The coloured rows under one line of tokens, their labels to the left; returns where they end."""
         for group in groups:
             for row in group:
-                self.write(row.label, _LEFT - 4, top + _ROW / 2, align="right", fontSize=6)
+                self.write(row.label, self.left - 4, top + _ROW / 2, align="right", fontSize=6)
                 self.cells.setdefault(row.scale, []).extend(
-                    {"x": _LEFT + cell.left, "right": _LEFT + cell.left + cell.width, "y": top, "bottom": top + _ROW}
+                    {
+                        "x": self.left + cell.left,
+                        "right": self.left + cell.left + cell.width,
+                        "y": top,
+                        "bottom": top + _ROW,
+                    }
                     | {"value": float(row.values[cell.index])}
                     for cell in line
                 )
@@ -157,9 +202,8 @@ class _Drawing:
         return chart.resolve_scale(color="independent").properties(width=_PAGE, height=height)
 
     def _colour(self, name: str) -> alt.Color:
-        """Its scale ends at the 98th percentile, so that one token does not make all others pale."""
         scale = SCALES[name]
-        top = float(np.percentile(np.concatenate(self.values[name]), 98)) or 1.0
+        top = scale.top or float(np.percentile(np.concatenate(self.values[name]), 98)) or 1.0
         legend = alt.Legend(title=scale.title, gradientLength=105, gradientThickness=6, tickCount=4)
         domain = np.linspace(-top if scale.signed else 0.0, top, len(scale.colours)).tolist()
         return alt.Color("value:Q", legend=legend).scale(range=list(scale.colours), domain=domain, clamp=True)

@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from sparsepo.data.records import write_text
 from sparsepo.evaluation.tfidf import describe_fit
 from sparsepo.report.figures.curves import QUANTITIES, training_curves
-from sparsepo.report.figures.frontier import KLS, frontier_plot, interval_text
+from sparsepo.report.figures.frontier import KLS, frontier_plot, interval_text, pareto_plot
 from sparsepo.report.figures.style import method_style
 from sparsepo.report.frontier_score import frontier_scores
 from sparsepo.report.html.charts import DARK, beta_specs, last_values, page_spec
@@ -91,7 +91,11 @@ def _frontier(task: TaskResults, frame: pd.DataFrame, blobs: dict[str, str]) -> 
     training_points = {run: task.logged("frontier", run) for run in task.runs}
     for x in KLS:
         blobs[f"frontier/{x}"] = pack(page_spec(frontier_plot(frame, scores, training_points, x).chart(scale=1.4), 420))
-    return {"frontier": frontier_scores(scores), "settings": frame.to_dict("records"), "kls": KLS}
+    axes = dict(KLS)
+    if any(training_points.values()):
+        axes["pareto"] = "exact KL of policies during training, lines: Pareto set"
+        blobs["frontier/pareto"] = pack(page_spec(pareto_plot(scores, training_points).chart(scale=1.4), 420))
+    return {"frontier": frontier_scores(scores), "settings": frame.to_dict("records"), "kls": axes}
 
 
 def _dynamics(task: TaskResults, blobs: dict[str, str]) -> View:

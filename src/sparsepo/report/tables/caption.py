@@ -68,10 +68,14 @@ def _rule(comparison: Comparison) -> str:
         return "Every setting is a row, so nothing was chosen; figures are on test data."
     metric = metric_of(comparison.select)
     best = "highest" if metric.higher_is_better else "lowest"
+    data, warning = "validation data", "Test data choose nothing; all figures are on test data."
+    if comparison.selected_on_test:
+        data = "HumanEval, the choice of the SparsePO paper"
+        warning = "HumanEval is test data, so the choice has seen what the table reports: its figures are too high."
     return (
-        f"Each method stands at the setting of its grid with the {best} {metric.label} on validation data,"
+        f"Each method stands at the setting of its grid with the {best} {metric.label} on {data},"
         " a mean over seeds and over temperatures or suites where there are several;"
-        " of equal settings the first in the config is taken. Test data choose nothing; all figures are on test data."
+        f" of equal settings the first in the config is taken. {warning}"
     )
 
 

@@ -18,7 +18,8 @@ from sparsepo.runtime.progress import progress
 class Comparison:
     """Systems in rows, their estimates in columns.
 
-    `select` is the metric that chose their settings; `differences` has every pair of systems in each column.
+    `select` is the metric that chose their settings, on validation data unless `selected_on_test`; `differences` has
+    every pair of systems in each column.
     """
 
     systems: Sequence[System]
@@ -27,6 +28,7 @@ class Comparison:
     baseline: System | None
     differences: Mapping[ColumnKey, Sequence[Difference]]
     published: Published
+    selected_on_test: bool = False
 
     @property
     def variants(self) -> list[str]:
@@ -39,8 +41,8 @@ class Comparison:
     def published_value(self, system: System, column: ColumnKey) -> float | None:
         """What the paper prints for a system's method; None where it prints nothing."""
         variant, metric = column
-        name = f"{metric} {variant}" if variant else metric
-        return self.published.values.get(system.method, {}).get(name)
+        row = self.published.row(system.method, system.params) or {}
+        return row.get(f"{metric} {variant}" if variant else metric)
 
 
 def compare(files: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], published: Published) -> Comparison:
@@ -58,7 +60,8 @@ def compare(files: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], pub
         measured = [system for system in systems if column in system.estimates]
         differences[column] = pairwise_differences({one.name: one.estimates[column].items for one in measured})
     baseline = _baseline(systems, settings["baseline"])
-    return Comparison(systems, columns, settings["select"], baseline, differences, published)
+    on_test = settings["selected_on_test"]
+    return Comparison(systems, columns, settings["select"], baseline, differences, published, on_test)
 
 
 def comparison_frame(comparison: Comparison) -> pd.DataFrame:
