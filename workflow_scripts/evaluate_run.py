@@ -5,6 +5,7 @@ from pathlib import Path
 from sparsepo.data.records import Completion, Preference, read_records, write_json, write_records
 from sparsepo.evaluation import token_analysis
 from sparsepo.evaluation.frontier import score_samples
+from sparsepo.evaluation.planted_auc import CEILING, CONTROLS, method_signals, planted_auc
 from sparsepo.evaluation.scorers import Scorer, build_scorer, cut_notes
 from sparsepo.methods.registry import METHODS
 from sparsepo.models.limits import context_length
@@ -49,14 +50,15 @@ def main() -> None:
         notes += [f"{split}: {note}" for note in cut_notes(*scorers.values())]
     mask = METHODS[settings.method].mask(settings.hyper)
     tokens = token_records(settings, policy, reference, tokenizer, masks, read_records(options.pairs, Preference))
+    signals = (*CONTROLS, CEILING) if is_sft else method_signals(tokens, mask)
     result = token_analysis.sample_scores(scored["test"]) | {
-        "auc": token_analysis.planted_auc(tokens, mask) if settings.planted and not is_sft else {},
+        "auc": planted_auc(tokens, signals) if settings.planted else {},
         "sparsity": token_analysis.mask_sparsity(tokens),
         "logp_change": {} if is_sft else token_analysis.logp_change(tokens),
     }
     splits = {split: {"": token_analysis.sample_measurements(part)} for split, part in scored.items()}
     splits["validation"][""] |= token_analysis.pair_accuracy(tokens)
-    splits["test"][""] |= token_analysis.mask_measurements(result["auc"], result["sparsity"])
+    splits["test"][""] |= token_analysis.sparsity_measurements(result["sparsity"])
     measure = {"measure": "scores", "splits": splits, "notes": notes}
     write_json(options.scores, settings.header | result | measure)
     write_records(options.tokens, tokens)

@@ -106,4 +106,4 @@ def _scores_are_there(oracles):
 def _auc_is_there(scores):
     for run, signal in ((MAIN, "oracle_score"), (WEAK, "oracle_score"), (RHO, "excess")):
         auc = json.loads((scores / f"{run}.json").read_text())["auc"]
-        assert set(auc) == {"m_u", "abs_logratio", signal} and 0 <= auc[signal]["chosen"] <= 1
+        assert set(auc) == {"m_u", "abs_logratio", signal} and 0 <= auc[signal]["words"]["auc"] <= 1

@@ -42,10 +42,6 @@ METRICS = {
     "ifeval_inst": Metric("IFEval inst.", 2),
     "ifeval_prompt": Metric("IFEval prompt", 2),
     "avg": Metric("AVG", 2, note="AVG is the mean of seven columns."),
-    "auc_m_u": Metric("AUC m_u", 2, note="AUC is the ROC area with which a mask finds planted tokens."),
-    "auc_m_d": Metric("AUC m_d", 2, None),
-    "auc_oracle_score": Metric("AUC oracle", 2, note="AUC oracle and AUC excess are of what tokens are selected by."),
-    "auc_excess": Metric("AUC excess", 2),
     "zeros_m_u": Metric("zeros m_u", 3, None, note="Zeros is the share of mask weights that are exactly zero."),
     "zeros_m_d": Metric("zeros m_d", 3, None),
 }  # fmt: skip
