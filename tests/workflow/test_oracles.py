@@ -21,7 +21,13 @@ ORACLES = {
 METHODS = {"dpo": {"beta": "0.1"}, "sepo": {"beta": "1", "oracle": ["main", "weak"]}, "rho": {"oracle": "good"}}
 MAIN, WEAK, RHO = "sepo/beta~1-oracle~main/seed~0", "sepo/beta~1-oracle~weak/seed~0", "rho/oracle~good/seed~0"
 OF_MAIN = {("train_oracle", "main"), ("score_tokens", "main"), ("train_policy", MAIN), ("plot_selection", "")}
-REPORT = {("make_grid_table", ""), ("compare_methods", ""), ("plot_frontier", ""), ("plot_dynamics", "")}
+REPORT = {
+    ("make_grid_table", ""),
+    ("make_auc_table", ""),
+    ("compare_methods", ""),
+    ("plot_frontier", ""),
+    ("plot_dynamics", ""),
+}
 REPORT |= {("plot_diversity", ""), ("build_report", "")}
 
 pytestmark = pytest.mark.timeout(900)
