@@ -19,6 +19,8 @@ demo: .venv/.demo
 	@echo
 	@cat results/tables/planted.md
 	@echo
+	@cat results/tables/planted_auc.md
+	@echo
 	@echo "tables:  results/tables/planted.md, and every setting in planted_grid.md"
 	@find results/figures -name '*.png' | sort | sed 's/^/figure:  /'
 	@echo "report:  $(CURDIR)/results/report/index.html, to be opened in a browser"

@@ -23,7 +23,7 @@ include: "rules/report.smk"
 rule all:
     default_target: True
     input:
-        every_task(TABLES + GRID_TABLES),
+        every_table(),
         every_figure(),
         PAGE,
     localrule: True
@@ -38,7 +38,7 @@ TARGETS = {
     "samples": every_run(SAMPLES),
     "scores": every_run(SCORES),
     "measures": every_measure(),
-    "tables": every_task(TABLES + GRID_TABLES),
+    "tables": every_table(),
     "figures": every_figure(),
     "report": [PAGE],
 }

@@ -43,6 +43,7 @@ SCORES = "results/{task}/scores/{run}.json"
 TOKENS = "results/{task}/tokens/{run}.jsonl"
 TABLES = [f"results/tables/{{task}}{kind}" for kind in (".csv", ".md", ".tex", "_differences.csv")]
 GRID_TABLES = [f"results/tables/{{task}}_grid.{kind}" for kind in ("csv", "md", "tex")]
+AUC_TABLES = [f"results/tables/{{task}}_auc.{kind}" for kind in ("csv", "md", "tex")]
 PAGE = "results/report/index.html"
 
 
@@ -218,6 +219,11 @@ def every_task(patterns, tasks=STAGES.tasks):
 def every_run(pattern, sft=True, tasks=STAGES.tasks):
     """Expand a pattern over the runs of each task, the SFT model first unless left out."""
     return [path for task in tasks for path in expand(pattern, task=task, run=STAGES.runs(task, sft))]
+
+
+def every_table():
+    """The tables of each task; that of planted tokens only where the data have some."""
+    return every_task(TABLES + GRID_TABLES) + every_task(AUC_TABLES, STAGES.planted_tasks)
 
 
 def every_measure(tasks=STAGES.tasks):

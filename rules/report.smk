@@ -11,6 +11,20 @@ use rule cpu_job as make_grid_table with:
         **stage_params("make_grid_table"),
 
 
+# Only of planted data, where it is known which tokens matter.
+use rule cpu_job as make_auc_table with:
+    input:
+        scores=all_runs(SCORES),
+    output:
+        csv="results/tables/{task}_auc.csv",
+        markdown=report("results/tables/{task}_auc.md", caption="report/auc.rst", category="{task}"),
+        latex="results/tables/{task}_auc.tex",
+    log:
+        "logs/{task}/make_auc_table.log",
+    params:
+        **stage_params("make_auc_table"),
+
+
 use rule cpu_job as compare_methods with:
     input:
         measures=lambda wildcards: every_measure([wildcards.task]),

@@ -5,6 +5,7 @@ from pathlib import Path
 from sparsepo.data.records import Completion, Preference, read_records, write_json, write_records
 from sparsepo.evaluation import token_analysis
 from sparsepo.evaluation.frontier import score_samples
+from sparsepo.evaluation.planted_auc import CEILING, CONTROLS, method_signals, planted_auc
 from sparsepo.evaluation.scorers import Scorer, build_scorer, cut_notes
 from sparsepo.methods.registry import METHODS
 from sparsepo.models.limits import context_length
@@ -49,9 +50,10 @@ def main() -> None:
         notes += [f"{split}: {note}" for note in cut_notes(*scorers.values())]
     row = METHODS[settings.method]
     tokens = token_records(settings, policy, reference, tokenizer, masks, read_records(options.pairs, Preference))
+    signals = (*CONTROLS, CEILING) if is_sft else method_signals(tokens, row.mask(settings.hyper))
     weight = token_analysis.mean_weight(tokens)
     result = token_analysis.sample_scores(scored["test"]) | {
-        "auc": token_analysis.planted_auc(tokens, row.mask(settings.hyper)) if settings.planted and not is_sft else {},
+        "auc": planted_auc(tokens, signals) if settings.planted else {},
         "sparsity": token_analysis.mask_sparsity(tokens),
         "mean_weight": weight,
         "effective_beta": row.effective_beta(settings.hyper, weight),
@@ -59,7 +61,7 @@ def main() -> None:
     }
     splits = {split: {"": token_analysis.sample_measurements(part)} for split, part in scored.items()}
     splits["validation"][""] |= token_analysis.pair_accuracy(tokens)
-    splits["test"][""] |= token_analysis.mask_measurements(result["auc"], result["sparsity"], result["effective_beta"])
+    splits["test"][""] |= token_analysis.mask_measurements(result["sparsity"], result["effective_beta"])
     measure = {"measure": "scores", "splits": splits, "notes": notes}
     write_json(options.scores, settings.header | result | measure)
     write_records(options.tokens, tokens)

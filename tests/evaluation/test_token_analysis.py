@@ -1,9 +1,6 @@
-"""Numbers of a run, worked out by hand or by scikit-learn on made-up records."""
-
-import random
+"""Numbers of a run, worked out by hand on made-up records."""
 
 import pytest
-from sklearn.metrics import roc_auc_score
 
 from sparsepo.data.encoding import Encoder, TokenPair
 from sparsepo.data.records import Completion, Preference
@@ -16,16 +13,16 @@ from sparsepo.evaluation.token_analysis import (
     mask_measurements,
     mask_sparsity,
     pair_accuracy,
-    planted_auc,
     sample_measurements,
     sample_scores,
     token_records,
+    used_masks,
 )
 from sparsepo.models.loading import train_tokenizer
 from sparsepo.runtime.errors import UserError
 
 SIDES = ("chosen", "rejected")
-TEXTS = ["the film was not very good .", "the plot was dull .", "a film ."]
+TEXTS = ["the film was not very superb .", "the plot was dull .", "a film ."]
 
 
 def tokenizer(kind):
@@ -38,17 +35,6 @@ def inspected(*lengths):
         side: {"logps": [-1.0] * length, "ref_logps": [-2.0] * length}
         for side, length in zip(SIDES, lengths, strict=True)
     }
-
-
-def record(draw, masks=True):
-    """Random numbers with ties, a weight of 0 among them."""
-    made = {}
-    for side in SIDES:
-        length = draw.randint(4, 9)
-        names = ("logps", "ref_logps", *(("m_u", "m_d") if masks else ()))
-        made[side] = {name: [draw.randint(0, 3) / 2 for _ in range(length)] for name in names}
-        made[side]["planted"] = [draw.randint(0, 1) for _ in range(length)]
-    return made
 
 
 # --- tokens as text
@@ -78,17 +64,29 @@ def records_of(tokenizer, pair, *sizes, planted=True, **more):
 
 def test_word_tokens_are_told_as_text_with_their_marks():
     """The second response was cut: it has no end."""
-    pair = Preference("the plot was", " not very good .", " dull .", rejected_ended=False)
+    pair = Preference("the plot was", " not very superb .", " dull .", rejected_ended=False)
     made = records_of(tokenizer("word"), pair, 5, 2, loss=0.5)
     assert (made["prompt"], made["loss"]) == ("the plot was", 0.5)
-    assert made["chosen"]["tokens"] == ["not", "very", "good", ".", "<end>"]
+    assert made["chosen"]["tokens"] == ["not", "very", "superb", ".", "<end>"]
     assert made["chosen"]["planted"] == [1, 0, 1, 0, 0]
     assert made["rejected"]["tokens"] == ["dull", "."]
     assert made["rejected"]["planted"] == [1, 0]
+    assert made["chosen"]["planted_slots"] == made["chosen"]["open_slots"] == [0] * 5  # "was" is no verb of a topic
     assert made["rejected"]["ref_logps"] == [-2.0, -2.0]
 
 
-@pytest.mark.parametrize("text", [" not very good .", "the plot, dull", " café"])
+def test_slots_go_on_from_the_prompt_and_their_chance_is_that_of_the_grammar():
+    """Of a phrase behind "seemed" two in three are of the topic, and of those 9% begin with an intensifier."""
+    texts = ["songs seemed from oslo . songs were italian", "dull ."]
+    words = train_tokenizer(texts, "word", 300)
+    made = records_of(words, Preference("songs seemed", " from oslo .", " dull . songs were italian"), 3, 5)
+    assert made["chosen"]["planted"] == [0, 0, 0] and made["chosen"]["planted_slots"] == [1, 0, 0]
+    assert made["rejected"]["planted"] == [1, 0, 0, 0, 0] == made["rejected"]["planted_slots"]
+    assert made["rejected"]["open_slots"] == [1, 0, 0, 0, 1]
+    assert made["chosen"]["relevance_chance"] == pytest.approx([2 / 3 * 0.91, 0, 0])
+
+
+@pytest.mark.parametrize("text", [" not very superb .", "the plot, dull", " café"])
 def test_the_pieces_of_byte_level_tokens_make_up_the_text(text):
     bpe = tokenizer("bpe")
     length = len(Encoder(bpe).encode_response("the film was", text, ended=True))
@@ -98,22 +96,22 @@ def test_the_pieces_of_byte_level_tokens_make_up_the_text(text):
     if text.isascii():  # a letter of several bytes is shown by each of its tokens
         assert "".join(made["rejected"]["tokens"]) == text
     for token, planted in zip(made["rejected"]["tokens"], made["rejected"]["planted"], strict=True):
-        assert planted == any(part and part in token for part in ("not", "good", "dull"))
+        assert planted == any(part and part in token for part in ("not", "superb", "dull"))
 
 
 def test_a_response_cut_at_a_limit_shows_the_tokens_it_has():
-    made = records_of(tokenizer("word"), Preference("the", " film was good .", " plot"), 2, 2)
+    made = records_of(tokenizer("word"), Preference("the", " film was superb .", " plot"), 2, 2)
     assert made["chosen"]["tokens"] == ["film", "was"]
     assert made["rejected"]["tokens"] == ["plot", "<end>"]
 
 
 def test_a_response_that_was_sampled_shows_the_tokens_that_were_drawn():
     bpe = tokenizer("bpe")
-    drawn = [bpe.convert_tokens_to_ids(letter) for letter in "good"] + [bpe.eos_token_id]
-    assert Encoder(bpe).encode_response("film: ", "good", ended=True) != drawn
-    pair = Preference("film: ", "good", " dull", chosen_ids=drawn)
+    drawn = [bpe.convert_tokens_to_ids(letter) for letter in "dull"] + [bpe.eos_token_id]
+    assert Encoder(bpe).encode_response("film: ", "dull", ended=True) != drawn
+    pair = Preference("film: ", "dull", " superb", chosen_ids=drawn)
     made = records_of(bpe, pair, 5, 3)["chosen"]
-    assert (made["tokens"], made["planted"]) == (["g", "o", "o", "d", "<end>"], [1, 1, 1, 1, 0])
+    assert (made["tokens"], made["planted"]) == (["d", "u", "l", "l", "<end>"], [1, 1, 1, 1, 0])
 
 
 def test_of_a_chat_the_last_message_is_shown():
@@ -132,61 +130,15 @@ def test_nothing_is_marked_where_nothing_was_planted():
 
 
 def test_usable_pairs_are_the_first_that_training_could_use():
-    pairs = [Preference("the", text, "plot") for text in ("film", "plot", "good", "dull", "was")]
+    pairs = [Preference("the", text, "plot") for text in ("film", "plot", "superb", "dull", "was")]
     records, ids = encode_usable(tokenizer("word"), pairs, (9, 9, 32), count=3)
-    assert [row.chosen for row in records] == ["film", "good", "dull"]
+    assert [row.chosen for row in records] == ["film", "superb", "dull"]
     assert [pair.chosen[:-1] for pair in ids] == [
-        tokenizer("word").convert_tokens_to_ids([text]) for text in ("film", "good", "dull")
+        tokenizer("word").convert_tokens_to_ids([text]) for text in ("film", "superb", "dull")
     ]
 
 
 # --- numbers
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_auc_is_that_of_scikit_learn_over_all_pairs_pooled(seed):
-    draw = random.Random(seed)
-    records = [record(draw) for _ in range(6)]
-    found = planted_auc(records)
-    assert set(found) == {"m_u", "m_d", "abs_logratio"}
-    for side in SIDES:
-        labels = [label for row in records for label in row[side]["planted"]]
-        for name in ("m_u", "m_d"):
-            weights = [weight for row in records for weight in row[side][name]]
-            assert found[name][side] == pytest.approx(roc_auc_score(labels, weights))
-        apart = [
-            abs(row[side]["logps"][at] - row[side]["ref_logps"][at])
-            for row in records
-            for at in range(len(row[side]["logps"]))
-        ]
-        assert found["abs_logratio"][side] == pytest.approx(roc_auc_score(labels, apart))
-
-
-def selected(values, planted, logratio=0.0):
-    """A side of a pair that brings sample_scores, the policy at this distance from the reference."""
-    ones = [1.0] * len(values)
-    sides = {"values": values, "planted": planted, "logps": [logratio] * len(values), "ref_logps": [0.0] * len(values)}
-    return sides | {"m_u": ones, "m_d": ones}
-
-
-def test_scores_are_ranked_from_the_highest_of_chosen_and_from_the_lowest_of_rejected_responses():
-    row = {side: selected([3.0, 1.0, -2.0], [0, 0, 1]) for side in SIDES}
-    found = planted_auc([row], "selected")
-    assert found["oracle_score"] == {"chosen": 0.0, "rejected": 1.0} and "excess" not in found
-
-
-def test_the_excess_is_the_score_less_the_way_of_the_policy_on_either_side():
-    row = {side: selected([3.0, 2.0, 1.0], [1, 0, 0]) for side in SIDES}
-    for side in SIDES:
-        row[side]["logps"] = [2.5, 0.0, 0.75]  # excess 0.5, 2, 0.25
-    found = planted_auc([row], "excess")
-    assert found["excess"] == {"chosen": 0.5, "rejected": 0.5} and "oracle_score" not in found
-    assert mask_measurements(found, {}, None)["auc_excess"] == {"values": [0.5], "groups": [0]}
-
-
-def test_values_that_a_method_does_not_select_by_are_no_signal():
-    row = {side: selected([3.0, 1.0], [0, 1]) for side in SIDES}
-    assert set(planted_auc([row], "given")) == set(planted_auc([row])) == {"abs_logratio"}
 
 
 def test_validation_pairs_of_which_none_is_usable_are_a_users_mistake():
@@ -195,37 +147,12 @@ def test_validation_pairs_of_which_none_is_usable_are_a_users_mistake():
         encode_usable(tokenizer("word"), pairs, (8, 8, 32), 4)
 
 
-def test_auc_by_hand():
-    """Chosen: planted tokens above the others, in the log-ratio too, whatever its sign. Rejected: none planted."""
-    row = {
-        "chosen": {
-            "m_u": [0, 2, 3],
-            "m_d": [2, 2, 2],
-            "logps": [0, -5, 4],
-            "ref_logps": [1, 0, 0],
-            "planted": [0, 1, 1],
-        },
-        "rejected": {"m_u": [1], "m_d": [2], "logps": [0], "ref_logps": [0], "planted": [0]},
-    }
-    assert planted_auc([row]) == {
-        "m_u": {"chosen": 1.0, "rejected": None},
-        "m_d": {"chosen": 0.5, "rejected": None},
-        "abs_logratio": {"chosen": 1.0, "rejected": None},
-    }
-
-
 def test_a_weight_of_1_on_every_token_is_no_mask():
     row = {
         side: {"m_u": [0, 2], "m_d": [1, 1], "logps": [0, 1], "ref_logps": [1, 0], "planted": [0, 1]} for side in SIDES
     }
-    assert set(planted_auc([row])) == {"m_u", "abs_logratio"}
+    assert used_masks([row]) == ["m_u"]
     assert mask_sparsity([row]) == {"m_u": {"chosen": 0.5, "rejected": 0.5}}
-
-
-def test_a_method_without_masks_has_the_auc_of_the_log_ratio_alone_and_no_sparsity():
-    records = [record(random.Random(0), masks=False)]
-    assert set(planted_auc(records)) == {"abs_logratio"}
-    assert mask_sparsity(records) == {}
 
 
 def test_sparsity_is_the_share_of_zeros_over_all_tokens():
@@ -289,8 +216,7 @@ def test_accuracy_is_the_share_of_pairs_ranked_right_and_a_tie_is_one_half():
 
 
 def test_what_is_known_of_masks_stands_beside_the_rewards():
-    auc = {"m_u": {"chosen": 0.75, "rejected": 0.5}, "m_d": {"chosen": None}, "abs_logratio": {"chosen": 0.6}}
-    found = mask_measurements(auc, {"m_u": {"chosen": 0.25, "rejected": 0.75}}, 0.3)
-    expected = {"auc_m_u": 0.75, "zeros_m_u": 0.5, "effective_beta": 0.3}
+    found = mask_measurements({"m_u": {"chosen": 0.25, "rejected": 0.75}}, 0.3)
+    expected = {"zeros_m_u": 0.5, "effective_beta": 0.3}
     assert found == {name: {"values": [value], "groups": [0]} for name, value in expected.items()}
-    assert mask_measurements({}, {}, None) == {}
+    assert mask_measurements({}, None) == {}

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sparsepo.methods.registry import METHODS
-from sparsepo.objective.fixed_masks import ActivationHead, RandomHead, UniformHead
+from sparsepo.objective.fixed_masks import ActivationHead, EntropyHead, RandomHead, UniformHead
 from sparsepo.objective.learned_masks import LastHead, LayerHead, LayerStates
 from sparsepo.objective.mask_builder import Masks, build_masks
 from sparsepo.objective.masks import MaskHead, MaskInputs
@@ -363,6 +363,11 @@ def test_uniform_weights_are_one():
     assert UniformHead()(MaskInputs(valid=torch.ones(2, 3, dtype=torch.bool))).tolist() == [[1.0] * 3] * 2
 
 
+def test_entropy_weights_are_the_entropy_and_what_lies_outside_the_responses_has_no_effect():
+    inputs = MaskInputs(torch.tensor([[True, True, False]]), entropy=torch.tensor([[0.25, 2.0, NAN]]))
+    assert EntropyHead()(inputs).tolist() == [[0.25, 2.0, 0.0]]
+
+
 # --- Masks
 
 
@@ -408,13 +413,13 @@ def test_the_penalty_counts_response_tokens_alone():
 
 
 @pytest.mark.parametrize("share, sides", [("common", ["common"]), ("independent", ["u", "d"])])
-@pytest.mark.parametrize("head", [*LEARNED, "activations", "random", "uniform"])
+@pytest.mark.parametrize("head", [*LEARNED, "activations", "entropy", "random", "uniform"])
 def test_every_head_comes_in_every_share(head, share, sides):
     masks = method_masks(LAYERS, WIDTH, mask=head, share=share)
     assert list(masks.heads) == sides
     assert masks.has_parameters == (head in LEARNED)
-    needs = {"activations": "activations", "random": "nothing", "uniform": "nothing"}.get(head, "hidden_states")
-    assert masks.reads == {needs}
+    needs = {"random": "nothing", "uniform": "nothing", "entropy": "entropy", "activations": "activations"}
+    assert masks.reads == {needs.get(head, "hidden_states")}
 
 
 @pytest.mark.parametrize("share, side", [("reward_only", "u"), ("kl_only", "d")])

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from sparsepo.objective.lm_head import LMHead
 from sparsepo.objective.response_index import ResponseIndex
-from sparsepo.objective.token_terms import token_terms
+from sparsepo.objective.token_terms import token_entropy, token_terms
 
 NAMES = ("logps", "ref_logps", "reverse_kl", "forward_kl")
 SHAPES = {
@@ -373,3 +373,33 @@ def test_the_grid_passes_gradients_to_the_tokens_it_holds():
     values = torch.tensor([5.0, 6.0, 7.0], requires_grad=True)
     (two_responses().to_grid(values) * torch.tensor([[1.0, 2.0], [3.0, 4.0]])).sum().backward()
     assert values.grad.tolist() == [1.0, 2.0, 3.0]
+
+
+# --- entropy
+
+
+def test_the_entropy_is_the_number_worked_out_by_hand():
+    """Logits 0 and ln 3: probabilities 1/4 and 3/4. Twice the scale: 1/10 and 9/10. A banned token adds nothing."""
+    head = LMHead(torch.tensor([[0.0], [math.log(3)]], dtype=torch.float64))
+    hidden = torch.ones(1, 1, dtype=torch.float64)
+    quarter, tenth = 0.25 * math.log(4) + 0.75 * math.log(4 / 3), 0.1 * math.log(10) + 0.9 * math.log(10 / 9)
+    assert token_entropy(hidden, head).item() == pytest.approx(quarter, abs=1e-12)
+    assert token_entropy(hidden, LMHead(head.weight, scale=2.0)).item() == pytest.approx(tenth, abs=1e-12)
+    banned = LMHead(torch.zeros(3, 1), torch.tensor([0.0, math.log(3), -torch.inf]))
+    assert token_entropy(torch.ones(1, 1), banned).item() == pytest.approx(quarter, abs=1e-6)
+
+
+@pytest.mark.parametrize("chunk", [1, 4, None])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_entropy_is_that_of_torch_whatever_the_chunks(shape, chunk):
+    p = problem(**SHAPES[shape])
+    z = p.hidden @ p.weight.T + (0 if p.bias is None else p.bias)
+    z = z * p.scale if p.softcap is None else p.softcap * torch.tanh(z * p.scale / p.softcap)
+    expected = torch.distributions.Categorical(logits=z.detach()).entropy()
+    found = token_entropy(p.hidden, LMHead(p.weight, p.bias, p.scale, p.softcap), chunk=chunk)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    assert not found.requires_grad
+
+
+def test_the_entropy_of_no_tokens_is_empty():
+    assert token_entropy(torch.zeros(0, 2), LMHead(torch.zeros(5, 2))).shape == (0,)

@@ -46,17 +46,25 @@ def _score(method, params, seed, reward, kl, rng):
         "sparsity": {},
         "logp_change": {},
     }
-    if method != "sft":
-        score["auc"] = {"abs_logratio": {"chosen": 0.71, "rejected": 0.69}}
+    if method == "sft":
+        score["auc"] = {name: _auc(0.5) for name in ("entropy", "surprisal", "random", "position")}
+        score["auc"]["ceiling"] = _auc(1.0)
+    else:
+        score["auc"] = {"abs_logratio": _auc(0.7)}
         score["logp_change"] = {"chosen": float(rng.normal(-1, 1)), "rejected": -9.0}
     if method in MASKED:
-        score["auc"]["m_u"] = {"chosen": 0.95, "rejected": 0.93}
-        score["auc"]["m_d"] = {"chosen": 0.12, "rejected": None}
+        score["auc"] = {"m_u": _auc(0.94), "m_d": _auc(0.12)} | score["auc"]
         score["sparsity"] = {
             "m_u": {"chosen": 0.3, "rejected": 0.32},
             "m_d": {"chosen": 0.7, "rejected": 0.66},
         }
     return score
+
+
+def _auc(value):
+    """The AUC of a signal in each comparison."""
+    names = ("slots_among_slots", "words_among_slots", "slots", "words")
+    return {name: {"auc": value, "low": value - 0.02, "high": value + 0.01} for name in names}
 
 
 def make_scores(labels=LABELS, betas=BETAS, seeds=(0,)):

@@ -277,3 +277,33 @@ def test_the_hull_rises_ever_more_slowly_from_the_leftmost_to_the_best_point(clo
 def test_the_hull_does_not_depend_on_the_order_of_the_points(cloud, random):
     shuffled = random.sample(cloud, len(cloud))
     assert upper_hull(shuffled) == upper_hull(cloud)
+
+
+# --- the difference of two methods
+
+
+def test_the_difference_of_two_scores_is_taken_on_the_same_prompts():
+    """Prompts differ much, the methods by 0.1 on every prompt: the difference has no spread, the scores have."""
+    draw = np.random.default_rng(0)
+    base = draw.normal(size=40)
+    sft, kl = base.copy(), [1.0] * 40
+    gains = 0.5 + draw.normal(scale=0.5, size=40)
+    runs = [
+        _run("sft", sft.tolist(), [0.0] * 40),
+        _run("a", (base + gains + 0.1).tolist(), kl),
+        _run("b", (base + gains).tolist(), kl),
+    ]
+    found = frontier_scores(runs)
+    difference = found.difference("a", "b")
+    assert difference.mean == pytest.approx(0.05)  # the mean height of a hull that rises from 0 to its only setting
+    assert [difference.low, difference.high] == pytest.approx([0.05, 0.05])
+    assert found.methods[0].high - found.methods[0].low > 0.1
+    turned = found.difference("b", "a")
+    assert turned.mean == pytest.approx(-difference.mean)
+    assert [turned.low, turned.high] == pytest.approx([-difference.high, -difference.low])
+
+
+def test_one_prompt_gives_a_difference_without_bounds():
+    runs = [_run("sft", [0.0], [0.0]), _run("a", [1.0], [1.0]), _run("b", [0.5], [1.0])]
+    found = frontier_scores(runs).difference("a", "b")
+    assert found.mean == pytest.approx(0.25) and math.isnan(found.low) and math.isnan(found.high)

@@ -16,7 +16,7 @@ from sparsepo.training.inspection import inspect_pairs
 from sparsepo.training.method_masks import load_masks
 
 METHODS = {name: row for name, row in TABLE.items() if row.trainer == "pairs"}
-LEARNED = [name for name in METHODS if name.startswith("sparsepo")]
+LEARNED = [name for name, row in METHODS.items() if row.masks.get("mask") == "layers"]
 MASKED = [name for name in METHODS if METHODS[name].loss == "sparsepo"]
 
 

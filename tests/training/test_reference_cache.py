@@ -23,6 +23,7 @@ CACHED = {  # what each method reads when the KL is logged, and when it is not
     "simpo": (("states",), ()),
     "tdpo1": (("states",), ("states",)),
     "mapo": (("states", KINDS[2]), ("states", KINDS[2])),
+    "sparsepo_entropy": (("states",), ("states",)),
     "sparsepo_common": (None, None),
 }
 
@@ -38,6 +39,11 @@ def written(toy, folder, kind, reference, count=20, **settings):
 
 
 # --- values
+
+
+def test_entropy_weights_need_the_states_also_where_nothing_else_does():
+    rows = {name: METHODS[name].required_reference_outputs({"mask": "entropy"}, False) for name in ("dpo", "simpo")}
+    assert rows == {"dpo": ("states",), "simpo": ("states",)}
 
 
 @pytest.mark.parametrize("method", CACHED)
@@ -91,7 +97,7 @@ def test_a_run_without_its_reference_is_the_run_with_it(toy, tmp_path, method, l
         del both[0]["reward_accuracy"]  # rewards are 0 up to rounding, and which of two is larger is no number
     for mine, theirs in zip(*rows, strict=True):
         assert mine.keys() - theirs.keys() == (
-            set() if log_kl or method in ("mapo", "tdpo1") else KL_NAMES & mine.keys()
+            set() if log_kl or method in ("mapo", "tdpo1", "sparsepo_entropy") else KL_NAMES & mine.keys()
         )
         assert {name: mine[name] for name in theirs} == pytest.approx(theirs, rel=1e-5, abs=1e-6)
     for name, value in cached.policy.state_dict().items():

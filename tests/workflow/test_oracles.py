@@ -21,7 +21,13 @@ ORACLES = {
 METHODS = {"dpo": {"beta": "0.1"}, "sepo": {"beta": "1", "oracle": ["main", "weak"]}, "rho": {"oracle": "good"}}
 MAIN, WEAK, RHO = "sepo/beta~1-oracle~main/seed~0", "sepo/beta~1-oracle~weak/seed~0", "rho/oracle~good/seed~0"
 OF_MAIN = {("train_oracle", "main"), ("score_tokens", "main"), ("train_policy", MAIN), ("plot_selection", "")}
-REPORT = {("make_grid_table", ""), ("compare_methods", ""), ("plot_frontier", ""), ("plot_dynamics", "")}
+REPORT = {
+    ("make_grid_table", ""),
+    ("make_auc_table", ""),
+    ("compare_methods", ""),
+    ("plot_frontier", ""),
+    ("plot_dynamics", ""),
+}
 REPORT |= {("plot_diversity", ""), ("build_report", "")}
 
 pytestmark = pytest.mark.timeout(900)
@@ -106,4 +112,4 @@ def _scores_are_there(oracles):
 def _auc_is_there(scores):
     for run, signal in ((MAIN, "oracle_score"), (WEAK, "oracle_score"), (RHO, "excess")):
         auc = json.loads((scores / f"{run}.json").read_text())["auc"]
-        assert set(auc) == {"m_u", "abs_logratio", signal} and 0 <= auc[signal]["chosen"] <= 1
+        assert set(auc) == {"m_u", "abs_logratio", signal} and 0 <= auc[signal]["words"]["auc"] <= 1

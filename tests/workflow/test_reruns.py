@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 
 DPO, SPARSE = "dpo/beta~0.1/seed~0", "sparsepo_common/beta~0.5/seed~0"
-REPORT = {("make_grid_table", ""), ("compare_methods", ""), ("plot_frontier", ""), ("plot_dynamics", "")}
+REPORT = {
+    ("make_grid_table", ""),
+    ("make_auc_table", ""),
+    ("compare_methods", ""),
+    ("plot_frontier", ""),
+    ("plot_dynamics", ""),
+}
 REPORT |= {("plot_diversity", ""), ("build_report", "")}
 COMPARISON = {("plot_token_comparison", "")}
 TOKENS = {("plot_tokens", "dpo"), ("plot_tokens", "sparsepo_common")} | COMPARISON

@@ -157,7 +157,8 @@ def test_scores_name_their_run_and_count_their_samples(original):
         assert measured["reward"]["values"] == score["reward"] and measured["kl"]["values"] == score["kl_exact"]
         assert len(score["splits"]["validation"][""]["accuracy"]["values"]) == 4
         assert set(score["sparsity"]) == ({"m_u", "m_d"} if "sparsepo" in method else set())
-        assert score["auc"].keys() == (set() if run == "sft" else {"abs_logratio", *score["sparsity"]})
+        controls = {"entropy", "surprisal", "random", "position", "ceiling"}
+        assert score["auc"].keys() == (controls if run == "sft" else {"abs_logratio", *score["sparsity"]})
         assert len(rows(results / f"tokens/{run}.jsonl")) == 4
     reference = json.loads((results / "scores/sft.json").read_text())
     assert max(map(abs, reference["kl_exact"])) == 0

@@ -62,6 +62,41 @@ def _ratio(total: np.ndarray, count: np.ndarray, axis: int) -> np.ndarray:
     return total.sum(axis) / count.sum(axis)
 
 
+def auc_interval(
+    labels: Sequence[bool], scores: Sequence[float], groups: Sequence[Hashable], resamples: int = 1000, seed: int = 0
+) -> Interval:
+    """ROC AUC with which `scores` rank what is labelled True above the rest, ties one half, and its 95% percentile
+    bootstrap, which resamples whole `groups` (one label a score).
+
+    The bounds are nan for a single group. Raises UserError unless both labels are there.
+    """
+    positive, numbers = np.asarray(labels, dtype=bool), np.asarray(scores, dtype=np.float64)
+    if positive.all() or not positive.any():
+        raise UserError("an AUC needs items of both kinds, and all are of one")
+    members, names = pd.factorize(pd.Series(list(groups), dtype=object))
+    order = np.argsort(numbers, kind="stable")
+    positive, numbers, members = positive[order], numbers[order], members[order]
+    first, last = np.searchsorted(numbers, numbers, "left"), np.searchsorted(numbers, numbers, "right")
+
+    def weighted_auc(counts: np.ndarray) -> np.ndarray:
+        """counts: (draws, groups), how often each group was drawn -> (draws,)."""
+        weights = counts[:, members].astype(np.float64)
+        below = np.cumsum(np.where(positive, 0.0, weights), axis=1)
+        below = np.concatenate([np.zeros((len(weights), 1)), below], axis=1)
+        won = (below[:, first] + below[:, last]) / 2
+        own = np.where(positive, weights, 0.0)
+        with np.errstate(invalid="ignore"):  # a draw without one of the two kinds has no AUC
+            return (own * won).sum(1) / (own.sum(1) * below[:, -1])
+
+    auc = float(weighted_auc(np.ones((1, len(names))))[0])
+    if len(names) == 1:
+        return Interval(auc, math.nan, math.nan)
+    draws = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), resamples)
+    batches = [weighted_auc(draws[start : start + _BATCH]) for start in range(0, resamples, _BATCH)]
+    low, high = np.nanpercentile(np.concatenate(batches), [2.5, 97.5])
+    return Interval(auc, float(low), float(high))
+
+
 def group_means(values: Sequence[float], groups: Sequence[Hashable]) -> dict[Hashable, float]:
     """Label -> mean of its values, in the order in which the labels first appear."""
     members: dict[Hashable, list[float]] = {}

@@ -9,16 +9,13 @@ import numpy as np
 
 from sparsepo.data.chat import plain_text
 from sparsepo.data.encoding import Encoder, TokenPair, encode_pairs
-from sparsepo.data.planted import polar_spans
+from sparsepo.data.planted import Span, open_spans, planted_spans, relevance_chances
 from sparsepo.data.records import Preference
 from sparsepo.evaluation.frontier import ScoredSamples
 from sparsepo.evaluation.statistics import distinct_n
 from sparsepo.runtime.errors import UserError
 
 SIDES = ("chosen", "rejected")
-
-Span = tuple[int, int]
-"""Characters [start, end) of a text."""
 
 
 # --- sampled responses
@@ -80,9 +77,11 @@ def token_records(
     inspected: Sequence[dict[str, Any]],
     planted: bool,
 ) -> list[dict[str, Any]]:
-    """What `inspect_pairs` returned, with the prompt and each token as text, and whether the token was planted.
+    """What `inspect_pairs` returned, with the prompt and each token as text, and of planted texts what the token is.
 
-    Of a chat the last message stands for the prompt.
+    `planted`: whether it is a relevant word; `planted_slots`: whether one may stand there; `open_slots`: one, or a word
+    that is chosen in the same way; `relevance_chance`: the probability of a relevant word given the text before it. Of
+    a chat the last message stands for the prompt.
     """
     records = []
     for pair, ids, inspection in zip(pairs, encoded, inspected, strict=True):
@@ -94,7 +93,7 @@ def token_records(
             pieces, spans = _split_tokens(tokenizer, text, getattr(ids, side))
             record[side] = {"tokens": pieces} | inspection[side]
             if planted:
-                record[side]["planted"] = mark_overlaps(spans, polar_spans(text))
+                record[side] |= planted_marks(spans, text, pair.prompt)
         records.append(record)
     return records
 
@@ -112,6 +111,20 @@ def _split_tokens(tokenizer: Any, text: str, ids: Sequence[int]) -> tuple[list[s
     return [text[start:end] or name for (start, end), name in zip(spans, names, strict=True)], spans
 
 
+def planted_marks(tokens: Sequence[Span], text: str, prompt: str) -> dict[str, list]:
+    """The four fields of `token_records` that tell what was planted, for the tokens of a response to a prompt."""
+    chances = relevance_chances(text, prompt)
+    return {
+        "planted": mark_overlaps(tokens, planted_spans(text, "words")),
+        "planted_slots": mark_overlaps(tokens, planted_spans(text, "slots", prompt)),
+        "open_slots": mark_overlaps(tokens, open_spans(text, prompt)),
+        "relevance_chance": [
+            max((chance for span, chance in chances if mark_overlaps([token], [span])[0]), default=0.0)
+            for token in tokens
+        ],
+    }
+
+
 def mark_overlaps(tokens: Sequence[Span], planted: Sequence[Span]) -> list[int]:
     """1 for each token that shares a character with a planted span, else 0."""
     return [int(any(start < last and end > first for first, last in planted)) for start, end in tokens]
@@ -125,39 +138,6 @@ def pair_accuracy(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, list
     margins = np.array([record["reward_chosen"] - record["reward_rejected"] for record in records])
     values = np.where(margins == 0, 0.5, margins > 0).tolist()
     return {"accuracy": {"values": values, "groups": list(range(len(values)))}}
-
-
-SELECTED_BY = {"selected": "oracle_score", "excess": "excess"}
-"""Mask -> the signal whose highest tokens it keeps."""
-
-
-def planted_auc(records: Sequence[dict[str, Any]], mask: str = "none") -> dict[str, dict[str, float | None]]:
-    """ROC AUC with which token signals rank planted tokens above the others, all pairs pooled.
-
-    The signals are token weights, |log pi/ref|, and what a `mask` selects by: an oracle's scores, negated for rejected
-    responses, of which the lowest are kept, or the excess. None where all tokens or none are planted.
-    """
-    signals = [*used_masks(records), "abs_logratio", *([SELECTED_BY[mask]] if mask in SELECTED_BY else [])]
-    return {name: {side: _auc(records, side, name) for side in SIDES} for name in signals}
-
-
-def _auc(records: Sequence[dict[str, Any]], side: str, signal: str) -> float | None:
-    from sklearn.metrics import roc_auc_score
-
-    labels = [label for record in records for label in record[side]["planted"]]
-    if len(set(labels)) < 2:
-        return None
-    return float(roc_auc_score(labels, np.concatenate([_signal(record[side], side, signal) for record in records])))
-
-
-def _signal(tokens: dict[str, Any], side: str, name: str) -> np.ndarray:
-    if name in tokens:
-        return np.asarray(tokens[name])
-    logratio = np.subtract(tokens["logps"], tokens["ref_logps"])
-    if name == "abs_logratio":
-        return np.abs(logratio)
-    values = np.asarray(tokens["values"])
-    return values - logratio if name == "excess" else values if side == "chosen" else -values
 
 
 def used_masks(records: Sequence[dict[str, Any]]) -> list[str]:
@@ -192,11 +172,8 @@ def logp_change(records: Sequence[dict[str, Any]]) -> dict[str, float]:
     }
 
 
-def mask_measurements(
-    auc: dict[str, Any], sparsity: dict[str, Any], effective_beta: float | None
-) -> dict[str, dict[str, list]]:
-    """AUC, zeros and effective beta of a run's masks as measurements of one value, for the table of rewards."""
-    values = {f"auc_{name}": sides["chosen"] for name, sides in auc.items() if name != "abs_logratio"}
-    values |= {f"zeros_{name}": fmean(sides.values()) for name, sides in sparsity.items()}
-    values["effective_beta"] = effective_beta
-    return {name: {"values": [value], "groups": [0]} for name, value in values.items() if value is not None}
+def mask_measurements(sparsity: dict[str, Any], effective_beta: float | None) -> dict[str, dict[str, list]]:
+    """Share of zeros and effective beta of a run's masks as measurements of one value, for the table of its rewards."""
+    values = {f"zeros_{name}": fmean(sides.values()) for name, sides in sparsity.items()}
+    values |= {} if effective_beta is None else {"effective_beta": effective_beta}
+    return {name: {"values": [value], "groups": [0]} for name, value in values.items()}

@@ -42,6 +42,7 @@ MASKS: dict[str, Mask] = {
     "given": Mask("sparsepo.objective.fixed_masks.GivenHead", ("oracle", "normalise")),
     "selected": Mask("sparsepo.objective.fixed_masks.SelectedHead", _SELECTION),
     "excess": Mask("sparsepo.objective.fixed_masks.ExcessHead", _SELECTION),
+    "entropy": Mask("sparsepo.objective.fixed_masks.EntropyHead", ("normalise",)),
     "random": Mask("sparsepo.objective.fixed_masks.RandomHead", ("normalise",)),
     "uniform": Mask("sparsepo.objective.fixed_masks.UniformHead"),
 }
@@ -114,7 +115,7 @@ class Method:
     def required_reference_outputs(self, hyper: Mapping[str, Any], log_kl: bool) -> tuple[str, ...] | None:
         """What a run needs of the frozen reference and can be computed once, before any run.
 
-        `states`: its last hidden states, for a KL; `logps`: its log-probs of the response tokens;
+        `states`: its last hidden states, for a KL or its entropy; `logps`: its log-probs of the response tokens;
         `weights~READING~SITES`: MaPO's mask. None: the run has to run the reference, as learned masks read all
         layers, which are too large to store, KTO responses to other prompts, and later rounds pairs that do not exist
         yet.
@@ -124,7 +125,8 @@ class Method:
         if (mask != "none" and MASKS[mask].is_learned) or self.statistic == MISMATCHED_KL or self.trainer != "pairs":
             return None
         needs_logps = self.needs_reference or mask == "excess"
-        outputs = ("states",) if log_kl or self.kl_directions(loss_kwargs) else ("logps",) if needs_logps else ()
+        reads_states = log_kl or bool(self.kl_directions(loss_kwargs)) or mask == "entropy"
+        outputs = ("states",) if reads_states else ("logps",) if needs_logps else ()
         if mask == "activations":
             outputs += (f"weights~{masks['reading']}~{'+'.join(masks['activation_sites'] or ('all',))}",)
         return outputs

@@ -1,4 +1,4 @@
-"""Mask heads without parameters: from activations, from numbers of the pairs, random, uniform."""
+"""Mask heads without parameters: from activations, from numbers of the pairs, entropy, random, uniform."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -88,6 +88,16 @@ class ExcessHead(SelectedHead):
     def forward(self, inputs: MaskInputs) -> Tensor:
         chosen, rejected = (_values(inputs) - inputs.logratio).chunk(2)
         return self.select(chosen, rejected, inputs.valid)
+
+
+class EntropyHead(MaskHead):
+    """The reference's entropy at the position that predicts the token, nats: the control for weights that only follow
+    its uncertainty."""
+
+    reads = "entropy"
+
+    def forward(self, inputs: MaskInputs) -> Tensor:
+        return inputs.entropy.where(inputs.valid, 0.0)
 
 
 class RandomHead(MaskHead):

@@ -200,6 +200,12 @@ def _terms_of_rows(
     return (label - norm)[:, 0], (ref_label - ref_norm)[:, 0], reverse, forward, norm[:, 0], ref_norm[:, 0]
 
 
+def row_entropy(raw: Tensor, scale: float, softcap: float | None) -> Tensor:
+    """(k,): the entropy of each row of raw logits (k, vocabulary), nats."""
+    log_p = _transform(raw, scale, softcap).log_softmax(-1)
+    return -torch.linalg.vecdot(log_p.exp(), log_p)
+
+
 def _row_dot(a: Tensor, b: Tensor) -> Tensor:
     """(k, V) and (k, V) -> (k,): fused with what comes before it, or at least without a copy of the product."""
     return (a * b).sum(-1) if torch.compiler.is_compiling() else torch.linalg.vecdot(a, b)

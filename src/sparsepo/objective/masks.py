@@ -20,6 +20,7 @@ class MaskInputs:
     weights: instead of `activations`, the weights that were computed from them before and stored.
     values: numbers that the pairs have for each token.
     logratio: log pi - log ref of each token, without gradient.
+    entropy: of the reference's distribution that each token was predicted by, nats, without gradient.
     """
 
     valid: Tensor
@@ -28,6 +29,7 @@ class MaskInputs:
     weights: Tensor | None = None
     values: Tensor | None = None
     logratio: Tensor | None = None
+    entropy: Tensor | None = None
 
 
 class MaskHead(nn.Module):
@@ -36,7 +38,7 @@ class MaskHead(nn.Module):
     can_be_negative: whether its weights can be below 0.
     """
 
-    reads: Literal["hidden_states", "activations", "values", "logratio", "nothing"] = "nothing"
+    reads: Literal["hidden_states", "activations", "values", "logratio", "entropy", "nothing"] = "nothing"
     can_be_negative = False
 
     def forward(self, inputs: MaskInputs) -> Tensor:

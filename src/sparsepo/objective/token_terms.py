@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sparsepo.objective.fused_head import GradientsInForward, RecomputeInBackward, rows_per_group
-from sparsepo.objective.kernels import HeadInputs
+from sparsepo.objective.kernels import HeadInputs, row_entropy, split_evenly
 from sparsepo.objective.lm_head import LMHead
 
 KL_DIRECTIONS = ("reverse", "forward")
@@ -90,6 +90,23 @@ def token_terms(
 
         total, *terms = GradientsInForward.apply(inputs, group_loss, list(loss.groups), *trained, *loss.weights)
         return TokenTerms(*terms, total)
+
+
+@torch.no_grad()
+def token_entropy(hidden: Tensor, head: LMHead, *, chunk: int | None = None) -> Tensor:
+    """(n,): entropy of the distribution over the vocabulary that each row of `hidden` (n, d) predicts, nats;
+    without gradient.
+
+    float32 (float64 for float64 input). At most `chunk` rows of logits exist at a time, as in `token_terms`.
+    """
+    hidden, head = _as_autocast(hidden, head)
+    rows = _rows_per_chunk(head.weight) if chunk is None else chunk
+    entropy = hidden.new_empty(len(hidden), dtype=torch.promote_types(hidden.dtype, torch.float32))
+    chunks = split_evenly(len(hidden), rows)
+    with torch.autocast(hidden.device.type, enabled=False):
+        for part, raw in zip(chunks, head.raw_logits(hidden, chunks), strict=True):
+            entropy[part] = row_entropy(raw, head.scale, head.softcap)
+    return entropy
 
 
 def _rows_per_chunk(weight: Tensor) -> int:

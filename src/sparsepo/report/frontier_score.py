@@ -1,12 +1,12 @@
 """One number for a method's frontier: the reward it gains over SFT, averaged over budgets of KL."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from sparsepo.evaluation.statistics import group_means
+from sparsepo.evaluation.statistics import Interval, group_means
 from sparsepo.report.run_names import params_text
 
 _RESAMPLES = 1000
@@ -27,10 +27,21 @@ class FrontierScore:
 
 @dataclass(frozen=True)
 class FrontierScores:
-    """The scores of a task, the best first, all up to the same KL (`budget`, nats a response)."""
+    """The scores of a task, the best first, all up to the same KL (`budget`, nats a response).
+
+    draws: method -> its score on each of the bootstrap's draws of prompts, which are the same for all methods.
+    """
 
     budget: float
     methods: Sequence[FrontierScore]
+    draws: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+    def difference(self, a: str, b: str) -> Interval:
+        """Score of method a - score of b, with the 95% percentile bounds of the paired bootstrap over prompts."""
+        scores = {score.method: score.score for score in self.methods}
+        differences = np.subtract(self.draws[a], self.draws[b])
+        low, high = np.percentile(differences, [2.5, 97.5]) if len(differences) else (np.nan, np.nan)
+        return Interval(scores[a] - scores[b], float(low), float(high))
 
 
 def frontier_scores(scores: Sequence[Mapping[str, Any]], resamples: int = _RESAMPLES, seed: int = 0) -> FrontierScores:
@@ -67,12 +78,13 @@ def frontier_scores(scores: Sequence[Mapping[str, Any]], resamples: int = _RESAM
     weights = np.vstack([np.ones(len(prompts)), draws]) / len(prompts)  # the first row is the data themselves
     means = np.stack([weights @ kls.T, weights @ rewards.T], axis=-1)  # (1 + resamples, settings, 2)
     labels = {score["method"]: score["label"] for score in scores}
-    result = []
+    result, drawn = [], {}
     for method, own in rows.items():
         areas = [gain(points[[0, *own]], budget) for points in means]
-        low, high = np.percentile(areas[1:], [2.5, 97.5]) if len(prompts) > 1 else (np.nan, np.nan)
+        drawn[method] = areas[1:] if len(prompts) > 1 else []
+        low, high = np.percentile(drawn[method], [2.5, 97.5]) if drawn[method] else (np.nan, np.nan)
         result.append(FrontierScore(method, labels[method], len(own), areas[0], float(low), float(high)))
-    return FrontierScores(budget, sorted(result, key=lambda score: -score.score))
+    return FrontierScores(budget, sorted(result, key=lambda score: -score.score), drawn)
 
 
 def upper_hull(points: Iterable[FrontierPoint]) -> list[FrontierPoint]:

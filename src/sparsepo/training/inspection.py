@@ -12,10 +12,12 @@ from sparsepo.data.collation import collate_pairs
 from sparsepo.data.encoding import Encoder, TokenPair, encode_pairs
 from sparsepo.data.records import Preference
 from sparsepo.methods.registry import check_pair_method
+from sparsepo.models.architecture import hidden_states, lm_head
 from sparsepo.models.limits import check_sequences, context_length
 from sparsepo.models.loading import text_tokenizer
 from sparsepo.objective.mask_builder import Masks
 from sparsepo.objective.response_terms import Side
+from sparsepo.objective.token_terms import token_entropy
 from sparsepo.runtime.errors import UserError
 from sparsepo.training.batching import Pairs, as_preferences, pair_sequences
 from sparsepo.training.checks import check_pair_data
@@ -49,9 +51,10 @@ def inspect_pairs(
 
     Returns a dict for each pair: `loss`, `penalty` (the masks' L1, included in `loss`), `reward_chosen`,
     `reward_rejected`, and for `chosen` and `rejected` lists with a number for each response token: `logps`,
-    `ref_logps`, `reverse_kl`, `forward_kl`, `m_u` and `m_d` for methods with masks, and `values` where the pairs have
-    them. Raises UserError for an unknown method or parameter, a pair with an empty part, what pairs lack, texts without
-    a tokenizer, and tokens that a model cannot read, see `check_sequences`.
+    `ref_logps`, `ref_entropy` (of the reference's distribution that predicts the token, nats), `reverse_kl`,
+    `forward_kl`, `m_u` and `m_d` for methods with masks, and `values` where the pairs have them. Raises UserError for
+    an unknown method or parameter, a pair with an empty part, what pairs lack, texts without a tokenizer, and tokens
+    that a model cannot read, see `check_sequences`.
     """
     hyper = hyper or {}
     loss_kwargs, _ = check_pair_method(method, hyper).split_parameters(hyper)
@@ -76,7 +79,21 @@ def inspect_pairs(
     batches = list(map(batch_of, chunks))
     if statistic is not None:
         batches = statistic.add_to_batches(objective, batches, list, seed=0, is_training=False)
-    return [record for batch in batches for record in pair_records(objective(batch))]
+    records = [record for batch in batches for record in pair_records(objective(batch))]
+    entropies = [entropy for batch in batches for entropy in _reference_entropy(reference, batch)]
+    for record, sides in zip(records, entropies, strict=True):
+        for side, values in sides.items():
+            record[side]["ref_entropy"] = values
+    return records
+
+
+def _reference_entropy(reference: Any, batch: PairBatch) -> list[dict[str, list[float]]]:
+    """Of each pair: side -> the entropy of the reference at each response token, nats."""
+    states = batch.responses.select_hidden(hidden_states(reference, batch.inputs))
+    entropy, valid = batch.to_grid(token_entropy(states, lm_head(reference))), batch.responses.valid
+    rows = [values[is_token].tolist() for values, is_token in zip(entropy, valid, strict=True)]
+    chosen, rejected = rows[: batch.num_pairs], rows[batch.num_pairs :]
+    return [{"chosen": own, "rejected": other} for own, other in zip(chosen, rejected, strict=True)]
 
 
 def _encode(tokenizer: Any, pairs: Pairs) -> list[TokenPair]:

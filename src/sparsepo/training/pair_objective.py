@@ -14,10 +14,11 @@ from sparsepo.models.activations import record_activations
 from sparsepo.models.architecture import add_router_loss, hidden_states, lm_head, run_backbone
 from sparsepo.objective import losses
 from sparsepo.objective.fused_head import rows_per_group
+from sparsepo.objective.lm_head import LMHead
 from sparsepo.objective.mask_builder import Masks
 from sparsepo.objective.masks import MaskInputs
 from sparsepo.objective.response_terms import PairLoss, Side, weighted_sum
-from sparsepo.objective.token_terms import KL_DIRECTIONS, SummedLoss, TokenTerms, token_terms
+from sparsepo.objective.token_terms import KL_DIRECTIONS, SummedLoss, TokenTerms, token_entropy, token_terms
 
 
 class PairOutput(NamedTuple):
@@ -78,7 +79,7 @@ class PairObjective(nn.Module):
         self._hyper = dict(hyper)
         self._kl = tuple(name for name in KL_DIRECTIONS if name in {*kl, *METHODS[method].kl_directions(hyper)})
         mask_reads = set() if masks is None else masks.reads
-        reads_reference = bool(mask_reads & {"hidden_states", "activations", "logratio"})
+        reads_reference = bool(mask_reads & {"hidden_states", "activations", "logratio", "entropy"})
         self._needs_reference = METHODS[method].needs_reference or reads_reference or bool(kl)
 
     @property
@@ -128,8 +129,11 @@ class PairObjective(nn.Module):
         """Terms of all response tokens; a KL only where there are states of the reference."""
         if reference.hidden is None:
             return token_terms(hidden, None, lm_head(self.policy), None, batch.labels, kl=(), loss=loss)
-        ref_head = self._ref_head or lm_head(self.reference)
-        return token_terms(hidden, reference.hidden, lm_head(self.policy), ref_head, batch.labels, kl=kl, loss=loss)
+        heads = lm_head(self.policy), self._reference_head()
+        return token_terms(hidden, reference.hidden, *heads, batch.labels, kl=kl, loss=loss)
+
+    def _reference_head(self) -> LMHead:
+        return self._ref_head or lm_head(self.reference)
 
     def _mask_weights(self, batch: PairBatch, hidden: Tensor, reference: ReferenceOutputs) -> dict[str, Tensor]:
         """The grids m_u and m_d; empty without masks."""
@@ -140,6 +144,9 @@ class PairObjective(nn.Module):
             with torch.no_grad():
                 sides = batch.sides(self._token_terms(batch, hidden, reference, kl=()), {})
             inputs = replace(inputs, logratio=torch.cat([side.logratio for side in sides]))
+        if "entropy" in self.masks.reads:
+            entropy = token_entropy(reference.hidden, self._reference_head())
+            inputs = replace(inputs, entropy=batch.to_grid(entropy))
         return dict(zip(("m_u", "m_d"), self.masks(inputs), strict=True))
 
     def _pair_output(self, batch: PairBatch, terms: TokenTerms, weights: Mapping[str, Tensor]) -> PairOutput:

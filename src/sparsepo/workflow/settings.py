@@ -406,6 +406,10 @@ class MakeGridTableSettings(StageSettings):
     provenance: str
 
 
+class MakeAucTableSettings(StageSettings):
+    provenance: str
+
+
 class CompareMethodsSettings(MakeGridTableSettings):
     """`select`: the metric that chooses a point of each grid. `published_figures`: a hash of the paper's figures."""
 

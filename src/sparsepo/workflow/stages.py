@@ -167,6 +167,11 @@ class Stages:
         names += ["selection"] * bool(self.oracle_selected_runs(task))
         return [*names, "sparsity", "token_kl", "tokens/{method}"]
 
+    @property
+    def planted_tasks(self) -> list[str]:
+        """The tasks on planted data."""
+        return [task for task in self.tasks if self.config.tasks[task].data.source == "planted"]
+
     def model_files(self, key: Literal["model", "policy"], task: str, oracle: str = "", **_: Any) -> list[str]:
         """The files of a model folder that the user names, which are inputs like any other."""
         model = getattr(self._section(task, oracle), key)

@@ -113,7 +113,9 @@ def test_every_link_of_the_page_leads_to_one_place(page):
 def test_links_to_other_results_lead_to_where_the_workflow_writes_them(page):
     links = [link for link in Elements(_own(page)).all("href") if link.startswith("../")]
     places = {os.path.relpath(page.parent / link, page.parents[2]) for link in links}
-    tables = {f"results/tables/planted{end}" for end in (".csv", ".md", ".tex", "_differences.csv", "_grid.md")}
+    tables = {
+        f"results/tables/planted{end}" for end in (".csv", ".md", ".tex", "_differences.csv", "_grid.md", "_auc.md")
+    }
     assert tables | {"results/figures/planted", "results/planted/sft", f"results/planted/runs/{DPO}"} <= places
     folders = [place for place in places if not place.startswith(("results/tables", "results/figures"))]
     assert len(folders) == 7 + 9 and all((page.parents[2] / place).is_dir() for place in folders)
@@ -347,3 +349,18 @@ def test_the_page_of_four_hundred_runs_is_under_five_megabytes(make_task, tmp_pa
     blobs = _blobs(out)
     assert len([name for name in blobs if name.startswith("planted/run/")]) == 401
     assert len(blobs["planted/index"]["kinds"]["samples"]["prompts"]) >= 4 and len(blobs["planted/index"]["pairs"]) >= 2
+
+
+def test_signals_and_controls_stand_side_by_side_on_planted_data_and_nowhere_else(make_task, tmp_path):
+    task = make_task(tmp_path / "a")
+    text = _written(task, tmp_path / "a.html").read_text()
+    assert "What finds the tokens that matter" in text
+    for control in ("entropy of the reference", "surprisal, -log ref", "random numbers", "index in the response"):
+        assert f"<td>{control}</td>" in text
+    task.config["data"]["source"] = "texts"
+    assert "What finds the tokens that matter" not in _written(task, tmp_path / "b.html").read_text()
+
+
+def test_masks_without_a_random_control_are_to_be_read_with_care(make_task, tmp_path):
+    text = _written(make_task(tmp_path / "a"), tmp_path / "a.html").read_text()
+    assert "MaPO, SparsePO (independent): no run has random weights in the same loss" in text

@@ -102,7 +102,7 @@ def test_a_number_of_the_whole_run_belongs_to_no_answer(tmp_path, count):
     task = _task(tmp_path, runs=[])
     _write_rows(task, "samples", "sft", _drawn(["a", "b", "c"], count))
     rewards = ([0.5] * 3 * count, _groups(3, count))
-    _write_measures(task, "scores", "sft", {"": {"reward": rewards, "auc_m_u": ([0.9], [0])}})
+    _write_measures(task, "scores", "sft", {"": {"reward": rewards, "zeros_m_u": ([0.9], [0])}})
     assert find_answers(task, "samples").columns == ["reward"]
 
 

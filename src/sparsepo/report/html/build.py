@@ -25,7 +25,9 @@ from sparsepo.report.run_names import params_text, parse_run
 from sparsepo.report.tables.cautions import cautions
 from sparsepo.report.tables.cells import comparison_table
 from sparsepo.report.tables.comparison import compare
+from sparsepo.report.tables.controls import control_cautions
 from sparsepo.report.tables.grid import grid_frame
+from sparsepo.report.tables.planted_auc import auc_frame, auc_table
 from sparsepo.report.tables.published import load_published
 
 SCRIPTS = ("core", "charts", "tokens", "samples", "runs")
@@ -60,10 +62,11 @@ def task_view(task: TaskResults) -> View:
         "name": task.name,
         "what": what_was_compared(task),
         "best": best_method(comparison),
-        "cautions": [*indistinguishable(comparison), *cautions(frame)],
+        "cautions": [*indistinguishable(comparison), *control_cautions(scores), *cautions(frame)],
         "table": comparison_table(
             comparison, [describe_fit(report) for report in task.fitted()], task.compare["provenance"]
         ),
+        "auc": auc_table(auc_frame(scores), task.compare["provenance"]) if task.has_planted_tokens else None,
         "methods": _methods(scores),
         "blobs": {},
     }

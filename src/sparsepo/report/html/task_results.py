@@ -43,6 +43,11 @@ class TaskResults:
         return {run: self._json(f"scores/{run}.json") for run in self.all_runs}
 
     @property
+    def has_planted_tokens(self) -> bool:
+        """Whether it is known which tokens matter."""
+        return self.config["data"]["source"] == "planted"
+
+    @property
     def measures(self) -> list[dict[str, Any]]:
         """Every file of measures, part by part, as the comparison takes them."""
         others = [self._json(f"{part}/{run}.json") for part in self.parts for run in self.all_runs]

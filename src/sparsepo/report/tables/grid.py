@@ -17,7 +17,7 @@ ScoreFile = Mapping[str, Any]
 """The content of a file of scores of a run."""
 
 _SIDES = ("chosen", "rejected")
-_OPTIONAL = ("logp_change_", "auc_", "sparsity_", "effective_beta")
+_OPTIONAL = ("logp_change_", "sparsity_", "effective_beta")
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,6 @@ GRID_COLUMNS = (
     GridColumn("length", ("length",), 1),
     _of_sides("Δ log p", "logp_change", "Δ log p is the mean change of the summed log-probability against the reference"
               " on validation pairs, chosen / rejected, in nats."),
-    _of_sides("AUC m_u", "auc_m_u"),
-    _of_sides("AUC m_d", "auc_m_d"),
-    _of_sides("AUC log-ratio", "auc_abs_logratio", "AUC is the ROC area with which a quantity (mask m_u, mask m_d,"
-              " |log-ratio|) ranks planted tokens above the others, chosen / rejected."),
-    _of_sides("AUC oracle", "auc_oracle_score", "AUC oracle is that of the oracle's score of a token, negated in"
-              " rejected responses."),
-    _of_sides("AUC excess", "auc_excess", "AUC excess is that of log oracle/π."),
     GridColumn("zeros m_u / m_d", ("sparsity_m_u", "sparsity_m_d"), 3,
                note="Zeros is the share of mask weights that are exactly zero."),
     GridColumn("effective β", ("effective_beta",), 3, note="Effective β is β times the mean weight m_u of a token."),
@@ -79,8 +72,7 @@ def grid_frame(scores: Sequence[ScoreFile]) -> pd.DataFrame:
 
     Reward, both KLs and entropy are means over all samples of all seeds, with the 95% bootstrap interval in
     `_low` and `_high`; whole (seed, prompt) groups are resampled, because samples of one prompt are
-    alike. What is one number per run is averaged over runs. A column that no score can fill (no
-    planted tokens, no masks) is left out.
+    alike. What is one number per run is averaged over runs. A column that no score can fill (no masks) is left out.
     """
     groups: dict[tuple[str, str], list[ScoreFile]] = {}
     for score in sorted(scores, key=lambda score: score["method"] != "sft"):
@@ -125,9 +117,6 @@ def _setting_row(runs: Sequence[ScoreFile]) -> dict[str, Any]:
     row["length"] = _mean(tokens for run in runs for tokens in run["length"])
     for side in _SIDES:
         row[f"logp_change_{side}"] = _mean(run["logp_change"].get(side) for run in runs)
-    for name in ("m_u", "m_d", "abs_logratio", "oracle_score", "excess"):
-        for side in _SIDES:
-            row[f"auc_{name}_{side}"] = _mean(run["auc"].get(name, {}).get(side) for run in runs)
     for name in ("m_u", "m_d"):
         row[f"sparsity_{name}"] = _mean(share for run in runs for share in run["sparsity"].get(name, {}).values())
     for name in ("mean_weight", "effective_beta"):
