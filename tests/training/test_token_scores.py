@@ -17,6 +17,8 @@ from sparsepo.training.token_scores import (
     add_token_scores,
     check_context_length,
     check_same_tokenizer,
+    gradient_scores,
+    log_ratio_scores,
 )
 
 CONFIG = PreferenceConfig(max_prompt_tokens=5, max_response_tokens=6)
@@ -38,7 +40,10 @@ def models(toy):
 
 
 def score(toy, models, records, config=CONFIG):
-    return add_token_scores(*models, toy.tokenizer, records, config)
+    def log_ratios(_, pairs):
+        return log_ratio_scores(*models, pairs, config)
+
+    return add_token_scores(models[0], toy.tokenizer, records, config, log_ratios)
 
 
 @pytest.mark.parametrize("layout", ["shared", "padded"])
@@ -81,6 +86,41 @@ def test_no_usable_pair_is_no_scores(toy, models):
 def test_an_oracle_that_is_its_base_says_nothing(toy, models):
     found = score(toy, (models[0], copy.deepcopy(models[0])), toy.pairs(3))
     assert not any(number for pair in found for number in pair.chosen_values + pair.rejected_values)
+
+
+# --- sizes of gradients
+
+
+def sizes_one_by_one(model, prompt, response):
+    """In float64, one token at a time, by central differences of the largest logit that predicts the last token."""
+    model, step = copy.deepcopy(model).double().eval(), 1e-5
+    embeddings = model.get_input_embeddings()(torch.tensor([prompt + response])).detach()
+
+    def target(changed):
+        with torch.no_grad():
+            return model(inputs_embeds=changed).logits[0, -2].max().item()
+
+    sizes = []
+    for place in range(len(prompt), len(prompt) + len(response)):
+        total = 0.0
+        for unit in step * torch.eye(embeddings.shape[-1], dtype=torch.float64):
+            up, down = embeddings.clone(), embeddings.clone()
+            up[0, place] += unit
+            down[0, place] -= unit
+            total += abs(target(up) - target(down)) / (2 * step)
+        sizes.append(total)
+    return sizes
+
+
+@pytest.mark.parametrize("layout", ["shared", "padded"])
+def test_a_gradient_score_is_what_differences_of_the_largest_logit_say(toy, layout):
+    model = toy.model(seed=1)
+    pairs = encode_pairs(Encoder(toy.tokenizer), toy.pairs(3), 512, 512, 48).pairs
+    found = gradient_scores(copy.deepcopy(model), pairs, PreferenceConfig(layout=layout, micro_batch_size=2))
+    for pair, scores in zip(pairs, found, strict=True):
+        for response, own in zip((pair.chosen, pair.rejected), scores, strict=True):
+            assert own == pytest.approx(sizes_one_by_one(model, pair.prompt, response), abs=2e-4, rel=2e-3)
+            assert own[-1] == 0 and all(own[:-1])
 
 
 # --- runs on scored pairs

@@ -2,6 +2,7 @@
 
 import random
 import re
+from typing import Literal
 
 from sparsepo.runtime.errors import UserError
 
@@ -164,6 +165,16 @@ def polar_spans(text: str) -> list[tuple[int, int]]:
             if before >= 0 and words[before] in NEGATORS:
                 planted.add(before)
     return [pieces[index].span() for index in sorted(planted)]
+
+
+def planted_spans(text: str, truth: Literal["words", "slots"]) -> list[tuple[int, int]]:
+    """Character spans [start, end) of what is planted in a text: `words`, see `polar_spans`.
+
+    Raises UserError for `slots`.
+    """
+    if truth == "slots":
+        raise UserError("planted truth 'slots' is not available; write words")
+    return polar_spans(text)
 
 
 def _review(rng: random.Random) -> str:

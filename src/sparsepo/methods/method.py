@@ -42,6 +42,10 @@ MASKS: dict[str, Mask] = {
     "given": Mask("sparsepo.objective.fixed_masks.GivenHead", ("oracle",)),
     "selected": Mask("sparsepo.objective.fixed_masks.SelectedHead", _SELECTION),
     "excess": Mask("sparsepo.objective.fixed_masks.ExcessHead", _SELECTION),
+    "importance": Mask("sparsepo.objective.fixed_masks.ImportanceHead", ("mu", "clamp_min", "clamp_max", "oracle")),
+    "attribution": Mask(
+        "sparsepo.objective.fixed_masks.AttributionHead", ("attribution_share", "prior_width", "oracle")
+    ),
     "random": Mask("sparsepo.objective.fixed_masks.RandomHead"),
     "uniform": Mask("sparsepo.objective.fixed_masks.UniformHead"),
 }

@@ -198,6 +198,10 @@ def _the_oracle(job: Job) -> tuple[str, Any]:
     return next(iter(job.section.oracles.items()))
 
 
+def _planted_truth(oracle: Any) -> str | None:
+    return oracle.truth if oracle.objective == "planted" else None
+
+
 class SelectOraclePairsSettings(StageSettings):
     """`share`: of the prompts that have pairs, a choice by `seed`."""
 
@@ -209,10 +213,19 @@ class SelectOraclePairsSettings(StageSettings):
     max_response_tokens: Annotated[int, FromJob(lambda job: job.section.training.max_response_tokens)]
 
 
+def _base_loading(job: Job) -> Loading:
+    """A model trained on the swapped pairs is a plain one, as trained policies are."""
+    return job.trusted_loading if _the_oracle(job)[1].contrast else job.reference_loading
+
+
 class ScoreTokensSettings(StageSettings):
+    """`truth`: None where the scores are not what is planted."""
+
+    score: Annotated[str, FromJob(lambda job: _the_oracle(job)[1].score)]
+    truth: Annotated[str | None, FromJob(lambda job: _planted_truth(_the_oracle(job)[1]))]
     training: ReferencePass
     oracle_loading: TrustedLoading
-    base_loading: Annotated[Loading, FromJob(lambda job: job.reference_loading)]
+    base_loading: Annotated[Loading, FromJob(_base_loading)]
 
 
 # --- training
