@@ -25,7 +25,7 @@ def score_by_truth(options: Namespace, oracle: Any, tokenizer: Any):
     return lambda records, pairs: planted_weights(tokenizer, records, pairs, options.settings.truth)
 
 
-SCORES = {"log_ratio": score_by_log_ratio, "gradient": score_by_gradient, "planted": score_by_truth}
+TOKEN_SCORES = {"log_ratio": score_by_log_ratio, "gradient": score_by_gradient, "planted": score_by_truth}
 """What the scores are -> (options, model, its tokenizer) -> a function of records and their token ids."""
 
 
@@ -33,7 +33,7 @@ def main() -> None:
     options = stage_parser(__doc__, ScoreTokensSettings, "oracle train validation out [base]").parse_args()
     settings = options.settings
     oracle, tokenizer = load_model(options.oracle, **settings.oracle_loading), load_tokenizer(options.oracle)
-    score, summary = SCORES[settings.score](options, oracle, tokenizer), {"parameters": oracle.num_parameters()}
+    score, summary = TOKEN_SCORES[settings.score](options, oracle, tokenizer), {"parameters": oracle.num_parameters()}
     for split, path in (("train", options.train), ("validation", options.validation)):
         pairs = add_token_scores(oracle, tokenizer, read_records(path, Preference), settings.training, score)
         write_records(options.out / f"{split}.jsonl", pairs)

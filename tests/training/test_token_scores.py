@@ -1,6 +1,7 @@
 """Scores of tokens by an oracle: what they are, which pairs get them, and who may give them."""
 
 import copy
+import math
 from dataclasses import replace
 
 import pytest
@@ -8,10 +9,13 @@ import torch
 from tokenizers.normalizers import Replace
 
 from sparsepo.config.training import PreferenceConfig
-from sparsepo.data.encoding import Encoder, encode_pairs
+from sparsepo.data.encoding import Encoder, TokenPair, encode_pairs
 from sparsepo.data.records import Preference
+from sparsepo.methods.registry import METHODS
 from sparsepo.models.loading import folder_context_length, save_model, train_tokenizer
 from sparsepo.runtime.errors import UserError
+from sparsepo.training.checks import check_pair_data
+from sparsepo.training.inspection import inspect_pairs
 from sparsepo.training.reference_cache import ReferenceCache, content_hash, write_cache
 from sparsepo.training.token_scores import (
     add_token_scores,
@@ -21,6 +25,7 @@ from sparsepo.training.token_scores import (
     log_ratio_scores,
 )
 
+SIDES = ("chosen", "rejected")
 CONFIG = PreferenceConfig(max_prompt_tokens=5, max_response_tokens=6)
 
 
@@ -53,7 +58,7 @@ def test_a_score_is_the_log_ratio_of_oracle_and_base(toy, models, layout):
     records += [replace(pair, **bare) for pair in toy.pairs(6, seed=1)]
     found = score(toy, models, records, PreferenceConfig(layout=layout))
     for before, after in zip(records, found, strict=True):
-        for side in ("chosen", "rejected"):
+        for side in SIDES:
             what = toy.tokenizer, before.prompt, getattr(before, side), getattr(before, f"{side}_ended")
             own, base = (log_probs(model, *what) for model in models)
             wanted = [a - b for a, b in zip(own, base, strict=True)]
@@ -121,6 +126,39 @@ def test_a_gradient_score_is_what_differences_of_the_largest_logit_say(toy, layo
         for response, own in zip((pair.chosen, pair.rejected), scores, strict=True):
             assert own == pytest.approx(sizes_one_by_one(model, pair.prompt, response), abs=2e-4, rel=2e-3)
             assert own[-1] == 0 and all(own[:-1])
+
+
+# --- weights of one loss
+
+
+@pytest.mark.parametrize("method", ["dpo", "sparsepo_common"])
+def test_every_source_of_token_weights_weighs_one_loss(toy, models, method):
+    """The loss of each pair again from the weights and token terms that are shown."""
+    scored = score(toy, models, toy.pairs(6))
+    sizes = [
+        replace(pair, chosen_values=[*map(abs, pair.chosen_values)], rejected_values=[*map(abs, pair.rejected_values)])
+        for pair in scored
+    ]
+    for mask in METHODS[method].mask_choices:
+        pairs = sizes if mask == "attribution" else scored
+        for found in inspect_pairs(*models, pairs, method, {"beta": 0.3, "mask": mask}, tokenizer=toy.tokenizer):
+            rewards = []
+            for side in (found["chosen"], found["rejected"]):
+                ones = [1.0] * len(side["logps"])
+                terms = zip(side.get("m_u", ones), side["logps"], side["ref_logps"], strict=True)
+                reward = sum(weight * (own - ref) for weight, own, ref in terms)
+                if method == "sparsepo_common":
+                    reward -= sum(weight * kl for weight, kl in zip(side["m_d"], side["reverse_kl"], strict=True))
+                rewards.append(0.3 * reward)
+            assert found["loss"] == pytest.approx(math.log1p(math.exp(rewards[1] - rewards[0])), rel=1e-4), mask
+
+
+def test_attribution_refuses_numbers_below_zero():
+    pairs = [TokenPair([1], [2, 3], [4], ([0.5, 0.0], [0.25])), TokenPair([1], [2], [4], ([0.5], [-0.25]))]
+    check_pair_data("ti_dpo", {}, pairs[:1])
+    with pytest.raises(UserError, match="'attribution' needs sizes of gradients, .*; usable pair 2 has -0.25"):
+        check_pair_data("ti_dpo", {}, pairs)
+    check_pair_data("tis_dpo", {}, pairs)
 
 
 # --- runs on scored pairs

@@ -63,7 +63,7 @@ def check_num_pairs(training: EncodedPairs, validation: EncodedPairs, config: Pr
 
 
 def check_pair_data(method: str, hyper: Mapping[str, Any], pairs: Sequence[TokenPair]) -> None:
-    """Raises UserError unless all pairs have the token values and the scores that the method reads."""
+    """Raises UserError unless all pairs have token values and scores as the method reads them."""
     row = METHODS[method]
     if row.needs_values or row.oracle(hyper) is not None:
         without = next((number for number, pair in enumerate(pairs, start=1) if pair.values is None), None)
@@ -71,6 +71,11 @@ def check_pair_data(method: str, hyper: Mapping[str, Any], pairs: Sequence[Token
             reader = f"mask '{row.mask(hyper)}'" if row.oracle(hyper) is not None else f"method '{method}'"
             needed = "chosen_values and rejected_values, a number for each token of a response"
             raise UserError(f"{reader} needs {needed}; usable pair {without} of {len(pairs)} has none")
+    if row.mask(hyper) == "attribution":
+        for number, pair in enumerate(pairs, start=1):
+            if lowest := min(0.0, *(min(side) for side in pair.values)):
+                needed = "sizes of gradients, which are 0 or more: take mask 'importance' for scores of either sign"
+                raise UserError(f"mask 'attribution' needs {needed}; usable pair {number} has {lowest:g}")
     if row.needs_scores:
         for number, pair in enumerate(pairs, start=1):
             if pair.scores is None or not pair.scores[0] > pair.scores[1]:
