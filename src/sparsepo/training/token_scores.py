@@ -1,6 +1,6 @@
 """Scores of the response tokens of preference pairs: log-ratios of two models, or sizes of gradients."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,11 +18,9 @@ from sparsepo.training.batching import encode_usable_pairs
 from sparsepo.training.reference_cache import reference_values, values_of_pairs
 
 SCORE_DIGITS = 6
-"""After the decimal point: the precision of float32."""
+"""Of a log-ratio, after the decimal point: the precision of float32."""
 COMPARED_PAIRS = 100
 """Pairs whose encodings by two tokenizers are compared."""
-
-
 Scores = list[tuple[list[float], list[float]]]
 """A number for each token of the chosen and of the rejected response of each pair."""
 
@@ -34,7 +32,8 @@ def log_ratio_scores(oracle: Any, base: Any, pairs: Sequence[TokenPair], config:
     (TIS-DPO), where the base is a model trained on the swapped pairs.
     """
     oracle_logps, base_logps = (dict(reference_values(model, pairs, "logps", config)) for model in (oracle, base))
-    return _by_side(pairs, {index: oracle_logps[index].float() - base_logps[index].float() for index in oracle_logps})
+    differences = [(oracle_logps[index].float() - base_logps[index].float()).tolist() for index in range(len(pairs))]
+    return _by_side(pairs, [[round(score, SCORE_DIGITS) for score in numbers] for numbers in differences])
 
 
 def gradient_scores(model: Any, pairs: Sequence[TokenPair], config: PreferenceConfig) -> Scores:
@@ -44,7 +43,8 @@ def gradient_scores(model: Any, pairs: Sequence[TokenPair], config: PreferenceCo
     Source: Yang et al. 2025 (TI-DPO), arXiv 2505.19653, Eq. 5-6.
     """
     model.requires_grad_(False)
-    return _by_side(pairs, dict(values_of_pairs(model, pairs, config, lambda batch: _gradient_sizes(model, batch))))
+    sizes = dict(values_of_pairs(model, pairs, config, lambda batch: _gradient_sizes(model, batch)))
+    return _by_side(pairs, [sizes[index].tolist() for index in range(len(pairs))])
 
 
 def _gradient_sizes(model: Any, batch: PairBatch) -> Tensor:
@@ -67,13 +67,10 @@ def _gradient_sizes(model: Any, batch: PairBatch) -> Tensor:
     return gradients.abs().sum(-1, dtype=torch.float32)
 
 
-def _by_side(pairs: Sequence[TokenPair], values: Mapping[int, Tensor]) -> Scores:
-    """Index of a pair -> (n,), chosen before rejected, as lists."""
-    scores = []
-    for index, pair in enumerate(pairs):
-        rounded = [round(score, SCORE_DIGITS) for score in values[index].tolist()]
-        scores.append((rounded[: len(pair.chosen)], rounded[len(pair.chosen) :]))
-    return scores
+def _by_side(pairs: Sequence[TokenPair], numbers: Sequence[list[float]]) -> Scores:
+    """The numbers of each pair, chosen before rejected, of its two responses."""
+    both = zip(pairs, numbers, strict=True)
+    return [(of_pair[: len(pair.chosen)], of_pair[len(pair.chosen) :]) for pair, of_pair in both]
 
 
 def add_token_scores(
