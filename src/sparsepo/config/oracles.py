@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
 DATA = "data"
 """The value of the parameter `oracle` for numbers that the user's own pairs bring."""
-
-
 TRAINED = ("dpo", "sft")
 """Objectives of oracles that are models of their own."""
 
@@ -57,7 +55,7 @@ class OracleConfig(Section):
         if not self.is_trained:
             for name, field in type(self).model_fields.items():
                 if name not in ("objective", "truth") and getattr(self, name) != field.default:
-                    yield f"is not read by an oracle of objective {self.objective}, which trains nothing", (name,)
+                    yield f"is not read by objective {self.objective}, which trains nothing: leave it out", (name,)
 
     @property
     def is_trained(self) -> bool:
@@ -149,4 +147,4 @@ def _unfit_errors(name: str, oracle: OracleConfig, mask: str) -> Iterator[str]:
         )
     if READS_SCORE.get(mask, oracle.score) != oracle.score:
         wanted = " or ".join(TRAINED) if READS_SCORE[mask] == "log_ratio" else READS_SCORE[mask]
-        yield f"mask '{mask}' cannot read oracle '{name}' of objective {oracle.objective}: write objective: {wanted}"
+        yield f"mask '{mask}' cannot read oracle '{name}' of objective {oracle.objective}: it needs objective {wanted}"

@@ -198,10 +198,6 @@ def _the_oracle(job: Job) -> tuple[str, Any]:
     return next(iter(job.section.oracles.items()))
 
 
-def _planted_truth(oracle: Any) -> str | None:
-    return oracle.truth if oracle.objective == "planted" else None
-
-
 class SelectOraclePairsSettings(StageSettings):
     """`share`: of the prompts that have pairs, a choice by `seed`."""
 
@@ -213,9 +209,13 @@ class SelectOraclePairsSettings(StageSettings):
     max_response_tokens: Annotated[int, FromJob(lambda job: job.section.training.max_response_tokens)]
 
 
-def _base_loading(job: Job) -> Loading:
-    """A model trained on the swapped pairs is a plain one, as trained policies are."""
-    return job.trusted_loading if _the_oracle(job)[1].contrast else job.reference_loading
+def _planted_truth(oracle: Any) -> str | None:
+    return oracle.truth if oracle.objective == "planted" else None
+
+
+def _scoring_loading(job: Job, key: str) -> Loading:
+    """How a model that scores tokens is loaded: as a plain one if the oracle has this key, as then it was trained."""
+    return job.trusted_loading if getattr(_the_oracle(job)[1], key) else job.reference_loading
 
 
 class ScoreTokensSettings(StageSettings):
@@ -224,8 +224,8 @@ class ScoreTokensSettings(StageSettings):
     score: Annotated[str, FromJob(lambda job: _the_oracle(job)[1].score)]
     truth: Annotated[str | None, FromJob(lambda job: _planted_truth(_the_oracle(job)[1]))]
     training: ReferencePass
-    oracle_loading: TrustedLoading
-    base_loading: Annotated[Loading, FromJob(_base_loading)]
+    oracle_loading: Annotated[Loading, FromJob(lambda job: _scoring_loading(job, "is_trained"))]
+    base_loading: Annotated[Loading, FromJob(lambda job: _scoring_loading(job, "contrast"))]
 
 
 # --- training
