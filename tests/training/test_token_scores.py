@@ -10,6 +10,7 @@ from tokenizers.normalizers import Replace
 
 from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.encoding import Encoder, TokenPair, encode_pairs
+from sparsepo.data.pairing import swap_responses
 from sparsepo.data.records import Preference
 from sparsepo.methods.registry import METHODS
 from sparsepo.models.loading import folder_context_length, save_model, train_tokenizer
@@ -91,6 +92,19 @@ def test_no_usable_pair_is_no_scores(toy, models):
 def test_an_oracle_that_is_its_base_says_nothing(toy, models):
     found = score(toy, (models[0], copy.deepcopy(models[0])), toy.pairs(3))
     assert not any(number for pair in found for number in pair.chosen_values + pair.rejected_values)
+
+
+@pytest.mark.parametrize("method, hyper", [("dpo", {"beta": 0.5}), ("rho", {"mask": "uniform"})])
+def test_a_contrast_prefers_every_response_that_it_was_trained_to_prefer(toy, tmp_path, method, hyper):
+    """Two models from one start, the second trained on the swapped pairs: their scores add up to a right margin."""
+    pairs, settings = toy.pairs(8), {"num_train_epochs": 10, "learning_rate": 3e-3}
+    both = []
+    for name, data in (("policy", pairs), ("swapped", [swap_responses(pair) for pair in pairs])):
+        run = toy.trainer(tmp_path / name, method, hyper=hyper, data=data, **settings)
+        run.train()
+        both.append(run.policy)
+    for pair in score(toy, both, pairs, PreferenceConfig()):
+        assert sum(pair.chosen_values) > 0 > sum(pair.rejected_values)
 
 
 # --- sizes of gradients
