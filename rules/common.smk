@@ -147,7 +147,11 @@ reference_caches = of_job(
         f"{REFERENCE}/index.json".format(task=job["task"], kind=kind) for kind in STAGES.reference_caches(**job)
     ]
 )
-oracle_base = of_job(lambda **job: f"{STAGES.oracle_base(**job)}/model.safetensors")
+oracle_start = of_job(lambda **job: f"{STAGES.oracle_start(**job)}/model.safetensors")
+scoring_model = of_job(lambda **job: f"{STAGES.scoring_models(**job)[0]}/model.safetensors")
+scoring_base = of_job(
+    lambda **job: next((f"{folder}/model.safetensors" for folder in STAGES.scoring_models(**job)[1:]), [])
+)
 
 
 @with_signature

@@ -1,5 +1,6 @@
 # Oracles score the tokens of preference pairs, for the masks that read scores (sparsepo.config.oracles):
-#   [train_oracle_sft ->] select_oracle_pairs -> train_oracle -> score_tokens -> the pairs of the runs that name the oracle
+#   [train_oracle_sft ->] select_oracle_pairs -> train_oracle [and train_swapped_oracle] -> score_tokens -> the pairs of the
+#   runs that name the oracle; where nothing is trained, score_tokens alone
 
 
 # Of an oracle with a model of its own; the others start from the task's SFT model.
@@ -17,10 +18,11 @@ use rule train_sft as train_oracle_sft with:
 use rule cpu_job as select_oracle_pairs with:
     input:
         reference=f"{SFT}/model.safetensors",
-        base=oracle_base,
+        base=oracle_start,
         pairs=f"{PREFERENCES}/train.jsonl",
     output:
         f"{ORACLE}/pairs.jsonl",
+        f"{ORACLE}/swapped_pairs.jsonl",
     log:
         "logs/{task}/select_oracle_pairs/{oracle}.log",
     conda:
@@ -31,7 +33,7 @@ use rule cpu_job as select_oracle_pairs with:
 
 use rule train_policy as train_oracle with:
     input:
-        reference=oracle_base,
+        reference=oracle_start,
         pairs=f"{ORACLE}/pairs.jsonl",
     output:
         training_outputs(f"{ORACLE}/policy"),
@@ -45,10 +47,27 @@ use rule train_policy as train_oracle with:
         **stage_params("train_oracle", checkpoint=f"{ORACLE}/policy/checkpoint", config=resolved_config),
 
 
+# The other model of a contrast: trained as the oracle is, on pairs whose rejected response is the chosen one.
+use rule train_policy as train_swapped_oracle with:
+    input:
+        reference=oracle_start,
+        pairs=f"{ORACLE}/swapped_pairs.jsonl",
+    output:
+        training_outputs(f"{ORACLE}/swapped"),
+    log:
+        "logs/{task}/train_swapped_oracle/{oracle}.log",
+    benchmark:
+        "logs/{task}/timings/train_swapped_oracle/{oracle}.tsv"
+    wildcard_constraints:
+        oracle=STAGES.oracle_pattern,
+    params:
+        **stage_params("train_swapped_oracle", checkpoint=f"{ORACLE}/swapped/checkpoint", config=resolved_config),
+
+
 use rule gpu_job as score_tokens with:
     input:
-        oracle=f"{ORACLE}/policy/model.safetensors",
-        base=oracle_base,
+        oracle=scoring_model,
+        base=scoring_base,
         train=f"{PREFERENCES}/train.jsonl",
         validation=f"{PREFERENCES}/validation.jsonl",
     output:

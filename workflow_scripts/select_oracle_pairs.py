@@ -1,6 +1,6 @@
 """Choose the pairs that an oracle is trained on; check that a model of its own has the tokens of the task's model."""
 
-from sparsepo.data.pairing import subsample_prompts
+from sparsepo.data.pairing import subsample_prompts, swap_responses
 from sparsepo.data.records import Preference, read_records, write_records
 from sparsepo.models.loading import folder_context_length, load_tokenizer
 from sparsepo.runtime.entry_point import run_main
@@ -20,7 +20,8 @@ def main() -> None:
         check_context_length(*(folder_context_length(folder) for folder in folders), limits, name)
     selected = subsample_prompts(pairs, settings.share, settings.seed)
     print(f"{name}: {len(selected)} of {len(pairs)} pairs", flush=True)
-    write_records(options.out, selected)
+    write_records(options.out / "pairs.jsonl", selected)
+    write_records(options.out / "swapped_pairs.jsonl", map(swap_responses, selected))
 
 
 if __name__ == "__main__":

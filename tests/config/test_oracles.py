@@ -72,6 +72,17 @@ def test_the_base_is_good():
 READS = "method '{}' reads a number for each token: name an oracle of this task (main, good), or bring the "
 EXCESS = "mask 'excess' compares losses with a model fine-tuned from the task's own: oracle '{}' needs objective: sft"
 TOKENS = "a model from scratch needs a task's model from scratch with the same 'tokenizer' section"
+UNFIT = "mask '{}' cannot read oracle '{}' of objective "
+CREDIT = {
+    "oracles__two": {"contrast": True},
+    "oracles__size": {"objective": "gradient"},
+    "oracles__words": {"objective": "planted"},
+    "methods__tis_dpo": {"beta": "1", "oracle": "two"},
+    "methods__ti_dpo": {"beta": "1", "oracle": "size"},
+    "methods__sparsepo_oracle": {"beta": "1", "oracle": "words"},
+}
+"""Changes of BASE: oracles that are two models, and none."""
+TEXTS = {"data": {"source": "texts", "hub": {"id": "x/y"}, "prompts": {"train": 40, "validation": 8, "test": 8}}}
 HUB = {"source": "hub", "id": "owner/model-1b"}
 
 
@@ -89,10 +100,18 @@ HUB = {"source": "hub", "id": "owner/model-1b"}
         ({"oracles__good__beta": 0.1}, "oracles.good.beta", "is read by an oracle of objective dpo only: leave it out"),
         ({"oracles__main__share": 0.2}, "oracles.main.share", "0.2 of 40 prompts gives fewer pairs than one batch"),
         ({"oracles__main__share": 1.5}, "oracles.main.share", "must be less than or equal to 1, not 1.5"),
-        ({"oracles__main__objekt": "dpo"}, "oracles.main.objekt", "unknown key; allowed: objective, share, beta,"),
+        ({"oracles__main__objekt": "dpo"}, "oracles.main.objekt", "unknown key; allowed: objective, contrast, truth,"),
         (MORE | {"oracles__small__model__tokenizer": {"kind": "bpe"}}, "oracles.small.model.tokenizer", TOKENS),
         (MORE | {"model": HUB}, "oracles.small.model.tokenizer", TOKENS),
         (MORE | {"sft": None}, "oracles.small.model", "a model from scratch knows nothing: the task needs an"),
+        ({"oracles__good__contrast": True}, "methods.rho.oracle", EXCESS.format("good")),
+        (CREDIT | {"methods__ti_dpo__oracle": "main"}, "methods.ti_dpo.oracle", UNFIT.format("attribution", "main")),
+        (CREDIT | {"methods__sepo__oracle": "size"}, "methods.sepo.oracle", UNFIT.format("selected", "size")),
+        (CREDIT | {"methods__tis_dpo__oracle": "words"}, "methods.tis_dpo.oracle", UNFIT.format("importance", "words")),
+        (CREDIT | {"oracles__size__seed": 1}, "oracles.size.seed", "is not read by objective gradient, which trains"),
+        (CREDIT | {"oracles__words__contrast": True}, "oracles.words.contrast", "is not read by objective planted,"),
+        ({"oracles__main__truth": "slots"}, "oracles.main.truth", "is read by an oracle of objective planted only"),
+        (CREDIT | TEXTS, "oracles.words.objective", "is for data of source planted, not texts: write dpo, sft or grad"),
     ],
 )  # fmt: skip
 def test_a_mistake_gets_its_message(errors, changes, place, message):
@@ -126,8 +145,23 @@ def test_a_run_reads_the_pairs_of_its_oracle_and_the_others_those_of_the_task():
 
 def test_an_oracle_starts_from_the_task_or_from_a_model_of_its_own():
     made = stages(**MORE)
-    assert made.oracle_base("reviews", "main") == "results/reviews/sft"
-    assert made.oracle_base("reviews", "small") == "results/reviews/oracles/small/sft"
+    assert made.oracle_start("reviews", "main") == "results/reviews/sft"
+    assert made.oracle_start("reviews", "small") == "results/reviews/oracles/small/sft"
+
+
+def test_scores_are_of_an_oracle_and_its_base_or_of_the_sft_model_alone():
+    made = stages(**MORE, **CREDIT)
+    folders = {
+        name: [folder.removeprefix("results/reviews/") for folder in made.scoring_models("reviews", name)]
+        for name in ("main", "small", "two", "size", "words")
+    }
+    assert folders == {
+        "main": ["oracles/main/policy", "sft"],
+        "small": ["oracles/small/policy", "oracles/small/sft"],
+        "two": ["oracles/two/policy", "oracles/two/swapped"],
+        "size": ["sft"],
+        "words": ["sft"],
+    }
 
 
 def test_the_figure_of_a_selection_is_there_where_runs_select():
@@ -205,8 +239,27 @@ def test_what_an_oracle_says_is_read_by_its_own_jobs_alone(changes, jobs):
 def test_an_oracle_runs_the_code_of_its_own_objective():
     code = {name: stages().code_version("train_oracle", "reviews", oracle=name) for name in ("main", "good")}
     assert len(set(code.values())) == 2
-    scoring = {stages().code_version("score_tokens", "reviews", oracle=name) for name in ("main", "good")}
-    assert len(scoring) == 1
+    made = stages(**CREDIT)
+    scoring = {
+        name: made.code_version("score_tokens", "reviews", oracle=name) for name in made.config.tasks["reviews"].oracles
+    }
+    assert scoring["main"] == scoring["good"] == scoring["two"]
+    assert len({scoring[name] for name in ("main", "size", "words")}) == 3
+
+
+def test_the_other_model_of_a_contrast_is_trained_as_the_oracle_is():
+    both = [settings(stage, "two", **CREDIT) for stage in ("train_oracle", "train_swapped_oracle")]
+    assert both[0] == both[1] and both[0]["method"] == "dpo"
+
+
+def test_what_an_oracle_scores_by_is_in_the_settings_of_its_scoring():
+    found = {name: settings("score_tokens", name, **CREDIT) for name in ("main", "two", "size", "words")}
+    assert {name: (own["score"], own["truth"]) for name, own in found.items()} == {
+        "main": ("log_ratio", None),
+        "two": ("log_ratio", None),
+        "size": ("gradient", None),
+        "words": ("planted", "words"),
+    }
 
 
 def test_what_a_sweep_takes_counts_each_oracle_by_its_own_model():
@@ -222,6 +275,16 @@ def test_what_a_sweep_takes_counts_each_oracle_by_its_own_model():
     )
     models = len(made.runs("reviews")) + 2  # the runs, SFT, and the oracles main and good
     assert disk(made, "reviews")["weights"] == pytest.approx(models * own + 2 * small)  # fine-tuned, then trained
+
+
+def test_what_a_sweep_takes_counts_two_trainings_of_a_contrast_and_none_of_what_trains_nothing():
+    made, plain = stages(**CREDIT), stages()
+    jobs = {stage for stage, *_ in stage_rows(made, "reviews")} - {stage for stage, *_ in stage_rows(plain, "reviews")}
+    scored = {f"score_tokens {name}" for name in ("two", "size", "words")}
+    assert jobs == scored | {"train_oracle two", "train_swapped_oracle two"}
+    model = 4 * model_size(made.config.tasks["reviews"].model).parameters
+    grown = disk(made, "reviews")["weights"] - disk(plain, "reviews")["weights"]
+    assert grown == pytest.approx((3 + 2) * model)  # three runs, two models of the contrast
 
 
 def test_an_oracle_asks_for_the_memory_of_its_own_model():

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsepo.data.pairing import PairBuilder, add_space, best_and_worst
+from sparsepo.data.pairing import PairBuilder, add_space, best_and_worst, swap_responses
 from sparsepo.data.records import Preference, Scored
 
 
@@ -135,3 +135,17 @@ def test_no_space_is_added_after_white_space_or_at_the_start(prompt):
 
 def test_an_empty_pairing_says_so():
     assert str(PairBuilder()) == "0 pairs" and PairBuilder().summary == {"pairs": 0, "dropped": []}
+
+
+# --- pairs the other way round
+
+
+def test_all_that_belongs_to_a_response_goes_with_it():
+    pair = Preference("p", "good", "bad", 2.0, 1.0, True, False, 3, [0.5], [0.1, 0.2], None, [7], [8, 9])
+    turned = Preference("p", "bad", "good", 1.0, 2.0, False, True, 3, [0.1, 0.2], [0.5], None, [8, 9], [7])
+    assert swap_responses(pair) == turned and swap_responses(turned) == pair
+
+
+def test_a_response_to_another_prompt_takes_it_along():
+    pair = Preference("p", "good", "bad", rejected_prompt="q", messages=[{"role": "user", "content": "p"}])
+    assert swap_responses(pair) == Preference("q", "bad", "good", rejected_prompt="p")

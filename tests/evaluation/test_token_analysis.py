@@ -9,7 +9,6 @@ from sparsepo.evaluation.kl import ResponseDivergence
 from sparsepo.evaluation.token_analysis import (
     encode_usable,
     logp_change,
-    mark_overlaps,
     mask_measurements,
     mask_sparsity,
     pair_accuracy,
@@ -38,22 +37,6 @@ def inspected(*lengths):
 
 
 # --- tokens as text
-
-
-@pytest.mark.parametrize(
-    "tokens, planted, expected",
-    [
-        ([(0, 3), (4, 8), (9, 10)], [(4, 8)], [0, 1, 0]),
-        ([(0, 3), (3, 8), (8, 10)], [(4, 8)], [0, 1, 0]),  # a space before belongs to the token
-        ([(0, 4), (4, 8)], [(4, 8)], [0, 1]),  # touching is not overlapping
-        ([(0, 2), (2, 4), (4, 6)], [(1, 5)], [1, 1, 1]),  # one word of several tokens
-        ([(0, 9), (9, 9)], [(1, 3), (5, 7)], [1, 0]),  # the end token is never planted
-        ([(0, 3)], [], [0]),
-        ([], [(0, 3)], []),
-    ],
-)
-def test_a_token_is_marked_if_it_shares_a_character_with_a_planted_span(tokens, planted, expected):
-    assert mark_overlaps(tokens, planted) == expected
 
 
 def records_of(tokenizer, pair, *sizes, planted=True, **more):

@@ -66,7 +66,7 @@ def test_every_loss_that_is_a_sum_over_tokens_may_have_a_mask():
 def test_a_row_tells_a_reader_its_equation_and_source(method):
     row = METHODS[method]
     assert row.label and row.equation and row.source
-    needs_kl = row.loss in {"tdpo1", "tdpo2", "sparsepo"}
+    needs_kl = row.loss in {"tdpo1", "tdpo2", "sparsepo", "tis_dpo"}
     assert bool(row.kl) == needs_kl
     assert row.needs_reference == (row.loss not in {"simpo", "orpo", "sepo", "selective_nll"})
 

@@ -116,6 +116,7 @@ MASKED_BY_HAND = [
     ("inpo", {"beta": 0.5, "ratio": 0.5}, 2.375**2, -0.0625, -1.75),
     ("sparsepo", {"beta": 0.5, "form": "paper"}, softplus(-2.175), -0.55, -2.725),  # 0.5 (0 - 1.1), 0.5 (-5 - 0.45)
     ("sparsepo", {"beta": 0.5, "form": "released"}, softplus(-2.675), 0.325, -2.35),  # 0.5 (0.65), 0.5 (-5 + 0.3)
+    ("tis_dpo", {"beta": 0.2}, softplus(-0.87), -0.22, -1.09),  # 0.2 (0 - 1.1), 0.2 (-5 - 0.45)
 ]
 
 
@@ -203,6 +204,7 @@ SYMMETRIC = {  # loss(rejected, chosen) - loss(chosen, rejected) as a function o
     "tdpo1": ({"beta": 0.3}, lambda margin: margin),
     "tdpo2": ({"beta": 0.3, "alpha": 0.7}, lambda margin: margin),
     "sparsepo": ({"beta": 0.3, "form": "paper"}, lambda margin: margin),
+    "tis_dpo": ({"beta": 0.3}, lambda margin: margin),
     "sepo": ({"beta": 0.3}, lambda margin: margin),
 }
 EVERY = {

@@ -1,6 +1,7 @@
 """Mask heads: values by hand, a start that is alive, and what may never reach a weight."""
 
 import itertools
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -439,3 +440,70 @@ def test_an_unknown_head_or_share_is_refused_with_what_is_allowed():
 def test_a_model_with_more_layers_than_the_head_was_built_for_is_refused():
     with pytest.raises(ValueError, match="a mask head for 2 layers cannot read a model of 3 layers"):
         Masks({"u": LayerHead(2, 2)}, l1_u=0.0, l1_d=0.0).project(0, 3, torch.zeros(4, 2))
+
+
+# --- weights from scores of tokens
+
+
+def weights_from(values, mask, lengths=None, **parameters):
+    """m_u of rows of values, the chosen responses first; nan beyond the length of a row."""
+    values = torch.tensor(values, dtype=torch.float64)
+    lengths = [values.shape[1]] * len(values) if lengths is None else lengths
+    valid = torch.arange(values.shape[1]) < torch.tensor(lengths)[:, None]
+    masks = build_masks(0, 0, mask=mask, share="common", **parameters)
+    m_u, m_d = masks(MaskInputs(valid, values=values.where(valid, NAN)))
+    assert m_u is m_d
+    return m_u
+
+
+def test_importance_is_the_exponential_of_clamped_scores_turned_round_on_rejected_responses():
+    """exp(2 * clamp(s, -0.5, 1.5)): s = 0.25, -3, 4 become exp(0.5), exp(-1), exp(3); rejected exp(-0.5), ..."""
+    scores = [[0.25, -3.0, 4.0], [0.25, -3.0, 4.0]]
+    found = weights_from(scores, "importance", mu=2.0, clamp_min=-0.5, clamp_max=1.5)
+    wanted = [[math.exp(0.5), math.exp(-1), math.exp(3)], [math.exp(-0.5), math.exp(1), math.exp(-3)]]
+    assert found.tolist() == [pytest.approx(row, rel=1e-12) for row in wanted]
+
+
+def test_importance_without_a_difference_of_the_models_is_one():
+    assert weights_from([[0.0, -0.0]] * 2, "importance", mu=1.0, clamp_min=-0.5, clamp_max=1.5).tolist() == [[1, 1]] * 2
+
+
+def gauss(place):
+    return math.exp(-place * place / 2)
+
+
+def test_attribution_is_the_share_of_a_gradient_mixed_with_a_gaussian_over_the_response():
+    """Four tokens, sigma = 0.25 * 4 = 1, centre 1.5; two tokens, sigma 0.5, centre 0.5."""
+    found = weights_from(
+        [[1.0, 3.0, 4.0, 0.0], [5.0, 15.0, 9.0, 9.0]], "attribution", [4, 2], attribution_share=0.7, prior_width=0.25
+    )
+    prior = [gauss(1.5), gauss(0.5), gauss(0.5), gauss(1.5)]
+    chosen = [4 * (0.7 * size / 8 + 0.3 * each / sum(prior)) for size, each in zip((1, 3, 4, 0), prior, strict=True)]
+    assert found[0].tolist() == pytest.approx(chosen, rel=1e-6)
+    assert found[1].tolist() == pytest.approx([2 * (0.7 * 0.25 + 0.15), 2 * (0.7 * 0.75 + 0.15), 0.0, 0.0], rel=1e-6)
+
+
+def test_the_mean_weight_by_attribution_is_one_so_that_beta_means_what_it_does_in_dpo():
+    values = torch.rand(6, 9, generator=torch.Generator().manual_seed(0)).tolist()
+    lengths = [9, 1, 4, 7, 2, 5]
+    found = weights_from(values, "attribution", lengths, attribution_share=0.4, prior_width=0.3)
+    assert found.sum(-1).tolist() == pytest.approx(lengths)
+
+
+def test_a_response_without_any_gradient_has_the_weights_of_the_prior():
+    found = weights_from([[0.0], [2.0]], "attribution", attribution_share=0.7, prior_width=0.25)
+    assert found.tolist() == [[1.0], [1.0]]
+    found = weights_from([[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]], "attribution", attribution_share=1.0, prior_width=0.25)
+    side = gauss(1 / 0.75)
+    assert found[0].tolist() == pytest.approx([3 * each / (1 + 2 * side) for each in (side, 1, side)], rel=1e-6)
+    assert found[1].tolist() == pytest.approx([1, 1, 1])
+
+
+@pytest.mark.parametrize("parameters", [("importance", {"mu": 1.0, "clamp_min": -0.5, "clamp_max": 1.5}),
+                                        ("attribution", {"attribution_share": 0.5, "prior_width": 0.25})])  # fmt: skip
+def test_what_lies_beyond_a_response_reaches_no_weight_from_scores(parameters):
+    mask, given = parameters
+    found = weights_from([[1.0, 2.0, 3.0], [1.0, 2.0, 3.0]], mask, [2, 1], **given)
+    alone = weights_from([[1.0, 2.0], [1.0, 0.0]], mask, [2, 1], **given)
+    assert found.isfinite().all() and not found[:, 2].any()
+    torch.testing.assert_close(found[:, :2], alone)

@@ -1,6 +1,7 @@
 """Scores of tokens by an oracle: what they are, which pairs get them, and who may give them."""
 
 import copy
+import math
 from dataclasses import replace
 
 import pytest
@@ -8,17 +9,24 @@ import torch
 from tokenizers.normalizers import Replace
 
 from sparsepo.config.training import PreferenceConfig
-from sparsepo.data.encoding import Encoder, encode_pairs
+from sparsepo.data.encoding import Encoder, TokenPair, encode_pairs
+from sparsepo.data.pairing import swap_responses
 from sparsepo.data.records import Preference
+from sparsepo.methods.registry import METHODS
 from sparsepo.models.loading import folder_context_length, save_model, train_tokenizer
 from sparsepo.runtime.errors import UserError
+from sparsepo.training.checks import check_pair_data
+from sparsepo.training.inspection import inspect_pairs
 from sparsepo.training.reference_cache import ReferenceCache, content_hash, write_cache
 from sparsepo.training.token_scores import (
     add_token_scores,
     check_context_length,
     check_same_tokenizer,
+    gradient_scores,
+    log_ratio_scores,
 )
 
+SIDES = ("chosen", "rejected")
 CONFIG = PreferenceConfig(max_prompt_tokens=5, max_response_tokens=6)
 
 
@@ -38,7 +46,10 @@ def models(toy):
 
 
 def score(toy, models, records, config=CONFIG):
-    return add_token_scores(*models, toy.tokenizer, records, config)
+    def log_ratios(_, pairs):
+        return log_ratio_scores(*models, pairs, config)
+
+    return add_token_scores(models[0], toy.tokenizer, records, config, log_ratios)
 
 
 @pytest.mark.parametrize("layout", ["shared", "padded"])
@@ -48,7 +59,7 @@ def test_a_score_is_the_log_ratio_of_oracle_and_base(toy, models, layout):
     records += [replace(pair, **bare) for pair in toy.pairs(6, seed=1)]
     found = score(toy, models, records, PreferenceConfig(layout=layout))
     for before, after in zip(records, found, strict=True):
-        for side in ("chosen", "rejected"):
+        for side in SIDES:
             what = toy.tokenizer, before.prompt, getattr(before, side), getattr(before, f"{side}_ended")
             own, base = (log_probs(model, *what) for model in models)
             wanted = [a - b for a, b in zip(own, base, strict=True)]
@@ -81,6 +92,87 @@ def test_no_usable_pair_is_no_scores(toy, models):
 def test_an_oracle_that_is_its_base_says_nothing(toy, models):
     found = score(toy, (models[0], copy.deepcopy(models[0])), toy.pairs(3))
     assert not any(number for pair in found for number in pair.chosen_values + pair.rejected_values)
+
+
+@pytest.mark.parametrize("method, hyper", [("dpo", {"beta": 0.5}), ("rho", {"mask": "uniform"})])
+def test_a_contrast_prefers_every_response_that_it_was_trained_to_prefer(toy, tmp_path, method, hyper):
+    """Two models from one start, the second trained on the swapped pairs: their scores add up to a right margin."""
+    pairs, settings = toy.pairs(8), {"num_train_epochs": 10, "learning_rate": 3e-3}
+    both = []
+    for name, data in (("policy", pairs), ("swapped", [swap_responses(pair) for pair in pairs])):
+        run = toy.trainer(tmp_path / name, method, hyper=hyper, data=data, **settings)
+        run.train()
+        both.append(run.policy)
+    for pair in score(toy, both, pairs, PreferenceConfig()):
+        assert sum(pair.chosen_values) > 0 > sum(pair.rejected_values)
+
+
+# --- sizes of gradients
+
+
+def sizes_one_by_one(model, prompt, response):
+    """In float64, one token at a time, by central differences of the largest logit that predicts the last token."""
+    model, step = copy.deepcopy(model).double().eval(), 1e-5
+    embeddings = model.get_input_embeddings()(torch.tensor([prompt + response])).detach()
+
+    def target(changed):
+        with torch.no_grad():
+            return model(inputs_embeds=changed).logits[0, -2].max().item()
+
+    sizes = []
+    for place in range(len(prompt), len(prompt) + len(response)):
+        total = 0.0
+        for unit in step * torch.eye(embeddings.shape[-1], dtype=torch.float64):
+            up, down = embeddings.clone(), embeddings.clone()
+            up[0, place] += unit
+            down[0, place] -= unit
+            total += abs(target(up) - target(down)) / (2 * step)
+        sizes.append(total)
+    return sizes
+
+
+@pytest.mark.parametrize("layout", ["shared", "padded"])
+def test_a_gradient_score_is_what_differences_of_the_largest_logit_say(toy, layout):
+    model = toy.model(seed=1)
+    pairs = encode_pairs(Encoder(toy.tokenizer), toy.pairs(3), 512, 512, 48).pairs
+    found = gradient_scores(copy.deepcopy(model), pairs, PreferenceConfig(layout=layout, micro_batch_size=2))
+    for pair, scores in zip(pairs, found, strict=True):
+        for response, own in zip((pair.chosen, pair.rejected), scores, strict=True):
+            assert own == pytest.approx(sizes_one_by_one(model, pair.prompt, response), abs=2e-4, rel=2e-3)
+            assert own[-1] == 0 and all(own[:-1])
+
+
+# --- weights of one loss
+
+
+@pytest.mark.parametrize("method", ["dpo", "sparsepo_common"])
+def test_every_source_of_token_weights_weighs_one_loss(toy, models, method):
+    """The loss of each pair again from the weights and token terms that are shown."""
+    scored = score(toy, models, toy.pairs(6))
+    sizes = [
+        replace(pair, chosen_values=[*map(abs, pair.chosen_values)], rejected_values=[*map(abs, pair.rejected_values)])
+        for pair in scored
+    ]
+    for mask in METHODS[method].mask_choices:
+        pairs = sizes if mask == "attribution" else scored
+        for found in inspect_pairs(*models, pairs, method, {"beta": 0.3, "mask": mask}, tokenizer=toy.tokenizer):
+            rewards = []
+            for side in (found["chosen"], found["rejected"]):
+                ones = [1.0] * len(side["logps"])
+                terms = zip(side.get("m_u", ones), side["logps"], side["ref_logps"], strict=True)
+                reward = sum(weight * (own - ref) for weight, own, ref in terms)
+                if method == "sparsepo_common":
+                    reward -= sum(weight * kl for weight, kl in zip(side["m_d"], side["reverse_kl"], strict=True))
+                rewards.append(0.3 * reward)
+            assert found["loss"] == pytest.approx(math.log1p(math.exp(rewards[1] - rewards[0])), rel=1e-4), mask
+
+
+def test_attribution_refuses_numbers_below_zero():
+    pairs = [TokenPair([1], [2, 3], [4], ([0.5, 0.0], [0.25])), TokenPair([1], [2], [4], ([0.5], [-0.25]))]
+    check_pair_data("ti_dpo", {}, pairs[:1])
+    with pytest.raises(UserError, match="'attribution' needs sizes of gradients, .*; usable pair 2 has -0.25"):
+        check_pair_data("ti_dpo", {}, pairs)
+    check_pair_data("tis_dpo", {}, pairs)
 
 
 # --- runs on scored pairs

@@ -17,8 +17,23 @@ ORACLES = {
         },
     },
     "good": {"objective": "sft"},
+    "two": {"objective": "sft", "contrast": True},
+    "size": {"objective": "gradient"},
+    "words": {"objective": "planted"},
 }
-METHODS = {"dpo": {"beta": "0.1"}, "sepo": {"beta": "1", "oracle": ["main", "weak"]}, "rho": {"oracle": "good"}}
+TRAINED = ("main", "weak", "good", "two")
+METHODS = {
+    "dpo": {"beta": "0.1"},
+    "sepo": {"beta": "1", "oracle": ["main", "weak"]},
+    "rho": {"oracle": "good"},
+    "tis_dpo": {"beta": "0.1", "oracle": "two"},
+    "ti_dpo": {"beta": "0.1", "oracle": "size"},
+    "sparsepo_oracle": {"beta": "0.1", "oracle": "words"},
+}
+OF_OTHERS = {
+    name: f"{method}/beta~0.1-oracle~{name}/seed~0"
+    for method, name in (("tis_dpo", "two"), ("ti_dpo", "size"), ("sparsepo_oracle", "words"))
+}
 MAIN, WEAK, RHO = "sepo/beta~1-oracle~main/seed~0", "sepo/beta~1-oracle~weak/seed~0", "rho/oracle~good/seed~0"
 OF_MAIN = {("train_oracle", "main"), ("score_tokens", "main"), ("train_policy", MAIN), ("plot_selection", "")}
 REPORT = {
@@ -60,9 +75,11 @@ def planned(snakemake):
 def test_each_oracle_is_made_once_and_one_with_a_model_of_its_own_is_fine_tuned_first(tiny, unfinished, planned):
     found = planned(configured(tiny, unfinished), "train")
     made = {(rule, which) for rule, which in found if "oracle" in rule or rule == "score_tokens"}
-    each = {(rule, name) for rule in ("select_oracle_pairs", "train_oracle", "score_tokens") for name in ORACLES}
-    assert made == {("train_oracle_sft", "weak")} | each
-    assert {which for rule, which in found if rule == "train_policy"} == {"dpo/beta~0.1/seed~0", MAIN, WEAK, RHO}
+    each = {(rule, name) for rule in ("select_oracle_pairs", "train_oracle") for name in TRAINED}
+    each |= {("score_tokens", name) for name in ORACLES}
+    assert made == {("train_oracle_sft", "weak"), ("train_swapped_oracle", "two")} | each
+    runs = {"dpo/beta~0.1/seed~0", MAIN, WEAK, RHO, *OF_OTHERS.values()}
+    assert {which for rule, which in found if rule == "train_policy"} == runs
 
 
 def test_an_oracle_that_nobody_asks_for_is_not_made(tiny, unfinished, planned):
@@ -83,6 +100,10 @@ def test_oracles_run_to_the_end_and_a_change_of_one_plans_what_reads_it(tiny, un
     assert (folder / "results/figures/small/selection.png").read_bytes().startswith(b"\x89PNG")
     log = (folder / f"logs/small/train_policy/{MAIN}.log").read_text()
     assert "20 of 20 pairs can train" in log
+
+    configured(tiny, folder, oracles=ORACLES | {"two": ORACLES["two"] | {"learning_rate": 0.01}})
+    stages = {rule for rule, which in planned(folder) if which in ("two", OF_OTHERS["two"])}
+    assert stages >= {"train_oracle", "train_swapped_oracle", "score_tokens", "train_policy"}
 
     configured(tiny, folder, oracles=ORACLES | {"main": {"beta": 0.3}})
     after = {(rule, MAIN) for rule in ("sample_responses", "evaluate_run")} | REPORT | {("plot_tokens", "sepo")}
@@ -105,11 +126,22 @@ def _scores_are_there(oracles):
             for row in rows:
                 for side in ("chosen", "rejected"):
                     assert len(row[f"{side}_values"]) == len(row[f"{side}_ids"])
-    pairs = {name: len((oracles / name / "pairs.jsonl").read_text().splitlines()) for name in ORACLES}
-    assert pairs["main"] == pairs["good"] == 2 * pairs["weak"] == 20
+    pairs = {name: len((oracles / name / "pairs.jsonl").read_text().splitlines()) for name in TRAINED}
+    assert pairs["main"] == pairs["good"] == pairs["two"] == 2 * pairs["weak"] == 20
+    _the_base_of_a_contrast_was_trained_on_rejected_responses(oracles / "two")
+
+
+def _the_base_of_a_contrast_was_trained_on_rejected_responses(folder):
+    """Of the summed scores of the pairs it was trained on: those of chosen responses are higher."""
+    rows = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+    assert sum(sum(row["chosen_values"]) - sum(row["rejected_values"]) for row in rows) > 0
+    swapped = [json.loads(line) for line in (folder / "swapped_pairs.jsonl").read_text().splitlines()]
+    assert [row["chosen"] for row in swapped] == [row["rejected"] for row in rows]
 
 
 def _auc_is_there(scores):
     for run, signal in ((MAIN, "oracle_score"), (WEAK, "oracle_score"), (RHO, "excess")):
         auc = json.loads((scores / f"{run}.json").read_text())["auc"]
         assert set(auc) == {"m_u", "abs_logratio", signal} and 0 <= auc[signal]["words"]["auc"] <= 1
+    auc = {name: json.loads((scores / f"{run}.json").read_text())["auc"]["m_u"] for name, run in OF_OTHERS.items()}
+    assert auc["words"]["words"]["auc"] == 1.0 and 0 <= auc["two"]["words"]["auc"] <= 1

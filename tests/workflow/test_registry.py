@@ -65,7 +65,7 @@ def planned(snakemake, tiny, tmp_path_factory):
     task = config["tasks"]["small"]
     own = {"model": task["model"] | {"config": task["model"]["config"] | {"n_layer": 1}}}
     methods = {"sepo": {"beta": "1", "oracle": ["main", "own"]}, "inpo": {"beta": "0.1"}, "fdpg": {"beta": "0.1"}}
-    task |= {"oracles": {"main": {}, "own": own}, "methods": methods}
+    task |= {"oracles": {"main": {"contrast": True}, "own": own}, "methods": methods}
     task["training"]["batch_size"] = 12
     task["evaluation"]["frontier_prompts"] = 8
     other = {"policy": {"source": "hub", "id": "owner/model-125m"}}

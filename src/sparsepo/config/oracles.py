@@ -1,10 +1,10 @@
-"""The section `oracles`: models that score the tokens of preference pairs, and which methods may read them."""
+"""The section `oracles`: what scores the tokens of preference pairs, and which methods may read it."""
 
 from collections.abc import Iterator, Mapping
 from itertools import product
 from typing import TYPE_CHECKING, Any, Literal
 
-from sparsepo.config.base import Epochs, LocatedError, Positive, Probability, Section, Seed
+from sparsepo.config.base import Bool, Epochs, LocatedError, Positive, Probability, Section, Seed
 from sparsepo.config.models import ModelConfig
 from sparsepo.methods.registry import METHODS
 from sparsepo.runtime.errors import did_you_mean
@@ -14,17 +14,25 @@ if TYPE_CHECKING:
 
 DATA = "data"
 """The value of the parameter `oracle` for numbers that the user's own pairs bring."""
+TRAINED = ("dpo", "sft")
+"""Objectives of oracles that are models of their own."""
 
 
 class OracleConfig(Section):
-    """A model trained on the training pairs, whose score of a token is log pi_oracle - log pi_base.
+    """What scores the tokens of preference pairs: a model trained on the training pairs, or what needs no training.
 
-    It is trained as the task's `training` says, except for the keys given here. The base is the model that it starts
-    from.
+    A trained model is trained as the task's `training` says, except for the keys given here. Its score of a token is
+    log pi_oracle - log pi_base; the base is the model that it starts from, unless there is a `contrast`.
     """
 
-    objective: Literal["dpo", "sft"] = "dpo"
-    """`dpo` trains on both responses (SePO); `sft` on the chosen ones only (the reference model of Rho-1)."""
+    objective: Literal["dpo", "sft", "gradient", "planted"] = "dpo"
+    """`dpo` trains on both responses (SePO), `sft` on the chosen ones only (the reference model of Rho-1). Without
+    training: `gradient`, how strongly the prediction of a response's last token depends on each token, in the SFT model
+    of the task (TI-DPO); `planted`, 1 on what is planted and 0 elsewhere, of planted data."""
+    contrast: Bool = False
+    """Whether the base is a model trained in the same way on the pairs with chosen and rejected swapped (TIS-DPO)."""
+    truth: Literal["words", "slots"] = "words"
+    """What counts as planted, of objective `planted`."""
     share: Probability = 1.0
     """The part of the prompts with pairs that it is trained on, a choice by `seed`."""
     beta: Positive | None = None
@@ -42,6 +50,21 @@ class OracleConfig(Section):
     def _errors(self) -> Iterator[LocatedError]:
         if self.objective == "sft" and self.beta is not None:
             yield "is read by an oracle of objective dpo only: leave it out", ("beta",)
+        if self.objective != "planted" and self.truth != "words":
+            yield "is read by an oracle of objective planted only: leave it out", ("truth",)
+        if not self.is_trained:
+            for name, field in type(self).model_fields.items():
+                if name not in ("objective", "truth") and getattr(self, name) != field.default:
+                    yield f"is not read by objective {self.objective}, which trains nothing: leave it out", (name,)
+
+    @property
+    def is_trained(self) -> bool:
+        return self.objective in TRAINED
+
+    @property
+    def score(self) -> str:
+        """What its scores are: `log_ratio`, or the objective of an oracle that is not trained."""
+        return "log_ratio" if self.is_trained else self.objective
 
     @property
     def method(self) -> tuple[str, dict[str, str]]:
@@ -76,6 +99,8 @@ def _points(grid: Mapping[str, list[str]]) -> Iterator[dict[str, str]]:
 def _errors_of(task: "TaskConfig", name: str, oracle: OracleConfig) -> Iterator[LocatedError]:
     if name == DATA:
         yield f"'{DATA}' means the numbers that the pairs of the data bring: give the oracle another name", ()
+    if oracle.objective == "planted" and task.data.source != "planted":
+        yield f"is for data of source planted, not {task.data.source}: write dpo, sft or gradient", ("objective",)
     model = oracle.model
     if model is not None and model.source == "scratch":
         if task.model.source != "scratch" or model.tokenizer != task.model.tokenizer:
@@ -105,10 +130,21 @@ def _reading_errors(task: "TaskConfig", method: str, point: Mapping[str, Any], n
             )
     elif name not in task.oracles:
         yield f"'{name}' is not an oracle of this task; {did_you_mean(name, [*task.oracles, DATA])}"
-    elif METHODS[method].mask(point) == "excess":
-        oracle = task.oracles[name]
-        if oracle.objective != "sft" or oracle.model is not None:
-            yield (
-                f"mask 'excess' compares losses with a model fine-tuned from the task's own: oracle '{name}' needs "
-                "objective: sft and no model of its own"
-            )
+    else:
+        yield from _unfit_errors(name, task.oracles[name], METHODS[method].mask(point))
+
+
+READS_SCORE = {"selected": "log_ratio", "importance": "log_ratio", "attribution": "gradient"}
+"""Mask -> the scores that it makes weights of; `given` takes any as they are."""
+
+
+def _unfit_errors(name: str, oracle: OracleConfig, mask: str) -> Iterator[str]:
+    """Why a mask cannot make weights of the scores of this oracle."""
+    if mask == "excess" and (oracle.objective != "sft" or oracle.contrast or oracle.model is not None):
+        yield (
+            f"mask 'excess' compares losses with a model fine-tuned from the task's own: oracle '{name}' needs "
+            "objective: sft, no contrast and no model of its own"
+        )
+    if READS_SCORE.get(mask, oracle.score) != oracle.score:
+        wanted = " or ".join(TRAINED) if READS_SCORE[mask] == "log_ratio" else READS_SCORE[mask]
+        yield f"mask '{mask}' cannot read oracle '{name}' of objective {oracle.objective}: it needs objective {wanted}"

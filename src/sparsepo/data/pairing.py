@@ -4,7 +4,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -181,3 +181,15 @@ def subsample_prompts(pairs: Sequence[Preference], share: float, seed: int) -> l
     count = max(1, int(share * len(prompts) + 1e-6))  # 0.29 * 100 is a little less than 29
     chosen = set(prompts[:count])
     return [pair for pair in pairs if pair.prompt in chosen]
+
+
+def swap_responses(pair: Preference) -> Preference:
+    """The pair with all that belongs to chosen and rejected swapped, and the prompts where there are two."""
+    swapped = {}
+    for name in (each.name for each in fields(Preference)):
+        if name.startswith("chosen"):
+            other = name.replace("chosen", "rejected", 1)
+            swapped |= {name: getattr(pair, other), other: getattr(pair, name)}
+    if pair.rejected_prompt is not None:
+        swapped |= {"prompt": pair.rejected_prompt, "rejected_prompt": pair.prompt, "messages": None}
+    return replace(pair, **swapped)

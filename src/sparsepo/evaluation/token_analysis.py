@@ -1,7 +1,6 @@
 """Everything that is measured of one run, as the plain numbers that tables and figures read."""
 
 from collections.abc import Sequence
-from itertools import pairwise
 from statistics import fmean
 from typing import Any
 
@@ -11,6 +10,7 @@ from sparsepo.data.chat import plain_text
 from sparsepo.data.encoding import Encoder, TokenPair, encode_pairs
 from sparsepo.data.planted import Span, open_spans, planted_spans, relevance_chances
 from sparsepo.data.records import Preference
+from sparsepo.data.token_spans import mark_overlaps, split_tokens
 from sparsepo.evaluation.frontier import ScoredSamples
 from sparsepo.evaluation.statistics import distinct_n
 from sparsepo.runtime.errors import UserError
@@ -90,25 +90,12 @@ def token_records(
             record["prompt"] += f"\n[prompt of the rejected response: {pair.rejected_prompt}]"
         for side in SIDES:
             text = getattr(pair, side)
-            pieces, spans = _split_tokens(tokenizer, text, getattr(ids, side))
+            pieces, spans = split_tokens(tokenizer, text, getattr(ids, side))
             record[side] = {"tokens": pieces} | inspection[side]
             if planted:
                 record[side] |= planted_marks(spans, text, pair.prompt)
         records.append(record)
     return records
-
-
-def _split_tokens(tokenizer: Any, text: str, ids: Sequence[int]) -> tuple[list[str], list[Span]]:
-    """The tokens of a response as text, and their spans in it; a token that is not in the text has an empty span."""
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    if encoded["input_ids"][: len(ids)] == ids[: len(encoded["input_ids"])]:
-        spans = [(int(start), int(end)) for start, end in encoded["offset_mapping"]][: len(ids)]
-        spans += [(len(text), len(text))] * (len(ids) - len(spans))
-    else:  # behind their prompt, or as they were sampled, the tokens are others than those of the text alone
-        decoded = [tokenizer.decode(ids[:count], skip_special_tokens=True) for count in range(len(ids) + 1)]
-        spans = list(pairwise(min(len(part), len(text)) for part in decoded))
-    names = tokenizer.convert_ids_to_tokens(ids)
-    return [text[start:end] or name for (start, end), name in zip(spans, names, strict=True)], spans
 
 
 def planted_marks(tokens: Sequence[Span], text: str, prompt: str) -> dict[str, list]:
@@ -123,11 +110,6 @@ def planted_marks(tokens: Sequence[Span], text: str, prompt: str) -> dict[str, l
             for token in tokens
         ],
     }
-
-
-def mark_overlaps(tokens: Sequence[Span], planted: Sequence[Span]) -> list[int]:
-    """1 for each token that shares a character with a planted span, else 0."""
-    return [int(any(start < last and end > first for first, last in planted)) for start, end in tokens]
 
 
 # --- numbers of token records

@@ -29,6 +29,8 @@ class Mask:
 
 _LEARNED = ("l1_u", "l1_d", "init", "normalise", "mask_weight_decay")
 _SELECTION = ("k_chosen", "k_rejected", "oracle")
+_IMPORTANCE = ("mu", "clamp_min", "clamp_max")
+_ATTRIBUTION = ("attribution_share", "prior_width")
 _INNER = {"inner": 200}
 _BINARY = {"binary": True}
 MASKS: dict[str, Mask] = {
@@ -42,6 +44,8 @@ MASKS: dict[str, Mask] = {
     "given": Mask("sparsepo.objective.fixed_masks.GivenHead", ("oracle", "normalise")),
     "selected": Mask("sparsepo.objective.fixed_masks.SelectedHead", _SELECTION),
     "excess": Mask("sparsepo.objective.fixed_masks.ExcessHead", _SELECTION),
+    "importance": Mask("sparsepo.objective.fixed_masks.ImportanceHead", (*_IMPORTANCE, "oracle", "normalise")),
+    "attribution": Mask("sparsepo.objective.fixed_masks.AttributionHead", (*_ATTRIBUTION, "oracle")),
     "entropy": Mask("sparsepo.objective.fixed_masks.EntropyHead", ("normalise",)),
     "random": Mask("sparsepo.objective.fixed_masks.RandomHead", ("normalise",)),
     "uniform": Mask("sparsepo.objective.fixed_masks.UniformHead"),

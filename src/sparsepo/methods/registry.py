@@ -18,8 +18,11 @@ _KL_BY_FORM = {"paper": "reverse", "released": "forward"}
 _SPARSE_MASKS = tuple(name for name in MASKS if name != "activations")
 _ACTIVATIONS = {"reading": None, "activation_sites": None}
 _SELECTION = {"k_chosen": 0.3, "k_rejected": 0.3, "oracle": "data"}
+_IMPORTANCE = {"mu": 1.0, "clamp_min": -0.5, "clamp_max": 1.5, "oracle": "data"}
+_ATTRIBUTION = {"attribution_share": 0.7, "prior_width": 0.25, "oracle": "data"}
+_FROM_VALUES = {**_SELECTION, **_IMPORTANCE, **_ATTRIBUTION}
 _LEARNED = {"l1_u": 0.0, "init": "ones"}
-_TOKEN_MASKS = {"mask": "none", "normalise": "none", **_LEARNED, **_ACTIVATIONS, **_SELECTION}
+_TOKEN_MASKS = {"mask": "none", "normalise": "none", **_LEARNED, **_ACTIVATIONS, **_FROM_VALUES}
 _WEIGHS_REWARD = {
     "masks": _TOKEN_MASKS,
     "mask_choices": ("none", *MASKS),
@@ -130,7 +133,7 @@ METHODS: dict[str, Method] = {
         hyper={"beta": 0.1, "form": "paper"},
         equation="-log σ(u - δ), u = β Δ Σ m_u log π/ref, δ = β Δ Σ m_d KL(π‖ref), m_u = m_d learned",
         source="arXiv 2410.05102, Eq. 6-8",
-        masks={"mask": "layers", "normalise": "none", **_LEARNED, "l1_d": 0.0, **_SELECTION},
+        masks={"mask": "layers", "normalise": "none", **_LEARNED, "l1_d": 0.0, **_FROM_VALUES},
         mask_choices=_SPARSE_MASKS,
         share="common",
         kl=_KL_BY_FORM,
@@ -141,7 +144,7 @@ METHODS: dict[str, Method] = {
         hyper={"beta": 0.1, "form": "paper"},
         equation="-log σ(u - δ) as above, m_u and m_d learned apart",
         source="arXiv 2410.05102, Eq. 6-8",
-        masks={"mask": "layers", "normalise": "none", **_LEARNED, "l1_d": 0.0, **_SELECTION},
+        masks={"mask": "layers", "normalise": "none", **_LEARNED, "l1_d": 0.0, **_FROM_VALUES},
         mask_choices=_SPARSE_MASKS,
         share="independent",
         kl=_KL_BY_FORM,
@@ -152,7 +155,7 @@ METHODS: dict[str, Method] = {
         hyper={"beta": 0.1, "form": "paper"},
         equation="-log σ(u - δ) as above, m_u learned, m_d = 1",
         source="options of the authors' code",
-        masks={"mask": "layers", "normalise": "none", **_LEARNED, "l1_d": 0.0, **_SELECTION},
+        masks={"mask": "layers", "normalise": "none", **_LEARNED, "l1_d": 0.0, **_FROM_VALUES},
         mask_choices=_SPARSE_MASKS,
         share="reward_only",
         kl=_KL_BY_FORM,
@@ -163,7 +166,7 @@ METHODS: dict[str, Method] = {
         hyper={"beta": 0.1, "form": "paper"},
         equation="-log σ(u - δ) as above, m_u = 1, m_d learned",
         source="options of the authors' code",
-        masks={"mask": "layers", "normalise": "none", **_LEARNED, "l1_d": 0.0, **_SELECTION},
+        masks={"mask": "layers", "normalise": "none", **_LEARNED, "l1_d": 0.0, **_FROM_VALUES},
         mask_choices=_SPARSE_MASKS,
         share="kl_only",
         kl=_KL_BY_FORM,
@@ -286,6 +289,38 @@ METHODS: dict[str, Method] = {
         source="control",
         masks={"mask": "entropy", "normalise": "none"},
         mask_choices=("entropy",),
+        share="common",
+        kl=_KL_BY_FORM,
+    ),
+    "tis_dpo": Method(
+        label="TIS-DPO",
+        loss="tis_dpo",
+        hyper={"beta": 0.1},
+        equation="-log σ(u - η), u = β Δ Σ w log π/ref, η = β Δ Σ w KL(π‖ref), w = exp(±μ clamp(log π⁺/π⁻))",
+        source="Liu et al. 2024",
+        masks={"mask": "importance", "normalise": "none", **_IMPORTANCE},
+        mask_choices=("importance", "given"),
+        share="common",
+        kl="reverse",
+    ),
+    "ti_dpo": Method(
+        label="TI-DPO",
+        loss="dpo",
+        hyper={"beta": 0.1},
+        equation="-log σ(β h), h of weighted log-ratios: gradient attribution mixed with a Gaussian over positions",
+        source="Yang et al. 2025",
+        masks={"mask": "attribution", **_ATTRIBUTION},
+        mask_choices=("attribution", "given"),
+        share="reward_only",
+    ),
+    "sparsepo_oracle": Method(
+        label="SparsePO (oracle)",
+        loss="sparsepo",
+        hyper={"beta": 0.1, "form": "paper"},
+        equation="-log σ(u - δ) as above, m_u = m_d = 1 on the tokens that are known to matter, else 0",
+        source="this project",
+        masks={"mask": "given", "normalise": "none", "oracle": "data"},
+        mask_choices=("given",),
         share="common",
         kl=_KL_BY_FORM,
     ),

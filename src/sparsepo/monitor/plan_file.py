@@ -21,6 +21,7 @@ WATCHED = {
     "train_sft": "{task}/sft/run.json",
     "build_preferences": "{task}/preferences/summary.json",
     "train_oracle": "{task}/oracles/{item}/policy/run.json",
+    "train_swapped_oracle": "{task}/oracles/{item}/swapped/run.json",
     "cache_reference": "{task}/reference/{item}/index.json",
     "build_round_pairs": "{task}/rounds/{item}/summary.json",
     "train_round": "{task}/rounds/{item}/policy/run.json",

@@ -100,6 +100,51 @@ class EntropyHead(MaskHead):
         return inputs.entropy.where(inputs.valid, 0.0)
 
 
+class ImportanceHead(MaskHead):
+    r"""TIS-DPO: exp(mu clamp(s, clamp_min, clamp_max)) on chosen tokens, exp(-mu clamp(..)) on rejected ones.
+
+    The `values` are scores s = log pi+ - log pi- of a model trained towards the chosen and one trained towards the
+    rejected responses. Source: Liu et al. 2024 (TIS-DPO), arXiv 2410.04350, where a factor k = 1 scales all weights, as
+    beta does.
+    """
+
+    reads = "values"
+
+    def __init__(self, mu: float, clamp_min: float, clamp_max: float):
+        super().__init__()
+        self.mu, self.clamp_min, self.clamp_max = mu, clamp_min, clamp_max
+
+    def forward(self, inputs: MaskInputs) -> Tensor:
+        scores = _values(inputs).where(inputs.valid, 0.0).clamp(self.clamp_min, self.clamp_max)
+        chosen, rejected = scores.chunk(2)
+        return torch.cat([chosen, -rejected]).mul(self.mu).exp().where(inputs.valid, 0.0)
+
+
+class AttributionHead(MaskHead):
+    r"""TI-DPO: T (lambda I / sum I + (1 - lambda) P / sum P) on the T tokens of a response, whose mean is 1.
+
+    The `values` are I, the size of a gradient at each token, see `training.token_scores.gradient_scores`; lambda =
+    `attribution_share`. P_t = exp(-((t - (T - 1) / 2) / sigma)^2 / 2), t from 0, sigma = `prior_width` * T. Where all I
+    are 0 the weights are the prior. Source: Yang et al. 2025 (TI-DPO), arXiv 2505.19653, Eq. 5-8, whose weights have
+    the sum 1: here it is T, so that a beta means what it does in DPO.
+    """
+
+    reads = "values"
+
+    def __init__(self, attribution_share: float, prior_width: float):
+        super().__init__()
+        self.attribution_share, self.prior_width = attribution_share, prior_width
+
+    def forward(self, inputs: MaskInputs) -> Tensor:
+        valid, values = inputs.valid, _values(inputs)
+        count = valid.sum(-1, keepdim=True)
+        place = torch.arange(valid.shape[1], device=valid.device, dtype=values.dtype) - (count - 1) / 2
+        prior = _distribution(torch.exp(-0.5 * (place / (self.prior_width * count)).square()), valid)
+        attribution = _distribution(values, valid)
+        attribution = torch.where(attribution.sum(-1, keepdim=True) > 0, attribution, prior)
+        return count * torch.lerp(prior, attribution, self.attribution_share)
+
+
 class RandomHead(MaskHead):
     """Uniform in [0, 1), new for each batch: the control for whether it matters which tokens have a large weight."""
 
@@ -120,6 +165,13 @@ def select_highest(scores: Tensor, valid: Tensor, share: float) -> Tensor:
     order = scores.masked_fill(~valid, -torch.inf).argsort(dim=-1, descending=True, stable=True)
     rank = order.argsort(-1)
     return ((rank < count[:, None]) & valid).to(torch.promote_types(scores.dtype, torch.float32))
+
+
+def _distribution(values: Tensor, valid: Tensor) -> Tensor:
+    """(s, t): values >= 0 divided by their sum over the valid tokens of each row; 0 where that is 0."""
+    values = values.to(torch.promote_types(values.dtype, torch.float32)).where(valid, 0.0)
+    total = values.sum(-1, keepdim=True)
+    return values / total.where(total > 0, 1.0)
 
 
 def _values(inputs: MaskInputs) -> Tensor:

@@ -203,3 +203,16 @@ def inpo(chosen: Side, rejected: Side, *, beta: float, ratio: float) -> PairLoss
         reward_sum(side.logps - ratio * side.ref_logps - (1 - ratio) * side.values, side) for side in (chosen, rejected)
     )
     return PairLoss((h_c - h_r - 1 / (2 * beta)) ** 2, beta * h_c, beta * h_r)
+
+
+def tis_dpo(chosen: Side, rejected: Side, *, beta: float) -> PairLoss:
+    r"""-log sigmoid(u - eta), one weight w_t for the reward and the KL of a token.
+
+        u   = beta ([sum_t w_t log pi/ref]_chosen - [..]_rejected)
+        eta = beta ([sum_t w_t KL(pi || ref)]_chosen - [..]_rejected)
+
+    That is `sparsepo` in the form of its paper with w_t = m_u = m_d, see `fixed_masks.ImportanceHead`. The authors'
+    code leaves eta out by default (`token_level: false`): that is `dpo` with the mask `importance`; with it, it takes
+    half of eta. Source: Liu et al. 2024 (TIS-DPO), arXiv 2410.04350; exlaw/TIS-DPO, trainers.py.
+    """
+    return sparsepo(chosen, rejected, beta=beta, form="paper")

@@ -63,10 +63,7 @@ def check_num_pairs(training: EncodedPairs, validation: EncodedPairs, config: Pr
 
 
 def check_pair_data(method: str, hyper: Mapping[str, Any], pairs: Sequence[TokenPair]) -> None:
-    """Raises UserError unless all pairs have the token values and the scores that the method reads.
-
-    Also for negative weights of tokens in a method that divides by their sum.
-    """
+    """Raises UserError unless all pairs have token values and scores as the method reads them."""
     row = METHODS[method]
     if row.needs_values or row.oracle(hyper) is not None:
         without = next((number for number, pair in enumerate(pairs, start=1) if pair.values is None), None)
@@ -74,14 +71,17 @@ def check_pair_data(method: str, hyper: Mapping[str, Any], pairs: Sequence[Token
             reader = f"mask '{row.mask(hyper)}'" if row.oracle(hyper) is not None else f"method '{method}'"
             needed = "chosen_values and rejected_values, a number for each token of a response"
             raise UserError(f"{reader} needs {needed}; usable pair {without} of {len(pairs)} has none")
-    needs_positive = row.mask(hyper) == "given" and (row.averages(hyper) or hyper.get("normalise") == "mean")
-    if needs_positive:
+    mask = row.mask(hyper)
+    divides = mask == "given" and (row.averages(hyper) or hyper.get("normalise") == "mean")
+    if divides or mask == "attribution":
         for number, pair in enumerate(pairs, start=1):
             if (lowest := min(map(min, pair.values))) < 0:
-                raise UserError(
-                    f"method '{method}' divides by the sum of the weights, which must not be negative; usable pair "
-                    f"{number} of {len(pairs)} has {lowest:g} among its chosen_values and rejected_values"
+                needed = (
+                    "weights that are 0 or more, as it divides by their sum"
+                    if divides
+                    else "sizes of gradients, which are 0 or more: take mask 'importance' for scores of either sign"
                 )
+                raise UserError(f"mask '{mask}' of '{method}' needs {needed}; usable pair {number} has {lowest:g}")
     if row.needs_scores:
         for number, pair in enumerate(pairs, start=1):
             if pair.scores is None or not pair.scores[0] > pair.scores[1]:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -73,7 +73,6 @@ def write_cache(
     write_json(folder / "index.json", index | {"ends": ends})
 
 
-@torch.no_grad()
 def reference_values(
     model: Any, pairs: Sequence[TokenPair], kind: str, config: PreferenceConfig
 ) -> Iterator[tuple[int, Tensor]]:
@@ -82,6 +81,13 @@ def reference_values(
     kind: `states`, `logps` or `weights~READING~SITES`, see `Method.required_reference_outputs`. The model is left
     in eval mode, without dropout. Raises UserError for one whose output head is not known.
     """
+    return values_of_pairs(model, pairs, config, lambda batch: batch_values(model, batch, kind))
+
+
+def values_of_pairs(
+    model: Any, pairs: Sequence[TokenPair], config: PreferenceConfig, compute: Callable[[PairBatch], Tensor]
+) -> Iterator[tuple[int, Tensor]]:
+    """As `reference_values`, of what `compute` returns for a batch: (n, ...), in the order of its response tokens."""
     model = disable_dropout(model).eval()
     check_lm_head(model)
     layout = choose_layout((model,), config.layout, pairs)
@@ -90,10 +96,11 @@ def reference_values(
     for indices in split_into_micro_batches(range(len(pairs)), pairs, layout, *limits):
         batch = collate_pairs([pairs[index] for index in indices], 0, layout).to(device)
         with torch.autocast(device.type, dtype, enabled=dtype in (torch.bfloat16, torch.float16)):
-            values = batch_values(model, batch, kind).cpu()
+            values = compute(batch).cpu()
         yield from zip(indices, values.tensor_split(batch.pair_ends[:-1]), strict=True)
 
 
+@torch.no_grad()
 def batch_values(model: Any, batch: PairBatch, kind: str) -> Tensor:
     """(n, ...) values of a kind for the response tokens of a batch."""
     name, *details = kind.split("~")

@@ -1,50 +1,94 @@
-"""Scores of the response tokens of preference pairs: log pi_oracle - log pi_base."""
+"""Scores of the response tokens of preference pairs: log-ratios of two models, or sizes of gradients."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from sparsepo.config.training import PreferenceConfig
+from sparsepo.data.batches import PairBatch
 from sparsepo.data.encoding import Encoder, TokenPair, add_token_values, encode_pairs
 from sparsepo.data.records import Preference
+from sparsepo.models.architecture import hidden_states, lm_head
 from sparsepo.models.limits import context_length
 from sparsepo.runtime.errors import UserError, format_value
 from sparsepo.training.batching import encode_usable_pairs
-from sparsepo.training.reference_cache import reference_values
+from sparsepo.training.reference_cache import reference_values, values_of_pairs
 
 SCORE_DIGITS = 6
-"""After the decimal point: the precision of float32."""
+"""Of a log-ratio, after the decimal point: the precision of float32."""
 COMPARED_PAIRS = 100
 """Pairs whose encodings by two tokenizers are compared."""
+Scores = list[tuple[list[float], list[float]]]
+"""A number for each token of the chosen and of the rejected response of each pair."""
 
 
-def token_scores(
-    oracle: Any, base: Any, pairs: Sequence[TokenPair], config: PreferenceConfig
-) -> list[tuple[list[float], list[float]]]:
-    """s_t = log pi_oracle(y_t | x, y_<t) - log pi_base(y_t | x, y_<t) in nats, of the chosen and the rejected tokens.
+def log_ratio_scores(oracle: Any, base: Any, pairs: Sequence[TokenPair], config: PreferenceConfig) -> Scores:
+    """s_t = log pi_oracle(y_t | x, y_<t) - log pi_base(y_t | x, y_<t) in nats.
 
-    The first token of a response has a score like any other. Source: Yang et al. 2024 (SePO).
+    The first token of a response has a score like any other. Source: Yang et al. 2024 (SePO); Liu et al. 2024
+    (TIS-DPO), where the base is a model trained on the swapped pairs.
     """
     oracle_logps, base_logps = (dict(reference_values(model, pairs, "logps", config)) for model in (oracle, base))
-    scores = []
-    for index, pair in enumerate(pairs):
-        differences = (oracle_logps[index].float() - base_logps[index].float()).tolist()
-        rounded = [round(score, SCORE_DIGITS) for score in differences]
-        scores.append((rounded[: len(pair.chosen)], rounded[len(pair.chosen) :]))
-    return scores
+    differences = [(oracle_logps[index].float() - base_logps[index].float()).tolist() for index in range(len(pairs))]
+    return _by_side(pairs, [[round(score, SCORE_DIGITS) for score in numbers] for numbers in differences])
+
+
+def gradient_scores(model: Any, pairs: Sequence[TokenPair], config: PreferenceConfig) -> Scores:
+    """I_t = ||d max(z) / d e_t||_1, e_t the embedding of token t, z the logits that predict the last token.
+
+    The last token comes after these logits, so its score is 0. The weights of the model are left without gradient.
+    Source: Yang et al. 2025 (TI-DPO), arXiv 2505.19653, Eq. 5-6.
+    """
+    model.requires_grad_(False)
+    sizes = dict(values_of_pairs(model, pairs, config, lambda batch: _gradient_sizes(model, batch)))
+    return _by_side(pairs, [sizes[index].tolist() for index in range(len(pairs))])
+
+
+def _gradient_sizes(model: Any, batch: PairBatch) -> Tensor:
+    """(n,) of the response tokens of a batch. No response sees another, so that one sum has the gradients of all."""
+    embeddings: list[Tensor] = []
+
+    def start_here(_: Any, __: Any, output: Tensor) -> Tensor:
+        embeddings.append(output.detach().requires_grad_())
+        return embeddings[-1]
+
+    handle = model.get_input_embeddings().register_forward_hook(start_here)
+    try:
+        hidden = batch.responses.select_hidden(hidden_states(model, batch.inputs))
+    finally:
+        handle.remove()
+    valid = batch.responses.valid
+    is_last = torch.arange(valid.shape[1], device=valid.device) == valid.sum(-1, keepdim=True) - 1
+    lm_head(model).logits(hidden[batch.responses.from_grid(is_last)]).amax(-1).sum().backward()
+    gradients = embeddings[0].grad.flatten(0, 1).index_select(0, batch.responses.token)
+    return gradients.abs().sum(-1, dtype=torch.float32)
+
+
+def _by_side(pairs: Sequence[TokenPair], numbers: Sequence[list[float]]) -> Scores:
+    """The numbers of each pair, chosen before rejected, of its two responses."""
+    both = zip(pairs, numbers, strict=True)
+    return [(of_pair[: len(pair.chosen)], of_pair[len(pair.chosen) :]) for pair, of_pair in both]
 
 
 def add_token_scores(
-    oracle: Any, base: Any, tokenizer: Any, records: Sequence[Preference], config: PreferenceConfig
+    model: Any,
+    tokenizer: Any,
+    records: Sequence[Preference],
+    config: PreferenceConfig,
+    score: Callable[[Sequence[Preference], Sequence[TokenPair]], Scores],
 ) -> list[Preference]:
     """The pairs with the scores of their tokens as `chosen_values` and `rejected_values`.
 
-    A token beyond a limit of the config has the score 0. A pair that cannot be encoded within the limits, and so is not
-    trained on, has no values.
+    model: whose limits say what can be scored. score: of the records that can, and their token ids. A token beyond a
+    limit of the config has the score 0. A pair that cannot be encoded within the limits, and so is not trained on, has
+    no values.
     """
-    encoded = encode_usable_pairs(tokenizer, records, config, oracle, "be scored")
-    scores = token_scores(oracle, base, encoded.pairs, config) if encoded.pairs else []
-    encoder = Encoder(tokenizer, oracle)
+    encoded = encode_usable_pairs(tokenizer, records, config, model, "be scored")
+    scores = score([records[index] for index in encoded.indices], encoded.pairs) if encoded.pairs else []
+    encoder = Encoder(tokenizer, model)
     scored = [replace(record, chosen_values=None, rejected_values=None) for record in records]
     for index, numbers in zip(encoded.indices, scores, strict=True):
         scored[index] = add_token_values(encoder, records[index], *numbers)

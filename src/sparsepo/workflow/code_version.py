@@ -26,6 +26,7 @@ CHOSEN_BY = {
     "sparsepo.evaluation.scorers.SCORERS": "kind",
     "sparsepo.evaluation.judges.JUDGES": "kind",
     "workflow_scripts.build_preferences.MAKERS": "source",
+    "workflow_scripts.score_tokens.TOKEN_SCORES": "score",
     "sparsepo.evaluation.frontier.frontier_evaluator": "frontier_every",
     "sparsepo.evaluation.sandbox.check_sandbox": "execution",
 }

@@ -38,7 +38,8 @@ def stage_rows(stages: Stages, task: str) -> list[tuple[str, int, float, int, in
     section = stages.config.tasks[task]
     jobs = [(stage, stage, count, section) for stage, count in job_counts(stages, task).items()]
     for name, oracle in section.oracles.items():
-        own = [*["train_oracle_sft"] * (oracle.model is not None), "train_oracle", "score_tokens"]
+        own = ["train_oracle_sft"] * (oracle.model is not None) + ["train_oracle"] * oracle.is_trained
+        own += ["train_swapped_oracle"] * oracle.contrast + ["score_tokens"]
         jobs += [(f"{stage} {name}", stage, 1, as_task(section, name)) for stage in own]
     hours = [count * getattr(TaskNeeds(part), stage)().seconds / 3600 for _, stage, count, part in jobs]
     return [
@@ -52,7 +53,10 @@ def disk(stages: Stages, task: str) -> dict[str, float]:
     section, needs = stages.config.tasks[task], TaskNeeds(stages.config.tasks[task])
     counts, training = job_counts(stages, task), section.training
     models = [(section, len(stages.runs(task)) + counts.get("load_policy", 0) + counts.get("train_round", 0))]
-    models += [(as_task(section, name), 1 + (oracle.model is not None)) for name, oracle in section.oracles.items()]
+    models += [
+        (as_task(section, name), (oracle.model is not None) + oracle.is_trained + oracle.contrast)
+        for name, oracle in section.oracles.items()
+    ]
     cached = sum(needs.size.width if kind == "states" else 1 for kind in cached_kinds(stages, task))
     weights_and_moments = FLOAT * (1 + (training.checkpoint_selection == "best")) + OPTIMIZER_STATE[training.optimizer]
     checkpoints = CHECKPOINTS * bool(training.checkpoint_every)

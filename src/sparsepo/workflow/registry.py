@@ -64,6 +64,7 @@ STAGES: dict[str, Stage] = {
     "train_oracle_sft": Stage(settings.TrainSftSettings, like="train_sft", trains="sft", threads=2),
     "select_oracle_pairs": Stage(settings.SelectOraclePairsSettings, mem_mb=4000, runtime=30),
     "train_oracle": Stage(settings.TrainPolicySettings, like="train_policy", trains="training"),
+    "train_swapped_oracle": Stage(settings.TrainPolicySettings, like="train_policy", trains="training"),
     "score_tokens": Stage(settings.ScoreTokensSettings),
     "train_policy": Stage(settings.TrainPolicySettings, trains="training"),
     "build_round_pairs": Stage(settings.BuildRoundPairsSettings),

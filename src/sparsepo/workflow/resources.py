@@ -164,7 +164,12 @@ class TaskNeeds:
         return self._read(self.pairs + rows, self.pair, self.training.batch_size, models, half)
 
     def score_tokens(self) -> Need:
-        return self.cache_reference(models=2, rows=self.prompts.validation)
+        """Two models read, or one is read forwards and backwards, which is a training without an optimizer."""
+        need = self.cache_reference(models=2, rows=self.prompts.validation)
+        if next(iter(self.task.oracles.values())).objective != "gradient":
+            return need
+        kept = self.training.batch_size * self.pair
+        return need + self.need(0, 0, self.training.precision != "float32", kept, ACTIVATIONS, head=0)
 
     def train_policy(self) -> Need:
         """As if the reference were not cached."""
@@ -175,7 +180,7 @@ class TaskNeeds:
         trained = self._train(training, rows, self.pair, head=2 * (HEAD_ROWS + 2 * self.response), reads=1)
         return trained + self._frontier(steps)
 
-    train_oracle = train_policy
+    train_oracle = train_swapped_oracle = train_policy
 
     def train_round(self) -> Need:
         return self.train_policy() + self._sample(self.own.frontier_prompts, self.task.sampling, half=False)

@@ -209,10 +209,23 @@ class SelectOraclePairsSettings(StageSettings):
     max_response_tokens: Annotated[int, FromJob(lambda job: job.section.training.max_response_tokens)]
 
 
+def _planted_truth(oracle: Any) -> str | None:
+    return oracle.truth if oracle.objective == "planted" else None
+
+
+def _scoring_loading(job: Job, key: str) -> Loading:
+    """How a model that scores tokens is loaded: as a plain one if the oracle has this key, as then it was trained."""
+    return job.trusted_loading if getattr(_the_oracle(job)[1], key) else job.reference_loading
+
+
 class ScoreTokensSettings(StageSettings):
+    """`truth`: None where the scores are not what is planted."""
+
+    score: Annotated[str, FromJob(lambda job: _the_oracle(job)[1].score)]
+    truth: Annotated[str | None, FromJob(lambda job: _planted_truth(_the_oracle(job)[1]))]
     training: ReferencePass
-    oracle_loading: TrustedLoading
-    base_loading: Annotated[Loading, FromJob(lambda job: job.reference_loading)]
+    oracle_loading: Annotated[Loading, FromJob(lambda job: _scoring_loading(job, "is_trained"))]
+    base_loading: Annotated[Loading, FromJob(lambda job: _scoring_loading(job, "contrast"))]
 
 
 # --- training

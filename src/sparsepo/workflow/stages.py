@@ -127,10 +127,18 @@ class Stages:
         oracle = None if run == "sft" else oracle_of(self.config.tasks[task], run)
         return f"results/{task}/{f'oracles/{oracle}' if oracle else 'preferences'}/{split}.jsonl"
 
-    def oracle_base(self, task: str, oracle: str, **_: Any) -> str:
-        """The model folder that an oracle starts from, and is compared with."""
+    def oracle_start(self, task: str, oracle: str, **_: Any) -> str:
+        """The model folder that an oracle starts from."""
         has_own_model = self.config.tasks[task].oracles[oracle].model is not None
         return f"results/{task}/{f'oracles/{oracle}/' * has_own_model}sft"
+
+    def scoring_models(self, task: str, oracle: str, **_: Any) -> list[str]:
+        """The model folders that score tokens: the oracle and its base, or the SFT model where none is trained."""
+        section, folder = self.config.tasks[task].oracles[oracle], f"results/{task}/oracles/{oracle}"
+        start = self.oracle_start(task, oracle)
+        if not section.is_trained:
+            return [start]
+        return [f"{folder}/policy", f"{folder}/swapped" if section.contrast else start]
 
     def selecting_oracles(self, task: str, **_: Any) -> list[str]:
         """The oracles whose scores select tokens in some run."""

@@ -19,7 +19,7 @@ TOKEN_QUANTITIES = {
     "m_d": "m_d, the mask of the KL",
     "weighted_log_ratio": "m_u · log-ratio (nats)",
     "weighted_kl": "m_d · KL(π‖ref) (nats)",
-    "values": "what came with the pair: score of an oracle, log oracle/base (nats), or a weight",
+    "values": "what came with the pair: an oracle's score (log-ratio in nats, or size of a gradient), or a weight",
 }
 """Of a token; those with masks only where a run has masks, and values where its pairs bring some."""
 
