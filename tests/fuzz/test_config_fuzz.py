@@ -166,7 +166,8 @@ def test_a_size_that_overflows_and_a_path_too_long_get_a_sentence(here):
     with pytest.raises(UserError, match=r"scale.prompts: must be less than or equal to 1000, not 1e\+300"):
         load_config(ROOT / "config.yaml", {"tasks": {"planted": task}})
     text = (ROOT / "configs/paper/imdb.yaml").read_text()
-    here.write_text(text.replace("{source: hub, id: gpt2-large}", f"{{source: folder, path: {'a' * 5000}}}"))
+    model = "{source: hub, id: insub/gpt2-large-imdb-fine-tuned, pickled_weights: true}"
+    here.write_text(text.replace(model, f"{{source: folder, path: {'a' * 5000}}}"))
     with pytest.raises(UserError, match="no such folder"):
         load_config("own.yaml")
     with pytest.raises(UserError, match="nested too deeply"):

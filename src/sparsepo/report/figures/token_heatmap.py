@@ -121,6 +121,7 @@ def plot_token_comparison(examples: Mapping[str, Sequence[Example]]) -> alt.Laye
     bottom = drawing.add_prompt(first[place], 0)
     for name in ("chosen", "rejected"):
         sides = {label: own[place][name] for label, own in examples.items()}
+        assert all(side["tokens"] == first[place][name]["tokens"] for side in sides.values()), "of other pairs"
         drawing.write(name, 0, bottom + 4, fontWeight="bold")
         bottom = drawing.add_side(first[place][name], scaled_rows(sides), bottom)
     return drawing.chart(bottom)
