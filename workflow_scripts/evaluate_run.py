@@ -29,6 +29,12 @@ def token_records(
     return token_analysis.token_records(tokenizer, records, encoded, inspected, settings.planted)
 
 
+def signal_auc(settings: EvaluateRunSettings, tokens: list[dict], is_sft: bool) -> dict:
+    """How well token signals find what was planted: those of the run, of the SFT model the controls."""
+    mask = METHODS[settings.method].mask(settings.hyper)
+    return planted_auc(tokens, (*CONTROLS, CEILING) if is_sft else method_signals(tokens, mask))
+
+
 def scorers_of(settings: EvaluateRunSettings, fitted_scorer: Path | None) -> dict[str, Scorer]:
     """Name -> scorer: `reward`, and the extra ones by their own names."""
     sections = ({"reward": settings.scorer} if settings.scorer else {}) | settings.extra_scorers
@@ -48,11 +54,9 @@ def main() -> None:
         responses = [row for row in rows if row.split == split]
         scored[split] = score_samples(policy, reference, tokenizer, responses, scorers, settings.batch_size)
         notes += [f"{split}: {note}" for note in cut_notes(*scorers.values())]
-    mask = METHODS[settings.method].mask(settings.hyper)
     tokens = token_records(settings, policy, reference, tokenizer, masks, read_records(options.pairs, Preference))
-    signals = (*CONTROLS, CEILING) if is_sft else method_signals(tokens, mask)
     result = token_analysis.sample_scores(scored["test"]) | {
-        "auc": planted_auc(tokens, signals) if settings.planted else {},
+        "auc": signal_auc(settings, tokens, is_sft) if settings.planted else {},
         "sparsity": token_analysis.mask_sparsity(tokens),
         "logp_change": {} if is_sft else token_analysis.logp_change(tokens),
     }
