@@ -6,6 +6,7 @@ from sparsepo.data.encoding import Encoder, TokenPair
 from sparsepo.data.records import Completion, Preference
 from sparsepo.evaluation.frontier import ScoredSamples
 from sparsepo.evaluation.kl import ResponseDivergence
+from sparsepo.evaluation.planted_auc import used_masks
 from sparsepo.evaluation.token_analysis import (
     encode_usable,
     logp_change,
@@ -15,7 +16,6 @@ from sparsepo.evaluation.token_analysis import (
     sample_measurements,
     sample_scores,
     token_records,
-    used_masks,
 )
 from sparsepo.models.loading import train_tokenizer
 from sparsepo.runtime.errors import UserError
