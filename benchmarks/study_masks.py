@@ -253,7 +253,7 @@ def main() -> None:
     import torch
 
     machine = f"{platform.machine()}, {options.workers} processes of one thread, torch {torch.__version__}"
-    template = (Path(__file__).parent / "mask_starts.md").read_text(encoding="utf-8")
+    template = (Path(__file__).parent / "study_masks.md").read_text(encoding="utf-8")
     page = template.format(
         table=text, machine=machine, minutes=f"{(time.time() - started) / 60:.0f}", beta=options.beta, found=FOUND
     )
