@@ -30,6 +30,7 @@ ALWAYS = {
     "tokens_per_second",
 }
 WITH_MASKS = {
+    "effective_beta",
     "sparsity_u_chosen",
     "sparsity_u_rejected",
     "sparsity_d_chosen",
