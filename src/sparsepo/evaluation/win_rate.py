@@ -6,6 +6,7 @@ from typing import Any
 
 from sparsepo.data.chat import TextOrChat, plain_text
 from sparsepo.evaluation.judges import BothOrders, Judge
+from sparsepo.evaluation.scorers import notes_of
 from sparsepo.runtime.errors import UserError
 
 
@@ -37,7 +38,8 @@ def win_rate(
     judged = [(value, group) for value, group in zip(values, groups, strict=True) if value is not None]
     lost = len(values) - len(judged)
     if not judged:
-        raise UserError(f"the judge gave no verdict on any of {lost} pairs; are its answers cut off (max_tokens)?")
+        reasons = "; ".join(notes_of(judge))
+        raise UserError(f"the judge gave no verdict on any of {lost} pairs" + (f": {reasons}" if reasons else ""))
     notes = [f"{lost} of {len(values)} pairs are left out: the judge gave no verdict that can be read"] * bool(lost)
     if orders:
         changed = sum(first != second for first, second in orders if None not in (first, second))
