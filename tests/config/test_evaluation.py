@@ -207,3 +207,31 @@ def test_a_size_that_leaves_too_little_is_refused(tmp_path):
     message = refused(tmp_path, scale={"prompts": 0.1})
     assert message.startswith("data.prompts.train: 4 prompts give at most 4 pairs, fewer than one batch of 10")
     assert refused(tmp_path, scale={"prompts": 0}).startswith("scale.prompts: must be greater than 0")
+
+
+JUDGE = {"kind": "scorer", "scorer": {"kind": "vader"}}
+
+
+def test_opponents_of_a_win_rate_are_runs_of_the_same_seed_and_never_the_run_itself():
+    grids = {"dpo": {"beta": ["10", "3"]}, "simpo": {"beta": ["2"]}}
+    judged = {"generation": GENERATION, "win_rate": JUDGE, "win_rate_against": ["sft", "dpo"]}
+    made = Stages(config(evaluation=judged, methods=grids, seeds=[4, 5]))
+    first = {seed: f"dpo/beta~10/seed~{seed}" for seed in (4, 5)}
+    assert made.opponents("t", "sft") == [first[4]]
+    assert made.opponents("t", first[5]) == ["sft"]
+    assert made.opponents("t", "dpo/beta~3/seed~5") == ["sft", first[5]]
+    assert made.opponents("t", "simpo/beta~2/seed~5") == ["sft", first[5]]
+    settings = yaml.safe_load(made.settings("measure_win_rate", "t", "simpo/beta~2/seed~5"))
+    assert settings["chosen"] is False and settings["opponents"] == {"sft": "sft", "dpo": first[5]}
+
+
+def test_judges_and_opponents_that_cannot_be_are_refused(tmp_path):
+    own = {"generation": GENERATION, "win_rate": JUDGE}
+    message = refused(tmp_path, evaluation=own | {"win_rate_against": ["chosen", "simpo"]})
+    assert message == "evaluation.win_rate_against[1]: 'simpo' is nothing to compare with; allowed: chosen, sft, dpo"
+    message = refused(tmp_path, evaluation=own | {"extra_judges": {"low": JUDGE}})
+    assert message.startswith("evaluation.extra_judges.low: a judge cannot be named 'low'")
+    message = refused(tmp_path, evaluation={"generation": GENERATION, "summaries": {}, "extra_judges": {"b": JUDGE}})
+    assert message == "evaluation.extra_judges: give the first judge under 'win_rate'"
+    own |= {"extra_judges": {"b": JUDGE}, "win_rate_against": ["chosen", "sft"], "select": "win_rate_b_vs_sft"}
+    assert config(evaluation=own).tasks["t"].evaluation.selected_by == "win_rate_b_vs_sft"

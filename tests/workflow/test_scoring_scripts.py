@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -74,12 +75,41 @@ def test_a_win_rate_says_how_many_texts_were_cut(tmp_path, monkeypatch):
     prompt = Prompt("<|im_start|>Hello", reference="four", messages=CHAT, rendered=True)
     write_records(paths["validation"], [])
     write_records(paths["test"], [prompt])
-    settings = SimpleNamespace(splits=["test"], judge=None, header={})
-    others = {"judge_cache": None, "fitted_scorer": None, "out": tmp_path / "out.json"}
+    settings = SimpleNamespace(splits=["test"], judges={"win_rate": None}, chosen=True, opponents={}, header={})
+    others = {"judge_cache": tmp_path, "fitted_scorer": None, "opponents": [], "out": tmp_path / "out.json"}
     run(module, monkeypatch, settings=settings, **paths, **others)
     made = json.loads((tmp_path / "out.json").read_text())
     assert made["splits"]["test"]["1"]["win_rate"]["values"] == [0.0, 1.0, 0.5]
-    assert made["notes"] == [f"test, temperature 1: {NOTE}"]
+    assert NOTE in made["notes"][-1] and made["notes"][-1].startswith("test, temperature 1: ")
+
+
+def test_several_judges_compare_with_several_opponents_each_in_a_column_of_its_own(tmp_path, monkeypatch):
+    def build(section, folder, fitted_scorer):
+        longer = lambda prompts, a, b: [float(len(one) > len(two)) for one, two in zip(a, b, strict=True)]  # noqa: E731
+        return {"longer": longer, "first": lambda prompts, a, b: [1.0 for _ in a]}[section]
+
+    module = script("measure_win_rate")
+    monkeypatch.setattr(module, "build_judge", build)
+    paths = {name: tmp_path / f"{name}.jsonl" for name in ("generations", "validation", "test", "opponent")}
+    write_records(paths["generations"], [replace(row, text="12345") for row in ROWS])
+    write_records(
+        paths["opponent"], [replace(row, text=text) for row, text in zip(ROWS, ("", "1" * 9, "1"), strict=True)]
+    )
+    write_records(paths["validation"], [])
+    write_records(paths["test"], [Prompt("<|im_start|>Hello", reference="four", messages=CHAT, rendered=True)])
+    settings = {"judges": {"win_rate": "longer", "win_rate_b": "first"}, "chosen": True, "opponents": {"sft": "sft"}}
+    settings = SimpleNamespace(splits=["test"], header={}, **settings)
+    others = {"judge_cache": tmp_path, "fitted_scorer": None, "out": tmp_path / "out.json"}
+    run(module, monkeypatch, settings=settings, opponents=[paths.pop("opponent")], **paths, **others)
+    made = json.loads((tmp_path / "out.json").read_text())["splits"]["test"]["1"]
+    plain = {name: measured["values"] for name, measured in made.items() if not name.endswith("_lc")}
+    assert plain == {
+        "win_rate": [1.0] * 3,
+        "win_rate_vs_sft": [1.0, 0.0, 1.0],
+        "win_rate_b": [1.0] * 3,
+        "win_rate_b_vs_sft": [1.0] * 3,
+    }
+    assert set(made) - set(plain) == {"win_rate_vs_sft_lc", "win_rate_b_vs_sft_lc"}
 
 
 def test_scores_of_a_run_say_how_many_texts_were_cut(tmp_path, monkeypatch):

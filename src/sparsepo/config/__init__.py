@@ -156,6 +156,11 @@ class TaskConfig(Section):
         baseline = self.evaluation.baseline
         if baseline is not None and baseline not in ("sft", *self.methods):
             yield f"'{baseline}' is not among the methods of this task", ("evaluation", "baseline")
+        for place, opponent in enumerate(self.evaluation.win_rate_against):
+            if opponent not in ("chosen", "sft", *self.methods):
+                allowed = ", ".join(("chosen", "sft", *self.methods))
+                message = f"'{opponent}' is nothing to compare with; allowed: {allowed}"
+                yield message, ("evaluation", "win_rate_against", place)
         if self.evaluation.scorer is None and self.training.frontier_every:
             yield "points of the frontier need evaluation.scorer; set frontier_every: 0", ("training", "frontier_every")
 

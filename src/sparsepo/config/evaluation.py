@@ -24,6 +24,14 @@ from sparsepo.config.base import (
 from sparsepo.config.preferences import SamplingConfig
 from sparsepo.config.scorers import JudgeConfig, ScorerConfig, ScorerJudge, TextClassifier
 
+JUDGE_NAMES_TAKEN = ("vs", "lc", "low", "high", "paper")
+"""Parts of the names of other columns than a judge's."""
+
+
+def opponent_metric(metric: str, opponent: str) -> str:
+    """The win rate of a judge against an opponent; against the chosen responses it is called after the judge alone."""
+    return metric if opponent == "chosen" else f"{metric}_vs_{opponent}"
+
 
 class GenerationConfig(Section):
     """Responses for `summaries` and `win_rate`, sampled at one or more temperatures."""
@@ -160,7 +168,16 @@ class EvaluationConfig(Section):
     summaries: SummaryConfig | None = None
     """Measures of generated summaries."""
     win_rate: JudgeConfig | None = None
-    """The judge that compares generated responses with the chosen ones: the metric `win_rate`."""
+    """The judge that compares generated responses with those of `win_rate_against`: the metric `win_rate`."""
+    extra_judges: dict[PathName, JudgeConfig] = {}
+    """Further judges of the same responses, by a name of your own: the metrics `win_rate_NAME`."""
+    win_rate_against: Annotated[
+        list[Text],
+        Field(min_length=1),
+        must(lambda names: len(set(names)) == len(names), "opponents must be distinct, not {}"),
+    ] = ["chosen"]
+    """What responses are compared with: `chosen` (the metric `win_rate`), `sft`, or a method of the task, at the first
+    point of its grid and the same seed (the metrics `win_rate_vs_sft`, `win_rate_vs_dpo`)."""
     benchmarks: BenchmarkConfig | None = None
     """Benchmarks of lm-eval."""
     code: CodeConfig | None = None
@@ -194,8 +211,15 @@ class EvaluationConfig(Section):
         if self.scorer:
             yield ("scorer",), self.scorer
         yield from ((("extra_scorers", name), scorer) for name, scorer in self.extra_scorers.items())
-        if isinstance(self.win_rate, ScorerJudge):
-            yield ("win_rate", "scorer"), self.win_rate.scorer
+        places = [(("win_rate",), self.win_rate)]
+        places += [(("extra_judges", name), judge) for name, judge in self.extra_judges.items()]
+        yield from (((*keys, "scorer"), judge.scorer) for keys, judge in places if isinstance(judge, ScorerJudge))
+
+    @property
+    def judges(self) -> dict[str, JudgeConfig]:
+        """Every judge of generated responses, by the name of its metric."""
+        named = {f"win_rate_{name}": judge for name, judge in self.extra_judges.items()}
+        return ({"win_rate": self.win_rate} if self.win_rate else {}) | named
 
     @property
     def measures(self) -> list[str]:
@@ -210,8 +234,7 @@ class EvaluationConfig(Section):
         parts = {"accuracy": "scores"}
         if self.scorer:
             parts |= dict.fromkeys(("reward", *self.extra_scorers), "scores")
-        if self.win_rate:
-            parts["win_rate"] = "win_rate"
+        parts |= {opponent_metric(name, own): "win_rate" for name in self.judges for own in self.win_rate_against}
         if self.summaries:
             names = ["rouge_1", "rouge_2", "rouge_l"] * self.summaries.rouge
             names += ["bertscore"] * bool(self.summaries.bertscore) + ["edna"] * bool(self.summaries.entailment)
@@ -225,6 +248,12 @@ class EvaluationConfig(Section):
         for part in ("summaries", "win_rate"):
             if getattr(self, part) and not generation:
                 yield f"'{part}' needs generated responses: add a section 'generation'", (part,)
+        if self.extra_judges and not self.win_rate:
+            yield "give the first judge under 'win_rate'", ("extra_judges",)
+        for name in self.extra_judges:
+            if "_" in name or name in JUDGE_NAMES_TAKEN:
+                message = f"a judge cannot be named '{name}': no '_', and none of {', '.join(JUDGE_NAMES_TAKEN)}"
+                yield message, ("extra_judges", name)
         if generation and not (self.summaries or self.win_rate):
             yield "nothing reads the responses: add 'summaries' or 'win_rate', or leave it out", ("generation",)
         compared = self.summaries and (self.summaries.self_bleu or self.summaries.entailment)

@@ -389,8 +389,12 @@ class MeasureSummariesSettings(StageSettings):
 
 
 class MeasureWinRateSettings(StageSettings):
+    """`chosen`: whether responses are compared with the chosen ones. `opponents`: name -> run, see `Job.opponents`."""
+
     header: dict[str, Any]
-    judge: Annotated[JudgeConfig, FromJob(lambda job: job.section.evaluation.win_rate)]
+    judges: dict[str, JudgeConfig]
+    chosen: Annotated[bool, FromJob(lambda job: "chosen" in job.section.evaluation.win_rate_against)]
+    opponents: dict[str, str]
     splits: Annotated[Splits, FromJob(lambda job: job.splits("win_rate"))]
 
 

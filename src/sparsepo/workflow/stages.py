@@ -160,6 +160,10 @@ class Stages:
         """What is measured of the runs of a task, each in a folder of that name."""
         return ["scores", *self.config.tasks[task].evaluation.measures]
 
+    def opponents(self, task: str, run: str, **_: Any) -> list[str]:
+        """The runs whose generations those of this run are compared with."""
+        return list(self._job(task, run).opponents.values())
+
     def sampled(self, task: str) -> list[str]:
         """What is sampled of the runs of a task, each in a folder of that name."""
         evaluation = self.config.tasks[task].evaluation

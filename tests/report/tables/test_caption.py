@@ -119,3 +119,16 @@ def test_the_caption_warns_of_a_choice_that_looks_at_test_data():
     assert "highest reward on HumanEval, the choice of the SparsePO paper" in on_test
     assert "HumanEval is test data" in on_test and "validation data" not in on_test
     assert "Test data choose nothing" in comparison_caption(compare(_two_points(), BY_REWARD, NOTHING))
+
+
+def test_each_win_rate_names_its_opponent_and_judge():
+    labels = {
+        "win_rate": "win rate %",
+        "win_rate_lc": "LC win rate %",
+        "win_rate_gpt": "win rate % (gpt)",
+        "win_rate_vs_sft": "win rate % vs SFT",
+        "win_rate_vs_sparsepo_common_lc": "LC win rate % vs sparsepo_common",
+        "win_rate_gpt-5_vs_dpo_lc": "LC win rate % vs dpo (gpt-5)",
+    }
+    assert {name: metric_of(name).label for name in labels} == labels
+    assert in_order(["length", *labels])[-1] == "length"
