@@ -219,10 +219,11 @@ def test_opponents_of_a_win_rate_are_runs_of_the_same_seed_and_never_the_run_its
     first = {seed: f"dpo/beta~10/seed~{seed}" for seed in (4, 5)}
     assert made.opponents("t", "sft") == [first[4]]
     assert made.opponents("t", first[5]) == ["sft"]
-    assert made.opponents("t", "dpo/beta~3/seed~5") == ["sft", first[5]]
-    assert made.opponents("t", "simpo/beta~2/seed~5") == ["sft", first[5]]
+    assert made.opponents("t", "dpo/beta~3/seed~5") == [first[5], "sft"]
+    assert made.opponents("t", "simpo/beta~2/seed~5") == [first[5], "sft"]
     settings = yaml.safe_load(made.settings("measure_win_rate", "t", "simpo/beta~2/seed~5"))
     assert settings["chosen"] is False and settings["opponents"] == {"sft": "sft", "dpo": first[5]}
+    assert list(settings["opponents"].values()) == made.opponents("t", "simpo/beta~2/seed~5")  # the order of the files
 
 
 def test_judges_and_opponents_that_cannot_be_are_refused(tmp_path):

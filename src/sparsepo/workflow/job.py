@@ -60,7 +60,9 @@ class Job:
 
     @property
     def opponents(self) -> dict[str, str]:
-        """Opponent of the win rates -> its run, at the first point of a method's grid with the seed of this run.
+        """Opponent of the win rates -> its run: of a method the first point of its grid, with the seed of this run.
+
+        Ordered by name, as in the JSON of settings.
 
         A run is not compared with itself, and `chosen` has no run.
         """
@@ -69,7 +71,7 @@ class Job:
         for method, grid in self.section.methods.items():
             runs[method] = Run(method, tuple((name, values[0]) for name, values in grid.items()), seed).path
         wanted = [name for name in self.section.evaluation.win_rate_against if name != "chosen"]
-        return {name: runs[name] for name in wanted if runs[name] != self.run_path}
+        return {name: runs[name] for name in sorted(wanted) if runs[name] != self.run_path}
 
     @property
     def trusted_loading(self) -> Loading:
