@@ -236,3 +236,17 @@ def test_judges_and_opponents_that_cannot_be_are_refused(tmp_path):
     assert message == "evaluation.extra_judges: give the first judge under 'win_rate'"
     own |= {"extra_judges": {"b": JUDGE}, "win_rate_against": ["chosen", "sft"], "select": "win_rate_b_vs_sft"}
     assert config(evaluation=own).tasks["t"].evaluation.selected_by == "win_rate_b_vs_sft"
+
+
+@pytest.mark.parametrize("name", ["length", "kl", "accuracy", "reward", "bbh", "win_rate_b", "reward_low", "method"])
+def test_a_scorer_is_not_called_like_another_column_of_the_tables(tmp_path, name):
+    own = {"scorer": {"kind": "vader"}, "extra_scorers": {name: {"kind": "vader"}}}
+    message = refused(tmp_path, evaluation=own)
+    assert message.startswith(f"evaluation.extra_scorers.{name}: a scorer cannot be named '{name}'")
+
+
+def test_vader_is_the_name_of_vader_alone(tmp_path):
+    own = {"scorer": {"kind": "vader"}, "extra_scorers": {"vader": {"kind": "vader"}}}
+    assert config(evaluation=own)
+    message = refused(tmp_path, evaluation=own | {"extra_scorers": {"vader": {"kind": "classifier", "model": "m"}}})
+    assert "a scorer cannot be named 'vader'" in message

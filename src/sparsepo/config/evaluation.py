@@ -24,6 +24,16 @@ from sparsepo.config.base import (
 from sparsepo.config.preferences import SamplingConfig
 from sparsepo.config.scorers import JudgeConfig, ScorerConfig, ScorerJudge, TextClassifier
 
+METRIC_NAMES = (
+    *("reward", "vader", "kl", "rouge_1", "rouge_2", "rouge_l", "bertscore", "self_bleu", "entailment", "edna"),
+    *("win_rate", "win_rate_lc", "length", "pass@k", "accuracy", "bbh", "math", "math_verify", "gpqa", "musr"),
+    *("mmlu_pro", "ifeval_inst", "ifeval_prompt", "avg", "zeros_m_u", "zeros_m_d", "effective_beta"),
+)
+"""The metrics of the tables; `extra_scorers` are called otherwise."""
+COLUMN_NAMES = ("label", "method", "params", "seeds", "variant")
+"""The other columns of a table."""
+COLUMN_ENDS = ("_low", "_high", "_paper")
+"""How the names of columns end that stand beside a metric."""
 JUDGE_NAMES_TAKEN = ("vs", "lc", "low", "high", "paper")
 """Parts of the names of other columns than a judge's."""
 
@@ -248,6 +258,11 @@ class EvaluationConfig(Section):
         for part in ("summaries", "win_rate"):
             if getattr(self, part) and not generation:
                 yield f"'{part}' needs generated responses: add a section 'generation'", (part,)
+        for name, scorer in self.extra_scorers.items():
+            is_metric = name in METRIC_NAMES and not name == scorer.kind == "vader"
+            if is_metric or name in COLUMN_NAMES or name.startswith("win_rate") or name.endswith(COLUMN_ENDS):
+                message = f"a scorer cannot be named '{name}', which is another column of the tables; rename it"
+                yield message, ("extra_scorers", name)
         if self.extra_judges and not self.win_rate:
             yield "give the first judge under 'win_rate'", ("extra_judges",)
         for name in self.extra_judges:

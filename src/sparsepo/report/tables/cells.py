@@ -8,7 +8,6 @@ from pathlib import Path
 from sparsepo.evaluation.statistics import Interval
 from sparsepo.report.tables.caption import comparison_caption, comparison_notes, variant_word
 from sparsepo.report.tables.comparison import Comparison, comparison_frame, differences_frame
-from sparsepo.report.tables.metrics import metric_of
 from sparsepo.report.tables.render import (
     BETTER,
     WORSE,
@@ -61,7 +60,7 @@ def _block(comparison: Comparison, variants: Sequence[str]) -> Block:
         for name in metrics
     }
     first = ["method", "setting"] if variants == [""] else [variant_word(variants), "method", "setting"]
-    heads = [head for name in metrics for head in [metric_of(name).label, *["paper"] * with_paper[name]]]
+    heads = [head for name in metrics for head in [comparison.metric(name).label, *["paper"] * with_paper[name]]]
     parts = []
     for variant in variants:
         columns = [_column(comparison, (variant, name), with_paper[name]) for name in metrics]
@@ -77,7 +76,7 @@ def _block(comparison: Comparison, variants: Sequence[str]) -> Block:
 
 def _column(comparison: Comparison, column: ColumnKey, with_paper: bool) -> list[list[Cell]]:
     """The cells of each system in one column: its own and, beside it, the paper's."""
-    metric = metric_of(column[1])
+    metric = comparison.metric(column[1])
     none = Interval(math.nan, math.nan, math.nan)
     intervals = [
         system.estimates[column].interval if column in system.estimates else none for system in comparison.systems
@@ -93,7 +92,7 @@ def _column(comparison: Comparison, column: ColumnKey, with_paper: bool) -> list
 
 def _mark(comparison: Comparison, system: System, column: ColumnKey) -> str:
     """Of the paired bootstrap against the baseline: better, worse, or "" where 0 lies in the interval."""
-    higher = metric_of(column[1]).higher_is_better
+    higher = comparison.metric(column[1]).higher_is_better
     if comparison.baseline is None or higher is None:
         return ""
     for pair in comparison.differences.get(column, ()):

@@ -56,7 +56,8 @@ _WIN_RATE = re.compile(r"win_rate(?:_(?!vs_|lc$)(?P<judge>[^_]+))?(?:_vs_(?P<opp
 def metric_of(name: str) -> Metric:
     """The row of a metric; `pass@k` serves every k, `win_rate` every judge and opponent.
 
-    A name without a row (of a user's scorer, of a task of lm-eval) is its own label and better when higher.
+    A name without a row (of a user's scorer) is its own label and better when higher. Of tasks of lm-eval see
+    `Comparison.metric`.
     """
     if _PASS.fullmatch(name):
         return replace(METRICS["pass@k"], label=METRICS["pass@k"].label.replace("pass@k", name))
