@@ -101,9 +101,9 @@ def test_a_question_is_right_where_the_likeliest_choice_is(model, tokenizer, tmp
     place = task_file(tmp_path, metric_list=listed)
     found = run_tasks(model, tokenizer, section(local=[place]), tmp_path / "work")
     wanted = expected(model, tokenizer, [question(number) for number in range(14)], by_length)
-    assert found["measurements"] == {
-        "colours": {"values": wanted, "groups": [f"colours/{number}" for number in range(14)]}
-    }
+    groups = [f"colours/{number}" for number in range(14)]
+    named = {"metric": metrics[-1], "higher_is_better": True}
+    assert found["measurements"] == {"colours": {"values": wanted, "groups": groups} | named}
     assert 0 < sum(wanted) < 14
     assert found["results"]["colours"][f"{metrics[-1]},none"] == pytest.approx(sum(wanted) / 14)
 

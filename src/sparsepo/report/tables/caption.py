@@ -33,9 +33,7 @@ def comparison_caption(comparison: Comparison) -> str:
         ]
     if any(not pair.is_tested for pair in pairs):
         sentences.append("Scores without single items are not tested.")
-    sentences += dict.fromkeys(
-        comparison.metric(name).note for name in comparison.metrics if comparison.metric(name).note
-    )
+    sentences += filter(None, dict.fromkeys(comparison.metric(name).note for name in comparison.metrics))
     printed = [comparison.published_value(*place) for place in product(comparison.systems, comparison.columns)]
     if any(value is not None for value in printed):
         sentences.append(f"Paper: the figure printed in {comparison.published.source}, of another run and often model.")
