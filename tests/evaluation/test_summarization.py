@@ -254,11 +254,11 @@ def test_a_reference_without_a_word_has_no_rouge_and_is_counted():
 
 
 def test_self_bleu_of_chinese_compares_characters():
-    ours, theirs = "猫坐在垫子上面", "猫坐在椅子上面"
-    expected = sentence_bleu([list(theirs)], list(ours), smoothing_function=None)
+    ours, theirs = "今天天气很好我们去公园", "今天天气很好我们去学校"
+    expected = sentence_bleu([list(theirs)], list(ours))
     assert self_bleu([[ours, theirs]]) == [pytest.approx(100 * expected, abs=1e-6)]
     made = build_summary_measures(NOTHING, [])(["d"], [""], [[ours]])
-    assert made["length"]["values"] == [7.0]
+    assert made["length"]["values"] == [11.0]
 
 
 def test_self_bleu_of_one_sample_is_refused_with_its_prompt():

@@ -22,9 +22,9 @@ BATCH = 64  # texts that BERTScore encodes at once
 def build_summary_measures(section: SummaryConfig, idf_texts: Sequence[str]) -> Measure:
     """What the section `summaries` asks for, with its models loaded; the IDF of BERTScore comes from `idf_texts`.
 
-    One value a sample: length (words between blanks, see `split_scripts`); rouge_1, rouge_2, rouge_l, and entailment (of
-    the sample by its document), in [0, 1]; bertscore, in [-1, 1]. One a prompt: self_bleu, in [0, 100]; edna, in [0, 1].
-    What has no value (see `rouge`, `self_bleu`) is left out, and `left_out_notes` counts it.
+    One value a sample: length (words between blanks, see `split_scripts`); rouge_1, rouge_2, rouge_l, and entailment
+    (of the sample by its document), in [0, 1]; bertscore, in [-1, 1]. One a prompt: self_bleu, in [0, 100]; edna, in
+    [0, 1]. What has no value (see `rouge`, `self_bleu`) is left out, and `left_out_notes` counts it.
     The measure raises UserError for a reference that is needed and missing, and for fewer than 2 samples where samples
     are compared.
     """
@@ -87,7 +87,7 @@ def left_out_notes(section: SummaryConfig, references: Sequence[str], samples: S
 # --- words of any script
 
 _UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}]"
-"""Letters of scripts without spaces between words: each is a word of its own, as in sacrebleu's tokenizer of Chinese."""
+"""Letters of scripts without spaces between words: each is a word, as in sacrebleu's tokenizer of Chinese."""
 _WORDS = rf"{_UNSPACED}\p{{M}}*|[[\p{{L}}\p{{M}}\p{{N}}]--{_UNSPACED}]+"
 
 
@@ -101,8 +101,8 @@ def split_scripts(text: str) -> str:
 class UnicodeTokenizer:
     """The tokenizer of rouge-score, with words of any script: runs of letters and digits, lower-cased.
 
-    It gives the same words as rouge-score for texts of ASCII, those of more than three letters stemmed by Porter's stemmer;
-    rouge-score itself takes all other letters for spaces.
+    It gives the same words as rouge-score for texts of ASCII, those of more than three letters by Porter's stemmer;
+    all other letters are spaces to rouge-score.
     """
 
     def __init__(self) -> None:
@@ -194,9 +194,9 @@ def self_bleu(samples: Sequence[Sequence[str]]) -> list[float | None]:
     """How similar the samples of each prompt are, in [0, 100]: the lower, the more diverse (Zhu et al. 2018).
 
     The mean sentence BLEU of each sample against all others as references, by sacrebleu: n-grams up to 4, or as long as
-    the sample is, with exponential smoothing; words are sacrebleu's, after `split_scripts`. Blank samples, which would be
-    the most diverse, are left out, and a prompt with fewer than 2 others has no value. Raises UserError for fewer than 2
-    samples.
+    the sample is, with exponential smoothing; words are sacrebleu's, after `split_scripts`. Blank samples, which would
+    be the most diverse, are left out, and a prompt with fewer than 2 others has no value. Raises UserError for fewer
+    than 2 samples.
     """
     from sacrebleu.metrics import BLEU
 
