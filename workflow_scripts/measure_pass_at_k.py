@@ -26,7 +26,9 @@ def main() -> None:
                 for row, is_right in zip(rows, passed, strict=True)
                 if row.split == split and problems[row.id].suite == suite
             ]
-            splits.setdefault(split, {})[suite] = code_measures(*zip(*verdicts_of_suite, strict=True), settings.k)
+            # pass@k of validation problems only chooses a point of a grid, and has fewer programs
+            ks = [k for k in settings.k if split == "test" or k <= settings.validation_samples]
+            splits.setdefault(split, {})[suite] = code_measures(*zip(*verdicts_of_suite, strict=True), ks)
     write_json(options.out, settings.header | {"measure": "pass_at_k", "splits": splits, "notes": []})
     cache.delete()
 

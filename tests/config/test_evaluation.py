@@ -148,8 +148,11 @@ def test_pass_at_k_chooses_where_validation_has_k_samples(tmp_path):
     assert config(**both, evaluation={"code": CODE, "select": "pass@5"})
     message = refused(tmp_path, **both, evaluation={"code": CODE | {"k": [1, 10]}, "select": "pass@10"})
     assert message == "evaluation.select: 'pass@10' is not measured on validation data; allowed: accuracy, pass@1"
+    message = refused(tmp_path, **both, evaluation={"code": {"sampling": {"samples": 20}}})
+    assert message.startswith("evaluation.code.k: pass@100 needs as many samples, and code.sampling.samples is 20: ")
+    assert message.endswith("write k: [1, 10], or more samples")
     message = refused(tmp_path, **both, evaluation={"code": {"k": [100], "sampling": {"samples": 10}}})
-    assert message == "evaluation.code.k: pass@100 needs as many samples, not 10"
+    assert message.endswith("code.sampling.samples is 10: write k: [1], or more samples")
 
 
 def test_the_papers_choice_on_human_eval_is_made_by_name_and_told_to_the_table(tmp_path):

@@ -274,8 +274,10 @@ class EvaluationConfig(Section):
         compared = self.summaries and (self.summaries.self_bleu or self.summaries.entailment)
         if generation and compared and generation.samples < 2:
             yield "self-BLEU and EDNA compare the samples of a prompt: at least 2", ("generation", "samples")
-        if code and min(code.k) > code.sampling.samples:
-            yield f"pass@{min(code.k)} needs as many samples, not {code.sampling.samples}", ("code", "k")
+        if code and max(code.k) > code.sampling.samples:
+            possible = [k for k in code.k if k <= code.sampling.samples] or [1]
+            message = f"pass@{max(code.k)} needs as many samples, and code.sampling.samples is {code.sampling.samples}"
+            yield f"{message}: write k: {possible}, or more samples", ("code", "k")
         if self.selected_by not in self.validated:
             allowed = ", ".join(self.validated)
             yield f"'{self.selected_by}' is not measured on validation data; allowed: {allowed}", ("select",)

@@ -412,6 +412,7 @@ class MeasureBenchmarksSettings(StageSettings):
 class MeasurePassAtKSettings(StageSettings):
     header: dict[str, Any]
     k: Annotated[list[int], FromJob(lambda job: job.section.evaluation.code.k)]
+    validation_samples: Annotated[int, FromJob(lambda job: job.section.evaluation.code.validation_samples)]
     data: DataConfig
     execution: ExecutionConfig
 
