@@ -21,7 +21,8 @@ def main() -> None:
     reports = [options.fitted_scorer / "report.json"] if options.fitted_scorer else []
     notes = [describe_fit(json.loads(path.read_text())) for path in reports]
     paths = {name: getattr(options, name) for name in OUTPUTS}
-    write_comparison(comparison, **paths, notes=notes, provenance=settings.provenance)
+    about = {"notes": notes, "provenance": settings.provenance, "csv_bom": settings.csv_bom}
+    write_comparison(comparison, **paths, **about)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ def main() -> None:
     options = stage_parser(__doc__, MakeGridTableSettings, "scores... csv markdown latex").parse_args()
     table = grid_frame([json.loads(path.read_text()) for path in options.scores])
     paths = {name: getattr(options, name) for name in OUTPUTS}
-    write_grid(table, **paths, provenance=options.settings.provenance)
+    write_grid(table, **paths, provenance=options.settings.provenance, csv_bom=options.settings.csv_bom)
 
 
 if __name__ == "__main__":

@@ -199,6 +199,8 @@ class EvaluationConfig(Section):
     """Rows of the table: each method at its chosen point, or every point of every grid."""
     baseline: str | None = None
     """The method (or sft) that the others are tested against; null tests against none."""
+    csv_bom: Bool = False
+    """true begins the CSV tables with a byte order mark, by which spreadsheets take them for UTF-8."""
     published: (
         Literal["hh", "mbpp", "ablation_architecture", "ablation_weight_decay", "ablation_binary_and_random"] | None
     ) = None

@@ -422,10 +422,11 @@ class MeasurePassAtKSettings(StageSettings):
 
 class MakeGridTableSettings(StageSettings):
     provenance: str
+    csv_bom: bool
 
 
-class MakeAucTableSettings(StageSettings):
-    provenance: str
+class MakeAucTableSettings(MakeGridTableSettings):
+    pass
 
 
 class CompareMethodsSettings(MakeGridTableSettings):

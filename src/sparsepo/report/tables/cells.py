@@ -23,13 +23,15 @@ from sparsepo.report.tables.systems import ColumnKey, System
 
 
 def write_comparison(comparison: Comparison, *, differences: Path, notes: Sequence[str], provenance: str,
-                     **paths: Path) -> None:  # fmt: skip
+                     csv_bom: bool = False, **paths: Path) -> None:  # fmt: skip
     """Write the comparison to the csv, markdown and latex of `paths`, and all tests as CSV to `differences`.
 
-    `notes` stand below the table, after those of the runs; `provenance` says what made the numbers.
+    `notes` stand below the table, after those of the runs; `provenance` says what made the numbers; csv_bom: see
+    `write_csv`.
     """
-    write_csv(differences_frame(comparison), differences)
-    write_table(comparison_table(comparison, notes, provenance), comparison_frame(comparison), **paths)
+    write_csv(differences_frame(comparison), differences, csv_bom)
+    frame = comparison_frame(comparison)
+    write_table(comparison_table(comparison, notes, provenance), frame, csv_bom=csv_bom, **paths)
 
 
 def comparison_table(comparison: Comparison, notes: Sequence[str], provenance: str) -> Table:

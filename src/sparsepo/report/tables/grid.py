@@ -82,9 +82,9 @@ def grid_frame(scores: Sequence[ScoreFile]) -> pd.DataFrame:
     return frame.drop(columns=empty)
 
 
-def write_grid(frame: pd.DataFrame, *, provenance: str, **paths: Path) -> None:
+def write_grid(frame: pd.DataFrame, *, provenance: str, csv_bom: bool = False, **paths: Path) -> None:
     """Write the grid to the csv, markdown and latex of `paths`; `provenance` says what made the numbers."""
-    write_table(grid_table(frame, provenance), frame, **paths)
+    write_table(grid_table(frame, provenance), frame, csv_bom=csv_bom, **paths)
 
 
 def grid_table(frame: pd.DataFrame, provenance: str) -> Table:
