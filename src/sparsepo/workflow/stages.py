@@ -287,7 +287,7 @@ def check_owner(stamp: Path, name: str) -> None:
     if not stamp.is_file():
         return
     try:
-        owner = json.loads(stamp.read_text())["config"]
+        owner = json.loads(stamp.read_text(encoding="utf-8"))["config"]
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{stamp}: not a stamp of sparsepo; is {stamp.parent} a results folder?") from None
     if owner != name:
