@@ -9,6 +9,8 @@ from pathlib import Path
 from shlex import quote
 
 HERE = Path(workflow.basedir)
+if set("{}").intersection(str(HERE)):
+    sys.exit(f"{HERE}: Snakemake takes braces in a path for wildcards; move or rename the folder of the workflow")
 sys.path.insert(0, str(HERE / "src"))
 
 # A plan is made of many objects that stay: Python's usual search for garbage among them takes a twelfth of the time.

@@ -1,9 +1,11 @@
 """What can be asked of an evaluation: parts that fit together, metrics that can choose, and the size of a task."""
 
+import os
+
 import pytest
 import yaml
 
-from sparsepo.config import Config
+from sparsepo.config import Config, base
 from sparsepo.config.loading import load_config
 from sparsepo.runtime.errors import UserError
 from sparsepo.workflow.stages import Stages
@@ -253,3 +255,19 @@ def test_vader_is_the_name_of_vader_alone(tmp_path):
     assert config(evaluation=own)
     message = refused(tmp_path, evaluation=own | {"extra_scorers": {"vader": {"kind": "classifier", "model": "m"}}})
     assert "a scorer cannot be named 'vader'" in message
+
+
+def test_a_file_that_may_not_be_read_is_not_told_as_missing(tmp_path, monkeypatch):
+    path = tmp_path / "mbpp.jsonl"
+    sections = {"data": problems(tmp_path), "preferences": {"source": "executed"}}
+    monkeypatch.setattr(base.os, "access", lambda *_: False)  # root may read everything
+    assert refused(tmp_path, **sections) == f"data.path: permission denied: {path}"
+    stat = os.stat
+
+    def deny(place, **options):
+        if str(place) == str(path):
+            raise PermissionError(13, "Permission denied", str(place))
+        return stat(place, **options)
+
+    monkeypatch.setattr("os.stat", deny)
+    assert refused(tmp_path, **sections).startswith(f"data.path: permission denied: {path}")
