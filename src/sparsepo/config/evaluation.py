@@ -25,9 +25,9 @@ from sparsepo.config.preferences import SamplingConfig
 from sparsepo.config.scorers import JudgeConfig, ScorerConfig, ScorerJudge, TextClassifier
 
 METRIC_NAMES = (
-    *("reward", "vader", "kl", "rouge_1", "rouge_2", "rouge_l", "bertscore", "self_bleu", "entailment", "edna"),
-    *("win_rate", "win_rate_lc", "length", "pass@k", "accuracy", "bbh", "math", "math_verify", "gpqa", "musr"),
-    *("mmlu_pro", "ifeval_inst", "ifeval_prompt", "avg", "zeros_m_u", "zeros_m_d", "effective_beta"),
+    *("reward", "vader", "kl", "kl_per_token", "rouge_1", "rouge_2", "rouge_l", "bertscore", "self_bleu"),
+    *("entailment", "edna", "win_rate", "win_rate_lc", "length", "pass@k", "accuracy", "bbh", "math", "math_verify"),
+    *("gpqa", "musr", "mmlu_pro", "ifeval_inst", "ifeval_prompt", "avg", "zeros_m_u", "zeros_m_d", "effective_beta"),
 )
 """The metrics of the tables; `extra_scorers` are called otherwise."""
 COLUMN_NAMES = ("label", "method", "params", "seeds", "variant")

@@ -22,6 +22,7 @@ METRICS = {
     "reward": Metric("reward"),
     "vader": Metric("VADER", note="VADER, a lexicon of sentiment, checks the reward independently."),
     "kl": Metric("KL", 2, None, note="KL is the exact one to the reference, in nats a response."),
+    "kl_per_token": Metric("KL / token", 3, None, note="KL / token is the KL of a response divided by its tokens."),
     "rouge_1": Metric("ROUGE-1", note="ROUGE is F1 of stemmed words against the chosen summary."),
     "rouge_2": Metric("ROUGE-2"),
     "rouge_l": Metric("ROUGE-L"),
