@@ -117,8 +117,8 @@ def test_scores_of_a_run_say_how_many_texts_were_cut(tmp_path, monkeypatch):
     for name in ("load_model", "load_tokenizer", "load_masks", "token_records"):
         monkeypatch.setattr(module, name, lambda *_, **__: [])
     nothing = ("sample_scores", "mask_sparsity", "sample_measurements", "pair_accuracy", "mask_measurements")
-    nothing += ("mean_weight", "accuracy_by_length")
-    monkeypatch.setattr(module, "token_analysis", SimpleNamespace(**{name: lambda *_: {} for name in nothing}))
+    parts = {name: lambda *_: {} for name in (*nothing, "accuracy_by_length")} | {"mean_weight": lambda *_: None}
+    monkeypatch.setattr(module, "token_analysis", SimpleNamespace(**parts))
     monkeypatch.setattr(module, "score_samples", lambda policy, reference, tokenizer, rows, scorers, size: None)
     monkeypatch.setattr(module, "build_scorer", lambda *_: CuttingScorer())
     for name in ("samples", "pairs"):

@@ -23,6 +23,9 @@ PRELOADED = """
 """.split()
 """Modules that programs often import, loaded before the fork."""
 
+PACKAGES = "/packages"
+"""Folder of the sandbox with the packages that programs may import."""
+
 SET_PDEATHSIG, SET_DUMPABLE, SET_CHILD_SUBREAPER = 1, 4, 36  # of prctl
 FILE_BYTES, FILES, PROCESSES = 16 << 20, 64, 8
 LIMITS = range(16)  # all resource limits of Linux
@@ -152,7 +155,8 @@ def main():
     os.closerange(3, channel)
     os.closerange(channel + 1, 1024)
     sys.path.remove("")
-    for name in PRELOADED:
+    sys.path += [PACKAGES] * bool(settings["packages"])
+    for name in [*PRELOADED, *settings["packages"]]:
         importlib.import_module(name)
     os.chdir(folder)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it
