@@ -271,3 +271,16 @@ def test_a_file_that_may_not_be_read_is_not_told_as_missing(tmp_path, monkeypatc
 
     monkeypatch.setattr("os.stat", deny)
     assert refused(tmp_path, **sections).startswith(f"data.path: permission denied: {path}")
+
+
+def test_tests_of_evalplus_need_their_suite_and_numpy(tmp_path):
+    (tmp_path / "plus.jsonl").touch()
+    both = {"data": problems(tmp_path), "preferences": {"source": "executed"}}
+    code = {"code": CODE | {"suites": ["mbpp"], "mbpp_plus": str(tmp_path / "plus.jsonl")}}
+    message = refused(tmp_path, **both, evaluation=code)
+    assert message.startswith("evaluation.code.mbpp_plus: tests of EvalPlus import numpy")
+    both |= {"execution": {"packages": ["numpy"]}}
+    made = Stages(config(**both, evaluation=code))
+    assert yaml.safe_load(made.settings("measure_pass_at_k", "t"))["plus"] == {"mbpp": str(tmp_path / "plus.jsonl")}
+    code = {"code": CODE | {"suites": ["mbpp"], "humaneval_plus": str(tmp_path / "plus.jsonl")}}
+    assert "which is not among the suites" in refused(tmp_path, **both, evaluation=code)

@@ -14,6 +14,7 @@ from sparsepo.config.preferences import SamplingConfig
 from sparsepo.data.mbpp_humaneval import STOPS
 from sparsepo.data.records import Completion, Prompt, write_records
 from sparsepo.evaluation.judges import ScoreJudge, prefer_greater
+from sparsepo.workflow.settings import MeasurePassAtKSettings
 
 ROOT = Path(__file__).parents[2]
 CHAT = [{"role": "user", "content": "Hello"}]
@@ -162,3 +163,29 @@ def test_programs_that_choose_are_of_the_validation_suite_and_no_more_than_it_as
     assert [(each.split, each.sampling.samples) for each in made] == [("validation", 10), ("test", 20), ("test", 20)]
     assert [prompt.prompt for prompt in made[0].prompts] == chosen_on and made[0].stops == STOPS[suite]
     assert [prompt.prompt for prompt in made[1].prompts + made[2].prompts] == ["test prompt", *["def f():"] * 3]
+
+
+def test_programs_are_run_against_the_tests_of_evalplus_too(tmp_path, monkeypatch):
+    problem = {"task_id": 11, "text": "Double it.", "code": "def ...", "test_list": ["assert double(2) == 4"]}
+    harder = {"task_id": 11, "test": "import numpy as np\nassert double(np.ones(1))[0] == 2"}
+    for name, row in (("mbpp", problem), ("plus", harder)):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
+    texts = ["def double(x):\n    return 4", "def double(x):\n    return x + x"]
+    programs = [Completion("p", text, [], True, id="mbpp/11", split="test") for text in texts]
+    write_records(tmp_path / "programs.jsonl", programs)
+    settings = {
+        "header": {},
+        "data": {"source": "problems", "path": str(tmp_path / "mbpp.jsonl"), "prompts": {"validation": 1, "test": 1}},
+        "execution": {"packages": ["numpy"], "workers": 1},
+        "k": [1],
+        "validation_samples": 0,
+        "plus": {"mbpp": str(tmp_path / "plus.jsonl")},
+    }
+    names = {"programs": "programs.jsonl", "result_cache": "kept", "out": "out.json"}
+    module = script("measure_pass_at_k")
+    settings = MeasurePassAtKSettings(**settings)
+    places = {name: tmp_path / place for name, place in names.items()}
+    run(module, monkeypatch, settings=settings, code_version="", **places)
+    measured = json.loads((tmp_path / "out.json").read_text())["splits"]["test"]
+    assert {suite: own["pass@1"]["values"] for suite, own in measured.items()} == {"mbpp": [1.0], "mbpp_plus": [0.5]}
+    assert measured["mbpp_plus"]["pass@1"]["groups"] == ["mbpp/11+"]

@@ -147,6 +147,11 @@ class CodeConfig(Section):
 
     suites: Annotated[list[Literal["mbpp", "humaneval"]], Field(min_length=1)] = ["mbpp", "humaneval"]
     """The test problems of MBPP, and HumanEval."""
+    mbpp_plus: Path | None = None
+    """A file with the tests of MBPP+ (the rows of evalplus/mbppplus): the programs for MBPP are run against them too;
+    null leaves that out. Its tests need `execution.packages: [numpy]`."""
+    humaneval_plus: Path | None = None
+    """The same of HumanEval+ (the rows of evalplus/humanevalplus)."""
     k: Annotated[list[Count], Field(min_length=1)] = [1, 10, 100]
     """The k of each pass@k; at most `sampling.samples`."""
     sampling: SamplingConfig = SamplingConfig(samples=100, temperature=0.2, top_p=0.95, max_new_tokens=256)
@@ -158,6 +163,18 @@ class CodeConfig(Section):
     looks at test data; the caption of the table says so."""
     problems: Count | None = None
     """The first so many problems of each suite; null takes all."""
+
+    @property
+    def plus(self) -> dict[str, Path]:
+        """Suite -> the file with the further tests of EvalPlus."""
+        given = {"mbpp": self.mbpp_plus, "humaneval": self.humaneval_plus}
+        return {suite: path for suite, path in given.items() if path is not None}
+
+    def _errors(self) -> Iterator[LocatedError]:
+        for suite, path in self.plus.items():
+            yield from file_errors(path, f"{suite}_plus")
+            if suite not in self.suites:
+                yield f"its programs are those of '{suite}', which is not among the suites", (f"{suite}_plus",)
 
 
 class EvaluationConfig(Section):

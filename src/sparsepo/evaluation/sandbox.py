@@ -183,7 +183,7 @@ def _options(python: str, packages: Sequence[str]) -> Iterator[str]:
         for folder in (place, place.with_name(f"{package}.libs")):  # wheels keep compiled libraries beside
             if folder.is_dir():
                 yield from ("--ro-bind", str(folder), f"{sandbox_worker.PACKAGES}/{folder.name}")
-    yield from ("--setenv", "OPENBLAS_NUM_THREADS", "1")
+    yield from ("--setenv", "OPENBLAS_NUM_THREADS", "1") if packages else ()
     yield from f"--proc /proc --dev /dev --size {FOLDER_BYTES} --perms 1777 --tmpfs /tmp".split()
     yield from "--remount-ro / --remount-ro /dev --chdir /tmp".split()
 

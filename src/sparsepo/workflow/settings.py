@@ -349,7 +349,7 @@ class SampleGenerationsSettings(SampleResponsesSettings):
 
 
 class SampleProgramsSettings(StageSettings):
-    code: Annotated[CodeConfig, without_fields("k")]
+    code: Annotated[CodeConfig, without_fields("k", "mbpp_plus", "humaneval_plus")]
     splits: Annotated[Splits, FromJob(lambda job: job.splits("pass_at_k"))]
     loading: PolicyLoading
 
@@ -412,6 +412,7 @@ class MeasureBenchmarksSettings(StageSettings):
 class MeasurePassAtKSettings(StageSettings):
     header: dict[str, Any]
     k: Annotated[list[int], FromJob(lambda job: job.section.evaluation.code.k)]
+    plus: Annotated[dict[str, Path], FromJob(lambda job: job.section.evaluation.code.plus)]
     validation_samples: Annotated[int, FromJob(lambda job: job.section.evaluation.code.validation_samples)]
     data: DataConfig
     execution: ExecutionConfig

@@ -200,6 +200,7 @@ class Stages:
         paths = [getattr(part, "path", None) for part in parts]
         local = section.evaluation.benchmarks.local if section.evaluation.benchmarks else []
         paths += [benchmark.path for benchmark in local]
+        paths += section.evaluation.code.plus.values() if section.evaluation.code else []
         return " ".join(file_hash(file) for path in paths if path is not None for file in _files_of(path))
 
     def report_file_hashes(self) -> str:
