@@ -12,7 +12,7 @@ PIP = .venv/bin/python -m pip install -q --disable-pip-version-check $(PIP_FLAGS
 # The rules call `python`: it has to be the one in .venv.
 RUN = PATH="$(CURDIR)/.venv/bin:$$PATH"
 
-.PHONY: demo test test-slow test-gpu lint bench
+.PHONY: demo test test-slow test-gpu lint bench study
 
 demo: .venv/.demo
 	$(RUN) snakemake --cores 2 all
@@ -41,6 +41,10 @@ lint: .venv/.dev
 	$(RUN) ruff format --check .
 	$(RUN) snakefmt --check Snakefile rules
 	$(RUN) snakemake --lint
+
+# ARGS=masks: do learned masks find what matters, whatever the seed? Writes docs/results/masks/README.md.
+study: .venv/.demo
+	$(RUN) python benchmarks/study_$(firstword $(ARGS)).py $(wordlist 2,99,$(ARGS))
 
 bench: .venv/.bench
 	$(RUN) python benchmarks/step.py $(ARGS)

@@ -29,6 +29,12 @@ def token_records(
     return token_analysis.token_records(tokenizer, records, encoded, inspected, settings.planted)
 
 
+def signal_auc(settings: EvaluateRunSettings, tokens: list[dict], is_sft: bool) -> dict:
+    """How well token signals find what was planted: those of the run, of the SFT model the controls."""
+    mask = METHODS[settings.method].mask(settings.hyper)
+    return planted_auc(tokens, (*CONTROLS, CEILING) if is_sft else method_signals(tokens, mask))
+
+
 def scorers_of(settings: EvaluateRunSettings, fitted_scorer: Path | None) -> dict[str, Scorer]:
     """Name -> scorer: `reward`, and the extra ones by their own names."""
     sections = ({"reward": settings.scorer} if settings.scorer else {}) | settings.extra_scorers
@@ -50,10 +56,9 @@ def main() -> None:
         notes += [f"{split}: {note}" for note in cut_notes(*scorers.values())]
     row = METHODS[settings.method]
     tokens = token_records(settings, policy, reference, tokenizer, masks, read_records(options.pairs, Preference))
-    signals = (*CONTROLS, CEILING) if is_sft else method_signals(tokens, row.mask(settings.hyper))
     weight = token_analysis.mean_weight(tokens)
     result = token_analysis.sample_scores(scored["test"]) | {
-        "auc": planted_auc(tokens, signals) if settings.planted else {},
+        "auc": signal_auc(settings, tokens, is_sft) if settings.planted else {},
         "accuracy_by_length": token_analysis.accuracy_by_length(tokens),
         "sparsity": token_analysis.mask_sparsity(tokens),
         "mean_weight": weight,

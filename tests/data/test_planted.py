@@ -269,6 +269,11 @@ def test_the_truths_of_any_word_order_are_ordered_and_those_of_a_response_do_not
     assert set(planted_spans(text, "slots")) <= set(open_spans(text))
 
 
+def test_another_truth_is_refused():
+    with pytest.raises(ValueError, match="truth must be 'words' or 'slots', not 'word'"):
+        planted_spans("songs felt dull .", "word")
+
+
 def test_in_reviews_every_relevant_word_stands_in_a_slot(corpus):
     for text in corpus[:500]:
         assert set(planted_spans(text, "words")) <= set(planted_spans(text, "slots"))

@@ -6,7 +6,6 @@ from sparsepo.data.encoding import TokenPair
 from sparsepo.data.records import Preference
 from sparsepo.data.token_spans import mark_overlaps, planted_weights
 from sparsepo.models.loading import train_tokenizer
-from sparsepo.runtime.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -25,7 +24,7 @@ def test_a_token_is_marked_if_it_shares_a_character_with_a_planted_span(tokens, 
     assert mark_overlaps(tokens, planted) == expected
 
 
-PAIR = Preference("the film", "was not very good .", "was dull .")
+PAIR = Preference("the film", "felt not totally charming .", "felt dull .")
 
 
 def ids_of(tokenizer, text):
@@ -33,7 +32,7 @@ def ids_of(tokenizer, text):
 
 
 def weights_of(kind):
-    tokenizer = train_tokenizer(["the film was not very good .", "the plot was dull ."], kind, 300)
+    tokenizer = train_tokenizer(["the film felt not totally charming .", "albums felt dull ."], kind, 300)
     chosen, rejected = ids_of(tokenizer, PAIR.chosen), ids_of(tokenizer, PAIR.rejected)
     (found,) = planted_weights(tokenizer, [PAIR], [TokenPair([5], chosen, rejected)], "words")
     return found
@@ -44,11 +43,6 @@ def test_the_tokens_of_polar_words_and_their_negators_weigh_one_and_all_others_n
 
 
 def test_there_is_a_weight_for_each_token_of_a_response_that_was_cut():
-    tokenizer = train_tokenizer(["the film was not very good .", "the plot was dull ."], "word", 300)
+    tokenizer = train_tokenizer(["the film felt not totally charming .", "albums felt dull ."], "word", 300)
     cut = TokenPair([5], ids_of(tokenizer, PAIR.chosen)[:2], ids_of(tokenizer, PAIR.rejected)[:1])
     assert planted_weights(tokenizer, [PAIR], [cut], "words") == [([0.0, 1.0], [0.0])]
-
-
-def test_another_truth_is_an_error():
-    with pytest.raises(UserError, match="truth 'slots'"):
-        planted_weights(train_tokenizer(["good"], "word", 20), [PAIR], [TokenPair([5], [1], [2])], "slots")

@@ -6,6 +6,7 @@ from sparsepo.data.encoding import Encoder, TokenPair
 from sparsepo.data.records import Completion, Preference
 from sparsepo.evaluation.frontier import ScoredSamples
 from sparsepo.evaluation.kl import ResponseDivergence
+from sparsepo.evaluation.planted_auc import used_masks
 from sparsepo.evaluation.token_analysis import (
     accuracy_by_length,
     encode_usable,
@@ -16,7 +17,6 @@ from sparsepo.evaluation.token_analysis import (
     sample_measurements,
     sample_scores,
     token_records,
-    used_masks,
 )
 from sparsepo.models.loading import train_tokenizer
 from sparsepo.runtime.errors import UserError

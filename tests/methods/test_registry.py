@@ -161,3 +161,9 @@ def test_what_makes_a_method_what_it_is_cannot_be_set():
 
 def test_a_name_like_none_of_the_allowed_gets_no_suggestion():
     assert did_you_mean("zzz", ["beta", "form"]) == "allowed: beta, form"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_what_a_job_is_given_is_accepted_where_it_runs(name):
+    """The resolved parameters of a method's defaults are parameters that a trainer takes."""
+    check_parameters(name, METHODS[name].resolve({}))

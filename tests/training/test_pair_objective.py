@@ -197,7 +197,8 @@ def test_no_pairs_give_no_records():
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_record_tells_each_response_token_once(method):
-    records = inspect_pairs(model(0), model(1), PAIRS, method, batch_size=3)
+    pairs = [replace(pair, values=tuple([abs(value) for value in side] for side in pair.values)) for pair in PAIRS]
+    records = inspect_pairs(model(0), model(1), pairs, method, batch_size=3)
     terms = {"logps", "ref_logps", "ref_entropy", "reverse_kl", "forward_kl", "values"} | (
         {"m_u", "m_d"} if METHODS[method].mask({}) != "none" else set()
     )
@@ -250,7 +251,7 @@ def test_masks_built_here_are_calibrated_on_the_pairs_given(batch_size):
     records = inspect_pairs(model(0), model(1), PAIRS, "sparsepo_common", batch_size=batch_size)
     found = [weight for record in records for side in ("chosen", "rejected") for weight in record[side]["m_u"]]
     assert sum(found) / len(found) == pytest.approx(1.0, abs=1e-4)
-    assert found.count(0.0) / len(found) == pytest.approx(0.25, abs=0.05)
+    assert 0.5 - 1e-5 <= min(found) and max(found) <= 1.5 + 1e-5
 
 
 def test_a_pair_of_one_token_responses_does_not_blow_up_the_weights_of_the_next():

@@ -192,8 +192,11 @@ def planted_spans(text: str, truth: Literal["words", "slots"], prompt: str = "")
     slots: the positions at which such a word may stand, whatever stands there; the words before a position decide. They
     begin behind a verb of the relevant topic, and go on behind a negator, an intensifier, and an "and" behind a word.
 
-    `prompt`: the text before, which may hold the beginning of a phrase; spans are those of `text`.
+    `prompt`: the text before, which may hold the beginning of a phrase; spans are those of `text`. Raises ValueError
+    for another truth.
     """
+    if truth not in ("words", "slots"):
+        raise ValueError(f"truth must be 'words' or 'slots', not {truth!r}")
     if truth == "slots":
         return [span for span, slot in _slots(prompt, text) if slot is not None and slot.topic is RELEVANT]
     return _relevant_words(text)

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from sparsepo.evaluation.statistics import auc_interval
-from sparsepo.evaluation.token_analysis import SIDES, used_masks
 
+SIDES = ("chosen", "rejected")
 Tokens = Mapping[str, Any]
 """A side of a token record: lists with a number for each token."""
 
@@ -62,6 +62,16 @@ def method_signals(records: Sequence[Mapping[str, Any]], mask: str = "none") -> 
     """The signals of a run: its masks, |log pi/ref|, and what a `mask` selects by: an oracle's scores, negated for
     rejected responses, of which the lowest are kept, or the excess."""
     return [*used_masks(records), "abs_logratio", *([SELECTED_BY[mask]] if mask in SELECTED_BY else [])]
+
+
+def used_masks(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Which of m_u and m_d the method has; a mask that is 1 on every token is not counted."""
+    return [
+        name
+        for name in ("m_u", "m_d")
+        if name in records[0]["chosen"]
+        and any(weight != 1 for record in records for side in SIDES for weight in record[side][name])
+    ]
 
 
 def _flags(sides: Sequence[tuple[int, str, Tokens]], field: str) -> np.ndarray:

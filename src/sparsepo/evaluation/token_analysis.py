@@ -12,11 +12,9 @@ from sparsepo.data.planted import Span, open_spans, planted_spans, relevance_cha
 from sparsepo.data.records import Preference
 from sparsepo.data.token_spans import mark_overlaps, split_tokens
 from sparsepo.evaluation.frontier import ScoredSamples
+from sparsepo.evaluation.planted_auc import SIDES, used_masks
 from sparsepo.evaluation.statistics import distinct_n
 from sparsepo.runtime.errors import UserError
-
-SIDES = ("chosen", "rejected")
-
 
 # --- sampled responses
 
@@ -138,16 +136,6 @@ def accuracy_by_length(records: Sequence[dict[str, Any]]) -> dict[str, float | N
         chosen, rejected = (len(record[side]["tokens"]) for side in SIDES)
         right["longer" if chosen > rejected else "shorter" if chosen < rejected else "equal"].append(value)
     return {name: fmean(values) if values else None for name, values in right.items()}
-
-
-def used_masks(records: Sequence[dict[str, Any]]) -> list[str]:
-    """Which of m_u and m_d the method has; a mask that is 1 on every token is not counted."""
-    return [
-        name
-        for name in ("m_u", "m_d")
-        if name in records[0]["chosen"]
-        and any(weight != 1 for record in records for side in SIDES for weight in record[side][name])
-    ]
 
 
 def mask_sparsity(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:

@@ -184,10 +184,11 @@ class Method:
         return {name: hyper.get(name, default) for name, default in self.adaptive.items()}
 
     def resolve(self, hyper: Mapping[str, Any]) -> dict[str, Any]:
-        """`hyper` with the defaults of what it leaves out, of all parameters that are read."""
+        """`hyper` with the defaults of what it leaves out, of all parameters that are read and have one."""
         loss_kwargs, masks = self.split_parameters(hyper)
         masks.pop("share", None)
-        return loss_kwargs | masks | self.statistic_parameters(hyper) | dict(hyper)
+        values = loss_kwargs | masks | self.statistic_parameters(hyper) | dict(hyper)
+        return {name: value for name, value in values.items() if value is not None}
 
     @property
     def definition(self) -> dict[str, Any]:
