@@ -289,12 +289,19 @@ def test_an_answer_is_its_text_after_the_reasoning_with_the_reason_of_its_end(se
 NO_MAX_TOKENS = (
     "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
 )
-NO_TEMPERATURE = "Unsupported value: 'temperature' does not support 0 with this model."
+NO_TEMPERATURE = [
+    "Unsupported value: 'temperature' does not support 0 with this model.",
+    "`temperature` may only be set to 1 when thinking is enabled",
+    "invalid temperature: only 1 is allowed for this model",
+]
 
 
+@pytest.mark.parametrize("message", NO_TEMPERATURE)
 @pytest.mark.parametrize("max_concurrency", [1, 4])
-def test_a_model_that_takes_no_max_tokens_and_no_temperature_is_asked_without(server, tmp_path, max_concurrency):
-    server.script = [(400, {}, error(NO_MAX_TOKENS)), (400, {}, error(NO_TEMPERATURE))]
+def test_a_model_that_takes_no_max_tokens_and_no_temperature_is_asked_without(
+    server, tmp_path, max_concurrency, message
+):
+    server.script = [(400, {}, error(NO_MAX_TOKENS)), (400, {}, error(message))]
     made = client(server, tmp_path, max_concurrency=max_concurrency)
     assert sorted(texts(made, "abcd")) == [f"re: {text}" for text in "abcd"]
     assert texts(made, "ef") == ["re: e", "re: f"]

@@ -148,6 +148,11 @@ def test_an_answer_that_did_not_finish_has_no_verdict(reason):
     assert parse_verdict(Answer("so far [[A]]", reason)) is None
 
 
+@pytest.mark.parametrize("reason", ["stop", "STOP", "eos_token", "end_turn"])
+def test_an_answer_that_the_model_ended_has_its_verdict(reason):
+    assert parse_verdict(Answer("[[A]]", reason)) == 1.0
+
+
 def test_notes_count_why_answers_have_no_verdict_and_show_the_start_of_one(tmp_path, monkeypatch):
     answers = [
         Answer("", "length"),

@@ -11,11 +11,11 @@ QUESTION_REFUSED = re.compile(
     re.I,
 )
 """What an error of status 400, 403, 413 or 422 says that is about this question, not about all."""
-UNSUPPORTED = re.compile(r"unsupported|not support|deprecated|not allowed|not permitted", re.I)
+UNSUPPORTED = re.compile(r"unsupported|not support|deprecated|not allowed|not permitted|may only be|only 1 is", re.I)
 REASONING = ("think", "thinking", "thought", "reasoning")
 """Tags that models write around their reasoning, in <> or []."""
-FINISHED = "stop"
-"""`finish_reason` of an answer that the model ended itself."""
+FINISHED = ("stop", "eos_token", "stop_sequence", "end_turn")
+"""`finish_reason` of an answer that the model ended itself: of OpenAI, and as other servers call it."""
 REFUSED = "refused"
 """In its place for a question that the service refuses."""
 
@@ -33,7 +33,7 @@ class Answer:
 
     @property
     def is_finished(self) -> bool:
-        return self.finish_reason == FINISHED
+        return self.finish_reason.lower() in FINISHED
 
     @property
     def is_refused(self) -> bool:
