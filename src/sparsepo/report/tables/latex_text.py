@@ -18,13 +18,11 @@ _ACCENTS = dict(
     zip("\u0300\u0301\u0302\u0303\u0304\u0306\u0307\u0308\u030a\u030b\u030c\u0327", "`'^~=u.\"rHvc", strict=True)
 )
 """Combining mark -> the accent command of LaTeX."""
-_LIKE_LATIN = {"omicron": "o"} | {
-    f"{name} capital": letter
-    for name, letter in zip(
-        "alpha beta epsilon zeta eta iota kappa mu nu omicron rho tau chi".split(), "ABEZHIKMNOPTX", strict=True
-    )
-}
-"""Letters of Greek that LaTeX has no command for."""
+_COMMANDS = """
+    alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon phi chi psi omega
+    Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega
+""".split()
+"""Greek letters that LaTeX has a command for; of capitals, those that Latin has not."""
 _GREEK = re.compile(r"GREEK (SMALL|CAPITAL) LETTER ([A-Z]+)")
 
 
@@ -48,13 +46,9 @@ def _escaped(letter: str) -> str:
         base = rf"\{parts[0]}" if parts[0] in "ij" else parts[0]
         return rf"\{_ACCENTS[parts[1]]}{{{base}}}"
     match = _GREEK.fullmatch(unicodedata.name(letter, ""))
-    if match and (command := _greek(*match.groups())):
-        return f"${command}$"
+    if match:
+        command = match[2].replace("LAMDA", "LAMBDA")
+        command = command.lower() if match[1] == "SMALL" else command.title()
+        if command in _COMMANDS:
+            return rf"$\{command}$"
     return f"{{[}}U+{ord(letter):04X}]"
-
-
-def _greek(case: str, name: str) -> str:
-    name = {"LAMDA": "lambda", "FINAL": ""}.get(name, name.lower())
-    if case == "CAPITAL":
-        return _LIKE_LATIN.get(f"{name} capital") or (rf"\{name.title()}" if name else "")
-    return _LIKE_LATIN.get(name) or (rf"\{name}" if name else "")
