@@ -423,7 +423,7 @@ class MeasurePassAtKSettings(StageSettings):
 
 class MakeGridTableSettings(StageSettings):
     provenance: str
-    csv_bom: bool
+    csv_bom: bool = False
 
 
 class MakeAucTableSettings(MakeGridTableSettings):
@@ -474,7 +474,7 @@ class ReportTask(StageSettings):
     config: Annotated[dict[str, Any], FromJob(lambda job: job.resolved_config(without=("resources",)))]
     points: Annotated[list[str], FromJob(_points)]
     measures: list[str]
-    compare: Annotated[CompareMethodsSettings, FromJob(CompareMethodsSettings.of)]
+    compare: Annotated[CompareMethodsSettings, FromJob(CompareMethodsSettings.of), without_fields("csv_bom")]
 
 
 class BuildReportSettings(StageSettings):
