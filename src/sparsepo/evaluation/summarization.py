@@ -79,7 +79,8 @@ def left_out_notes(section: SummaryConfig, references: Sequence[str], samples: S
             few
         )
     if section.rouge:
-        wordless = sum(not UnicodeTokenizer().tokenize(reference) for reference in references)
+        tokenizer = UnicodeTokenizer()
+        wordless = sum(not tokenizer.tokenize(reference) for reference in references)
         notes += [f"{wordless:,} of {len(references):,} references have no word, and no ROUGE"] * bool(wordless)
     return notes
 
