@@ -150,9 +150,7 @@ reference_caches = of_job(
     ]
 )
 oracle_start = of_job(lambda **job: f"{STAGES.oracle_start(**job)}/model.safetensors")
-opponents = of_job(
-    lambda **job: [GENERATIONS.format(task=job["task"], run=run) for run in STAGES.opponents(**job)]
-)
+opponents = of_job(lambda **job: [GENERATIONS.format(task=job["task"], run=run) for run in STAGES.opponents(**job)])
 scoring_model = of_job(lambda **job: f"{STAGES.scoring_models(**job)[0]}/model.safetensors")
 scoring_base = of_job(
     lambda **job: next((f"{folder}/model.safetensors" for folder in STAGES.scoring_models(**job)[1:]), [])

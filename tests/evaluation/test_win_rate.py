@@ -100,9 +100,12 @@ def test_samples_of_a_prompt_that_repeat_each_other_make_nothing_surer():
 
 def test_without_longer_and_shorter_responses_nothing_is_controlled():
     assert length_controlled([1.0, 0.0, 1.0], "abc", [3, 0, 8]) is None
+    assert length_controlled([1.0, 1.0, 0.0, 0.0], "abcd", [5, 3, -2, -9]) is None  # the longer one always wins
+    assert length_controlled([1.0, 1.0, 1.0, 0.0], "abcd", [5, -3, 2, 9]) is None
+    assert length_controlled([1.0, 0.0, 1.0, 0.0], "abcd", [5, 3, -2, -9]) is not None
     assert length_controlled([1.0, 1.0], "ab", [-3, 8])["values"] == [1.0]
     found = win_rate(fixed(1.0, 0.0), ["p", "q"], ["long", "longer"], ["x", "y"], ["p", "q"])
     assert found.length_controlled is None
     assert found.notes == [
-        "no length-controlled win rate: all responses are longer, or all shorter, than their opponents"
+        "no length-controlled win rate: all responses are longer, or all shorter, or length alone decides"
     ]

@@ -110,7 +110,7 @@ def test_several_judges_compare_with_several_opponents_each_in_a_column_of_its_o
         "win_rate_b": [1.0] * 3,
         "win_rate_b_vs_sft": [1.0] * 3,
     }
-    assert set(made) - set(plain) == {"win_rate_vs_sft_lc", "win_rate_b_vs_sft_lc"}
+    assert set(made) - set(plain) == {"win_rate_b_vs_sft_lc"}  # the first judge looks at nothing but length
 
 
 def test_scores_of_a_run_say_how_many_texts_were_cut(tmp_path, monkeypatch):

@@ -54,7 +54,7 @@ def win_rate(
     measured, prompts_of, longer_by = (list(column) for column in zip(*judged, strict=True))
     controlled = length_controlled(measured, prompts_of, longer_by)
     if controlled is None:
-        notes.append("no length-controlled win rate: all responses are longer, or all shorter, than their opponents")
+        notes.append("no length-controlled win rate: all responses are longer, or all shorter, or length alone decides")
     return WinRate({"values": measured, "groups": prompts_of}, controlled, notes)
 
 
@@ -77,17 +77,22 @@ def length_controlled(
 
     Source: Dubois et al. 2024 (arXiv 2404.04475), AlpacaEval 2, without their term for the difficulty of an
     instruction, which is estimated from many models' answers to the same instructions. None where all differences have
-    one sign, so that equal lengths lie outside what was seen.
+    one sign, so that equal lengths lie outside what was seen, or where a difference separates all wins from all losses,
+    so that the data do not bound the coefficients.
     """
     y, d = np.asarray(preferences, dtype=float), np.asarray(longer_by, dtype=float)
     if d.any() and not (d.min() < 0 < d.max()):
         return None
     x = np.tanh(d / d.std()) if d.any() else d
+    wins, losses = x[y > 0.5], x[y < 0.5]
+    if len(wins) and len(losses) and len(wins) + len(losses) == len(y) and d.any():
+        if wins.min() >= losses.max() or wins.max() <= losses.min():
+            return None
     if (y == y[0]).all():
         return {"values": [float(y[0])], "groups": [0], "stderr": None}
     model = LogisticRegression(C=C, solver="newton-cholesky", tol=1e-10)
-    wins = np.repeat([1, 0], len(y))
-    model.fit(np.tile(x, 2)[:, None], wins, sample_weight=np.concatenate([y, 1 - y]))
+    won = np.repeat([1, 0], len(y))
+    model.fit(np.tile(x, 2)[:, None], won, sample_weight=np.concatenate([y, 1 - y]))
     theta, phi = model.intercept_[0], model.coef_[0, 0]
     p = expit(theta + phi * x)
     design = np.stack([np.ones_like(x), x], axis=1)
