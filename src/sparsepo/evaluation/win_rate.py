@@ -84,7 +84,7 @@ def length_controlled(
     if d.any() and not (d.min() < 0 < d.max()):
         return None
     x = np.tanh(d / d.std()) if d.any() else d
-    wins, losses = x[y > 0.5], x[y < 0.5]
+    wins, losses = x[y == 1], x[y == 0]
     if len(wins) and len(losses) and len(wins) + len(losses) == len(y) and d.any():
         if wins.min() >= losses.max() or wins.max() <= losses.min():
             return None
