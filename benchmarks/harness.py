@@ -106,7 +106,7 @@ def table(findings: Sequence[Finding]) -> str:
 def in_process(script: str, *arguments: str, **environment: str) -> Any:
     """What a script says as JSON on its last line when run with these arguments."""
     command = [sys.executable, script, *arguments]
-    done = subprocess.run(command, env=os.environ | environment, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(command, env=os.environ | environment, stdout=subprocess.PIPE, encoding="utf-8")
     if done.returncode:
         raise UserError(f"{' '.join(arguments)} failed with code {done.returncode}{_cause(done.returncode)}")
     return json.loads(done.stdout.splitlines()[-1])
@@ -132,7 +132,7 @@ def peak_above(work: Callable[[], Any]) -> int:
     """Bytes of resident memory that `work` needs at most, above what the process holds before. Linux only."""
     gc.collect()
     try:
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from here
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak starts anew from here
     except OSError as error:
         raise UserError(f"peaks of memory are read from /proc, which only Linux has ({error})") from None
     held = _status("VmRSS")
@@ -142,5 +142,5 @@ def peak_above(work: Callable[[], Any]) -> int:
 
 def _status(field: str) -> int:
     """Bytes."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field + ":"))

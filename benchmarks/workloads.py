@@ -111,7 +111,8 @@ MODELS = {"smollm2": smollm2, "wide": wide, "tiny": tiny}
 
 def hh_lengths() -> list[Lengths]:
     """500 triples counted in Anthropic's public harmless-base dialogues; `about` in the file says how."""
-    return [tuple(triple) for triple in json.loads(Path(__file__).with_name("hh_lengths.json").read_text())["lengths"]]
+    text = Path(__file__).with_name("hh_lengths.json").read_text(encoding="utf-8")
+    return [tuple(triple) for triple in json.loads(text)["lengths"]]
 
 
 def mixed(rng: random.Random) -> Lengths:

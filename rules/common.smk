@@ -9,6 +9,8 @@ from pathlib import Path
 from shlex import quote
 
 HERE = Path(workflow.basedir)
+if set("{}").intersection(str(HERE)):
+    sys.exit(f"{HERE}: Snakemake takes braces in a path for wildcards; move or rename the folder of the workflow")
 sys.path.insert(0, str(HERE / "src"))
 
 # A plan is made of many objects that stay: Python's usual search for garbage among them takes a twelfth of the time.
@@ -62,7 +64,7 @@ wildcard_constraints:
 PATH_OF_PYTHON = f" PATH={quote(str(Path(sys.executable).parent))}:$PATH"
 IN_CONDA = any("conda" in str(method).lower() for method in workflow.deployment_settings.deployment_method)
 shell.prefix(
-    "set -euo pipefail; IFS=; export PYTHONUNBUFFERED=1 TRANSFORMERS_VERBOSITY=error TOKENIZERS_PARALLELISM=false TQDM_DISABLE=1"
+    "set -euo pipefail; IFS=; export PYTHONUTF8=1 PYTHONUNBUFFERED=1 TRANSFORMERS_VERBOSITY=error TOKENIZERS_PARALLELISM=false TQDM_DISABLE=1"
     f" SPARSEPO_SNAKEMAKE={os.getpid()} PYTHONPATH={quote(str(HERE / 'src'))} SCRIPTS={quote(str(HERE / 'workflow_scripts'))}{'' if IN_CONDA else PATH_OF_PYTHON}; "
 )
 
@@ -148,6 +150,7 @@ reference_caches = of_job(
     ]
 )
 oracle_start = of_job(lambda **job: f"{STAGES.oracle_start(**job)}/model.safetensors")
+opponents = of_job(lambda **job: [GENERATIONS.format(task=job["task"], run=run) for run in STAGES.opponents(**job)])
 scoring_model = of_job(lambda **job: f"{STAGES.scoring_models(**job)[0]}/model.safetensors")
 scoring_base = of_job(
     lambda **job: next((f"{folder}/model.safetensors" for folder in STAGES.scoring_models(**job)[1:]), [])

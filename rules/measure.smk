@@ -37,6 +37,7 @@ use rule gpu_measure as measure_win_rate with:
         validation=PROMPTS["validation"],
         test=PROMPTS["test"],
         fitted_scorer=fitted_scorer,
+        opponents=opponents,
     output:
         "results/{task}/win_rate/{run}.json",
     log:

@@ -1,7 +1,6 @@
 """Write the table that compares the methods of a task, each at the point that validation data chose."""
 
-import json
-
+from sparsepo.data.records import read_json
 from sparsepo.evaluation.tfidf import describe_fit
 from sparsepo.report.tables.cells import write_comparison
 from sparsepo.report.tables.comparison import compare
@@ -16,12 +15,13 @@ OUTPUTS = ("csv", "markdown", "latex", "differences")
 def main() -> None:
     usage = "measures... csv markdown latex differences [fitted-scorer]"
     options = stage_parser(__doc__, CompareMethodsSettings, usage).parse_args()
-    settings, measures = options.settings, [json.loads(path.read_text()) for path in options.measures]
+    settings, measures = options.settings, [read_json(path) for path in options.measures]
     comparison = compare(measures, settings.as_dict(), load_published(settings.published))
     reports = [options.fitted_scorer / "report.json"] if options.fitted_scorer else []
-    notes = [describe_fit(json.loads(path.read_text())) for path in reports]
+    notes = [describe_fit(read_json(path)) for path in reports]
     paths = {name: getattr(options, name) for name in OUTPUTS}
-    write_comparison(comparison, **paths, notes=notes, provenance=settings.provenance)
+    about = {"notes": notes, "provenance": settings.provenance, "csv_bom": settings.csv_bom}
+    write_comparison(comparison, **paths, **about)
 
 
 if __name__ == "__main__":

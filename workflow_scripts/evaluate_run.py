@@ -59,6 +59,7 @@ def main() -> None:
     weight = token_analysis.mean_weight(tokens)
     result = token_analysis.sample_scores(scored["test"]) | {
         "auc": signal_auc(settings, tokens, is_sft) if settings.planted else {},
+        "accuracy_by_length": token_analysis.accuracy_by_length(tokens),
         "sparsity": token_analysis.mask_sparsity(tokens),
         "mean_weight": weight,
         "effective_beta": row.effective_beta(settings.hyper, weight),

@@ -1,9 +1,8 @@
 """Make a run of its rounds: the policy of the last one, and the logs of all."""
 
-import json
 import shutil
 
-from sparsepo.data.records import read_rows, write_json, write_records
+from sparsepo.data.records import read_json, read_rows, write_json, write_records
 from sparsepo.runtime.atomic_folder import atomic_folder
 from sparsepo.runtime.entry_point import run_main
 from sparsepo.training.iterations import join_logs, join_records
@@ -22,9 +21,7 @@ def main() -> None:
                 shutil.copyfile(path, place / path.name)
     for name in LOGS:
         write_records(options.out / name, join_logs([read_rows(folder / name) for folder in folders]))
-    write_json(
-        options.out / "run.json", join_records([json.loads((folder / "run.json").read_text()) for folder in folders])
-    )
+    write_json(options.out / "run.json", join_records([read_json(folder / "run.json") for folder in folders]))
 
 
 if __name__ == "__main__":

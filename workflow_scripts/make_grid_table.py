@@ -1,7 +1,6 @@
 """Write the table of every point of every grid of a task as CSV, Markdown and LaTeX."""
 
-import json
-
+from sparsepo.data.records import read_json
 from sparsepo.report.tables.grid import grid_frame, write_grid
 from sparsepo.runtime.entry_point import run_main
 from sparsepo.workflow.script_options import stage_parser
@@ -12,9 +11,9 @@ OUTPUTS = ("csv", "markdown", "latex")
 
 def main() -> None:
     options = stage_parser(__doc__, MakeGridTableSettings, "scores... csv markdown latex").parse_args()
-    table = grid_frame([json.loads(path.read_text()) for path in options.scores])
+    table = grid_frame([read_json(path) for path in options.scores])
     paths = {name: getattr(options, name) for name in OUTPUTS}
-    write_grid(table, **paths, provenance=options.settings.provenance)
+    write_grid(table, **paths, provenance=options.settings.provenance, csv_bom=options.settings.csv_bom)
 
 
 if __name__ == "__main__":

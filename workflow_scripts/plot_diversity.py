@@ -1,7 +1,6 @@
 """Plot a task's reward over the entropy of responses."""
 
-import json
-
+from sparsepo.data.records import read_json
 from sparsepo.report.figures.frontier import plot_diversity
 from sparsepo.report.figures.style import save_figure
 from sparsepo.runtime.entry_point import run_main
@@ -11,7 +10,7 @@ from sparsepo.workflow.settings import StageSettings
 
 def main() -> None:
     options = stage_parser(__doc__, StageSettings, "scores... out...").parse_args()
-    save_figure(plot_diversity([json.loads(path.read_text()) for path in options.scores]), options.out[0])
+    save_figure(plot_diversity([read_json(path) for path in options.scores]), options.out[0])
 
 
 if __name__ == "__main__":

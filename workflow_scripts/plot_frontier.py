@@ -1,8 +1,6 @@
 """Plot a task's reward-KL frontier, of final policies and of all that were measured during training."""
 
-import json
-
-from sparsepo.data.records import read_rows
+from sparsepo.data.records import read_json, read_rows
 from sparsepo.report.figures.frontier import plot_frontier, plot_pareto
 from sparsepo.report.figures.style import save_figure
 from sparsepo.runtime.entry_point import run_main
@@ -12,7 +10,7 @@ from sparsepo.workflow.settings import StageSettings
 
 def main() -> None:
     options = stage_parser(__doc__, StageSettings, "scores... frontier... final... pareto...").parse_args()
-    scores = [json.loads(path.read_text()) for path in options.scores]
+    scores = [read_json(path) for path in options.scores]
     trained = [score["run"] for score in scores if score["method"] != "sft"]
     points = dict(zip(trained, map(read_rows, options.frontier), strict=True))
     save_figure(plot_frontier(scores, points), options.final[0])

@@ -1,8 +1,6 @@
 """Plot one pair token by token under several methods, every row scaled to [0, 1]."""
 
-import json
-
-from sparsepo.data.records import read_rows
+from sparsepo.data.records import read_json, read_rows
 from sparsepo.report.figures.style import save_figure
 from sparsepo.report.figures.token_heatmap import plot_token_comparison
 from sparsepo.runtime.entry_point import run_main
@@ -12,7 +10,7 @@ from sparsepo.workflow.settings import StageSettings
 
 def main() -> None:
     options = stage_parser(__doc__, StageSettings, "scores... tokens... out...").parse_args()
-    labels = [json.loads(path.read_text())["label"] for path in options.scores]
+    labels = [read_json(path)["label"] for path in options.scores]
     examples = dict(zip(labels, map(read_rows, options.tokens), strict=True))
     save_figure(plot_token_comparison(examples), options.out[0])
 

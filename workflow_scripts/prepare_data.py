@@ -12,7 +12,7 @@ def main() -> None:
     options = stage_parser(__doc__, PrepareDataSettings, "out").parse_args()
     settings, folder = options.settings, options.out
     if settings.execution:  # before hours of sampling
-        check_sandbox(settings.execution.unsafe_execution)
+        check_sandbox(settings.execution.unsafe_execution, settings.execution.packages)
     sections = as_plain(settings.data), as_plain(settings.preferences)
     data, builder = task_data(settings.model, *sections, (settings.max_prompt_tokens, settings.max_new_tokens))
     for split, prompts in data.prompts.items():

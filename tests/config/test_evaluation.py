@@ -1,9 +1,11 @@
 """What can be asked of an evaluation: parts that fit together, metrics that can choose, and the size of a task."""
 
+import os
+
 import pytest
 import yaml
 
-from sparsepo.config import Config
+from sparsepo.config import Config, base
 from sparsepo.config.loading import load_config
 from sparsepo.runtime.errors import UserError
 from sparsepo.workflow.stages import Stages
@@ -148,8 +150,11 @@ def test_pass_at_k_chooses_where_validation_has_k_samples(tmp_path):
     assert config(**both, evaluation={"code": CODE, "select": "pass@5"})
     message = refused(tmp_path, **both, evaluation={"code": CODE | {"k": [1, 10]}, "select": "pass@10"})
     assert message == "evaluation.select: 'pass@10' is not measured on validation data; allowed: accuracy, pass@1"
+    message = refused(tmp_path, **both, evaluation={"code": {"sampling": {"samples": 20}}})
+    assert message.startswith("evaluation.code.k: pass@100 needs as many samples, and code.sampling.samples is 20: ")
+    assert message.endswith("write k: [1, 10], or more samples")
     message = refused(tmp_path, **both, evaluation={"code": {"k": [100], "sampling": {"samples": 10}}})
-    assert message == "evaluation.code.k: pass@100 needs as many samples, not 10"
+    assert message.endswith("code.sampling.samples is 10: write k: [1], or more samples")
 
 
 def test_the_papers_choice_on_human_eval_is_made_by_name_and_told_to_the_table(tmp_path):
@@ -207,3 +212,75 @@ def test_a_size_that_leaves_too_little_is_refused(tmp_path):
     message = refused(tmp_path, scale={"prompts": 0.1})
     assert message.startswith("data.prompts.train: 4 prompts give at most 4 pairs, fewer than one batch of 10")
     assert refused(tmp_path, scale={"prompts": 0}).startswith("scale.prompts: must be greater than 0")
+
+
+JUDGE = {"kind": "scorer", "scorer": {"kind": "vader"}}
+
+
+def test_opponents_of_a_win_rate_are_runs_of_the_same_seed_and_never_the_run_itself():
+    grids = {"dpo": {"beta": ["10", "3"]}, "simpo": {"beta": ["2"]}}
+    judged = {"generation": GENERATION, "win_rate": JUDGE, "win_rate_against": ["sft", "dpo"]}
+    made = Stages(config(evaluation=judged, methods=grids, seeds=[4, 5]))
+    first = {seed: f"dpo/beta~10/seed~{seed}" for seed in (4, 5)}
+    assert made.opponents("t", "sft") == [first[4]]
+    assert made.opponents("t", first[5]) == ["sft"]
+    assert made.opponents("t", "dpo/beta~3/seed~5") == [first[5], "sft"]
+    assert made.opponents("t", "simpo/beta~2/seed~5") == [first[5], "sft"]
+    settings = yaml.safe_load(made.settings("measure_win_rate", "t", "simpo/beta~2/seed~5"))
+    assert settings["chosen"] is False and settings["opponents"] == {"sft": "sft", "dpo": first[5]}
+    assert list(settings["opponents"].values()) == made.opponents("t", "simpo/beta~2/seed~5")  # the order of the files
+
+
+def test_judges_and_opponents_that_cannot_be_are_refused(tmp_path):
+    own = {"generation": GENERATION, "win_rate": JUDGE}
+    message = refused(tmp_path, evaluation=own | {"win_rate_against": ["chosen", "simpo"]})
+    assert message == "evaluation.win_rate_against[1]: 'simpo' is nothing to compare with; allowed: chosen, sft, dpo"
+    message = refused(tmp_path, evaluation=own | {"extra_judges": {"low": JUDGE}})
+    assert message.startswith("evaluation.extra_judges.low: a judge cannot be named 'low'")
+    message = refused(tmp_path, evaluation={"generation": GENERATION, "summaries": {}, "extra_judges": {"b": JUDGE}})
+    assert message == "evaluation.extra_judges: give the first judge under 'win_rate'"
+    own |= {"extra_judges": {"b": JUDGE}, "win_rate_against": ["chosen", "sft"], "select": "win_rate_b_vs_sft"}
+    assert config(evaluation=own).tasks["t"].evaluation.selected_by == "win_rate_b_vs_sft"
+
+
+@pytest.mark.parametrize("name", ["length", "kl", "accuracy", "reward", "bbh", "win_rate_b", "reward_low", "method"])
+def test_a_scorer_is_not_called_like_another_column_of_the_tables(tmp_path, name):
+    own = {"scorer": {"kind": "vader"}, "extra_scorers": {name: {"kind": "vader"}}}
+    message = refused(tmp_path, evaluation=own)
+    assert message.startswith(f"evaluation.extra_scorers.{name}: a scorer cannot be named '{name}'")
+
+
+def test_vader_is_the_name_of_vader_alone(tmp_path):
+    own = {"scorer": {"kind": "vader"}, "extra_scorers": {"vader": {"kind": "vader"}}}
+    assert config(evaluation=own)
+    message = refused(tmp_path, evaluation=own | {"extra_scorers": {"vader": {"kind": "classifier", "model": "m"}}})
+    assert "a scorer cannot be named 'vader'" in message
+
+
+def test_a_file_that_may_not_be_read_is_not_told_as_missing(tmp_path, monkeypatch):
+    path = tmp_path / "mbpp.jsonl"
+    sections = {"data": problems(tmp_path), "preferences": {"source": "executed"}}
+    monkeypatch.setattr(base.os, "access", lambda *_: False)  # root may read everything
+    assert refused(tmp_path, **sections) == f"data.path: permission denied: {path}"
+    stat = os.stat
+
+    def deny(place, **options):
+        if str(place) == str(path):
+            raise PermissionError(13, "Permission denied", str(place))
+        return stat(place, **options)
+
+    monkeypatch.setattr("os.stat", deny)
+    assert refused(tmp_path, **sections).startswith(f"data.path: permission denied: {path}")
+
+
+def test_tests_of_evalplus_need_their_suite_and_numpy(tmp_path):
+    (tmp_path / "plus.jsonl").touch()
+    both = {"data": problems(tmp_path), "preferences": {"source": "executed"}}
+    code = {"code": CODE | {"suites": ["mbpp"], "mbpp_plus": str(tmp_path / "plus.jsonl")}}
+    message = refused(tmp_path, **both, evaluation=code)
+    assert message.startswith("evaluation.code.mbpp_plus: tests of EvalPlus import numpy")
+    both |= {"execution": {"packages": ["numpy"]}}
+    made = Stages(config(**both, evaluation=code))
+    assert yaml.safe_load(made.settings("measure_pass_at_k", "t"))["plus"] == {"mbpp": str(tmp_path / "plus.jsonl")}
+    code = {"code": CODE | {"suites": ["mbpp"], "humaneval_plus": str(tmp_path / "plus.jsonl")}}
+    assert "which is not among the suites" in refused(tmp_path, **both, evaluation=code)

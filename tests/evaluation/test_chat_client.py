@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from sparsepo.evaluation.chat_client import ChatClient, split_url
+from sparsepo.evaluation.completions import Answer
 from sparsepo.runtime.errors import UserError
-from sparsepo.runtime.result_cache import ResultCache
+from sparsepo.runtime.result_cache import ResultCache, request_key
 
 KEY = "sk-very/secret-0123456789"
 
@@ -64,8 +65,17 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-def reply(text: str | None) -> bytes:
-    return json.dumps({"choices": [{"message": {"role": "assistant", "content": text}}]}).encode()
+def reply(content, finish_reason="stop", **message) -> bytes:
+    message = {"role": "assistant", "content": content} | message
+    return json.dumps({"choices": [{"message": message, "finish_reason": finish_reason}]}).encode()
+
+
+def error(message: str, **details) -> bytes:
+    return json.dumps({"error": {"message": message} | details}).encode()
+
+
+def texts(client: ChatClient, questions) -> list[str]:
+    return [answer.text for answer in client.answers(questions)]
 
 
 @pytest.fixture
@@ -96,7 +106,7 @@ def client(server: Server, folder: Path, **changed) -> ChatClient:
 
 def test_answers_come_in_the_order_of_the_questions_and_equal_questions_are_asked_once(server, tmp_path):
     asked = [f"q{i % 7}" for i in range(20)]
-    assert client(server, tmp_path, max_concurrency=4).answers(asked) == [f"re: {text}" for text in asked]
+    assert texts(client(server, tmp_path, max_concurrency=4), asked) == [f"re: {text}" for text in asked]
     assert sorted(server.questions) == [f"q{i}" for i in range(7)]
 
 
@@ -140,14 +150,16 @@ MISBEHAVIOUR = {
 @pytest.mark.parametrize("entry", MISBEHAVIOUR.values(), ids=MISBEHAVIOUR)
 def test_what_may_pass_is_tried_again_and_only_the_good_answer_is_kept(server, tmp_path, entry):
     server.script = [entry]
-    assert client(server, tmp_path).answers(["a"]) == ["re: a"]
+    assert texts(client(server, tmp_path), ["a"]) == ["re: a"]
     assert len(server.requests) == 2
-    assert [json.loads(line)["answer"] for line in (tmp_path / "answers.jsonl").read_text().splitlines()] == ["re: a"]
+    assert [json.loads(line)["answer"]["text"] for line in (tmp_path / "answers.jsonl").read_text().splitlines()] == [
+        "re: a"
+    ]
 
 
 def test_a_silent_server_is_tried_again_after_the_timeout(server, tmp_path):
     server.script = ["silence"]
-    assert client(server, tmp_path, timeout=0.1).answers(["a"]) == ["re: a"]
+    assert texts(client(server, tmp_path, timeout=0.1), ["a"]) == ["re: a"]
     server.script = ["silence"] * 2
     with pytest.raises(UserError, match=r"failed \(no answer within 0\.1 s\), retries: 1; 1 answers are kept"):
         client(server, tmp_path, timeout=0.1).answers(["b"])
@@ -170,7 +182,7 @@ def test_when_retries_are_used_up_the_reason_is_told_and_answers_stay(server, tm
     server.script = ["answer", "answer", *[(503, {}, b'{"error": {"message": "over\\nloaded"}}')] * 2]
     with pytest.raises(UserError, match=r"503 - over\\nloaded\), retries: 1; 2 answers are kept in .*answers.jsonl"):
         client(server, tmp_path).answers("abcd")
-    assert client(server, tmp_path).answers("abcd") == ["re: a", "re: b", "re: c", "re: d"]
+    assert texts(client(server, tmp_path), "abcd") == ["re: a", "re: b", "re: c", "re: d"]
     assert server.questions == [*"ab", *"cc", *"cd"]
 
 
@@ -203,7 +215,7 @@ def test_a_key_that_the_server_repeats_is_never_printed_cached_or_put_into_a_mes
         (500, {}, json.dumps({"error": {"message": said}}).encode()),
         (200, {}, said.encode()),
     ]
-    assert client(server, tmp_path).answers(["a"]) == ["your key is [key]"]
+    assert texts(client(server, tmp_path), ["a"]) == ["your key is [key]"]
     for _ in range(2):
         with pytest.raises(UserError, match="the key is not accepted") as refused:
             client(server, tmp_path).answers(["b"])
@@ -235,9 +247,99 @@ def test_no_other_key_is_sent_whatever_the_environment_holds(server, tmp_path, m
     assert [headers.get_all("Authorization") for _, headers, _ in server.requests] == [None, [f"Bearer {KEY}"]]
 
 
-def test_an_empty_answer_is_an_answer(server, tmp_path):
-    server.script = [(200, {}, reply(None))]
-    assert client(server, tmp_path).answers(["a"]) == [""]
+COMPLETIONS = {
+    "null": (reply(None), "", "stop"),
+    "a text": (reply("[[A]]"), "[[A]]", "stop"),
+    "cut off": (reply("half [[A]]", "length"), "half [[A]]", "length"),
+    "filtered, without a message": (b'{"choices": [{"finish_reason": "content_filter"}]}', "", "content_filter"),
+    "filtered, without content": (
+        b'{"choices": [{"finish_reason": "content_filter", "message": {}}]}',
+        "",
+        "content_filter",
+    ),
+    "no finish_reason": (b'{"choices": [{"message": {"content": "[[A]]"}}]}', "[[A]]", "None"),
+    "a refusal": (reply(None, refusal="I decline"), "I decline", "refusal"),
+    "reasoning in tags": (reply("<think>[[A]]?\nno</think>\n\n[[B]]"), "[[B]]", "stop"),
+    "reasoning without a start tag": (reply("so [[A]]\n</think>[[B]]"), "[[B]]", "stop"),
+    "reasoning without an end": (reply("<think>\nfirst [[A]]"), "", "stop"),
+    "reasoning in brackets": (reply("[THINK]the [[A]][/THINK]\n[[C]]"), "[[C]]", "stop"),
+    "reasoning beside": (reply("[[B]]", reasoning_content="[[A]]"), "[[B]]", "stop"),
+    "reasoning alone": (reply(None, reasoning_content="[[A]]"), "", "stop"),
+    "parts": (
+        reply([
+            {"type": "thinking", "thinking": [{"type": "text", "text": "[[A]]"}]},
+            {"type": "text", "text": "I say "},
+            {"type": "text", "text": "[[B]]"},
+        ]),
+        "I say [[B]]",
+        "stop",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", COMPLETIONS.values(), ids=COMPLETIONS)
+def test_an_answer_is_its_text_after_the_reasoning_with_the_reason_of_its_end(server, tmp_path, case):
+    body, text, finish_reason = case
+    server.script = [(200, {}, body)]
+    assert client(server, tmp_path).answers(["a"]) == [Answer(text, finish_reason)]
+    assert client(server, tmp_path).answers(["a"]) == [Answer(text, finish_reason)]
+    assert len(server.requests) == 1
+
+
+NO_MAX_TOKENS = (
+    "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
+)
+NO_TEMPERATURE = [
+    "Unsupported value: 'temperature' does not support 0 with this model.",
+    "`temperature` may only be set to 1 when thinking is enabled",
+    "invalid temperature: only 1 is allowed for this model",
+]
+
+
+@pytest.mark.parametrize("message", NO_TEMPERATURE)
+@pytest.mark.parametrize("max_concurrency", [1, 4])
+def test_a_model_that_takes_no_max_tokens_and_no_temperature_is_asked_without(
+    server, tmp_path, max_concurrency, message
+):
+    server.script = [(400, {}, error(NO_MAX_TOKENS)), (400, {}, error(message))]
+    made = client(server, tmp_path, max_concurrency=max_concurrency)
+    assert sorted(texts(made, "abcd")) == [f"re: {text}" for text in "abcd"]
+    assert texts(made, "ef") == ["re: e", "re: f"]
+    last = server.requests[-1][2]
+    assert last.keys() == {"model", "messages", "max_completion_tokens"} and last["max_completion_tokens"] == 9
+    assert [answer.at_temperature_0 for answer in made.answers("f")] == [False]
+
+
+def test_a_limit_that_is_too_high_is_refused_not_dropped(server, tmp_path):
+    server.script = [(400, {}, error("max_tokens is too large: 9. This model supports at most 4 completion tokens"))]
+    with pytest.raises(UserError, match="the request is refused .*max_tokens is too large"):
+        client(server, tmp_path).answers(["a"])
+
+
+REFUSED_QUESTIONS = {
+    "filter": (400, error("The response was filtered by the content management policy", code="content_filter")),
+    "code alone": (400, error("no", code="content_filter")),
+    "length": (400, error("This model's maximum context length is 4096 tokens. However, you requested 5000 tokens")),
+    "too long": (400, error("prompt is too long: 210000 tokens > 200000 maximum")),
+    "code of the length": (400, error("no", code="context_length_exceeded")),
+    "moderation": (403, error("the model requires moderation, and your input was flagged")),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED_QUESTIONS.values(), ids=REFUSED_QUESTIONS)
+def test_a_question_that_the_service_refuses_has_no_answer_and_the_others_go_on(server, tmp_path, case):
+    status, body = case
+    server.script = ["answer", (status, {}, body)]
+    first, refused, last = client(server, tmp_path).answers("abc")
+    assert (first.text, last.text) == ("re: a", "re: c")
+    assert refused.is_refused and refused.text.endswith(json.loads(body)["error"]["message"])
+    assert texts(client(server, tmp_path), "b") == ["re: b"]  # asked again by the next run
+
+
+def test_a_text_of_the_cache_without_its_finish_reason_is_asked_again(server, tmp_path):
+    body = {"model": "m", "messages": [{"role": "user", "content": "a"}], "temperature": 0, "max_tokens": 9}
+    ResultCache(tmp_path / "answers.jsonl")[request_key(body)] = "[[A]] of an earlier version"
+    assert texts(client(server, tmp_path), "a") == ["re: a"]
 
 
 def test_a_url_may_end_in_chat_completions_and_hold_a_query(server, tmp_path):
@@ -287,5 +389,5 @@ ChatClient({server.url!r}, "m", 9, None, 3, 60.0, 1, ResultCache(Path({str(tmp_p
             time.sleep(0.01)
         killed.kill()
     server.release.set()
-    assert client(server, tmp_path).answers("abcd") == [f"re: {text}" for text in "abcd"]
+    assert texts(client(server, tmp_path), "abcd") == [f"re: {text}" for text in "abcd"]
     assert server.questions == [*"abc", *"cd"]

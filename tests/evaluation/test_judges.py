@@ -8,15 +8,15 @@ from pydantic import TypeAdapter
 
 from sparsepo.config.scorers import JudgeConfig
 from sparsepo.evaluation import judges, nli
+from sparsepo.evaluation.completions import Answer
 from sparsepo.evaluation.judges import (
     BothOrders,
     ScoreJudge,
     bradley_terry,
     build_judge,
-    build_question,
-    parse_verdict,
     prefer_greater,
 )
+from sparsepo.evaluation.verdicts import build_question, parse_verdict
 from sparsepo.runtime.result_cache import ResultCache, request_key
 
 PROMPTS, A, B = ["p", "p", "q"], [" good film", " dull", " same"], [" dull", " good film", " same"]
@@ -81,9 +81,9 @@ class Chat:
     def __init__(self, **settings):
         self.settings = settings
 
-    def answers(self, questions: list[str]) -> list[str]:
+    def answers(self, questions: list[str]) -> list[Answer]:
         Chat.questions = questions
-        return [Chat.says(build_question) for build_question in questions]
+        return [Answer(Chat.says(build_question), "stop") for build_question in questions]
 
 
 def chat_judge(monkeypatch, folder: Path, says):
@@ -116,22 +116,62 @@ def test_without_a_verdict_in_one_order_there_is_none():
     assert judge(["p", "p", "p"], ["x", "y", "x"], ["y", "x", "z"]) == [None, None, 0.75]
 
 
-@pytest.mark.parametrize(
-    ("answer", "expected"),
-    [
-        ("[[A]]", 1.0),
-        ("Both err.\n**[[ B ]]**", 0.0),
-        ("[[C]]", 0.5),
-        ("At first [[A]], but on reflection [[B]]", 0.0),
-        ("A is better", None),
-        ("[A]", None),
-        ("[[D]]", None),
-        ("[[a]]", None),
-        ("", None),
-    ],
-)
-def test_the_verdict_is_the_last_letter_in_double_brackets(answer, expected):
-    assert parse_verdict(answer) == expected
+VERDICTS = {
+    "[[A]]": 1.0,
+    "Both err.\n**[[ B ]]**": 0.0,
+    "[[C]]\n```\n": 0.5,
+    "At first [[A]], but on reflection [[B]]": 0.0,
+    "My verdict: [[A]], as A is better": 1.0,
+    "[[A]] would be right by length.\n\nI choose [[C]].": 0.5,
+    "I cannot choose between [[A]] and [[B]], as both are bad": None,
+    "[[A]] is for a better A.\nI decline to judge.": None,
+    '{"reason": "shorter", "verdict": "B"}': 0.0,
+    'So:\n```json\n{"winner": "tie", "why": {"a": 1}}\n```': 0.5,
+    '{"verdict": "[[A]]"}': 1.0,
+    '{"reason": "[[A]]"}': None,
+    '{"verdict": "both"}': None,
+    "A is better": None,
+    "[A]": None,
+    "[[D]]": None,
+    "[[a]]": None,
+    "": None,
+}
+
+
+@pytest.mark.parametrize(("answer", "expected"), VERDICTS.items())
+def test_the_verdict_is_in_double_brackets_or_json_at_the_end(answer, expected):
+    assert parse_verdict(Answer(answer, "stop")) == expected
+
+
+@pytest.mark.parametrize("reason", ["length", "content_filter", "tool_calls", "None", "refused"])
+def test_an_answer_that_did_not_finish_has_no_verdict(reason):
+    assert parse_verdict(Answer("so far [[A]]", reason)) is None
+
+
+@pytest.mark.parametrize("reason", ["stop", "STOP", "eos_token", "end_turn"])
+def test_an_answer_that_the_model_ended_has_its_verdict(reason):
+    assert parse_verdict(Answer("[[A]]", reason)) == 1.0
+
+
+def test_notes_count_why_answers_have_no_verdict_and_show_the_start_of_one(tmp_path, monkeypatch):
+    answers = [
+        Answer("", "length"),
+        Answer("[[A]]", "stop"),
+        Answer("Sorry,\nno", "stop"),
+        Answer("content filter", "refused", False),
+    ]
+    monkeypatch.setattr(Chat, "answers", lambda self, questions: answers)
+    judge = chat_judge(monkeypatch, tmp_path, longer)
+    assert judge(["p"] * 2, ["x", "y"], ["u", "v"]) == [None, None]
+    assert judge.take_notes() == [
+        "1 of 4 answers of the judge were cut off (max_tokens)",
+        "1 of 4 answers of the judge have no verdict at their end",
+        "1 of 4 answers of the judge were refused by the service",
+        "one without a verdict begins 'Sorry,\\\\nno'",
+        "a refusal of the service: content filter",
+        "the judge's model takes no temperature: its answers are at its own, and may vary",
+    ]
+    assert judge.take_notes() == []
 
 
 @pytest.mark.parametrize("asks", ["dialogue", "summary"])
@@ -156,7 +196,7 @@ def test_what_the_folder_holds_is_not_asked_again(tmp_path):
     known = ResultCache(tmp_path / "answers.jsonl")
     for content, answer in zip(asked, ("[[A]]", "[[C]]"), strict=True):
         body = {"model": "m", "messages": [{"role": "user", "content": content}], "temperature": 0, "max_tokens": 9}
-        known[request_key(body)] = answer
+        known[request_key(body)] = {"text": answer, "finish_reason": "stop"}
     nowhere = {"url": "http://127.0.0.1:9", "api_key_env": None, "retries": 1, "timeout": 1.0, "max_concurrency": 1}
     judge = build_judge(section(kind="endpoint", model="m", asks="dialogue", max_tokens=9, **nowhere), tmp_path)
     assert judge(["p"], ["x"], ["y"]) == [0.75]

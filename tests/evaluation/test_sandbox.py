@@ -368,7 +368,7 @@ def test_nothing_runs_after_the_sandbox_is_closed():
 
 @pytest.fixture
 def no_bubblewrap(monkeypatch):
-    monkeypatch.setattr(subject, "sandboxed_launches", lambda: iter(()))
+    monkeypatch.setattr(subject, "sandboxed_launches", lambda packages: iter(()))
 
 
 def test_without_bubblewrap_it_refuses_and_says_what_to_install(no_bubblewrap):
@@ -386,7 +386,8 @@ def test_bubblewrap_that_cannot_make_a_sandbox_refuses_with_its_own_words(monkey
     broken = everyones / "bwrap"
     broken.write_text("#!/bin/sh\necho 'bwrap: No permissions to create new namespace' >&2\nexit 1\n")
     broken.chmod(0o755)
-    monkeypatch.setattr(subject, "sandboxed_launches", lambda: iter([Launch("/usr/bin/python3", (str(broken),))]))
+    launch = Launch("/usr/bin/python3", (str(broken),))
+    monkeypatch.setattr(subject, "sandboxed_launches", lambda packages: iter([launch]))
     with pytest.raises(UserError, match=r"cannot make a sandbox here \(bwrap: No permissions to create new namespace"):
         check_sandbox(unsafe=False)
     check_sandbox(unsafe=True)
@@ -443,3 +444,17 @@ def test_the_folder_of_unsafe_programs_is_their_own_and_goes_with_the_sandbox(no
         (found,) = opened.run(["import os, tempfile\nassert os.path.samefile(tempfile.gettempdir(), os.getcwd())"])
         assert found.passed, found
     assert not os.path.exists(worker.folder)
+
+
+def test_numpy_can_be_imported_where_it_is_allowed_and_nowhere_else(sandbox):
+    program = "import numpy as np; assert np.allclose(np.linalg.solve(np.eye(2), [1, 2]), [1, 2])"
+    assert "No module named 'numpy'" in sandbox.run([program])[0].detail
+    with Sandbox(workers=1, packages=["numpy"]) as allowed:
+        found = allowed.run([program, "import torch", "import sklearn"])
+    assert [made.passed for made in found] == [True, False, False]
+
+
+def test_packages_need_the_sandbox(monkeypatch):
+    monkeypatch.setattr(subject, "sandboxed_launches", lambda packages: iter(()))
+    with pytest.raises(UserError, match="bubblewrap"), Sandbox(unsafe=True, packages=["numpy"]):
+        pass

@@ -18,8 +18,10 @@ from transformers import BertConfig, BertForSequenceClassification, BertModel, P
 
 from sparsepo.config.evaluation import SummaryConfig
 from sparsepo.evaluation.summarization import (
+    UnicodeTokenizer,
     build_bertscore,
     build_summary_measures,
+    left_out_notes,
     rouge,
     self_bleu,
 )
@@ -204,8 +206,59 @@ def test_self_bleu_equals_nltk_with_all_other_samples_as_references():
     assert max(each) - min(each) > 0.1
 
 
-def test_a_blank_sample_has_no_bleu():
-    assert self_bleu([["", ""], ["", "the dog"]]) == [0.0, 0.0]
+def test_a_blank_sample_is_not_the_most_diverse_but_left_out_and_counted():
+    samples = [["", ""], [" ", "the dog"], ["a dog slept", "\n", "a dog slept"]]
+    assert self_bleu(samples) == [None, None, pytest.approx(100)]
+    made = build_summary_measures(SummaryConfig(rouge=False), [])(["d"] * 3, [""] * 3, samples)
+    assert made["self_bleu"] == {"values": [pytest.approx(100)], "groups": [2]}
+    assert left_out_notes(SummaryConfig(rouge=False), [""] * 3, samples) == [
+        "4 of 7 samples are blank",
+        "2 of 3 prompts have fewer than 2 samples with text, and no self-BLEU",
+    ]
+
+
+SCRIPTS = {
+    "Chinese": ("猫坐在垫子上。", "猫睡在床上。", 2 * 4 / (6 + 5)),  # 猫 在 上 and one of 6 and 5 letters
+    "Japanese": ("猫が好き", "犬が好き", 3 / 4),
+    "Thai": ("แมวนอน", "แมวนอน", 1.0),
+    "Russian": ("Кошка сидит дома", "кошка спит дома!", 2 / 3),
+    "Arabic": ("القطة تنام في البيت", "القطة في البيت", 6 / 7),
+    "Greek, with English": ("Η γάτα loves naps", "η γάτα loved nap", 1.0),
+    "accents": ("le café noir", "le cafe noir", 2 / 3),
+}
+
+
+@pytest.mark.parametrize("case", SCRIPTS, ids=SCRIPTS)
+def test_rouge_reads_words_of_any_script(case):
+    reference, text, expected = SCRIPTS[case]
+    if case == "Chinese":
+        shared = (Counter(reference[:-1]) & Counter(text[:-1])).total()
+        expected = 2 * shared / (len(reference) + len(text) - 2)
+    assert rouge([reference], [text])["rouge_1"] == [pytest.approx(expected)]
+    assert rouge([reference], [reference])["rouge_l"] == [1.0]
+
+
+@pytest.mark.parametrize("text", ["Dogs' running 12.5 times; it isn't_so", "THE re-run of A.B. tests", "", "?!"])
+def test_words_of_ascii_are_those_of_rouge_score(text):
+    from rouge_score.tokenizers import DefaultTokenizer
+
+    assert UnicodeTokenizer().tokenize(text) == DefaultTokenizer(use_stemmer=True).tokenize(text)
+
+
+def test_a_reference_without_a_word_has_no_rouge_and_is_counted():
+    made = build_summary_measures(ROUGE, [])(["d", "e"], ["👍", "a dog"], [["👍"], ["a dog"]])
+    assert made["rouge_1"] == {"values": [1.0], "groups": [1]}
+    assert left_out_notes(ROUGE, ["👍", "a dog"], [["👍"], ["a dog"]]) == [
+        "1 of 2 references have no word, and no ROUGE"
+    ]
+
+
+def test_self_bleu_of_chinese_compares_characters():
+    ours, theirs = "今天天气很好我们去公园", "今天天气很好我们去学校"
+    expected = sentence_bleu([list(theirs)], list(ours))
+    assert self_bleu([[ours, theirs]]) == [pytest.approx(100 * expected, abs=1e-6)]
+    made = build_summary_measures(NOTHING, [])(["d"], [""], [[ours]])
+    assert made["length"]["values"] == [11.0]
 
 
 def test_self_bleu_of_one_sample_is_refused_with_its_prompt():

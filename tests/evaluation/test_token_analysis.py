@@ -8,6 +8,7 @@ from sparsepo.evaluation.frontier import ScoredSamples
 from sparsepo.evaluation.kl import ResponseDivergence
 from sparsepo.evaluation.planted_auc import used_masks
 from sparsepo.evaluation.token_analysis import (
+    accuracy_by_length,
     encode_usable,
     logp_change,
     mask_measurements,
@@ -182,13 +183,14 @@ def test_scores_are_told_response_by_response():
         "reward": {"values": [0.5, 0.25, 1.0], "groups": [0, 1, 0]},
         "vader": {"values": [1.0, 0.0, 0.5], "groups": [0, 1, 0]},
         "kl": {"values": [2.0, 0.5, 0.0], "groups": [0, 1, 0]},
+        "kl_per_token": {"values": [pytest.approx(2 / 3), 0.25, 0.0], "groups": [0, 1, 0]},
         "length": {"values": [3, 2, 1], "groups": [0, 1, 0]},
     }
 
 
 def test_samples_without_a_scorer_have_no_reward_and_no_samples_no_measure():
     made = ScoredSamples([Completion("b", " x", [5], True)], {}, [ResponseDivergence(1.0, 2.0, -1.0)])
-    assert sample_scores(made)["reward"] == [] and set(sample_measurements(made)) == {"kl", "length"}
+    assert sample_scores(made)["reward"] == [] and set(sample_measurements(made)) == {"kl", "kl_per_token", "length"}
     assert sample_measurements(ScoredSamples([], {"reward": []}, [])) == {}
 
 
@@ -203,3 +205,12 @@ def test_what_is_known_of_masks_stands_beside_the_rewards():
     expected = {"zeros_m_u": 0.5, "effective_beta": 0.3}
     assert found == {name: {"values": [value], "groups": [0]} for name, value in expected.items()}
     assert mask_measurements({}, None) == {}
+
+
+def test_accuracy_by_length_is_that_of_the_pairs_of_each_kind():
+    def record(chosen, rejected, margin):
+        sides = {"chosen": {"tokens": ["x"] * chosen}, "rejected": {"tokens": ["x"] * rejected}}
+        return sides | {"reward_chosen": margin, "reward_rejected": 0.0}
+
+    records = [record(3, 1, 1.0), record(2, 1, -1.0), record(5, 1, 2.0), record(1, 4, 0.0)]
+    assert accuracy_by_length(records) == {"longer": pytest.approx(2 / 3), "shorter": 0.5, "equal": None}

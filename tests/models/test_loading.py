@@ -2,13 +2,17 @@
 
 import importlib.metadata
 import json
+import os
+import stat
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers.trainer_utils import validate_quantization_for_training
 
 from sparsepo.config.models import FolderModel
 from sparsepo.models.loading import fetch_model, load_model, load_tokenizer, save_model, train_tokenizer
+from sparsepo.runtime.atomic_folder import atomic_folder
 from sparsepo.runtime.errors import UserError
 
 # --- from scratch
@@ -228,3 +232,15 @@ def test_a_model_out_of_a_gguf_file_can_be_trained_and_saved_as_a_plain_one(tmp_
     assert not model.is_quantized and model.quantization_method is None
     assert not hasattr(model.config, "quantization_config")
     assert tokenizer("a film")["input_ids"]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_weights_have_the_mode_that_the_umask_gives(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        with atomic_folder(tmp_path / "m") as place:
+            save_file({"a": torch.zeros(1)}, place / "model.safetensors")  # for its owner alone
+            (place / "config.json").write_text("{}")
+    finally:
+        os.umask(before)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "m").iterdir()} == {mode}

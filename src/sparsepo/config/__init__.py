@@ -153,9 +153,18 @@ class TaskConfig(Section):
         """What the evaluation cannot measure of this task."""
         if self.evaluation.code and self.data.source != "problems":
             yield f"pass@k needs data.source problems, not '{self.data.source}'", ("evaluation", "code")
+        for suite in self.evaluation.code.plus if self.evaluation.code else ():
+            if "numpy" not in self.execution.packages:
+                message = "tests of EvalPlus import numpy: write execution: {packages: [numpy]}"
+                yield message, ("evaluation", "code", f"{suite}_plus")
         baseline = self.evaluation.baseline
         if baseline is not None and baseline not in ("sft", *self.methods):
             yield f"'{baseline}' is not among the methods of this task", ("evaluation", "baseline")
+        for place, opponent in enumerate(self.evaluation.win_rate_against):
+            if opponent not in ("chosen", "sft", *self.methods):
+                allowed = ", ".join(("chosen", "sft", *self.methods))
+                message = f"'{opponent}' is nothing to compare with; allowed: {allowed}"
+                yield message, ("evaluation", "win_rate_against", place)
         if self.evaluation.scorer is None and self.training.frontier_every:
             yield "points of the frontier need evaluation.scorer; set frontier_every: 0", ("training", "frontier_every")
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, NoReturn, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from sparsepo.runtime.errors import format_value, one_line
+from sparsepo.runtime.errors import format_value, missing_reason, one_line
 from sparsepo.runtime.validation import name_type
 
 LocatedError = tuple[str, tuple[str | int, ...]]
@@ -118,6 +118,9 @@ def _saved_data_errors(folder: Path, split: str | None) -> Iterator[LocatedError
 
 
 def file_errors(path: Path, *location: str) -> Iterator[LocatedError]:
-    """That this is no file."""
+    """That this is no file, or one that cannot be read."""
     if not os.path.isfile(path):  # Path.is_file raises for a name that is too long
-        yield f"no such file: {path} (paths are relative to the working directory)", location
+        reason = missing_reason(path, "file")
+        yield f"{reason}: {path} (paths are relative to the working directory)", location
+    elif not os.access(path, os.R_OK):
+        yield f"permission denied: {path}", location

@@ -24,6 +24,24 @@ from sparsepo.config.base import (
 from sparsepo.config.preferences import SamplingConfig
 from sparsepo.config.scorers import JudgeConfig, ScorerConfig, ScorerJudge, TextClassifier
 
+METRIC_NAMES = (
+    *("reward", "vader", "kl", "kl_per_token", "rouge_1", "rouge_2", "rouge_l", "bertscore", "self_bleu"),
+    *("entailment", "edna", "win_rate", "win_rate_lc", "length", "pass@k", "accuracy", "bbh", "math", "math_verify"),
+    *("gpqa", "musr", "mmlu_pro", "ifeval_inst", "ifeval_prompt", "avg", "zeros_m_u", "zeros_m_d", "effective_beta"),
+)
+"""The metrics of the tables; `extra_scorers` are called otherwise."""
+COLUMN_NAMES = ("label", "method", "params", "seeds", "variant")
+"""The other columns of a table."""
+COLUMN_ENDS = ("_low", "_high", "_paper")
+"""How the names of columns end that stand beside a metric."""
+JUDGE_NAMES_TAKEN = ("vs", "lc", "low", "high", "paper")
+"""Parts of the names of other columns than a judge's."""
+
+
+def opponent_metric(metric: str, opponent: str) -> str:
+    """The win rate of a judge against an opponent; against the chosen responses it is called after the judge alone."""
+    return metric if opponent == "chosen" else f"{metric}_vs_{opponent}"
+
 
 class GenerationConfig(Section):
     """Responses for `summaries` and `win_rate`, sampled at one or more temperatures."""
@@ -129,6 +147,11 @@ class CodeConfig(Section):
 
     suites: Annotated[list[Literal["mbpp", "humaneval"]], Field(min_length=1)] = ["mbpp", "humaneval"]
     """The test problems of MBPP, and HumanEval."""
+    mbpp_plus: Path | None = None
+    """A file with the tests of MBPP+ (the rows of evalplus/mbppplus): the programs for MBPP are run against them too;
+    null leaves that out. Its tests need `execution.packages: [numpy]`."""
+    humaneval_plus: Path | None = None
+    """The same of HumanEval+ (the rows of evalplus/humanevalplus)."""
     k: Annotated[list[Count], Field(min_length=1)] = [1, 10, 100]
     """The k of each pass@k; at most `sampling.samples`."""
     sampling: SamplingConfig = SamplingConfig(samples=100, temperature=0.2, top_p=0.95, max_new_tokens=256)
@@ -140,6 +163,18 @@ class CodeConfig(Section):
     looks at test data; the caption of the table says so."""
     problems: Count | None = None
     """The first so many problems of each suite; null takes all."""
+
+    @property
+    def plus(self) -> dict[str, Path]:
+        """Suite -> the file with the further tests of EvalPlus."""
+        given = {"mbpp": self.mbpp_plus, "humaneval": self.humaneval_plus}
+        return {suite: path for suite, path in given.items() if path is not None}
+
+    def _errors(self) -> Iterator[LocatedError]:
+        for suite, path in self.plus.items():
+            yield from file_errors(path, f"{suite}_plus")
+            if suite not in self.suites:
+                yield f"its programs are those of '{suite}', which is not among the suites", (f"{suite}_plus",)
 
 
 class EvaluationConfig(Section):
@@ -160,7 +195,16 @@ class EvaluationConfig(Section):
     summaries: SummaryConfig | None = None
     """Measures of generated summaries."""
     win_rate: JudgeConfig | None = None
-    """The judge that compares generated responses with the chosen ones: the metric `win_rate`."""
+    """The judge that compares generated responses with those of `win_rate_against`: the metric `win_rate`."""
+    extra_judges: dict[PathName, JudgeConfig] = {}
+    """Further judges of the same responses, by a name of your own: the metrics `win_rate_NAME`."""
+    win_rate_against: Annotated[
+        list[Text],
+        Field(min_length=1),
+        must(lambda names: len(set(names)) == len(names), "opponents must be distinct, not {}"),
+    ] = ["chosen"]
+    """What responses are compared with: `chosen` (the metric `win_rate`), `sft`, or a method of the task, at the first
+    point of its grid and the same seed (the metrics `win_rate_vs_sft`, `win_rate_vs_dpo`)."""
     benchmarks: BenchmarkConfig | None = None
     """Benchmarks of lm-eval."""
     code: CodeConfig | None = None
@@ -172,6 +216,8 @@ class EvaluationConfig(Section):
     """Rows of the table: each method at its chosen point, or every point of every grid."""
     baseline: str | None = None
     """The method (or sft) that the others are tested against; null tests against none."""
+    csv_bom: Bool = False
+    """true begins the CSV tables with a byte order mark, by which spreadsheets take them for UTF-8."""
     published: (
         Literal["hh", "mbpp", "ablation_architecture", "ablation_weight_decay", "ablation_binary_and_random"] | None
     ) = None
@@ -194,8 +240,15 @@ class EvaluationConfig(Section):
         if self.scorer:
             yield ("scorer",), self.scorer
         yield from ((("extra_scorers", name), scorer) for name, scorer in self.extra_scorers.items())
-        if isinstance(self.win_rate, ScorerJudge):
-            yield ("win_rate", "scorer"), self.win_rate.scorer
+        places = [(("win_rate",), self.win_rate)]
+        places += [(("extra_judges", name), judge) for name, judge in self.extra_judges.items()]
+        yield from (((*keys, "scorer"), judge.scorer) for keys, judge in places if isinstance(judge, ScorerJudge))
+
+    @property
+    def judges(self) -> dict[str, JudgeConfig]:
+        """Every judge of generated responses, by the name of its metric."""
+        named = {f"win_rate_{name}": judge for name, judge in self.extra_judges.items()}
+        return ({"win_rate": self.win_rate} if self.win_rate else {}) | named
 
     @property
     def measures(self) -> list[str]:
@@ -210,8 +263,7 @@ class EvaluationConfig(Section):
         parts = {"accuracy": "scores"}
         if self.scorer:
             parts |= dict.fromkeys(("reward", *self.extra_scorers), "scores")
-        if self.win_rate:
-            parts["win_rate"] = "win_rate"
+        parts |= {opponent_metric(name, own): "win_rate" for name in self.judges for own in self.win_rate_against}
         if self.summaries:
             names = ["rouge_1", "rouge_2", "rouge_l"] * self.summaries.rouge
             names += ["bertscore"] * bool(self.summaries.bertscore) + ["edna"] * bool(self.summaries.entailment)
@@ -225,13 +277,26 @@ class EvaluationConfig(Section):
         for part in ("summaries", "win_rate"):
             if getattr(self, part) and not generation:
                 yield f"'{part}' needs generated responses: add a section 'generation'", (part,)
+        for name, scorer in self.extra_scorers.items():
+            is_metric = name in METRIC_NAMES and not name == scorer.kind == "vader"
+            if is_metric or name in COLUMN_NAMES or name.startswith("win_rate") or name.endswith(COLUMN_ENDS):
+                message = f"a scorer cannot be named '{name}', which is another column of the tables; rename it"
+                yield message, ("extra_scorers", name)
+        if self.extra_judges and not self.win_rate:
+            yield "give the first judge under 'win_rate'", ("extra_judges",)
+        for name in self.extra_judges:
+            if "_" in name or name in JUDGE_NAMES_TAKEN:
+                message = f"a judge cannot be named '{name}': no '_', and none of {', '.join(JUDGE_NAMES_TAKEN)}"
+                yield message, ("extra_judges", name)
         if generation and not (self.summaries or self.win_rate):
             yield "nothing reads the responses: add 'summaries' or 'win_rate', or leave it out", ("generation",)
         compared = self.summaries and (self.summaries.self_bleu or self.summaries.entailment)
         if generation and compared and generation.samples < 2:
             yield "self-BLEU and EDNA compare the samples of a prompt: at least 2", ("generation", "samples")
-        if code and min(code.k) > code.sampling.samples:
-            yield f"pass@{min(code.k)} needs as many samples, not {code.sampling.samples}", ("code", "k")
+        if code and max(code.k) > code.sampling.samples:
+            possible = [k for k in code.k if k <= code.sampling.samples] or [1]
+            message = f"pass@{max(code.k)} needs as many samples, and code.sampling.samples is {code.sampling.samples}"
+            yield f"{message}: write k: {possible}, or more samples", ("code", "k")
         if self.selected_by not in self.validated:
             allowed = ", ".join(self.validated)
             yield f"'{self.selected_by}' is not measured on validation data; allowed: {allowed}", ("select",)

@@ -142,5 +142,7 @@ class ExecutionConfig(Section):
     """Megabytes of memory that a program may take."""
     workers: Count = 2
     """Programs that run at the same time."""
+    packages: list[Literal["numpy"]] = []
+    """Installed packages that programs may import beside the standard library: numpy, or none."""
     unsafe_execution: Bool = False
     """true runs programs with your rights where bubblewrap cannot be used; nothing else protects the machine then."""

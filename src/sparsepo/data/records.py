@@ -235,6 +235,11 @@ def write_records(path: str | Path, records: Iterable[Any]) -> None:
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
+def read_json(path: str | Path) -> Any:
+    """What a file of JSON holds."""
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
 def write_json(path: str | Path, value: Any) -> None:
     """Write one JSON document, atomically."""
     write_text(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")

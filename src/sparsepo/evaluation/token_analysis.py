@@ -35,9 +35,13 @@ def sample_scores(samples: ScoredSamples) -> dict[str, Any]:
 
 
 def sample_measurements(samples: ScoredSamples) -> dict[str, dict[str, list]]:
-    """The scores of each scorer, the exact KL and the length, as values with the prompt of each."""
+    """The scores of each scorer, the exact KL of a response and per token, and the length, with the prompt of each."""
     measures = samples.rewards | {
         "kl": [row.exact for row in samples.divergences],
+        "kl_per_token": [
+            divergence.exact / max(len(row.tokens), 1)
+            for divergence, row in zip(samples.divergences, samples.completions, strict=True)
+        ],
         "length": [len(row.tokens) for row in samples.completions],
     }
     groups = _prompt_numbers(samples)
@@ -115,9 +119,23 @@ def planted_marks(tokens: Sequence[Span], text: str, prompt: str) -> dict[str, l
 
 def pair_accuracy(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, list]]:
     """Share of pairs whose chosen response has the higher implicit reward; equal rewards count one half."""
-    margins = np.array([record["reward_chosen"] - record["reward_rejected"] for record in records])
-    values = np.where(margins == 0, 0.5, margins > 0).tolist()
+    values = _are_right(records)
     return {"accuracy": {"values": values, "groups": list(range(len(values)))}}
+
+
+def _are_right(records: Sequence[dict[str, Any]]) -> list[float]:
+    margins = np.array([record["reward_chosen"] - record["reward_rejected"] for record in records])
+    return np.where(margins == 0, 0.5, margins > 0).tolist()
+
+
+def accuracy_by_length(records: Sequence[dict[str, Any]]) -> dict[str, float | None]:
+    """`pair_accuracy` of the pairs whose chosen response has more tokens than the rejected one (longer), fewer
+    (shorter) or as many (equal); None where there is no such pair."""
+    right: dict[str, list[float]] = {"longer": [], "shorter": [], "equal": []}
+    for record, value in zip(records, _are_right(records), strict=True):
+        chosen, rejected = (len(record[side]["tokens"]) for side in SIDES)
+        right["longer" if chosen > rejected else "shorter" if chosen < rejected else "equal"].append(value)
+    return {name: fmean(values) if values else None for name, values in right.items()}
 
 
 def mask_sparsity(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:

@@ -121,7 +121,7 @@ def _set_pad_token(tokenizer: Any) -> Any:
 def _tokenizer_class(folder: Path) -> Any:
     """AutoTokenizer, except for a generic fast tokenizer, which AutoTokenizer would replace by the architecture's."""
     try:
-        named = json.loads((folder / "tokenizer_config.json").read_text()).get("tokenizer_class")
+        named = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("tokenizer_class")
     except (OSError, ValueError, AttributeError):
         named = None
     generic = named in ("PreTrainedTokenizerFast", "TokenizersBackend") and (folder / "tokenizer.json").is_file()
@@ -215,7 +215,7 @@ def spec_config(spec: dict[str, Any]) -> Any:
 
 def folder_config(folder: str | Path) -> Any:
     """The config of the text part of the model in a folder, by its config.json; its own code is not run for that."""
-    raw = json.loads((Path(folder) / "config.json").read_text())
+    raw = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
     if raw.get("model_type") in CONFIG_MAPPING:
         return AutoConfig.for_model(**raw).get_text_config(decoder=True)
     return SimpleNamespace(**raw.get("text_config", raw))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sparsepo.runtime.errors import add_path_to_disk_error
+from sparsepo.runtime.errors import add_path_to_disk_error, missing_reason
 
 TEMPORARY = ".saving"
 
@@ -17,7 +17,7 @@ def check_model_folder(folder: Path, pickled_weights: bool = False) -> str | Non
     With `pickled_weights`, files of torch.save are allowed too.
     """
     if not os.path.isdir(folder):  # Path.is_dir raises an error for a name that is too long
-        return f"{folder}: no such folder; a Hugging Face model folder is expected"
+        return f"{folder}: {missing_reason(folder, 'folder')}; a Hugging Face model folder is expected"
     if not (folder / "config.json").is_file():
         return f"{folder}: not a model folder: it has no config.json"
     if not list(folder.glob("*.safetensors")) and not (pickled_weights and list(folder.glob("*.bin"))):
@@ -32,6 +32,15 @@ def sync_to_disk(folder: Path) -> None:
         if path.is_file():
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
+
+
+def share_files(folder: Path) -> None:
+    """Give every file the mode that the umask gives new files; safetensors writes weights for their owner alone."""
+    umask = os.umask(0)
+    os.umask(umask)
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(0o666 & ~umask)
 
 
 @contextmanager
@@ -49,6 +58,7 @@ def atomic_folder(folder: str | Path) -> Iterator[Path]:
         with add_path_to_disk_error(folder):
             yield temporary
             sync_to_disk(temporary)
+        share_files(temporary)
         (folder / "config.json").unlink(missing_ok=True)
         for path in sorted(temporary.iterdir(), key=lambda path: path.name == "config.json"):
             target = folder / path.name

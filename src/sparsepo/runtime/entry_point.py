@@ -31,7 +31,7 @@ def run_main(main: Callable[[], None]) -> None:
     if is_launched():
         exit_with_parent(os.getppid(), "the launcher")
     if not is_first():
-        sys.stdout = open(os.devnull, "w")
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")
     snakemake, log = os.environ.get(SNAKEMAKE, ""), _log_of_this_job()
     if snakemake.isdecimal():
         exit_with_parent(int(snakemake), "snakemake")
@@ -81,7 +81,7 @@ def _exit_with_error(message: str) -> NoReturn:
     try:
         print(f"error: {message}", file=sys.stderr, flush=True)
     except OSError:
-        with suppress(OSError), open(f"/proc/{os.environ.get(SNAKEMAKE)}/fd/2", "a") as stderr:
+        with suppress(OSError), open(f"/proc/{os.environ.get(SNAKEMAKE)}/fd/2", "a", encoding="utf-8") as stderr:
             print(f"error: {message}", file=stderr)
     if is_launched():
         _exit_at_once(1)

@@ -33,6 +33,17 @@ def is_disk_full(error: Exception) -> bool:
     return any(os.strerror(number) in str(error) for number in DISK_FULL)
 
 
+def missing_reason(path: str | os.PathLike, kind: str) -> str:
+    """Why a path is no file or folder (`kind`): that it may not be read, or that there is none."""
+    try:
+        os.stat(path)
+    except PermissionError:
+        return "permission denied"
+    except (OSError, ValueError):
+        pass
+    return f"no such {kind}"
+
+
 @contextmanager
 def add_path_to_disk_error(path: os.PathLike) -> Iterator[None]:
     """Raise an error about a full disk within as an OSError with this path, which a failed write does not name."""

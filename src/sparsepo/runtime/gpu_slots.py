@@ -49,7 +49,7 @@ def visible_gpus() -> list[str]:
         return [gpu for gpu in dict.fromkeys(ids) if gpu not in ("", "-1")]
     query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
     try:
-        return subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()
+        return subprocess.run(query, capture_output=True, encoding="utf-8", check=True).stdout.split()
     except (FileNotFoundError, subprocess.CalledProcessError):
         return []
 
@@ -79,7 +79,7 @@ def acquire_gpus(gpus: list[str], count: int) -> list[str]:
 @contextmanager
 def exclusive_lock(path: Path):
     """One process at a time; others wait."""
-    with open(path, "a") as file:
+    with open(path, "a", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

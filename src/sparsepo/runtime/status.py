@@ -53,7 +53,7 @@ class _StatusFile:
         self._written, self.status.updated = time.monotonic(), time.time()
         temporary = self.path.with_name(f"{self.path.name}.tmp")
         with suppress(OSError):
-            temporary.write_text(json.dumps(asdict(self.status)) + "\n")
+            temporary.write_text(json.dumps(asdict(self.status)) + "\n", encoding="utf-8")
             os.replace(temporary, self.path)
 
 
@@ -99,7 +99,7 @@ def end_status(state: str, error: str = "") -> None:
 def read_status(path: Path) -> Status | None:
     """What a job last said of itself; None where there is no such file, or one of another version."""
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(path.read_text(encoding="utf-8"))
         return Status(**{name.name: values[name.name] for name in fields(Status)})
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -1,6 +1,5 @@
 """What all trainers share: transformers' Trainer with resumable checkpoints and a JSONL log of steps."""
 
-import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +15,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from sparsepo.config.training import OptimisationConfig
 from sparsepo.data.batches import Batch
-from sparsepo.data.records import write_json, write_text
+from sparsepo.data.records import read_json, write_json, write_text
 from sparsepo.runtime.errors import UserError
 from sparsepo.runtime.status import update_metrics
 from sparsepo.training.checkpoints import (
@@ -112,7 +111,7 @@ class ResumableTrainer(DistributedTrainer):
         """
         checkpoint = broadcast_object_list([self._prepare_folder() if self.is_world_process_zero() else None])[0]
         step = 0 if checkpoint is None else checkpoint_step(checkpoint)
-        if checkpoint is not None and json.loads((checkpoint / "trainer_state.json").read_text())["max_steps"] == step:
+        if checkpoint is not None and read_json(checkpoint / "trainer_state.json")["max_steps"] == step:
             self._load_from_checkpoint(str(checkpoint))
             self.state.global_step = step
             return  # transformers would train one more step
@@ -141,7 +140,7 @@ class ResumableTrainer(DistributedTrainer):
         for name, target in (("dynamics.jsonl", dynamics), ("frontier.jsonl", frontier)):
             if target is not None:
                 source = self.folder / name
-                write_text(target, source.read_text() if source.exists() else "")
+                write_text(target, source.read_text(encoding="utf-8") if source.exists() else "")
         shutil.rmtree(self.folder)
 
     def on_micro_batch(self, loss: Tensor, batch: Batch) -> None:

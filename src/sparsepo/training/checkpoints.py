@@ -33,7 +33,7 @@ def mark_complete(folder: Path, identity: str) -> None:
 def is_complete(folder: Path, identity: str) -> bool:
     """Whether this run (same settings, code, seed and inputs) completed the folder, and all files have their size."""
     try:
-        mark = json.loads((folder / COMPLETE_MARK).read_text())
+        mark = json.loads((folder / COMPLETE_MARK).read_text(encoding="utf-8"))
         sizes = {name: (folder / name).stat().st_size for name in mark["sizes"]}
     except (OSError, ValueError, KeyError, TypeError):
         return False

@@ -30,7 +30,7 @@ def claim_folder(folder: Path, parts: Mapping[str, Any]) -> None:
     """
     path = folder / IDENTITY_FILE
     if path.exists():
-        other = json.loads(path.read_text())
+        other = json.loads(path.read_text(encoding="utf-8"))
         differing = [name for name in {**other, **parts} if other.get(name) != parts.get(name)]
         if differing:
             raise UserError(f"{folder} is of another run ({', '.join(differing)} differ): take another folder")

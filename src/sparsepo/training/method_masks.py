@@ -34,7 +34,7 @@ def load_masks(folder: str | Path, reference: Any) -> Masks | None:
     folder = Path(folder)
     if not (folder / "masks.json").exists():
         return None
-    saved = json.loads((folder / "masks.json").read_text())
+    saved = json.loads((folder / "masks.json").read_text(encoding="utf-8"))
     masks = build_method_masks(saved["method"], reference, saved["hyper"])
     try:
         load_weights(masks, str(folder / "masks.safetensors"))

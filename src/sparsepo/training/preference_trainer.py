@@ -1,6 +1,5 @@
 """Preference optimisation of a policy against a frozen reference, on transformers' Trainer."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.encoding import EncodedPairs, TokenPair
-from sparsepo.data.records import write_json
+from sparsepo.data.records import read_json, write_json
 from sparsepo.methods.registry import METHODS, check_pair_method
 from sparsepo.models.adapters import make_trainable, save_merged
 from sparsepo.models.architecture import checkpoint_blocks, compile_blocks
@@ -111,7 +110,7 @@ class PreferenceTrainer(ResumableTrainer):
                 validation=validation_pairs,
                 policy=policy,
                 reference=reference,
-                caches=[(cache.folder / "index.json").read_text() for cache in caches],
+                caches=[(cache.folder / "index.json").read_text(encoding="utf-8") for cache in caches],
             )
         self._sampler = epoch_sampler(self._pair_epochs, config.num_train_epochs, seed)
         if self._sampler is not None:  # all epochs are one pass over all pairs
@@ -306,6 +305,6 @@ class PreferenceTrainer(ResumableTrainer):
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         super()._load_from_checkpoint(resume_from_checkpoint)
         if self.statistic is not None:
-            self.statistic.state = json.loads((Path(resume_from_checkpoint) / STATISTIC_FILE).read_text())
+            self.statistic.state = read_json(Path(resume_from_checkpoint) / STATISTIC_FILE)
         best = Path(resume_from_checkpoint) / BEST_FILE
         self.best = BestWeights.read(best) if best.exists() else None

@@ -130,7 +130,7 @@ class ReferenceCache:
         """Raises UserError if there is no cache, or one of another `content_hash`."""
         folder = Path(folder)
         try:
-            index = json.loads((folder / "index.json").read_text())
+            index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             raise UserError(f"{folder}: no cache of a reference (index.json is missing or broken)") from None
         if index["of"] != content:

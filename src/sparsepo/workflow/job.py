@@ -59,6 +59,21 @@ class Job:
         return named | {"seed": self.seed, "task": self.task}
 
     @property
+    def opponents(self) -> dict[str, str]:
+        """Opponent of the win rates -> its run: of a method the first point of its grid, with the seed of this run.
+
+        Ordered by name, as in the JSON of settings.
+
+        A run is not compared with itself, and `chosen` has no run.
+        """
+        seed = self.section.seeds[0] if self.seed is None else self.seed
+        runs = {"sft": "sft"}
+        for method, grid in self.section.methods.items():
+            runs[method] = Run(method, tuple((name, values[0]) for name, values in grid.items()), seed).path
+        wanted = [name for name in self.section.evaluation.win_rate_against if name != "chosen"]
+        return {name: runs[name] for name in sorted(wanted) if runs[name] != self.run_path}
+
+    @property
     def trusted_loading(self) -> Loading:
         """How every model folder made of the task's model is loaded: with its own code, if the config allows that."""
         return {"trust_remote_code": True} if getattr(self.section.model, "trust_remote_code", False) else {}

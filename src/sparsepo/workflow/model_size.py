@@ -69,7 +69,7 @@ def _in_folder(folder: Path) -> ModelSize | None:
     """With the parameters that its safetensors files hold; None where they cannot be read."""
     parameters = 0
     try:
-        config = json.loads((folder / "config.json").read_text())
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         size = _of_config(config, _number(config, "vocab_size") or 1)
         for path in folder.glob("*.safetensors"):
             with safe_open(path, "numpy") as file:

@@ -218,7 +218,9 @@ class TaskNeeds:
         """A second for each response, by whatever model or endpoint reads it."""
         return Need(self._generations(), JUDGE)
 
-    measure_win_rate = measure_summaries
+    def measure_win_rate(self) -> Need:
+        one = self.measure_summaries()
+        return Need(one.seconds * len(self.own.judges) * len(self.own.win_rate_against), one.memory)
 
     def measure_benchmarks(self) -> Need:
         """lm-eval keeps the logits of all positions."""

@@ -349,7 +349,7 @@ class SampleGenerationsSettings(SampleResponsesSettings):
 
 
 class SampleProgramsSettings(StageSettings):
-    code: Annotated[CodeConfig, without_fields("k")]
+    code: Annotated[CodeConfig, without_fields("k", "mbpp_plus", "humaneval_plus")]
     splits: Annotated[Splits, FromJob(lambda job: job.splits("pass_at_k"))]
     loading: PolicyLoading
 
@@ -389,8 +389,12 @@ class MeasureSummariesSettings(StageSettings):
 
 
 class MeasureWinRateSettings(StageSettings):
+    """`chosen`: whether responses are compared with the chosen ones. `opponents`: name -> run, see `Job.opponents`."""
+
     header: dict[str, Any]
-    judge: Annotated[JudgeConfig, FromJob(lambda job: job.section.evaluation.win_rate)]
+    judges: dict[str, JudgeConfig]
+    chosen: Annotated[bool, FromJob(lambda job: "chosen" in job.section.evaluation.win_rate_against)]
+    opponents: dict[str, str]
     splits: Annotated[Splits, FromJob(lambda job: job.splits("win_rate"))]
 
 
@@ -408,6 +412,8 @@ class MeasureBenchmarksSettings(StageSettings):
 class MeasurePassAtKSettings(StageSettings):
     header: dict[str, Any]
     k: Annotated[list[int], FromJob(lambda job: job.section.evaluation.code.k)]
+    plus: Annotated[dict[str, Path], FromJob(lambda job: job.section.evaluation.code.plus)]
+    validation_samples: Annotated[int, FromJob(lambda job: job.section.evaluation.code.validation_samples)]
     data: DataConfig
     execution: ExecutionConfig
 
@@ -417,10 +423,11 @@ class MeasurePassAtKSettings(StageSettings):
 
 class MakeGridTableSettings(StageSettings):
     provenance: str
+    csv_bom: bool = False
 
 
-class MakeAucTableSettings(StageSettings):
-    provenance: str
+class MakeAucTableSettings(MakeGridTableSettings):
+    pass
 
 
 class CompareMethodsSettings(MakeGridTableSettings):
@@ -467,7 +474,7 @@ class ReportTask(StageSettings):
     config: Annotated[dict[str, Any], FromJob(lambda job: job.resolved_config(without=("resources",)))]
     points: Annotated[list[str], FromJob(_points)]
     measures: list[str]
-    compare: Annotated[CompareMethodsSettings, FromJob(CompareMethodsSettings.of)]
+    compare: Annotated[CompareMethodsSettings, FromJob(CompareMethodsSettings.of), without_fields("csv_bom")]
 
 
 class BuildReportSettings(StageSettings):

@@ -1,6 +1,7 @@
 """A checked config as the rules see it: tasks, runs, and what the jobs of each stage read and ask for."""
 
 import json
+import os
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -48,9 +49,10 @@ class Stages:
     def read(cls, paths: Sequence[str | Path], overrides: Mapping[str, Any]) -> "Stages":
         """Load and check configs; warn of a model whose size is not known.
 
-        Raises UserError also for results that belong to a config of another name.
+        Raises UserError also for results that belong to a config of another name, or that cannot be written.
         """
         stages = cls(*load_with_owners(paths, overrides))
+        check_results(Path("results"))
         for task, owner in stages.owners.items():
             check_owner(Path("results") / task / "data.json", owner)
             for oracle in ("", *stages.config.tasks[task].oracles):
@@ -160,6 +162,10 @@ class Stages:
         """What is measured of the runs of a task, each in a folder of that name."""
         return ["scores", *self.config.tasks[task].evaluation.measures]
 
+    def opponents(self, task: str, run: str, **_: Any) -> list[str]:
+        """The runs whose generations those of this run are compared with."""
+        return list(self._job(task, run).opponents.values())
+
     def sampled(self, task: str) -> list[str]:
         """What is sampled of the runs of a task, each in a folder of that name."""
         evaluation = self.config.tasks[task].evaluation
@@ -194,6 +200,7 @@ class Stages:
         paths = [getattr(part, "path", None) for part in parts]
         local = section.evaluation.benchmarks.local if section.evaluation.benchmarks else []
         paths += [benchmark.path for benchmark in local]
+        paths += section.evaluation.code.plus.values() if section.evaluation.code else []
         return " ".join(file_hash(file) for path in paths if path is not None for file in _files_of(path))
 
     def report_file_hashes(self) -> str:
@@ -278,12 +285,22 @@ def _any_of(patterns: Iterable[str]) -> str:
     return "|".join(sorted(patterns)) or NOTHING
 
 
+def check_results(folder: Path) -> None:
+    """Raises UserError where results/ is a link that leads nowhere, no folder, or one that cannot be written."""
+    if folder.is_symlink() and not folder.exists():
+        raise UserError(f"{folder} is a link to {os.readlink(folder)}, which is not there: make it, or remove the link")
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file, and the results need a folder of that name: move it away")
+    if folder.exists() and not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"{folder} cannot be written: work in another folder (snakemake --directory)")
+
+
 def check_owner(stamp: Path, name: str) -> None:
     """Raises UserError when the results of a task were made by a config of another name."""
     if not stamp.is_file():
         return
     try:
-        owner = json.loads(stamp.read_text())["config"]
+        owner = json.loads(stamp.read_text(encoding="utf-8"))["config"]
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{stamp}: not a stamp of sparsepo; is {stamp.parent} a results folder?") from None
     if owner != name:

@@ -101,9 +101,9 @@ def test_a_question_is_right_where_the_likeliest_choice_is(model, tokenizer, tmp
     place = task_file(tmp_path, metric_list=listed)
     found = run_tasks(model, tokenizer, section(local=[place]), tmp_path / "work")
     wanted = expected(model, tokenizer, [question(number) for number in range(14)], by_length)
-    assert found["measurements"] == {
-        "colours": {"values": wanted, "groups": [f"colours/{number}" for number in range(14)]}
-    }
+    groups = [f"colours/{number}" for number in range(14)]
+    named = {"metric": metrics[-1], "higher_is_better": True}
+    assert found["measurements"] == {"colours": {"values": wanted, "groups": groups} | named}
     assert 0 < sum(wanted) < 14
     assert found["results"]["colours"][f"{metrics[-1]},none"] == pytest.approx(sum(wanted) / 14)
 
@@ -151,18 +151,31 @@ def test_a_limit_above_the_size_keeps_all(model, tokenizer, tmp_path):
 def test_a_group_pools_the_questions_of_its_tasks_unless_lm_eval_weighs_them_otherwise():
     rows = [{"doc_id": number, "filter": "none", "metrics": ["acc"], "acc": number % 2} for number in range(3)]
     samples = {"p": rows, "q": rows[:1]}
-    pooled = {"results": {"both": {"acc,none": 0.25, "acc_stderr,none": 0.1}}, "samples": samples}
+    rest = {"samples": samples, "higher_is_better": {"both": {"acc": True}}}
+    named = {"metric": "acc", "higher_is_better": True}
+    pooled = {"results": {"both": {"acc,none": 0.25, "acc_stderr,none": 0.1}}} | rest
     groups = ["p/0", "p/1", "p/2", "q/0"]
-    assert _measurements(pooled, {"both": ["p", "q"]}) == {"both": {"values": [0, 1, 0, 0], "groups": groups}}
-    mean_of_means = {"results": {"both": {"acc,none": 1 / 6, "acc_stderr,none": 0.1}}, "samples": samples}
-    alone = {"values": [1 / 6], "groups": [0], "stderr": 0.1}
+    assert _measurements(pooled, {"both": ["p", "q"]}) == {"both": {"values": [0, 1, 0, 0], "groups": groups} | named}
+    mean_of_means = {"results": {"both": {"acc,none": 1 / 6, "acc_stderr,none": 0.1}}} | rest
+    alone = {"values": [1 / 6], "groups": [0], "stderr": 0.1} | named
     assert _measurements(mean_of_means, {"both": ["p", "q"]}) == {"both": alone}
 
 
 def test_a_tag_gives_each_of_its_tasks():
     rows = [{"doc_id": number, "filter": "none", "metrics": ["acc"], "acc": number % 2} for number in range(2)]
-    found = {"results": {name: {"acc,none": 0.5} for name in "pq"}, "samples": {"p": rows, "q": rows}}
-    assert list(_measurements(found, {"tag": ["p", "q"]})) == ["p", "q"]
+    found = {
+        "results": {name: {"acc,none": 0.5} for name in "pq"},
+        "samples": {"p": rows, "q": rows},
+        "higher_is_better": {},
+    }
+    made = _measurements(found, {"tag": ["p", "q"]})
+    assert list(made) == ["p", "q"] and made["p"]["higher_is_better"] is None
+
+
+def test_a_task_that_is_called_like_a_metric_of_ours_gets_a_name_of_its_own():
+    rows = [{"doc_id": 0, "filter": "none", "metrics": ["acc"], "acc": 1}]
+    found = {"results": {"length": {"acc,none": 1.0}}, "samples": {"length": rows}, "higher_is_better": {}}
+    assert list(_measurements(found, {"length": ["length"]})) == ["lm_eval_length"]
 
 
 def test_a_number_that_is_no_mean_over_questions_comes_alone_with_its_standard_error(model, tokenizer, tmp_path):
@@ -170,6 +183,7 @@ def test_a_number_that_is_no_mean_over_questions_comes_alone_with_its_standard_e
     metric = {"metric_list": [{"metric": "word_perplexity", "aggregation": "weighted_perplexity"}]}
     place = task_file(tmp_path, questions=3, **text, **metric)
     found = run_tasks(model, tokenizer, section(local=[place]), tmp_path)["measurements"]["colours"]
+    assert (found["metric"], found["higher_is_better"]) == ("word_perplexity", False)
     end = tokenizer.eos_token
     nats = [log_probability(model, tokenizer, end, question(number)["question"]) for number in range(3)]
     assert found["values"] == [pytest.approx(torch.tensor(-sum(nats) / 6).exp().item(), rel=1e-4)]  # two words each

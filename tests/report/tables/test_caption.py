@@ -2,8 +2,11 @@
 
 import re
 
+from sparsepo.config.evaluation import METRIC_NAMES
 from sparsepo.methods.registry import METHODS
+from sparsepo.report.html.summary import best_method
 from sparsepo.report.tables.caption import comparison_caption, comparison_notes
+from sparsepo.report.tables.cells import comparison_table
 from sparsepo.report.tables.comparison import compare
 from sparsepo.report.tables.metrics import METRICS, in_order, metric_of
 from sparsepo.report.tables.published import Published, load_published
@@ -119,3 +122,36 @@ def test_the_caption_warns_of_a_choice_that_looks_at_test_data():
     assert "highest reward on HumanEval, the choice of the SparsePO paper" in on_test
     assert "HumanEval is test data" in on_test and "validation data" not in on_test
     assert "Test data choose nothing" in comparison_caption(compare(_two_points(), BY_REWARD, NOTHING))
+
+
+def test_each_win_rate_names_its_opponent_and_judge():
+    labels = {
+        "win_rate": "win rate %",
+        "win_rate_lc": "LC win rate %",
+        "win_rate_gpt": "win rate % (gpt)",
+        "win_rate_vs_sft": "win rate % vs SFT",
+        "win_rate_vs_sparsepo_common_lc": "LC win rate % vs sparsepo_common",
+        "win_rate_gpt-5_vs_dpo_lc": "LC win rate % vs dpo (gpt-5)",
+    }
+    assert {name: metric_of(name).label for name in labels} == labels
+    assert in_order(["length", *labels])[-1] == "length"
+
+
+def test_the_names_that_a_config_refuses_are_the_metrics_of_the_table():
+    assert METRIC_NAMES == tuple(METRICS)
+
+
+def test_a_perplexity_is_best_where_it_is_lowest_as_lm_eval_says():
+    files = []
+    for method, perplexity, accuracy in (("sft", 30.0, 0.2), ("dpo", 20.0, 0.3), ("ipo", 25.0, 0.4)):
+        own = {"metric": "word_perplexity", "higher_is_better": False}
+        wikitext = {"values": [perplexity], "groups": [0], "stderr": None} | own
+        arc = {"values": [accuracy], "groups": [0], "stderr": None} | {"metric": "acc", "higher_is_better": True}
+        (file,) = [_file(method)]
+        files.append(file | {"measure": "benchmarks", "splits": {"test": {"": {"wikitext": wikitext, "arc": arc}}}})
+    made = compare(files, BY_REWARD, NOTHING)
+    (block,) = comparison_table(made, [], "").blocks
+    assert block.heads[-2:] == ["wikitext (word_perplexity)", "arc (acc)"]
+    ranks = {row[0].text: [cell.rank for cell in row[-2:]] for part in block.parts for row in part}
+    assert ranks == {"SFT": [0, 0], "DPO": [1, 2], "IPO": [2, 1]}
+    assert best_method(made).startswith("DPO") and "wikitext (word_perplexity) 20.000" in best_method(made)

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from sparsepo.report.tables.cautions import cautions
-from sparsepo.report.tables.grid import grid_frame, write_grid
+from sparsepo.report.tables.grid import grid_frame, grid_table, write_grid
 from sparsepo.report.tables.render import escaped_latex
 
 SFT = {
@@ -201,3 +201,13 @@ def test_cautions_finds_nothing_wrong_with_a_good_table():
 
 def test_cautions_of_sft_alone_is_empty():
     assert cautions(_frame()) == []
+
+
+def test_accuracy_stands_by_which_response_is_longer_as_the_mean_over_seeds():
+    own = {"longer": 0.75, "shorter": 0.25, "equal": None}
+    other = {"longer": 0.25, "shorter": 0.25, "equal": None}
+    frame = grid_frame([SFT, *(DPO | {"seed": seed, "accuracy_by_length": by} for seed, by in enumerate((own, other)))])
+    assert frame.loc[1, ["accuracy_longer", "accuracy_shorter"]].tolist() == [0.5, 0.25]
+    block = grid_table(frame, "").blocks[0]
+    place = list(block.heads).index("accuracy: chosen longer / shorter / equal")
+    assert [row[place].text for part in block.parts for row in part][-1] == "0.50 / 0.25 / -"

@@ -2,14 +2,20 @@
 
 import math
 import re
+import shutil
+import subprocess
 
+import pandas as pd
 import pytest
 
 from sparsepo.report.tables.caption import variant_word
 from sparsepo.report.tables.cells import comparison_table, ranks
 from sparsepo.report.tables.comparison import compare
+from sparsepo.report.tables.latex_text import escaped_latex
 from sparsepo.report.tables.published import Published
-from sparsepo.report.tables.render import STAR, Block, Cell, Table, to_latex, to_markdown
+from sparsepo.report.tables.render import STAR, Block, Cell, Table, to_latex, to_markdown, write_csv
+
+ENGINES = [engine for engine in ("pdflatex", "xelatex", "lualatex") if shutil.which(engine)]
 
 BY_REWARD = {"select": "reward", "selected_on_test": False, "baseline": None, "rows": "methods"}
 LABELS = {"sft": "SFT", "dpo": "DPO", "ipo": "IPO", "simpo": "SimPO"}
@@ -155,6 +161,38 @@ def test_latex_is_pinned():
         r"a note of x\_y \par another",
         r"\end{table*}",
     ]
+
+
+ANY_TEXT = "[x] *a* 50% of $1 & #2 ~^\\ {β=0.1} Δ λ ω Ο ς é ñ Å ő İ ł ß “q” 中文 👍 \x00 a\n\nb \t m_u -1"
+
+
+def test_latex_of_any_text_is_ascii_with_greek_in_maths_and_code_points_for_what_needs_a_package():
+    assert escaped_latex("effective β, Δ, λ, Σ") == r"effective $\beta$, $\Delta$, $\lambda$, $\Sigma$"
+    assert escaped_latex("é ñ ß Å ő") == r"\'{e} \~{n} \ss{} \r{A} \H{o}"
+    assert escaped_latex("中 👍\x00") == "{[}U+4E2D] {[}U+1F44D]{[}U+0000]"
+    assert escaped_latex("[1] *") == "{[}1] {*}"
+    assert escaped_latex("a\n\nb") == "a b"
+    assert escaped_latex(ANY_TEXT).isascii() and escaped_latex(ANY_TEXT).isprintable()
+
+
+@pytest.mark.skipif(not ENGINES, reason="no TeX engine is installed (pdflatex, xelatex, lualatex)")
+@pytest.mark.parametrize("engine", ENGINES)
+def test_latex_of_any_text_compiles(tmp_path, engine):
+    cells = [[Cell(ANY_TEXT), Cell("[0.5]", 1, "†")], [Cell("*"), Cell("-1", 2, STAR)]]
+    table = to_latex(Table([Block([ANY_TEXT, "β"], 1, [cells])], ANY_TEXT, [ANY_TEXT], "config a"))
+    packages = r"\documentclass{article}\usepackage{booktabs,graphicx}"
+    (tmp_path / "a.tex").write_text(packages + r"\begin{document}" + "\n" + table + r"\end{document}", encoding="utf-8")
+    command = [engine, "-interaction=nonstopmode", "-halt-on-error", "a.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace")
+    assert done.returncode == 0, done.stdout[-2000:]
+
+
+def test_a_csv_opens_in_a_spreadsheet_where_it_is_marked(tmp_path):
+    frame = pd.DataFrame({"method": ["β 中"]})
+    write_csv(frame, tmp_path / "plain.csv")
+    write_csv(frame, tmp_path / "marked.csv", bom=True)
+    assert (tmp_path / "marked.csv").read_bytes() == b"\xef\xbb\xbf" + (tmp_path / "plain.csv").read_bytes()
+    assert pd.read_csv(tmp_path / "marked.csv").equals(frame)
 
 
 def test_latex_of_a_whole_comparison_balances_and_is_ascii():

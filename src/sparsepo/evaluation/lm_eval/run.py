@@ -13,7 +13,7 @@ from typing import Any
 
 from jinja2.exceptions import TemplateError
 
-from sparsepo.config.evaluation import BenchmarkConfig
+from sparsepo.config.evaluation import METRIC_NAMES, BenchmarkConfig
 from sparsepo.config.models import ChatOptions
 from sparsepo.evaluation.lm_eval import leaderboard
 from sparsepo.evaluation.lm_eval.tasks import SEED, check_answer_lengths, draw_questions, load_tasks, set_examples
@@ -161,14 +161,19 @@ def _measurements(output: dict[str, Any], asked: dict[str, list[str]]) -> dict[s
                 measurements["avg"] = _single(leaderboard.average(values), None)
         else:
             measurements |= _question_values(output, label, tasks)
-    return measurements
+    return {f"lm_eval_{name}" if _is_taken(name, own) else name: own for name, own in measurements.items()}
+
+
+def _is_taken(name: str, measurement: dict[str, Any]) -> bool:
+    """Whether a task of lm-eval is called like a metric of ours, of which it is none."""
+    return "metric" in measurement and name in METRIC_NAMES
 
 
 def _question_values(output: dict[str, Any], label: str, tasks: list[str]) -> dict[str, dict[str, Any]]:
     """One value of each question where their mean is what lm-eval reports, so that models are compared by question.
 
     Of several metrics the one normalised by length is taken, else the first. A name of several tasks without a number
-    of its own (a tag) gives one measurement for each task.
+    of its own (a tag) gives one measurement for each task. `metric` and `higher_is_better` are what lm-eval says.
     """
     first = output["samples"][tasks[0]][0]
     metric = "acc_norm" if "acc_norm" in first["metrics"] else first["metrics"][0]
@@ -177,12 +182,13 @@ def _question_values(output: dict[str, Any], label: str, tasks: list[str]) -> di
         return {name: value for task in tasks for name, value in _question_values(output, task, [task]).items()}
     rows = [(task, row) for task in tasks for row in output["samples"][task] if row["filter"] == first["filter"]]
     reported = output["results"][label][key]
+    named = {"metric": metric, "higher_is_better": output["higher_is_better"].get(label, {}).get(metric)}
     if all(isinstance(row[metric], int | float) for _, row in rows):
         values = [float(row[metric]) for _, row in rows]
         if math.isclose(sum(values) / len(values), reported, abs_tol=1e-9):
-            return {label: {"values": values, "groups": [f"{task}/{row['doc_id']}" for task, row in rows]}}
+            return {label: {"values": values, "groups": [f"{task}/{row['doc_id']}" for task, row in rows]} | named}
     error = output["results"][label].get(f"{metric}_stderr,{first['filter']}")
-    return {label: _single(reported, None if isinstance(error, str) else error)}
+    return {label: _single(reported, None if isinstance(error, str) else error) | named}
 
 
 def _single(value: float, error: float | None) -> dict[str, Any]:

@@ -6,7 +6,6 @@ from typing import Any
 from sparsepo.report.html.task_results import TaskResults
 from sparsepo.report.tables.caption import variant_word
 from sparsepo.report.tables.comparison import Comparison
-from sparsepo.report.tables.metrics import metric_of
 from sparsepo.report.tables.systems import ColumnKey, System
 
 
@@ -35,7 +34,7 @@ def best_method(comparison: Comparison) -> str:
     column = ranked_column(comparison)
     if column is None:
         return ""
-    variant, metric = column[0], metric_of(column[1])
+    variant, metric = column[0], comparison.metric(column[1])
     best = best_system(comparison, column)
     mean, low, high = (f"{value:z.{metric.digits}f}" for value in vars(best.estimates[column].interval).values())
     where = f" at {variant_word([variant])} {variant}" if variant else ""
@@ -58,7 +57,7 @@ def indistinguishable(comparison: Comparison) -> list[str]:
         return []
     others = "no other system" if len(alike) == len(pairs) else f"{len(alike)} of {len(pairs)} other systems"
     told = "can be told from it" if len(alike) == len(pairs) else f"cannot be told from it ({', '.join(alike)})"
-    metric = metric_of(column[1]).label
+    metric = comparison.metric(column[1]).label
     return [
         f"{labels[best.name]} has the best {metric}, but {others} {told} on these prompts (permutation test, Holm)."
     ]
@@ -66,13 +65,13 @@ def indistinguishable(comparison: Comparison) -> list[str]:
 
 def ranked_column(comparison: Comparison) -> ColumnKey | None:
     """The column that chose the settings, at its first variant; else the first of a metric that has a better end."""
-    ranked = [column for column in comparison.columns if metric_of(column[1]).higher_is_better is not None]
+    ranked = [column for column in comparison.columns if comparison.metric(column[1]).higher_is_better is not None]
     return next((column for column in ranked if column[1] == comparison.select), ranked[0] if ranked else None)
 
 
 def best_system(comparison: Comparison, column: ColumnKey) -> System:
     """The first system of the best mean among those that have an estimate in this column."""
-    sign = 1 if metric_of(column[1]).higher_is_better else -1
+    sign = 1 if comparison.metric(column[1]).higher_is_better else -1
     measured = [system for system in comparison.systems if column in system.estimates]
     return max(measured, key=lambda system: sign * system.estimates[column].interval.mean)
 

@@ -80,19 +80,19 @@ class TaskResults:
     def record(self, run: str) -> dict[str, Any]:
         """The record of a training; empty for a model that was not trained here."""
         path = self.run_folder(run) / "run.json"
-        return json.loads(path.read_text()) if path.exists() else {}
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
     def log_tail(self, run: str) -> str:
         """The last lines of the log of a training; empty where its log was removed."""
         logs = self.logs / self.name
         paths = [logs / "train_sft.log"] if run == "sft" else [logs / stage / f"{run}.log" for stage in RUN_STAGES]
         path = next((path for path in paths if path.exists()), None)
-        return "\n".join(path.read_text(errors="replace").splitlines()[-LOG_LINES:]) if path else ""
+        return "\n".join(path.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:]) if path else ""
 
     def fitted(self) -> list[dict[str, Any]]:
         """The report of the scorer that the pipeline fitted, if it did."""
         path = self.folder / "scorer" / "report.json"
-        return [json.loads(path.read_text())] if path.exists() else []
+        return [json.loads(path.read_text(encoding="utf-8"))] if path.exists() else []
 
     def _json(self, place: str) -> Any:
-        return json.loads((self.folder / place).read_text())
+        return json.loads((self.folder / place).read_text(encoding="utf-8"))

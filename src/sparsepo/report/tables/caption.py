@@ -6,7 +6,6 @@ from itertools import product
 import pandas as pd
 
 from sparsepo.report.tables.comparison import Comparison
-from sparsepo.report.tables.metrics import metric_of
 from sparsepo.report.tables.render import BETTER, WORSE
 from sparsepo.report.tables.systems import PROMPTS, SEEDS, STANDARD_ERROR
 
@@ -34,7 +33,7 @@ def comparison_caption(comparison: Comparison) -> str:
         ]
     if any(not pair.is_tested for pair in pairs):
         sentences.append("Scores without single items are not tested.")
-    sentences += dict.fromkeys(metric_of(name).note for name in comparison.metrics if metric_of(name).note)
+    sentences += filter(None, dict.fromkeys(comparison.metric(name).note for name in comparison.metrics))
     printed = [comparison.published_value(*place) for place in product(comparison.systems, comparison.columns)]
     if any(value is not None for value in printed):
         sentences.append(f"Paper: the figure printed in {comparison.published.source}, of another run and often model.")
@@ -49,7 +48,7 @@ def comparison_notes(comparison: Comparison) -> list[str]:
             runs_by_note.setdefault(note, []).append(run)
     notes = [f"{', '.join(dict.fromkeys(runs))}: {note}" for note, runs in runs_by_note.items()]
     missing = [
-        f"{system.label}: {metric_of(metric).label}{f' at {variant}' if variant else ''} is the mean of"
+        f"{system.label}: {comparison.metric(metric).label}{f' at {variant}' if variant else ''} is the mean of"
         f" {estimate.runs} of {system.seeds} seeds; the others lack it"
         for system in comparison.systems
         for (variant, metric), estimate in system.estimates.items()
@@ -66,7 +65,7 @@ def variant_word(variants: Sequence[str]) -> str:
 def _rule(comparison: Comparison) -> str:
     if all(system.candidates == 1 for system in comparison.systems):
         return "Every setting is a row, so nothing was chosen; figures are on test data."
-    metric = metric_of(comparison.select)
+    metric = comparison.metric(comparison.select)
     best = "highest" if metric.higher_is_better else "lowest"
     data, warning = "validation data", "Test data choose nothing; all figures are on test data."
     if comparison.selected_on_test:
@@ -80,8 +79,8 @@ def _rule(comparison: Comparison) -> str:
 
 
 def _ranking(comparison: Comparison) -> str:
-    unranked = [name for name in comparison.metrics if metric_of(name).higher_is_better is None]
+    unranked = [name for name in comparison.metrics if comparison.metric(name).higher_is_better is None]
     variants = [variant for variant in comparison.variants if variant]
     column = f"column and {variant_word(variants)}" if variants else "column"
-    left_out = f" Not ranked: {', '.join(metric_of(name).label for name in unranked)}." if unranked else ""
+    left_out = f" Not ranked: {', '.join(comparison.metric(name).label for name in unranked)}." if unranked else ""
     return f"Bold is the best of a {column} as printed, underlined the second; equal ones share.{left_out}"

@@ -8,7 +8,6 @@ from pathlib import Path
 from sparsepo.evaluation.statistics import Interval
 from sparsepo.report.tables.caption import comparison_caption, comparison_notes, variant_word
 from sparsepo.report.tables.comparison import Comparison, comparison_frame, differences_frame
-from sparsepo.report.tables.metrics import metric_of
 from sparsepo.report.tables.render import (
     BETTER,
     WORSE,
@@ -24,13 +23,15 @@ from sparsepo.report.tables.systems import ColumnKey, System
 
 
 def write_comparison(comparison: Comparison, *, differences: Path, notes: Sequence[str], provenance: str,
-                     **paths: Path) -> None:  # fmt: skip
+                     csv_bom: bool = False, **paths: Path) -> None:  # fmt: skip
     """Write the comparison to the csv, markdown and latex of `paths`, and all tests as CSV to `differences`.
 
-    `notes` stand below the table, after those of the runs; `provenance` says what made the numbers.
+    `notes` stand below the table, after those of the runs; `provenance` says what made the numbers; csv_bom: see
+    `write_csv`.
     """
-    write_csv(differences_frame(comparison), differences)
-    write_table(comparison_table(comparison, notes, provenance), comparison_frame(comparison), **paths)
+    write_csv(differences_frame(comparison), differences, csv_bom)
+    frame = comparison_frame(comparison)
+    write_table(comparison_table(comparison, notes, provenance), frame, csv_bom=csv_bom, **paths)
 
 
 def comparison_table(comparison: Comparison, notes: Sequence[str], provenance: str) -> Table:
@@ -61,7 +62,7 @@ def _block(comparison: Comparison, variants: Sequence[str]) -> Block:
         for name in metrics
     }
     first = ["method", "setting"] if variants == [""] else [variant_word(variants), "method", "setting"]
-    heads = [head for name in metrics for head in [metric_of(name).label, *["paper"] * with_paper[name]]]
+    heads = [head for name in metrics for head in [comparison.metric(name).label, *["paper"] * with_paper[name]]]
     parts = []
     for variant in variants:
         columns = [_column(comparison, (variant, name), with_paper[name]) for name in metrics]
@@ -77,7 +78,7 @@ def _block(comparison: Comparison, variants: Sequence[str]) -> Block:
 
 def _column(comparison: Comparison, column: ColumnKey, with_paper: bool) -> list[list[Cell]]:
     """The cells of each system in one column: its own and, beside it, the paper's."""
-    metric = metric_of(column[1])
+    metric = comparison.metric(column[1])
     none = Interval(math.nan, math.nan, math.nan)
     intervals = [
         system.estimates[column].interval if column in system.estimates else none for system in comparison.systems
@@ -93,7 +94,7 @@ def _column(comparison: Comparison, column: ColumnKey, with_paper: bool) -> list
 
 def _mark(comparison: Comparison, system: System, column: ColumnKey) -> str:
     """Of the paired bootstrap against the baseline: better, worse, or "" where 0 lies in the interval."""
-    higher = metric_of(column[1]).higher_is_better
+    higher = comparison.metric(column[1]).higher_is_better
     if comparison.baseline is None or higher is None:
         return ""
     for pair in comparison.differences.get(column, ()):

@@ -1,13 +1,13 @@
 """The table that compares methods, each at the setting that validation data chose, and the tests between them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 
 from sparsepo.evaluation.significance import Difference, pairwise_differences
-from sparsepo.report.tables.metrics import in_order
+from sparsepo.report.tables.metrics import Metric, in_order, metric_of
 from sparsepo.report.tables.published import Published
 from sparsepo.report.tables.systems import ColumnKey, System, build_systems
 from sparsepo.runtime.errors import UserError
@@ -29,6 +29,11 @@ class Comparison:
     differences: Mapping[ColumnKey, Sequence[Difference]]
     published: Published
     selected_on_test: bool = False
+    benchmarks: Mapping[str, Metric] = field(default_factory=dict)
+    """The metrics of lm-eval's tasks, with the name and the direction that lm-eval gives."""
+
+    def metric(self, name: str) -> Metric:
+        return self.benchmarks[name] if name in self.benchmarks else metric_of(name)
 
     @property
     def variants(self) -> list[str]:
@@ -61,7 +66,21 @@ def compare(files: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], pub
         differences[column] = pairwise_differences({one.name: one.estimates[column].items for one in measured})
     baseline = _baseline(systems, settings["baseline"])
     on_test = settings["selected_on_test"]
-    return Comparison(systems, columns, settings["select"], baseline, differences, published, on_test)
+    return Comparison(
+        systems, columns, settings["select"], baseline, differences, published, on_test, _benchmarks(files)
+    )
+
+
+def _benchmarks(files: Sequence[Mapping[str, Any]]) -> dict[str, Metric]:
+    """The metrics that the measure files describe themselves."""
+    return {
+        name: Metric(f"{name} ({measurement['metric']})", higher_is_better=measurement["higher_is_better"])
+        for file in files
+        for split in file["splits"].values()
+        for measurements in split.values()
+        for name, measurement in measurements.items()
+        if "metric" in measurement
+    }
 
 
 def comparison_frame(comparison: Comparison) -> pd.DataFrame:

@@ -17,7 +17,8 @@ ScoreFile = Mapping[str, Any]
 """The content of a file of scores of a run."""
 
 _SIDES = ("chosen", "rejected")
-_OPTIONAL = ("logp_change_", "sparsity_", "effective_beta")
+_BY_LENGTH = ("longer", "shorter", "equal")
+_OPTIONAL = ("logp_change_", "sparsity_", "effective_beta", "accuracy_")
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,9 @@ GRID_COLUMNS = (
     GridColumn("entropy", ("entropy",), 1, interval=True),
     GridColumn("distinct-1 / 2", ("distinct_1", "distinct_2"), 3),
     GridColumn("length", ("length",), 1),
+    GridColumn("accuracy: chosen longer / shorter / equal", tuple(f"accuracy_{name}" for name in _BY_LENGTH), 2,
+               note="Accuracy is the share of validation pairs whose chosen response has the higher implicit reward, by"
+               " whether it has more tokens than the rejected one, fewer, or as many."),
     _of_sides("Δ log p", "logp_change", "Δ log p is the mean change of the summed log-probability against the reference"
               " on validation pairs, chosen / rejected, in nats."),
     GridColumn("zeros m_u / m_d", ("sparsity_m_u", "sparsity_m_d"), 3,
@@ -82,9 +86,9 @@ def grid_frame(scores: Sequence[ScoreFile]) -> pd.DataFrame:
     return frame.drop(columns=empty)
 
 
-def write_grid(frame: pd.DataFrame, *, provenance: str, **paths: Path) -> None:
+def write_grid(frame: pd.DataFrame, *, provenance: str, csv_bom: bool = False, **paths: Path) -> None:
     """Write the grid to the csv, markdown and latex of `paths`; `provenance` says what made the numbers."""
-    write_table(grid_table(frame, provenance), frame, **paths)
+    write_table(grid_table(frame, provenance), frame, csv_bom=csv_bom, **paths)
 
 
 def grid_table(frame: pd.DataFrame, provenance: str) -> Table:
@@ -115,6 +119,8 @@ def _setting_row(runs: Sequence[ScoreFile]) -> dict[str, Any]:
     row["distinct_1"] = _mean(run["distinct_1"] for run in runs)
     row["distinct_2"] = _mean(run["distinct_2"] for run in runs)
     row["length"] = _mean(tokens for run in runs for tokens in run["length"])
+    for name in _BY_LENGTH:
+        row[f"accuracy_{name}"] = _mean(run.get("accuracy_by_length", {}).get(name) for run in runs)
     for side in _SIDES:
         row[f"logp_change_{side}"] = _mean(run["logp_change"].get(side) for run in runs)
     for name in ("m_u", "m_d"):

@@ -90,6 +90,6 @@ def auc_table(frame: pd.DataFrame, provenance: str) -> Table:
     return Table([Block(heads, 3, parts)], caption, (), provenance)
 
 
-def write_auc(frame: pd.DataFrame, *, provenance: str, **paths: Path) -> None:
+def write_auc(frame: pd.DataFrame, *, provenance: str, csv_bom: bool = False, **paths: Path) -> None:
     """Write the table to the csv, markdown and latex of `paths`; `provenance` says what made the numbers."""
-    write_table(auc_table(frame, provenance), frame, **paths)
+    write_table(auc_table(frame, provenance), frame, csv_bom=csv_bom, **paths)

@@ -9,15 +9,9 @@ from pathlib import Path
 import pandas as pd
 
 from sparsepo.data.records import write_text
+from sparsepo.report.tables.latex_text import escaped_latex
 
 BETTER, WORSE, STAR = "†", "‡", "*"
-_LATEX_LETTERS = {
-    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#",
-    "%": r"\%", "_": r"\_",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "|": r"$|$", "<": "$<$", ">": "$>$",
-    "±": r"$\pm$", "Δ": r"$\Delta$", "π": r"$\pi$", "−": "$-$", "‖": r"$\|$",
-    BETTER: r"$^{\dagger}$", WORSE: r"$^{\ddagger}$",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -53,16 +47,18 @@ class Table:
     latex_notes: bool = True
 
 
-def write_table(table: Table, frame: pd.DataFrame, *, csv: str | Path, markdown: str | Path, latex: str | Path) -> None:
+def write_table(
+    table: Table, frame: pd.DataFrame, *, csv: Path, markdown: Path, latex: Path, csv_bom: bool = False
+) -> None:
     """Write the printed table as Markdown and LaTeX, and `frame`, the same numbers, as CSV."""
-    write_csv(frame, csv)
+    write_csv(frame, csv, csv_bom)
     write_text(markdown, to_markdown(table))
     write_text(latex, to_latex(table))
 
 
-def write_csv(frame: pd.DataFrame, path: str | Path) -> None:
-    """Write a frame with six significant digits and no comment lines."""
-    write_text(path, frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+def write_csv(frame: pd.DataFrame, path: str | Path, bom: bool = False) -> None:
+    """Write a frame with six significant digits and no comment lines; `bom` marks it as UTF-8 for spreadsheets."""
+    write_text(path, "\ufeff" * bom + frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
 
 
 def format_number(value: float | None, digits: int) -> str:
@@ -107,13 +103,6 @@ def markdown_row(cells: Iterable[str]) -> str:
 
 def escaped_markdown(text: str) -> str:
     return re.sub(r"([|*<])", r"\\\1", text)
-
-
-def escaped_latex(text: str) -> str:
-    """The text with special characters escaped, masks and minus signs in maths."""
-    text = re.sub(r"(?<!\S)-(?=\d)", "−", text)
-    text = "".join(_LATEX_LETTERS.get(letter, letter) for letter in text)
-    return re.sub(r"\bm\\_([ud])\b", r"$m_\1$", text)
 
 
 def _markdown_lines(block: Block) -> list[str]:

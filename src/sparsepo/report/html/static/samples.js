@@ -44,7 +44,7 @@ class Samples {
 
   prompt(at) {
     const text = this.kind.prompts[at].prompt || "(no prompt)";
-    const button = element("button", { type: "button", textContent: text.length > 140 ? `${text.slice(0, 140)}…` : text });
+    const button = element("button", { type: "button", dir: "auto", textContent: text.length > 140 ? `${text.slice(0, 140)}…` : text });
     button.setAttribute("aria-current", at === this.place);
     button.addEventListener("click", () => {
       this.place = at;
@@ -79,7 +79,7 @@ class Samples {
 
   card(title, scores, text, wanted) {
     const head = element("div", {}, element("strong", { textContent: title }), " ", element("span", { className: "scores", textContent: scores }));
-    return element("div", { className: "answer" }, head, element("p", {}, ...this.marked(text, wanted)));
+    return element("div", { className: "answer" }, head, element("p", { dir: "auto" }, ...this.marked(text, wanted)));
   }
 
   // The text with what was searched for marked; always as text, never as HTML.

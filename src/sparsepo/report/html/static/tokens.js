@@ -44,7 +44,7 @@ class Tokens {
   }
 
   response(text, values, name, top, label) {
-    const line = element("div", { className: "tokens", role: "group", ariaLabel: label });
+    const line = element("div", { className: "tokens", dir: "auto", role: "group", ariaLabel: label });
     text.tokens.forEach((token, at) => {
       const value = values[name][at];
       const colour = SIGNED.has(name) ? (value < 0 ? "--down" : "--up") : "--even";
