@@ -5,15 +5,16 @@ from itertools import product
 
 import pandas as pd
 
+from sparsepo.evaluation.statistics import MIN_PROMPTS
 from sparsepo.report.tables.comparison import Comparison
 from sparsepo.report.tables.metrics import metric_of
 from sparsepo.report.tables.render import BETTER, WORSE
-from sparsepo.report.tables.systems import PROMPTS, SEEDS, STANDARD_ERROR
+from sparsepo.report.tables.systems import PROMPTS, PROMPTS_AND_SEEDS, SEEDS, STANDARD_ERROR
 
 _INTERVALS = {
-    SEEDS: "of several seeds half the 95% Student-t interval of the mean over seeds",
-    PROMPTS: "of one seed the longer arm of the 95% bootstrap interval over prompts, each resampled whole, which leaves"
-    " out the variation between trainings",
+    PROMPTS_AND_SEEDS: "of several seeds over prompts and trainings",
+    PROMPTS: "of one seed over prompts, which leaves out the variation between trainings",
+    SEEDS: "of scores without single items, of several seeds, over trainings and by their standard errors",
     STANDARD_ERROR: "of a score without single items 1.96 standard errors",
 }
 
@@ -23,17 +24,21 @@ def comparison_caption(comparison: Comparison) -> str:
     sources = {estimate.source for system in comparison.systems for estimate in system.estimates.values()}
     intervals = [text for source, text in _INTERVALS.items() if source in sources]
     pairs = [pair for column_pairs in comparison.differences.values() for pair in column_pairs]
-    sentences = [_rule(comparison), *[f"±: {'; '.join(intervals)}."] * bool(intervals), _ranking(comparison)]
+    sentences = [
+        _rule(comparison),
+        *[f"±: the longer arm of the 95% interval, {'; '.join(intervals)}."] * bool(intervals),
+        _ranking(comparison),
+    ]
     if comparison.baseline is not None and any(pair.is_tested for pair in pairs):
-        sentences += [
-            f"{BETTER} / {WORSE}: better / worse than {comparison.baseline.label} by a paired bootstrap over the same"
-            " prompts at 95%, not corrected for the number of comparisons.",
-            "Permutation tests between all systems, corrected by Holm's method over the pairs of a column, stand in the"
-            " file of differences."
-            " Tests take each prompt's mean over seeds, so they leave out the variation between trainings.",
-        ]
+        baseline, several = comparison.baseline, comparison.systems_of(comparison.baseline.method) > 1
+        name = f"{baseline.label} ({baseline.params})" if several else baseline.label
+        covers = "prompts and trainings" if comparison.covers_training else "prompts, for these trained models"
+        sentences.append(
+            f"{BETTER} / {WORSE}: better / worse than {name} by a test over {covers}, on the same prompts, at 5% after"
+            " Holm's correction over all pairs of a column, which stand in the file of differences."
+        )
     if any(not pair.is_tested for pair in pairs):
-        sentences.append("Scores without single items are not tested.")
+        sentences.append(f"Not tested: scores without single items, and fewer than {MIN_PROMPTS} shared prompts.")
     sentences += dict.fromkeys(metric_of(name).note for name in comparison.metrics if metric_of(name).note)
     printed = [comparison.published_value(*place) for place in product(comparison.systems, comparison.columns)]
     if any(value is not None for value in printed):
