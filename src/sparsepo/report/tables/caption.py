@@ -77,10 +77,12 @@ def _rule(comparison: Comparison) -> str:
     if comparison.selected_on_test:
         data = "HumanEval, the choice of the SparsePO paper"
         warning = "HumanEval is test data, so the choice has seen what the table reports: its figures are too high."
+    several = any(system.candidates > 1 and system.seeds > 1 for system in comparison.systems)
+    each = " Of several seeds each is measured at the setting that the others choose." if several else ""
     return (
         f"Each method stands at the setting of its grid with the {best} {metric.label} on {data},"
         " a mean over seeds and over temperatures or suites where there are several;"
-        f" of equal settings the first in the config is taken. {warning}"
+        f" of equal settings the first in the config is taken.{each} {warning}"
     )
 
 

@@ -81,7 +81,8 @@ def build_systems(files: Sequence[Mapping[str, Any]], select: str, rows: str) ->
     """One system per method (`rows` is "methods") or per setting ("settings"); SFT first, then in the order given.
 
     files: measure files of all runs, any number per run. The metric `select` on the validation split chooses the
-    setting of a method; only then is the test split read. Raises UserError if it cannot choose.
+    setting of a method; only then is the test split read. Of several seeds each is measured at the setting that the
+    others choose; where that is another one, a note says so. Raises UserError if it cannot choose.
     """
     grids: dict[str, dict[str, list]] = {}
     for file in sorted(files, key=lambda file: file["method"] != "sft"):
@@ -107,7 +108,8 @@ def estimate(measurements: Sequence[Mapping[str, Any]], metric: Metric) -> Metri
 def _build_system(name: str, settings: Mapping[str, list], select: str) -> System:
     validation = {params: _measurements_by_run(files, "validation") for params, files in settings.items()}
     params = select_point(validation, select, metric_of(select).higher_is_better)
-    files = settings[params]
+    by_seed = _settings_by_seed(settings, params, select)
+    files = [file for seed, own in by_seed.items() for file in settings[own] if file["seed"] == seed]
     runs = _measurements_by_run(files, "test")
     measured: dict[ColumnKey, list[Mapping[str, Any]]] = {}
     for variant, metrics in (item for run in runs for item in run.items()):
@@ -116,12 +118,28 @@ def _build_system(name: str, settings: Mapping[str, list], select: str) -> Syste
                 measured.setdefault((variant, metric), []).append(measurement)
     estimates = {column: estimate(own, metric_of(column[1])) for column, own in measured.items()}
     first, several = files[0], len(runs) > 1
-    notes = tuple(
-        (note, f"{file['label']} seed {file['seed']}" if several else file["label"])
-        for file in files
-        for note in file["notes"]
-    )
+    names = {file["run"]: f"{file['label']} seed {file['seed']}" if several else file["label"] for file in files}
+    notes = tuple((note, names[file["run"]]) for file in files for note in file["notes"])
+    others = {file["run"]: by_seed[file["seed"]] for file in files if by_seed[file["seed"]] != params}
+    notes += tuple((f"measured at {own}, which the other seeds choose", names[run]) for run, own in others.items())
     return System(name, first["method"], first["label"], params, len(runs), len(settings), estimates, notes)
+
+
+def _settings_by_seed(settings: Mapping[str, list], chosen: str, select: str) -> dict[Any, str]:
+    """Seed -> the setting that the validation data of the other seeds choose; `chosen` where there are none.
+
+    A setting that was chosen for the luck of a training is so not measured on the same training.
+    """
+    result = {}
+    for seed in dict.fromkeys(file["seed"] for file in settings[chosen]):
+        others = {params: [file for file in files if file["seed"] != seed] for params, files in settings.items()}
+        has_seed = all(any(file["seed"] == seed for file in files) for files in settings.values())
+        result[seed] = chosen
+        if has_seed and all(others.values()):
+            points = {params: _measurements_by_run(files, "validation") for params, files in others.items()}
+            if all(any(select in metrics for run in runs for metrics in run.values()) for runs in points.values()):
+                result[seed] = select_point(points, select, metric_of(select).higher_is_better)
+    return result
 
 
 def _measurements_by_run(files: Iterable[Mapping[str, Any]], split: str) -> list[Measurements]:
