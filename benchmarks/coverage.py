@@ -3,11 +3,14 @@
     python benchmarks/coverage.py [--draws 2000] [--table NAME]
 
 Each cell is a share of the draws, in percent. Scores are those of `trainings` x `prompts`: a part of the prompt
-(standard deviation 1, normal or exponential), of the training (0, 0.15, 0.5), and of the sample (0.5). Several minutes.
+(standard deviation 1, normal or exponential), of the training (0, 0.15, 0.5), and of the sample (0.5). Several minutes;
+tables whose draws are slow take a part of them.
 """
 
 import argparse
-import math
+from collections.abc import Callable
+from functools import partial
+from itertools import product
 
 import numpy as np
 
@@ -48,15 +51,17 @@ def share_chances(draw: Draw, training: np.ndarray, prompts: int) -> np.ndarray:
     return np.clip(draw.choice([0.1, 0.5], (1, prompts)) + 0.1 * training, 0.0, 1.0)
 
 
-def covers(kind: str, table: np.ndarray) -> bool:
+def covered(draw: Draw, kind: str, seeds: int, prompts: int, deviation: float) -> bool:
     """Whether the 95% interval has the true mean inside."""
+    own = sample(scores(draw, kind, seeds, prompts, deviation))
     if kind == "share":
-        found = sample_interval(sample(table), share=True)
+        found = sample_interval(own, share=True)
         return found.low <= 0.3 <= found.high
-    return (mean_estimate(sample(table))).p_value() >= 0.05  # the same as 0 inside the interval, and faster
+    return mean_estimate(own).p_value() >= 0.05  # the same as 0 inside the interval, and faster
 
 
-def share_of(draws: int, event) -> str:
+def share_of(draws: int, event: Callable[[Draw], bool]) -> str:
+    """In percent."""
     draw = np.random.default_rng(0)
     return f"{100 * np.mean([event(draw) for _ in range(draws)]):.1f}"
 
@@ -69,16 +74,25 @@ def print_table(heads: list[str], rows: list[list[str]]) -> None:
     print()
 
 
+def over_cells(draws: int, event: Callable[[Draw, str, int, int, float], bool], share_draws: int) -> None:
+    """A row for each kind of scores, number of seeds and deviation, a column for each number of prompts."""
+    rows = []
+    for kind, seeds, deviation in product(("normal", "skewed", "share"), SEEDS, DEVIATIONS):
+        if seeds == 1 and deviation:
+            continue  # one training is given
+        count = share_draws if kind == "share" else draws
+        cells = [share_of(count, partial(cell, event, kind, seeds, prompts, deviation)) for prompts in PROMPTS]
+        rows.append([kind, str(seeds), f"{deviation:g}", *cells])
+    print_table(["scores", "seeds", "sd of trainings", *(f"{count} prompts" for count in PROMPTS)], rows)
+
+
+def cell(event: Callable, kind: str, seeds: int, prompts: int, deviation: float, draw: Draw) -> bool:
+    return event(draw, kind, seeds, prompts, deviation)
+
+
 def means(draws: int) -> None:
     """Coverage of the 95% interval of a mean."""
-    rows = [
-        [kind, str(seeds), f"{deviation:g}"]
-        + [share_of(draws, lambda draw, p=p: covers(kind, scores(draw, kind, seeds, p, deviation))) for p in PROMPTS]  # noqa: B023
-        for kind in ("normal", "skewed", "share")
-        for seeds in SEEDS
-        for deviation in (DEVIATIONS if seeds > 1 else DEVIATIONS[:1])
-    ]
-    print_table(["scores", "seeds", "sd of trainings", *(f"{count} prompts" for count in PROMPTS)], rows)
+    over_cells(draws, covered, draws // 4)
 
 
 def called_different(draw: Draw, kind: str, seeds: int, prompts: int, deviation: float) -> bool:
@@ -100,20 +114,13 @@ def called_different(draw: Draw, kind: str, seeds: int, prompts: int, deviation:
 
 def differences(draws: int) -> None:
     """How often two equal methods are called different."""
-    rows = [
-        [kind, str(seeds), f"{deviation:g}"]
-        + [share_of(draws, lambda draw, p=p: called_different(draw, kind, seeds, p, deviation)) for p in PROMPTS]  # noqa: B023
-        for kind in ("normal", "skewed", "share")
-        for seeds in SEEDS
-        for deviation in (DEVIATIONS if seeds > 1 else DEVIATIONS[:1])
-    ]
-    print_table(["scores", "seeds", "sd of trainings", *(f"{count} prompts" for count in PROMPTS)], rows)
+    over_cells(draws, called_different, draws)
 
 
 def any_of_column(draws: int) -> None:
     """How often any of the pairs of equal methods is `real`, after Holm's correction."""
 
-    def event(draw: Draw, methods: int, seeds: int, deviation: float) -> bool:
+    def event(methods: int, seeds: int, deviation: float, draw: Draw) -> bool:
         hard = draw.normal(size=100)
         tables = {
             str(name): hard + deviation * draw.normal(size=(seeds, 1)) + NOISE * draw.normal(size=(seeds, 100))
@@ -121,11 +128,11 @@ def any_of_column(draws: int) -> None:
         }
         return any(pair.is_significant for pair in pairwise_differences({n: sample(t) for n, t in tables.items()}))
 
-    rows = [
-        [str(methods), *(share_of(draws // 4, lambda draw, a=at, m=methods: event(draw, m, *a)) for at in cases)]
-        for cases in [[(1, 0.0), (3, 0.0), (3, 0.5), (5, 0.5)]]
-        for methods in (2, 5, 10)
-    ]
+    rows = []
+    for methods in (2, 5, 10):
+        cases = [(1, 0.0), (3, 0.0), (3, 0.5), (5, 0.5)]
+        events = [partial(event, methods, *case) for case in cases]
+        rows.append([str(methods), *(share_of(draws // 10, own) for own in events)])
     print_table(["methods", "1 seed", "3 seeds, sd 0", "3 seeds, sd 0.5", "5 seeds, sd 0.5"], rows)
 
 
@@ -148,7 +155,7 @@ def equal_runs(draw: Draw, method: str, settings: int, seeds: int, deviation: fl
 
 
 def frontier(draws: int) -> None:
-    """How often the frontier score of a method without gain is above 0, below 0, and different from one of 3 settings."""
+    """How often the frontier score of a method without gain is above 0, below 0, or unlike one of 3 settings."""
     rows = []
     for seeds, deviation in ((1, 0.0), (3, 0.0), (3, 0.3), (5, 0.3)):
         for settings in (1, 2, 5, 15):
@@ -210,7 +217,7 @@ def main() -> None:
     parser.add_argument("--table", choices=TABLES, help="one table; all without it")
     options = parser.parse_args()
     for name in [options.table] if options.table else TABLES:
-        print(f"{TABLES[name].__doc__.splitlines()[0]} Standard error at most {50 / math.sqrt(options.draws):.1f}.\n")
+        print(f"{TABLES[name].__doc__}\n")
         TABLES[name](options.draws)
 
 

@@ -113,7 +113,7 @@ def test_the_terminal_shows_the_boundary_the_end_and_the_lengths(config, capsys)
 
 
 def test_check_says_which_difference_the_prompts_and_seeds_of_a_config_can_show():
-    """Of one seed each: the quantiles of t at 0.05 over the number of pairs, and of 80%, by the error of a difference."""
+    """Of one seed: the quantiles of t at 0.05 over the number of pairs, and of 80%, by the error of a difference."""
     task = load_config([Path("config.yaml")]).tasks["planted"]
     prompts, rows = task.data.prompts.test, 1 + len(task.methods)
     pairs = rows * (rows - 1) // 2

@@ -40,8 +40,9 @@ class Comparison:
 
     @property
     def covers_training(self) -> bool:
-        """Whether all systems but SFT, which is one given model, have several seeds."""
-        return all(system.seeds > 1 for system in self.systems if system.method != "sft")
+        """Whether every number of a system but SFT, which is one given model, is of several seeds."""
+        trained = [system for system in self.systems if system.method != "sft"]
+        return all(estimate.runs > 1 for system in trained for estimate in system.estimates.values())
 
     def systems_of(self, method: str) -> int:
         """How many rows are of a method."""
