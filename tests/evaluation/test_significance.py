@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import ttest_1samp
 
 from sparsepo.evaluation.significance import holm, pairwise_differences, smallest_difference
-from sparsepo.evaluation.statistics import MIN_PROMPTS, seed_sample
+from sparsepo.evaluation.statistics import MIN_PROMPTS, difference_estimate, seed_sample
 
 
 def _one_seed(values):
@@ -100,8 +100,8 @@ def test_a_large_family_can_still_tell_systems_apart():
 
 @pytest.mark.parametrize(("seeds", "deviation"), [(3, 0.0), (3, 0.5), (5, 0.5)])
 def test_equal_methods_whose_trainings_vary_are_seldom_called_different(seeds, deviation):
-    """With 3 seeds it was 65%. Four standard errors above 5% are 9.4%."""
-    draw, trials, called = np.random.default_rng(0), 400, 0
+    """With 3 seeds it was 65%. Four standard errors above 5% are 12.1%."""
+    draw, trials, called = np.random.default_rng(0), 150, 0
     for _ in range(trials):
         hard = draw.normal(size=60)
         tables = {
@@ -109,7 +109,7 @@ def test_equal_methods_whose_trainings_vary_are_seldom_called_different(seeds, d
         }
         (pair,) = pairwise_differences({name: _sample(table) for name, table in tables.items()})
         called += pair.is_significant
-    assert called / trials <= 0.094
+    assert called / trials <= 0.121
 
 
 def test_a_difference_beyond_the_variation_of_trainings_is_found():
@@ -129,8 +129,7 @@ def test_the_smallest_difference_is_found_in_about_80_of_100_cases(seeds, deviat
     difference = smallest_difference(100, seeds, 1, deviation)
     for _ in range(trials):
         tables = [draw.normal(size=100) + deviation * draw.normal(size=(seeds, 1)) for _ in "ab"]
-        (pair,) = pairwise_differences({"a": _sample(tables[0] + difference), "b": _sample(tables[1])})
-        found += pair.is_significant
+        found += difference_estimate(_sample(tables[0] + difference), _sample(tables[1])).p_value() < 0.05
     assert 0.72 <= found / trials <= 0.88
 
 

@@ -134,7 +134,7 @@ def test_a_seed_that_lacks_a_prompt_counts_with_the_mean_of_its_others():
     assert estimate.mean == (1.5 + 5.0) / 2 and estimate.prompts == 2
 
 
-def _covered(seeds, prompts, seed_deviation, noise, trials=400):
+def _covered(seeds, prompts, seed_deviation, noise, trials=150):
     draw = np.random.default_rng(seeds)
     hits = 0
     for _ in range(trials):
@@ -146,8 +146,8 @@ def _covered(seeds, prompts, seed_deviation, noise, trials=400):
 
 @pytest.mark.parametrize(("seeds", "deviation"), [(3, 0.0), (3, 0.5), (5, 0.15)])
 def test_intervals_of_several_seeds_cover_the_mean_of_new_seeds_and_prompts(seeds, deviation):
-    """It was 73% with 3 seeds and 62% with 5. Four standard errors below 95% are 90.6%."""
-    assert _covered(seeds, 60, deviation, 0.3) >= 0.906
+    """It was 73% with 3 seeds and 62% with 5. Four standard errors below 95% are 87.9%."""
+    assert _covered(seeds, 60, deviation, 0.3) >= 0.879
 
 
 # --- samples that are too small
