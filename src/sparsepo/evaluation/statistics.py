@@ -17,6 +17,9 @@ from scipy.stats import chi2, norm
 
 from sparsepo.runtime.errors import UserError
 
+CHOOSING_FACTOR = 1.5
+"""Variance of parts that choose for each other what they are measured at, over that of independent ones: a correlation
+of 0.5, more than any that was simulated."""
 MIN_PROMPTS = 10
 """Fewer prompts than these give no test."""
 _BATCH = 100  # resamples drawn at once: bounds the memory to 100 weights per score
@@ -130,12 +133,14 @@ def _chi_square_ratios(degrees: float, place: int) -> np.ndarray:
 class SeedSample:
     """Scores of one method: `sums` and `counts` (seeds, prompts) of the values of each prompt under each seed.
 
-    A seed that lacks a prompt has a count of 0 there.
+    A seed that lacks a prompt has a count of 0 there. `seed_factor` multiplies the observed variance of seeds: above
+    1 where they are not independent.
     """
 
     prompts: tuple[Hashable, ...]
     sums: np.ndarray
     counts: np.ndarray
+    seed_factor: float = 1.0
 
     @property
     def cells(self) -> np.ndarray:
@@ -153,7 +158,7 @@ class SeedSample:
         columns = [places[prompt] for prompt in prompts]
         sums, counts = self.sums[:, columns], self.counts[:, columns]
         kept = counts.sum(1) > 0
-        return SeedSample(tuple(prompts), sums[kept], counts[kept])
+        return SeedSample(tuple(prompts), sums[kept], counts[kept], self.seed_factor)
 
 
 def seed_sample(
@@ -183,9 +188,8 @@ def mean_estimate(sample: SeedSample) -> Estimate:
 
     Of one seed the error is that of the prompts alone.
     """
-    cells = sample.cells
-    prompt_means = cells.mean(0)
-    return replace(_estimate(prompt_means, [cells]), skewness=_skewness(prompt_means))
+    prompt_means = sample.cells.mean(0)
+    return replace(_estimate(prompt_means, [sample]), skewness=_skewness(prompt_means))
 
 
 def difference_estimate(a: SeedSample, b: SeedSample) -> Estimate:
@@ -199,8 +203,8 @@ def difference_estimate(a: SeedSample, b: SeedSample) -> Estimate:
     shared = [prompt for prompt in a.prompts if prompt in known]
     if not shared:
         raise UserError("a difference needs prompts that both methods were measured on, and there are none")
-    sides = [a.at(shared).cells, b.at(shared).cells]
-    return _estimate(sides[0].mean(0) - sides[1].mean(0), sides)
+    a, b = a.at(shared), b.at(shared)
+    return _estimate(a.cells.mean(0) - b.cells.mean(0), [a, b])
 
 
 def mean_interval(
@@ -255,21 +259,21 @@ def interval_of_means(means: Sequence[float], errors: Sequence[float | None], le
     return Estimate(fmean(means), 1, fmean(known) if known else 0.0, _KNOWN, 0.0, terms).interval(level)
 
 
-def _estimate(prompt_means: np.ndarray, sides: Sequence[np.ndarray]) -> Estimate:
-    """prompt_means: (prompts,), over seeds, or their difference. sides: the cells (seeds, prompts) of each method."""
+def _estimate(prompt_means: np.ndarray, sides: Sequence[SeedSample]) -> Estimate:
+    """prompt_means: (prompts,), over seeds, or their difference. sides: the sample of each method."""
     prompts, mean = len(prompt_means), float(prompt_means.mean())
     if prompts == 1:
         return Estimate(mean, 1, 0.0, _KNOWN)
     spread, terms = prompt_means - mean, []
-    rounding = 1e-12 * max(np.abs(cells).max() for cells in sides)
+    rounding = 1e-12 * max(np.abs(side.cells).max() for side in sides)
     squares = 0.0 if np.abs(spread).max() <= rounding else float((spread**2).sum())
-    for cells in sides:
-        seeds = len(cells)
+    for side in sides:
+        cells, seeds = side.cells, len(side.sums)
         if seeds > 1:
             rows = cells.mean(1, keepdims=True)
             rest = cells - rows - cells.mean(0) + cells.mean()
             noise = float((rest**2).sum()) / ((seeds - 1) * (prompts - 1) * prompts * seeds)
-            observed = 0.0 if np.ptp(rows) <= rounding else float(rows.var(ddof=1)) / seeds
+            observed = 0.0 if np.ptp(rows) <= rounding else side.seed_factor * float(rows.var(ddof=1)) / seeds
             terms.append(SeedTerm(observed, noise, seeds - 1))
     return Estimate(mean, prompts, squares / (prompts - 1) / prompts, prompts - 1, 0.0, tuple(terms))
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from sparsepo.evaluation.statistics import (
+    CHOOSING_FACTOR,
     Estimate,
     Interval,
     SeedSample,
@@ -16,7 +17,6 @@ from sparsepo.evaluation.statistics import (
 )
 from sparsepo.report.run_names import params_text
 
-_CORRELATION = 0.5
 FrontierPoint = tuple[float, float]
 Runs = dict[str, np.ndarray]
 """Seed -> (2, prompts): the reward and the exact KL of each prompt."""
@@ -64,8 +64,8 @@ def frontier_scores(scores: Sequence[Mapping[str, Any]]) -> FrontierScores:
     scale, nor one that never moved.
 
     Bounds count prompts, and the variation between trainings where all settings of a method have the same two or more
-    seeds. Halves and seeds choose for each other, so that their gains are not independent: the interval assumes a
-    correlation of 0.5, more than any that was simulated.
+    seeds. Halves and seeds choose for each other, so that their gains are not independent: the interval has
+    `CHOOSING_FACTOR` times the variances.
 
     scores: files of scores of all runs, SFT among them. Empty where there is no SFT, no reward, no KL to speak of or
     one prompt.
@@ -87,7 +87,8 @@ def frontier_scores(scores: Sequence[Mapping[str, Any]]) -> FrontierScores:
     for method, own in by_method.items():
         values = cross_fitted_gains(_mean(sft), _by_seed(own), budget)
         seeds, prompts = (places.ravel() for places in np.indices(values.shape))
-        gains[method] = seed_sample(values.ravel(), prompts.tolist(), seeds.tolist())
+        sample = seed_sample(values.ravel(), prompts.tolist(), seeds.tolist())
+        gains[method] = replace(sample, seed_factor=CHOOSING_FACTOR)
         interval = _with_halves(replace(mean_estimate(gains[method]), skewness=0.0)).interval()
         result.append(FrontierScore(method, labels[method], len(own), *vars(interval).values()))
     return FrontierScores(budget, sorted(result, key=lambda score: -score.score), gains)
@@ -163,10 +164,7 @@ def gain(points: np.ndarray, budget: float) -> float:
 
 
 def _with_halves(estimate: Estimate) -> Estimate:
-    """With the variances of a mean of numbers that are correlated by 0.5."""
-    wider = 1 + _CORRELATION
-    terms = tuple(replace(term, observed=wider * term.observed) for term in estimate.seed_terms)
-    return replace(estimate, prompt_variance=wider * estimate.prompt_variance, seed_terms=terms)
+    return replace(estimate, prompt_variance=CHOOSING_FACTOR * estimate.prompt_variance)
 
 
 def _runs_by_setting(scores: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], Runs]:

@@ -2,12 +2,19 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 from sparsepo.evaluation.significance import Measurements, select_point
-from sparsepo.evaluation.statistics import Interval, SeedSample, interval_of_means, sample_interval, seed_sample
+from sparsepo.evaluation.statistics import (
+    CHOOSING_FACTOR,
+    Interval,
+    SeedSample,
+    interval_of_means,
+    sample_interval,
+    seed_sample,
+)
 from sparsepo.report.run_names import params_text
 from sparsepo.report.tables.metrics import Metric, metric_of
 
@@ -46,7 +53,8 @@ class MetricEstimate:
         """The same at another level."""
         if self.errors is None:
             values = self.sample.sums / self.scale, self.sample.counts
-            raw = sample_interval(SeedSample(self.sample.prompts, *values), share=self.is_share, level=level)
+            unscaled = SeedSample(self.sample.prompts, *values, self.sample.seed_factor)
+            raw = sample_interval(unscaled, share=self.is_share, level=level)
             return Interval(*(self.scale * value for value in vars(raw).values()))
         return interval_of_means((self.sample.sums / self.sample.counts)[:, 0].tolist(), self.errors, level)
 
@@ -92,12 +100,16 @@ def build_systems(files: Sequence[Mapping[str, Any]], select: str, rows: str) ->
     return [_build_system(name, settings, select) for name, settings in grids.items()]
 
 
-def estimate(measurements: Sequence[Mapping[str, Any]], metric: Metric) -> MetricEstimate:
-    """The estimate of one metric at one variant from the measurements of each seed."""
+def estimate(measurements: Sequence[Mapping[str, Any]], metric: Metric, seeds_choose: bool = False) -> MetricEstimate:
+    """The estimate of one metric at one variant from the measurements of each seed.
+
+    seeds_choose: whether seeds chose the setting for each other, so that they are not independent.
+    """
     raw = [value for measurement in measurements for value in measurement["values"]]
     prompts = [prompt for measurement in measurements for prompt in measurement["groups"]]
     seeds = [seed for seed, measurement in enumerate(measurements) for _ in measurement["values"]]
     sample = seed_sample([metric.scale * value for value in raw], prompts, seeds)
+    sample = replace(sample, seed_factor=CHOOSING_FACTOR) if seeds_choose else sample
     if len(sample.prompts) == 1 and len(raw) == len(measurements):
         errors = [measurement.get("stderr") for measurement in measurements]
         scaled = tuple(None if error is None else metric.scale * error for error in errors)
@@ -116,7 +128,7 @@ def _build_system(name: str, settings: Mapping[str, list], select: str) -> Syste
         for metric, measurement in metrics.items():
             if measurement["values"]:
                 measured.setdefault((variant, metric), []).append(measurement)
-    estimates = {column: estimate(own, metric_of(column[1])) for column, own in measured.items()}
+    estimates = {column: estimate(own, metric_of(column[1]), len(settings) > 1) for column, own in measured.items()}
     first, several = files[0], len(runs) > 1
     names = {file["run"]: f"{file['label']} seed {file['seed']}" if several else file["label"] for file in files}
     notes = tuple((note, names[file["run"]]) for file in files for note in file["notes"])
