@@ -1,11 +1,15 @@
 """`sparsepo show` and `sparsepo check`: the ids of training before training, as JSON and as colours."""
 
 import json
+from pathlib import Path
 
 import pytest
 from chat_models import save_instruct_model
+from scipy.stats import norm, t
 
+from sparsepo.config.loading import load_config
 from sparsepo.preview.cli import main
+from sparsepo.preview.preview import power_sentence
 
 CONFIG = """\
 name: preview
@@ -105,7 +109,20 @@ def test_the_terminal_shows_the_boundary_the_end_and_the_lengths(config, capsys)
     assert "assistant⏎│I am fine.<|im_end|>" in out.replace("\n", "")
     assert "lengths" in out and "chat: 4 pairs" in out
     main(["check", path])
-    assert capsys.readouterr().out == "chat: 4 pairs\n"
+    assert capsys.readouterr().out.startswith("chat: 4 pairs\nchat: ")
+
+
+def test_check_says_which_difference_the_prompts_and_seeds_of_a_config_can_show():
+    """Of one seed: the quantiles of t at 0.05 over the number of pairs, and of 80%, by the error of a difference."""
+    task = load_config([Path("config.yaml")]).tasks["planted"]
+    prompts, rows = task.data.prompts.test, 1 + len(task.methods)
+    pairs = rows * (rows - 1) // 2
+    size = (t.ppf(1 - 0.025 / pairs, prompts - 1) + norm.ppf(0.8)) * (2 / prompts) ** 0.5
+    found = power_sentence(task)
+    assert f"{prompts} test prompts, 1 seed, {pairs} pairs of systems" in found and "one seed says nothing" in found
+    assert f"from {size:.2f} (of a share near 50%: {50 * size:.0f} points)" in found
+    several = power_sentence(task.model_copy(update={"seeds": [0, 1, 2]}))
+    assert "3 seeds" in several and "where trainings vary by 0.15" in several
 
 
 def test_a_task_that_samples_its_pairs_shows_prompts(capsys):

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from sparsepo.config.loading import load_config
 from sparsepo.data.encoding import Encoder, TokenPair
-from sparsepo.preview.preview import Preview, preview_task
+from sparsepo.preview.preview import Preview, power_sentence, preview_task
 from sparsepo.runtime.entry_point import run_main
 
 SHADES = ("on grey19", "on grey27")
@@ -24,7 +24,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser = argparse.ArgumentParser(prog="sparsepo", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="show | check")
     show = commands.add_parser("show", help="show the first pairs as tokens, with lengths, what is dropped and why")
-    check = commands.add_parser("check", help="check a config and its data; warnings alone")
+    check = commands.add_parser("check", help="check a config and its data: warnings, and what differences it can show")
     for command in (show, check):
         command.add_argument("config", type=Path, nargs="+", help="config files; a later one replaces values")
     show.add_argument("--task", help="one task of the config; all without it")
@@ -42,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.command == "check":
         for name, task in tasks.items():
             print_findings(name, preview_task(task))
+            print(f"{name}: {power_sentence(task)}")
         return
     if options.task is not None:
         if options.task not in tasks:

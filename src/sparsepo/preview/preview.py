@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import chain
+from math import prod
 from typing import Any
 
 from sparsepo.config import TaskConfig
@@ -12,6 +13,8 @@ from sparsepo.data.encoding import Encoder, TokenPair, encode_pairs
 from sparsepo.data.preference_formats import read_preferences
 from sparsepo.data.prompts import PromptBuilder
 from sparsepo.data.records import Preference, Prompt
+from sparsepo.evaluation.significance import smallest_difference
+from sparsepo.evaluation.statistics import MIN_PROMPTS
 from sparsepo.models.limits import NO_LIMIT, config_context_length
 from sparsepo.models.loading import fetch_tokenizer, spec_config
 from sparsepo.models.prompting import prompt_builder, task_data
@@ -69,6 +72,30 @@ def preview_task(task: TaskConfig) -> Preview:
     preview.warnings += builder.unread_notes
     preview.warnings += template_warnings(task, builder, wrapped, texts)
     return preview
+
+
+def power_sentence(task: TaskConfig) -> str:
+    """Which difference between two methods the test prompts and seeds of a task can show."""
+    prompts, seeds = task.data.prompts.test, len(task.seeds)
+    if prompts < MIN_PROMPTS:
+        return f"{prompts} test prompts: no differences are tested, which takes {MIN_PROMPTS} (data.prompts.test)"
+    settings = [prod(map(len, grid.values())) for grid in task.methods.values()]
+    rows = 1 + (sum(settings) if task.evaluation.rows == "settings" else len(settings))
+    pairs = rows * (rows - 1) // 2
+
+    def sizes(seed_deviation: float) -> str:
+        size = smallest_difference(prompts, seeds, pairs, seed_deviation)
+        return f"{size:.2f} (of a share near 50%: {50 * size:.0f} points)"
+
+    trainings = "; one seed says nothing of other trainings"
+    if seeds > 1:
+        trainings = f", or {sizes(0.15)} where trainings vary by 0.15"
+    counts = {"test prompt": prompts, "seed": seeds, "pair": pairs}
+    given = ", ".join(f"{count} {noun}{'s' * (count != 1)}" for noun, count in counts.items())
+    return (
+        f"with {given} of systems, a difference is found in 80% of cases from {sizes(0.0)} standard deviations of a "
+        f"score over prompts{trainings}; from less where systems agree on which prompts are hard"
+    )
 
 
 def _preview_pairs(task: TaskConfig, section: Mapping[str, Any], builder: PromptBuilder) -> Preview:

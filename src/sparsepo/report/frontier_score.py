@@ -1,21 +1,30 @@
 """One number for a method's frontier: the reward it gains over SFT, averaged over budgets of KL."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from sparsepo.evaluation.statistics import Interval, group_means
+from sparsepo.evaluation.statistics import (
+    CHOOSING_FACTOR,
+    Estimate,
+    Interval,
+    SeedSample,
+    difference_estimate,
+    mean_estimate,
+    seed_sample,
+)
 from sparsepo.report.run_names import params_text
 
-_RESAMPLES = 1000
 FrontierPoint = tuple[float, float]
+Runs = dict[str, np.ndarray]
+"""Seed -> (2, prompts): the reward and the exact KL of each prompt."""
 
 
 @dataclass(frozen=True)
 class FrontierScore:
-    """A method's score and its 95% bounds (units of the reward); `settings`: how many points its hull had to use."""
+    """A method's score and its 95% bounds (units of the reward); `settings`: from how many points it chose."""
 
     method: str
     label: str
@@ -29,62 +38,78 @@ class FrontierScore:
 class FrontierScores:
     """The scores of a task, the best first, all up to the same KL (`budget`, nats a response).
 
-    draws: method -> its score on each of the bootstrap's draws of prompts, which are the same for all methods.
+    gains: method -> the gain of each seed at each prompt.
     """
 
     budget: float
     methods: Sequence[FrontierScore]
-    draws: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    gains: Mapping[str, SeedSample] = field(default_factory=dict)
 
     def difference(self, a: str, b: str) -> Interval:
-        """Score of method a - score of b, with the 95% percentile bounds of the paired bootstrap over prompts."""
-        scores = {score.method: score.score for score in self.methods}
-        differences = np.subtract(self.draws[a], self.draws[b])
-        low, high = np.percentile(differences, [2.5, 97.5]) if len(differences) else (np.nan, np.nan)
-        return Interval(scores[a] - scores[b], float(low), float(high))
+        """Score of method a - score of b, on the same prompts, with 95% bounds."""
+        return _with_halves(difference_estimate(self.gains[a], self.gains[b])).interval()
 
 
-def frontier_scores(scores: Sequence[Mapping[str, Any]], resamples: int = _RESAMPLES, seed: int = 0) -> FrontierScores:
+def frontier_scores(scores: Sequence[Mapping[str, Any]]) -> FrontierScores:
     r"""The area under each method's reward-KL hull, above the SFT model's reward, up to a common KL:
 
         score = 1/K \int_0^K (hull(k) - reward_SFT) dk
 
-    The hull is `upper_hull` of (0, reward_SFT) and the method's settings, each the mean over its seeds of the exact KL
-    and the reward; beyond its last corner it is flat. K is the median over the methods of the largest KL that each
-    reached, so that one that ran away does not set the scale, nor one that never moved.
+    The hull is the `upper_hull` of (0, reward_SFT) and the method's settings, so the score is a weighted mean of their
+    gains over SFT (`hull_weights`). The weights are chosen on one half of the prompts and the gains measured on the
+    other, in both directions; with several seeds the gains of each are weighted as the other seeds choose. So no number
+    is both chosen for being high and counted, and a method without gain has a mean score of 0 for any number of
+    settings.
+    K is the median over the methods of the largest KL that each reached, so that one that ran away does not set the
+    scale, nor one that never moved.
 
-    Bounds are the percentile bootstrap over prompts: the same prompts are drawn for all settings and for SFT; K stays.
-    A hull rests on the best of noisy points, so chance favours the method with more settings.
+    Bounds count prompts, and the variation between trainings where all settings of a method have the same two or more
+    seeds. Halves and seeds choose for each other, so that their gains are not independent: the interval has
+    `CHOOSING_FACTOR` times the variances.
 
-    scores: files of scores of all runs, SFT among them. Empty where there is no SFT, no reward or no KL to speak of.
+    scores: files of scores of all runs, SFT among them. Empty where there is no SFT, no reward, no KL to speak of or
+    one prompt.
     """
-    settings = _values_by_setting(scores)
-    prompts = sorted(set.intersection(*(set(rewards) for rewards, _ in settings.values()))) if settings else []
-    sft = next((setting for setting in settings if setting[0] == "sft"), None)
-    if sft is None or len(settings) < 2 or not prompts:
+    settings = _runs_by_setting(scores)
+    sft = next((runs for (method, _), runs in settings.items() if method == "sft"), None)
+    by_method: dict[str, list[Runs]] = {}
+    for (method, _), runs in settings.items():
+        if method != "sft":
+            by_method.setdefault(method, []).append(runs)
+    if sft is None or not by_method or _mean(sft).shape[1] < 2:
         return FrontierScores(0.0, [])
-    ordered = [sft, *(setting for setting in settings if setting != sft)]
-    rewards, kls = (
-        np.array([[settings[setting][quantity][prompt] for prompt in prompts] for setting in ordered])
-        for quantity in (0, 1)
-    )
-    rows: dict[str, list[int]] = {}
-    for row, (method, _) in enumerate(ordered[1:], 1):
-        rows.setdefault(method, []).append(row)
-    budget = float(np.median([kls[own].mean(1).max() for own in rows.values()]))
+    own_largest = [max(_mean(runs)[1].mean() for runs in own) for own in by_method.values()]
+    budget = float(np.median(own_largest))
     if budget <= 0:
         return FrontierScores(0.0, [])
-    draws = np.random.default_rng(seed).multinomial(len(prompts), np.full(len(prompts), 1 / len(prompts)), resamples)
-    weights = np.vstack([np.ones(len(prompts)), draws]) / len(prompts)  # the first row is the data themselves
-    means = np.stack([weights @ kls.T, weights @ rewards.T], axis=-1)  # (1 + resamples, settings, 2)
     labels = {score["method"]: score["label"] for score in scores}
-    result, drawn = [], {}
-    for method, own in rows.items():
-        areas = [gain(points[[0, *own]], budget) for points in means]
-        drawn[method] = areas[1:] if len(prompts) > 1 else []
-        low, high = np.percentile(drawn[method], [2.5, 97.5]) if drawn[method] else (np.nan, np.nan)
-        result.append(FrontierScore(method, labels[method], len(own), areas[0], float(low), float(high)))
-    return FrontierScores(budget, sorted(result, key=lambda score: -score.score), drawn)
+    result, gains = [], {}
+    for method, own in by_method.items():
+        values = cross_fitted_gains(_mean(sft), _by_seed(own), budget)
+        seeds, prompts = (places.ravel() for places in np.indices(values.shape))
+        sample = seed_sample(values.ravel(), prompts.tolist(), seeds.tolist())
+        gains[method] = replace(sample, seed_factor=CHOOSING_FACTOR)
+        interval = _with_halves(replace(mean_estimate(gains[method]), skewness=0.0)).interval()
+        result.append(FrontierScore(method, labels[method], len(own), *vars(interval).values()))
+    return FrontierScores(budget, sorted(result, key=lambda score: -score.score), gains)
+
+
+def cross_fitted_gains(sft: np.ndarray, settings: np.ndarray, budget: float) -> np.ndarray:
+    """(seeds, prompts): the gain over SFT, at the weights that the other half of prompts and the other seeds choose.
+
+    sft: (2, prompts), reward and KL. settings: (settings, seeds, 2, prompts). Of one seed the choice is its own.
+    """
+    _, seeds, _, prompts = settings.shape
+    result = np.zeros((seeds, prompts))
+    for half in (slice(0, None, 2), slice(1, None, 2)):
+        other = slice(1 - half.start, None, 2)
+        for seed in range(seeds):
+            choosing = np.delete(settings, seed, axis=1) if seeds > 1 else settings
+            rewards, kls = choosing[..., other].mean((1, 3)).T
+            points = np.column_stack([[0.0, *kls], [sft[0, other].mean(), *rewards]])
+            weights = hull_weights(points, budget)
+            result[seed, half] = weights[1:] @ (settings[:, seed, 0, half] - sft[0, half])
+    return result
 
 
 def upper_hull(points: Iterable[FrontierPoint]) -> list[FrontierPoint]:
@@ -116,26 +141,61 @@ def pareto_set(points: Iterable[FrontierPoint]) -> list[FrontierPoint]:
     return best
 
 
+def hull_weights(points: np.ndarray, budget: float) -> np.ndarray:
+    """The weight of each (KL, reward) point in the mean height of the hull over KL 0 ... `budget`. They sum to 1.
+
+    The first point is SFT, whose KL counts as 0.
+    """
+    places = {}
+    for place, (kl, reward) in enumerate(points):
+        places.setdefault((float(kl) if place else 0.0, float(reward)), place)
+    corners = upper_hull(places)
+    xs = np.array([x for x, _ in corners])
+    grid = np.unique(np.concatenate([[0.0, budget], xs[(xs > 0) & (xs < budget)]]))
+    weights = np.zeros(len(points))
+    for corner, own in zip(corners, np.eye(len(corners)), strict=True):
+        weights[places[corner]] = np.trapezoid(np.interp(grid, xs, own), grid) / budget
+    return weights
+
+
 def gain(points: np.ndarray, budget: float) -> float:
     """Mean height of the hull of (KL, reward) points above the first of them, which is SFT, over KL 0 ... `budget`."""
-    corners: list[FrontierPoint] = upper_hull([(0.0, float(points[0, 1])), *map(tuple, points[1:])])
-    xs = np.array([x for x, _ in corners])
-    ys = np.array([y for _, y in corners]) - points[0, 1]
-    grid = np.unique(np.concatenate([[0.0, budget], xs[(xs > 0) & (xs < budget)]]))
-    return float(np.trapezoid(np.interp(grid, xs, ys), grid) / budget)
+    return float(hull_weights(points, budget) @ (points[:, 1] - points[0, 1]))
 
 
-def _values_by_setting(scores: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], tuple[dict, dict]]:
-    """(method, setting) -> the reward and the exact KL of each prompt, means over its samples and over seeds."""
-    seeds: dict[tuple[str, str], list[tuple[dict, dict]]] = {}
+def _with_halves(estimate: Estimate) -> Estimate:
+    return replace(estimate, prompt_variance=CHOOSING_FACTOR * estimate.prompt_variance)
+
+
+def _runs_by_setting(scores: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], Runs]:
+    """(method, setting) -> its runs, at the prompts that all runs have, in order."""
+    means = {}
     for score in scores:
         if score["reward"]:
-            values = tuple(group_means(score[name], score["prompt_ids"]) for name in ("reward", "kl_exact"))
-            seeds.setdefault((score["method"], params_text(score["params"])), []).append(values)
-    return {key: (_seed_means([a for a, _ in runs]), _seed_means([b for _, b in runs])) for key, runs in seeds.items()}
+            rewards, kls = (_prompt_means(score[name], score["prompt_ids"]) for name in ("reward", "kl_exact"))
+            means[score["method"], params_text(score["params"]), str(score["seed"])] = rewards, kls
+    shared = sorted(set.intersection(*(set(rewards) for rewards, _ in means.values()))) if means else []
+    result: dict[tuple[str, str], Runs] = {}
+    for (method, params, seed), pair in means.items():
+        if shared:
+            result.setdefault((method, params), {})[seed] = np.array(
+                [[own[prompt] for prompt in shared] for own in pair]
+            )
+    return result
 
 
-def _seed_means(runs: Sequence[Mapping[int, float]]) -> dict[int, float]:
-    """The mean over the runs, of each prompt that all of them have."""
-    shared = set.intersection(*map(set, runs))
-    return {prompt: float(np.mean([run[prompt] for run in runs])) for prompt in runs[0] if prompt in shared}
+def _prompt_means(values: Sequence[float], prompts: Sequence[int]) -> dict[int, float]:
+    sample = seed_sample(values, prompts)
+    return dict(zip(sample.prompts, (sample.sums / sample.counts)[0], strict=True))
+
+
+def _mean(runs: Runs) -> np.ndarray:
+    return np.mean(list(runs.values()), axis=0)
+
+
+def _by_seed(settings: Sequence[Runs]) -> np.ndarray:
+    """(settings, seeds, 2, prompts): the seeds that all have; where these are fewer than two, the mean over seeds."""
+    shared = sorted(set.intersection(*map(set, settings)))
+    if len(shared) < 2:
+        return np.array([[_mean(runs)] for runs in settings])
+    return np.array([[runs[seed] for seed in shared] for runs in settings])

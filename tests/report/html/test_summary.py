@@ -43,12 +43,13 @@ def _levels(**levels):
 def test_the_best_is_named_with_its_setting_and_its_interval():
     dpo = _file("dpo", {"": {"reward": [0.25, 0.25]}}, {"beta": "0.1", "alpha": "2"})
     made = _made(_file("sft", {"": {"reward": [0.2, 0.2]}}), dpo, _file("ipo", {"": {"reward": [0.1, 0.3]}}))
-    assert best_method(made) == "DPO, alpha=2, beta=0.1: reward 0.250 [0.250, 0.250]"
+    assert best_method(made) == "DPO, alpha=2, beta=0.1: reward 0.250"  # equal prompts have no interval
 
 
 def test_sft_may_be_the_best_and_has_no_setting():
-    made = _made(_file("sft", {"": {"reward": [0.0, 1.0]}}), _file("dpo", {"": {"reward": [0.0, 0.5]}}))
-    assert best_method(made) == "SFT: reward 0.500 [0.000, 1.000]"
+    """The interval has a level of 1 - 0.05 / 2, where Student's t of 2 degrees is 6.2053."""
+    made = _made(_file("sft", {"": {"reward": [1.0, 2.0, 3.0]}}), _file("dpo", {"": {"reward": [0.0, 0.5, 0.2]}}))
+    assert best_method(made) == "SFT: reward 2.000 [-1.583, 5.583] (95% for the best of 2)"
 
 
 def test_a_number_without_bounds_has_none():
@@ -63,14 +64,14 @@ def test_of_equal_methods_the_first_is_named():
 def test_the_metric_that_chose_the_points_ranks_the_methods():
     values = {"reward": [0.0, 1.0], "win_rate": [1.0, 1.0]}
     files = [_file("dpo", {"": values}), _file("ipo", {"": {"reward": [2.0, 2.0], "win_rate": [0.5, 0.5]}})]
-    assert best_method(_made(*files, select="win_rate")) == "DPO: win rate % 100.0 [100.0, 100.0]"
+    assert best_method(_made(*files, select="win_rate")).startswith("DPO: win rate % 100.0 [28.5, 100.0]")
     assert best_method(_made(*files, select="reward")).startswith("IPO: reward 2.000")
 
 
 @pytest.mark.parametrize(("variant", "where"), [("0.25", "at temperature 0.25"), ("mbpp", "at suite mbpp")])
 def test_the_first_temperature_or_suite_is_told(variant, where):
     made = _made(_file("dpo", {variant: {"win_rate": [0.5, 0.5]}, "1": {"win_rate": [1.0, 1.0]}}), select="win_rate")
-    assert best_method(made) == f"DPO: win rate % {where} 50.0 [50.0, 50.0]"
+    assert best_method(made) == f"DPO: win rate % {where} 50.0 [9.5, 90.5]"  # Wilson's of 1 of 2
 
 
 def test_where_less_is_better_the_lowest_is_the_best():
@@ -86,7 +87,7 @@ def test_a_method_that_lacks_the_metric_is_not_ranked():
 def test_another_metric_ranks_where_the_one_that_chose_is_not_of_test_data():
     """Points may be chosen by the accuracy on validation pairs, which test prompts do not have."""
     made = _made(_file("dpo", {"": {"kl": [0.5, 0.5], "vader": [0.75, 0.75]}}), select="accuracy")
-    assert best_method(made) == "DPO: VADER 0.750 [0.750, 0.750]"
+    assert best_method(made) == "DPO: VADER 0.750"
 
 
 def test_nothing_is_best_by_a_metric_without_a_better_end():
@@ -99,8 +100,7 @@ def test_nothing_is_best_by_a_metric_without_a_better_end():
 
 def test_systems_that_cannot_be_told_from_the_best_are_named():
     assert indistinguishable(_levels(sft=0.0, dpo=1.0, ipo=1.02, simpo=0.5)) == [
-        "IPO has the best reward, but 1 of 3 other systems cannot be told from it (DPO) on these prompts"
-        " (permutation test, Holm)."
+        "IPO has the best reward, but 1 of 3 other systems cannot be told from it (DPO) on these prompts (tests, Holm)."
     ]
 
 
@@ -118,13 +118,13 @@ def test_settings_of_one_method_are_told_apart():
     ]
     assert indistinguishable(_made(*files, rows="settings")) == [
         "DPO (beta=0.5) has the best reward, but 1 of 3 other systems cannot be told from it (DPO (beta=0.1)) on these"
-        " prompts (permutation test, Holm)."
+        " prompts (tests, Holm)."
     ]
 
 
 def test_the_best_that_is_like_all_others_says_so():
     assert indistinguishable(_levels(sft=0.0, dpo=0.01)) == [
-        "DPO has the best reward, but no other system can be told from it on these prompts (permutation test, Holm)."
+        "DPO has the best reward, but no other system can be told from it on these prompts (tests, Holm)."
     ]
 
 

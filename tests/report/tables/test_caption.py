@@ -53,10 +53,25 @@ def test_the_caption_states_the_rule_of_choice_only_where_something_was_chosen()
 
 def test_the_caption_says_what_each_interval_is_made_of():
     one = comparison_caption(compare([_file("dpo")], BY_REWARD, NOTHING))
-    assert "bootstrap interval over prompts" in one and "Student-t" not in one and "standard errors" not in one
+    assert "of one seed over prompts" in one and "of several seeds" not in one and "standard errors" not in one
     files = [_file("dpo", seed=seed) for seed in (0, 1)]
     several = comparison_caption(compare(files, BY_REWARD, NOTHING))
-    assert "Student-t" in several and "bootstrap interval over prompts" not in several
+    assert "of several seeds over prompts and trainings" in several and "of one seed" not in several
+
+
+def test_the_caption_names_the_setting_of_the_baseline_and_what_its_test_covers():
+    """With settings as rows the marks compare with one setting; its method alone was named."""
+    prompts = {"values": [float(at) for at in range(12)], "groups": list(range(12))}
+    files = [file | {"splits": file["splits"] | {"test": {"": {"reward": prompts}}}} for file in _two_points()]
+    made = compare(files, BY_REWARD | {"rows": "settings"}, NOTHING)
+    assert "worse than DPO (beta=0.1) by a test over prompts, for these trained models" in comparison_caption(made)
+    seeds = [file | {"seed": seed, "run": f"{file['run']}{seed}"} for file in files for seed in (0, 1)]
+    several = comparison_caption(compare(seeds, BY_REWARD, NOTHING))
+    assert "by a test over prompts" not in several  # a single method has no pair
+    ipo = [file | {"method": "ipo", "label": "IPO", "run": f"ipo{file['run']}"} for file in seeds]
+    assert "worse than DPO by a test over prompts and trainings" in comparison_caption(
+        compare([*seeds, *ipo], BY_REWARD, NOTHING)
+    )
 
 
 def test_the_caption_names_the_paper():

@@ -2,6 +2,7 @@ import re
 
 import pandas as pd
 import pytest
+from scipy.stats import ttest_1samp
 
 from sparsepo.report.tables.cautions import cautions
 from sparsepo.report.tables.grid import grid_frame, grid_table, write_grid
@@ -84,11 +85,29 @@ def test_sampling_a_prompt_more_often_does_not_narrow_the_interval():
         assert first[bound] == pytest.approx(second[bound])
 
 
-def test_one_prompt_under_two_seeds_is_two_groups():
-    flat = {"prompt_ids": [0, 1], "kl_sample": [0.0, 0.0], "kl_exact": [0.0, 0.0], "entropy": [9.0, 9.0]}
-    runs = [DPO | flat | {"reward": [0.0, 1.0]}, DPO | flat | {"seed": 1, "reward": [1.0, 0.0]}]
-    row = grid_frame(runs).iloc[0]
-    assert row["reward_high"] - row["reward_low"] > 0.3  # by prompt alone every group has mean 0.5
+@pytest.mark.parametrize("seeds", [3, 9])
+def test_copies_of_a_seed_do_not_narrow_the_interval(seeds):
+    """Seeds share their prompts; each (seed, prompt) pair was resampled, and nine copies gave a third of the width."""
+    once, *_, often = (grid_frame([DPO | {"seed": seed} for seed in range(count)]).iloc[0] for count in (1, seeds))
+    for bound in ("reward_low", "reward_high"):
+        assert often[bound] == pytest.approx(once[bound], rel=5e-3)
+
+
+def _many(method, rewards, **rest):
+    """One sample of each prompt."""
+    zeros = {name: [0.0] * len(rewards) for name in ("kl_sample", "kl_exact", "entropy", "length")}
+    return DPO | {"method": method, "reward": list(rewards), "prompt_ids": list(range(len(rewards)))} | zeros | rest
+
+
+def test_p_against_sft_is_corrected_over_the_rows_and_needs_ten_prompts():
+    """Holm takes the smaller of two twice."""
+    level = [0.3 * at for at in range(12)]
+    gains = [2.0, 0.0] * 6
+    sft = _many("sft", level, params={}, seed=None)
+    rows = [sft, _many("dpo", [a + b for a, b in zip(level, gains, strict=True)]), _many("ipo", level)]
+    assert grid_frame(rows)["reward_p_sft"].tolist()[1:] == pytest.approx([2 * ttest_1samp(gains, 0).pvalue, 1.0])
+    few = [_many("sft", level[:9], params={}, seed=None), _many("dpo", [value + 5 for value in level[:9]])]
+    assert grid_frame(few)["reward_p_sft"].isna().all()
 
 
 def test_columns_that_no_score_fills_are_dropped():
@@ -102,7 +121,7 @@ def test_columns_that_no_score_fills_are_dropped():
 
 def test_a_single_prompt_has_a_mean_and_no_interval(tmp_path):
     table = grid_frame([SFT, DPO | {"prompt_ids": [3, 3, 3, 3]}])
-    assert table["reward_low"].isna().tolist() == [False, True]
+    assert table["reward_low"].isna().tolist() == [True, True]  # SFT's two prompts are equal
     assert "| **0.750** | 1.00 | 2.50 |" in _written(table, tmp_path)["markdown"]
 
 
@@ -116,14 +135,15 @@ def test_the_csv_keeps_six_significant_digits_and_no_comment(tmp_path):
 def test_markdown_shows_mean_and_the_longer_arm_with_the_best_bold_and_starred(tmp_path):
     rows = [
         _row("DPO", "dpo", 0.512, 0.503, 0.525),
-        _row("TDPO", "tdpo1", 0.7, 0.65, 0.74),
-        _row("IPO", "ipo", 0.6, 0.521, 0.61),
+        _row("TDPO", "tdpo1", 0.7, 0.65, 0.74, reward_p_sft=0.01),
+        _row("IPO", "ipo", 0.6, 0.521, 0.61, reward_p_sft=0.049),
+        _row("SimPO", "simpo", 0.4, 0.35, 0.45, reward_p_sft=0.01),
     ]
     text = _written(_frame(*rows), tmp_path)["markdown"]
     assert "| 0.512 ± 0.013 |" in text
     assert r"| **0.700 ± 0.050**\* |" in text
     assert r"| 0.600 ± 0.079\* | 1.00 ± 0.20 | 1.00 ± 0.05 | 30.0 ± 0.7 | 0.100 / 0.250 | 20.0 |" in text
-    assert "Star: the whole reward interval lies above SFT's." in text
+    assert r"| 0.400 ± 0.050 |" in text and "Star: a better reward than SFT's" in text
     assert text.rstrip().endswith("config_a.yaml, 50% of a & b")
 
 
@@ -175,10 +195,10 @@ def test_cautions_says_when_there_is_one_seed():
     assert found == ["One seed a row: the intervals cover the sampling of prompts only, not training."]
 
 
-def test_cautions_names_rows_with_few_seeds_among_others():
-    rows = [_row("DPO", "dpo", 0.6, 0.5, 0.7, seeds=2), _row("IPO", "ipo", 0.6, 0.5, 0.7)]
+def test_cautions_names_rows_with_one_seed_among_others():
+    rows = [_row("DPO", "dpo", 0.6, 0.5, 0.7, seeds=1), _row("IPO", "ipo", 0.6, 0.5, 0.7)]
     (found,) = cautions(_frame(*rows))
-    assert found.startswith("Under 3 seeds") and found.endswith(": DPO (beta=0.1).")
+    assert found.startswith("One seed, so the intervals do not cover") and found.endswith(": DPO (beta=0.1).")
 
 
 def test_cautions_warns_of_falling_chosen_log_probs_exploding_kl_and_dead_masks():

@@ -37,14 +37,19 @@ def test_one_seed_shows_the_longer_arm_over_pairs_and_says_so():
     assert "bootstrap interval over pairs" in text and "Student" not in text
 
 
-def test_several_seeds_have_students_interval_over_them_and_say_so():
+def test_several_seeds_count_their_variation_and_that_of_the_pairs():
+    """Where the error over pairs is small it is Student's interval; equal seeds keep the error over pairs."""
     values = [0.6, 0.7, 0.9]
-    frame = auc_frame([SFT, *(DPO | {"seed": seed, "auc": {"abs_logratio": auc(v)}} for seed, v in enumerate(values))])
+    frame = auc_frame(
+        [SFT, *(DPO | {"seed": seed, "auc": {"abs_logratio": auc(v, 1e-6)}} for seed, v in enumerate(values))]
+    )
     low, high = stats.t.interval(0.95, 2, loc=sum(values) / 3, scale=stats.sem(values))
     row = frame.iloc[2]
     assert (row["seeds"], row["words"]) == (3, pytest.approx(2.2 / 3))
-    assert [row["words_low"], row["words_high"]] == pytest.approx([low, high])
-    assert "Student" in to_markdown(auc_table(frame, "made here"))
+    assert [row["words_low"], row["words_high"]] == pytest.approx([low, high], abs=5e-4)
+    assert "With several seeds" in to_markdown(auc_table(frame, "made here"))
+    equal = auc_frame([SFT, *(DPO | {"seed": seed} for seed in range(3))]).iloc[2]
+    assert equal["words_high"] - equal["words_low"] == pytest.approx(0.15 * 1.959964 / 1.96)
 
 
 def test_a_run_without_relevant_tokens_has_empty_cells():

@@ -6,7 +6,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from sparsepo.evaluation.statistics import student_interval
+from sparsepo.evaluation.statistics import interval_of_means
 from sparsepo.report.figures.marks import interval_lines
 from sparsepo.report.figures.style import DASHES, SFT_STYLE, WIDTH, MethodStyle, method_style, setting_colours
 from sparsepo.report.run_names import parse_run, short_params
@@ -56,4 +56,6 @@ def plot_rounds(training_points: Mapping[str, Sequence[Mapping[str, Any]]], sft_
 def _means(ends: pd.DataFrame, name: str) -> pd.DataFrame:
     """A row for each setting and round: the mean over its seeds, and its bounds where there are several."""
     rounds = ends.groupby(["label", "iteration"], sort=False)[name]
-    return pd.DataFrame({"label": label, "x": at} | vars(student_interval(list(own))) for (label, at), own in rounds)
+    return pd.DataFrame(
+        {"label": label, "x": at} | vars(interval_of_means(list(own), [])) for (label, at), own in rounds
+    )

@@ -30,16 +30,23 @@ def what_was_compared(task: TaskResults) -> str:
 
 
 def best_method(comparison: Comparison) -> str:
-    """The method of the best mean on test data, with its interval; "" where no metric ranks methods."""
+    """The method of the best mean on test data, with its interval; "" where no metric ranks methods.
+
+    The best of m means is likely a lucky one, so its interval has the level 1 - 0.05 / m (Bonferroni), which holds for
+    whichever of them is the best.
+    """
     column = ranked_column(comparison)
     if column is None:
         return ""
     variant, metric = column[0], comparison.metric(column[1])
     best = best_system(comparison, column)
-    mean, low, high = (f"{value:z.{metric.digits}f}" for value in vars(best.estimates[column].interval).values())
+    number = sum(column in system.estimates for system in comparison.systems)
+    found = best.estimates[column].interval_at(1 - 0.05 / number)
+    mean, low, high = (f"{value:z.{metric.digits}f}" for value in vars(found).values())
     where = f" at {variant_word([variant])} {variant}" if variant else ""
     setting = f", {best.params}" if best.params != "-" else ""
-    interval = "" if low == "nan" else f" [{low}, {high}]"
+    best_of = f" (95% for the best of {number})" if number > 1 else ""
+    interval = "" if low == "nan" else f" [{low}, {high}]{best_of}"
     return f"{best.label}{setting}: {metric.label}{where} {mean}{interval}"
 
 
@@ -58,9 +65,7 @@ def indistinguishable(comparison: Comparison) -> list[str]:
     others = "no other system" if len(alike) == len(pairs) else f"{len(alike)} of {len(pairs)} other systems"
     told = "can be told from it" if len(alike) == len(pairs) else f"cannot be told from it ({', '.join(alike)})"
     metric = comparison.metric(column[1]).label
-    return [
-        f"{labels[best.name]} has the best {metric}, but {others} {told} on these prompts (permutation test, Holm)."
-    ]
+    return [f"{labels[best.name]} has the best {metric}, but {others} {told} on these prompts (tests, Holm)."]
 
 
 def ranked_column(comparison: Comparison) -> ColumnKey | None:

@@ -5,14 +5,15 @@ from itertools import product
 
 import pandas as pd
 
+from sparsepo.evaluation.statistics import MIN_PROMPTS
 from sparsepo.report.tables.comparison import Comparison
 from sparsepo.report.tables.render import BETTER, WORSE
-from sparsepo.report.tables.systems import PROMPTS, SEEDS, STANDARD_ERROR
+from sparsepo.report.tables.systems import PROMPTS, PROMPTS_AND_SEEDS, SEEDS, STANDARD_ERROR
 
 _INTERVALS = {
-    SEEDS: "of several seeds half the 95% Student-t interval of the mean over seeds",
-    PROMPTS: "of one seed the longer arm of the 95% bootstrap interval over prompts, each resampled whole, which leaves"
-    " out the variation between trainings",
+    PROMPTS_AND_SEEDS: "of several seeds over prompts and trainings",
+    PROMPTS: "of one seed over prompts, which leaves out the variation between trainings",
+    SEEDS: "of scores without single items, of several seeds, over trainings and by their standard errors",
     STANDARD_ERROR: "of a score without single items 1.96 standard errors",
 }
 
@@ -22,17 +23,21 @@ def comparison_caption(comparison: Comparison) -> str:
     sources = {estimate.source for system in comparison.systems for estimate in system.estimates.values()}
     intervals = [text for source, text in _INTERVALS.items() if source in sources]
     pairs = [pair for column_pairs in comparison.differences.values() for pair in column_pairs]
-    sentences = [_rule(comparison), *[f"±: {'; '.join(intervals)}."] * bool(intervals), _ranking(comparison)]
+    sentences = [
+        _rule(comparison),
+        *[f"±: the longer arm of the 95% interval, {'; '.join(intervals)}."] * bool(intervals),
+        _ranking(comparison),
+    ]
     if comparison.baseline is not None and any(pair.is_tested for pair in pairs):
-        sentences += [
-            f"{BETTER} / {WORSE}: better / worse than {comparison.baseline.label} by a paired bootstrap over the same"
-            " prompts at 95%, not corrected for the number of comparisons.",
-            "Permutation tests between all systems, corrected by Holm's method over the pairs of a column, stand in the"
-            " file of differences."
-            " Tests take each prompt's mean over seeds, so they leave out the variation between trainings.",
-        ]
+        baseline, several = comparison.baseline, comparison.systems_of(comparison.baseline.method) > 1
+        name = f"{baseline.label} ({baseline.params})" if several else baseline.label
+        covers = "prompts and trainings" if comparison.covers_training else "prompts, for these trained models"
+        sentences.append(
+            f"{BETTER} / {WORSE}: better / worse than {name} by a test over {covers}, on the same prompts, at 5% after"
+            " Holm's correction over all pairs of a column, which stand in the file of differences."
+        )
     if any(not pair.is_tested for pair in pairs):
-        sentences.append("Scores without single items are not tested.")
+        sentences.append(f"Not tested: scores without single items, and fewer than {MIN_PROMPTS} shared prompts.")
     sentences += filter(None, dict.fromkeys(comparison.metric(name).note for name in comparison.metrics))
     printed = [comparison.published_value(*place) for place in product(comparison.systems, comparison.columns)]
     if any(value is not None for value in printed):
@@ -71,10 +76,12 @@ def _rule(comparison: Comparison) -> str:
     if comparison.selected_on_test:
         data = "HumanEval, the choice of the SparsePO paper"
         warning = "HumanEval is test data, so the choice has seen what the table reports: its figures are too high."
+    several = any(system.candidates > 1 and system.seeds > 1 for system in comparison.systems)
+    each = " Of several seeds each is measured at the setting that the others choose." if several else ""
     return (
         f"Each method stands at the setting of its grid with the {best} {metric.label} on {data},"
         " a mean over seeds and over temperatures or suites where there are several;"
-        f" of equal settings the first in the config is taken. {warning}"
+        f" of equal settings the first in the config is taken.{each} {warning}"
     )
 
 

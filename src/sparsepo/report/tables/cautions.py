@@ -15,8 +15,8 @@ def cautions(frame: pd.DataFrame) -> list[str]:
     if len(trained) and (trained["seeds"] == 1).all():
         sentences.append("One seed a row: the intervals cover the sampling of prompts only, not training.")
     else:
-        few = "Under 3 seeds, so the intervals hardly cover the variation between trainings"
-        sentences += _caution(few, trained, trained["seeds"] < 3)
+        one = "One seed, so the intervals do not cover the variation between trainings"
+        sentences += _caution(one, trained, trained["seeds"] == 1)
     if "logp_change_chosen" in frame:
         falling = trained["logp_change_chosen"] < 0
         sentences += _caution("The log-probability of the chosen responses fell", trained, falling)

@@ -93,12 +93,12 @@ def _column(comparison: Comparison, column: ColumnKey, with_paper: bool) -> list
 
 
 def _mark(comparison: Comparison, system: System, column: ColumnKey) -> str:
-    """Of the paired bootstrap against the baseline: better, worse, or "" where 0 lies in the interval."""
+    """Of the test against the baseline: better, worse, or "" where they do not differ significantly."""
     higher = comparison.metric(column[1]).higher_is_better
     if comparison.baseline is None or higher is None:
         return ""
     for pair in comparison.differences.get(column, ()):
-        if {pair.a, pair.b} == {system.method, comparison.baseline.method} and pair.excludes_zero:
-            above = pair.difference > 0 if pair.a == system.method else pair.difference < 0
+        if {pair.a, pair.b} == {system.name, comparison.baseline.name} and pair.is_significant:
+            above = pair.difference > 0 if pair.a == system.name else pair.difference < 0
             return BETTER if above == higher else WORSE
     return ""

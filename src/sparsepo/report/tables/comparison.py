@@ -43,6 +43,16 @@ class Comparison:
     def metrics(self) -> list[str]:
         return list(dict.fromkeys(metric for _, metric in self.columns))
 
+    @property
+    def covers_training(self) -> bool:
+        """Whether every number of a system but SFT, which is one given model, is of several seeds."""
+        trained = [system for system in self.systems if system.method != "sft"]
+        return all(estimate.runs > 1 for system in trained for estimate in system.estimates.values())
+
+    def systems_of(self, method: str) -> int:
+        """How many rows are of a method."""
+        return sum(system.method == method for system in self.systems)
+
     def published_value(self, system: System, column: ColumnKey) -> float | None:
         """What the paper prints for a system's method; None where it prints nothing."""
         variant, metric = column
@@ -63,7 +73,7 @@ def compare(files: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], pub
     differences = {}
     for column in progress(columns, len(columns), "comparing"):
         measured = [system for system in systems if column in system.estimates]
-        differences[column] = pairwise_differences({one.name: one.estimates[column].items for one in measured})
+        differences[column] = pairwise_differences({one.name: one.estimates[column].sample for one in measured})
     baseline = _baseline(systems, settings["baseline"])
     on_test = settings["selected_on_test"]
     return Comparison(
@@ -104,12 +114,14 @@ def comparison_frame(comparison: Comparison) -> pd.DataFrame:
 
 
 def differences_frame(comparison: Comparison) -> pd.DataFrame:
-    """One row per metric, variant and pair of systems: the mean of a - b over shared prompts, and its tests.
+    """One row per metric, variant and pair of systems: the mean of a - b over shared prompts, and its test.
 
-    Bounds are of the paired bootstrap, `p` of the permutation test, `p_holm` after Holm's correction over the pairs of
-    one metric and variant; `real` is yes or no by `p_holm`, and empty where nothing could be tested.
+    Bounds and `p` count prompts and trainings, `p_holm` is after Holm's correction over the pairs of one metric and
+    variant. The last column is yes or no by `p_holm`, and empty where nothing could be tested: `real`, or, where a
+    trained system has one seed, so that the variation between trainings is not known, `real for these trained models`.
     """
-    names = "system_a system_b metric variant prompts difference low high p p_holm real".split()
+    names = "system_a system_b metric variant prompts difference low high p p_holm".split()
+    names.append("real" if comparison.covers_training else "real for these trained models")
     rows = [
         (pair.a, pair.b, metric, variant, pair.prompts, pair.difference, pair.low, pair.high, pair.p)
         + (pair.p_holm, ("yes" if pair.is_significant else "no") if pair.is_tested else "")

@@ -11,7 +11,7 @@ from sparsepo.report.frontier_score import FrontierScores, frontier_scores
 def control_cautions(scores: Sequence[Mapping[str, Any]]) -> list[str]:
     """One sentence for each method with learned masks or masks of activations that does not beat random weights.
 
-    They are compared by the frontier score, on the same draws of prompts; a method beats random weights where the whole
+    They are compared by the frontier score, on the same prompts; a method beats random weights where the whole
     95% interval of the difference is above 0. One sentence also where no run has random weights in the same loss.
     scores: files of scores of all runs; without a reward only the second kind can be said.
     """
@@ -42,7 +42,7 @@ def _is_tested(mask: str) -> bool:
 
 
 def _compared(frontier: FrontierScores, method: str, control: str, label: str) -> list[str]:
-    if not {method, control} <= frontier.draws.keys():
+    if not {method, control} <= frontier.gains.keys():
         return []
     difference = frontier.difference(method, control)
     if difference.low > 0:

@@ -1,5 +1,6 @@
 """The grid: one row per method and parameter setting, its seeds pooled, from score files."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sparsepo.evaluation.statistics import mean_interval
+from sparsepo.evaluation.significance import LEVEL, holm
+from sparsepo.evaluation.statistics import MIN_PROMPTS, SeedSample, difference_estimate, sample_interval, seed_sample
 from sparsepo.report.run_names import params_text
 from sparsepo.report.tables.cautions import cautions
 from sparsepo.report.tables.render import STAR, Block, Cell, Table, format_number, mean_with_interval, write_table
@@ -62,26 +64,34 @@ GRID_COLUMNS = (
 """Every printed column, in order; one of which the frame has no part is left out."""
 
 _CAPTION = (
-    "Means over samples stand ± the longer arm of their 95% bootstrap intervals, which resample the"
-    " prompts of each seed whole.",
+    "Means stand ± the longer arm of their 95% intervals, of several seeds over prompts and trainings, of one seed over"
+    " prompts alone.",
     "KL is to the reference, in nats a response: sampled is the mean of log π − log ref over"
     " sampled responses, exact sums KL(π‖ref) over their tokens.",
     "Entropy is the mean of −log π of a policy's own responses, in nats. Length is in tokens.",
 )
-_REWARD_CAPTION = ("Bold: the best mean reward.", "Star: the whole reward interval lies above SFT's.")
+_REWARD_CAPTION = (
+    "Bold: the best mean reward.",
+    "Star: a better reward than SFT's on the same prompts, by a test at 5% after Holm's correction over the rows; not"
+    f" with fewer than {MIN_PROMPTS} prompts.",
+)
 
 
 def grid_frame(scores: Sequence[ScoreFile]) -> pd.DataFrame:
     """One row per (method, params), SFT first, then in the order given.
 
-    Reward, both KLs and entropy are means over all samples of all seeds, with the 95% bootstrap interval in
-    `_low` and `_high`; whole (seed, prompt) groups are resampled, because samples of one prompt are
-    alike. What is one number per run is averaged over runs. A column that no score can fill (no masks) is left out.
+    Reward, both KLs and entropy are means over seeds of the means of their samples, with the 95% interval in `_low` and
+    `_high`, which counts prompts and, of several seeds, trainings. `reward_p_sft` is p of the difference from SFT's
+    reward, after Holm's correction over the rows. What is one number per run is averaged over runs. A column that no
+    score can fill (no masks) is left out.
     """
     groups: dict[tuple[str, str], list[ScoreFile]] = {}
     for score in sorted(scores, key=lambda score: score["method"] != "sft"):
         groups.setdefault((score["method"], params_text(score["params"])), []).append(score)
     frame = pd.DataFrame([_setting_row(runs) for runs in groups.values()])
+    if "reward" in frame and frame["method"].iloc[0] == "sft":
+        sft, *others = (_sample(runs, "reward") for runs in groups.values())
+        frame["reward_p_sft"] = [math.nan, *holm([_p_value(sample, sft) for sample in others])]
     empty = [name for name in frame if name.startswith(_OPTIONAL) and frame[name].isna().all()]
     return frame.drop(columns=empty)
 
@@ -111,10 +121,9 @@ def _setting_row(runs: Sequence[ScoreFile]) -> dict[str, Any]:
         "params": params_text(runs[0]["params"]),
         "seeds": len(runs),
     }
-    groups = [(run["seed"], prompt) for run in runs for prompt in run["prompt_ids"]]
     rewarded = ("reward",) if runs[0]["reward"] else ()
     for name in (*rewarded, "kl_sample", "kl_exact", "entropy"):
-        interval = mean_interval([value for run in runs for value in run[name]], groups)
+        interval = sample_interval(_sample(runs, name))
         row |= {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
     row["distinct_1"] = _mean(run["distinct_1"] for run in runs)
     row["distinct_2"] = _mean(run["distinct_2"] for run in runs)
@@ -128,6 +137,19 @@ def _setting_row(runs: Sequence[ScoreFile]) -> dict[str, Any]:
     for name in ("mean_weight", "effective_beta"):
         row[name] = _mean(run.get(name) for run in runs)
     return row
+
+
+def _sample(runs: Sequence[ScoreFile], name: str) -> SeedSample:
+    """One value of each sample; a prompt is the same under every seed."""
+    values = [value for run in runs for value in run[name]]
+    seeds = [place for place, run in enumerate(runs) for _ in run[name]]
+    return seed_sample(values, [prompt for run in runs for prompt in run["prompt_ids"]], seeds)
+
+
+def _p_value(sample: SeedSample, sft: SeedSample) -> float:
+    if len(set(sample.prompts) & set(sft.prompts)) < MIN_PROMPTS:
+        return math.nan
+    return difference_estimate(sample, sft).p_value()
 
 
 def _mean(values: Iterable[float | None]) -> float:
@@ -148,6 +170,5 @@ def _cell(frame: pd.DataFrame, row: pd.Series, column: GridColumn) -> Cell:
         text = "-" if set(numbers) == {"-"} else " / ".join(numbers)
     if column.head != "reward":
         return Cell(text)
-    sft = frame.loc[frame["method"] == "sft", "reward_high"]
-    starred = not sft.empty and row["reward_low"] > sft.iloc[0]
+    starred = row.get("reward_p_sft", math.nan) < LEVEL and row["reward"] > frame["reward"].iloc[0]
     return Cell(text, int(row["reward"] == frame["reward"].max()), STAR if starred else "")

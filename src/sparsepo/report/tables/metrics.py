@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 class Metric:
     """How a metric is printed: `scale` times what was measured, with `digits` decimals.
 
+    `is_share`: what was measured is in [0, 1], and 0 or 1 is not certain where all values are.
+
     Where neither end is better, `higher_is_better` is None: nothing is ranked, marked or chosen by such a metric.
     """
 
@@ -16,6 +18,7 @@ class Metric:
     higher_is_better: bool | None = True
     scale: float = 1.0
     note: str = ""
+    is_share: bool = False
 
 
 METRICS = {
@@ -30,12 +33,13 @@ METRICS = {
     "self_bleu": Metric("self-BLEU", 2, False, note="Self-BLEU is among samples of a prompt: lower is more diverse."),
     "entailment": Metric("entailment", note="Entailment is of a summary by its document."),
     "edna": Metric("EDNA", note="EDNA is the harmonic mean of entailment and diversity."),
-    "win_rate": Metric("win rate %", 1, scale=100.0, note="Win rate is against the chosen response; ties are 1/2."),
+    "win_rate": Metric("win rate %", 1, scale=100.0, note="Win rate is against the chosen response; ties are 1/2.",
+                       is_share=True),
     "win_rate_lc": Metric("LC win rate %", 1, scale=100.0, note="LC win rate is at equal lengths, by the regression of"
         " AlpacaEval 2 without its term for the difficulty of an instruction."),
     "length": Metric("length", 1, None, note="Length is in tokens, of summaries in words."),
-    "pass@k": Metric("pass@k %", 1, scale=100.0, note="pass@k is the unbiased estimate."),
-    "accuracy": Metric("accuracy", note="Accuracy is of the implicit reward on pairs."),
+    "pass@k": Metric("pass@k %", 1, scale=100.0, note="pass@k is the unbiased estimate.", is_share=True),
+    "accuracy": Metric("accuracy", note="Accuracy is of the implicit reward on pairs.", is_share=True),
     "bbh": Metric("BBH", 2, note="Scores of the Open LLM Leaderboard 2 are normalised: 0 is chance, 100 is perfect."),
     "math": Metric("MATH", 2),
     "math_verify": Metric("MATH (verify)", 2, note="MATH (verify) judges equality by math-verify and is not in AVG."),

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from sparsepo.evaluation.planted_auc import CEILING, COMPARISONS
-from sparsepo.evaluation.statistics import Interval, student_interval
+from sparsepo.evaluation.statistics import Interval, interval_of_means
 from sparsepo.report.run_names import params_text
 from sparsepo.report.tables.render import Block, Cell, Table, mean_with_interval, write_table
 
@@ -40,7 +40,7 @@ _CAPTION = (
     " function of this text ranks the grammar's own texts better; |log π/ref| and surprisal also read the token.",
 )
 _ONE_SEED = "± is the longer arm of the 95% bootstrap interval over pairs."
-_SEEDS = " With several seeds it is Student's 95% interval over them, else the bootstrap's over pairs."
+_SEEDS = " With several seeds it counts their variation and the bootstrap's variance over pairs."
 
 
 def auc_frame(scores: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
@@ -68,10 +68,11 @@ def auc_frame(scores: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def _over_seeds(found: Sequence[Mapping[str, float]]) -> Interval:
-    """Student's interval over seeds; of one seed the interval that was measured."""
+    """Over seeds and pairs, which are the same for all seeds; of one seed the interval that was measured."""
     if len(found) == 1:
         return Interval(found[0]["auc"], found[0]["low"], found[0]["high"])
-    return student_interval([values["auc"] for values in found])
+    errors = [(values["high"] - values["low"]) / (2 * 1.96) for values in found]
+    return interval_of_means([values["auc"] for values in found], errors)
 
 
 def auc_table(frame: pd.DataFrame, provenance: str) -> Table:
