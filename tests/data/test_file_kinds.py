@@ -33,7 +33,7 @@ def packed(write):
     def write_packed(path):
         plain = path.with_name("plain")
         write(plain)
-        path.write_bytes(gzip.compress(plain.read_bytes()))
+        path.write_bytes(gzip.compress(plain.read_bytes(), mtime=0))
 
     return write_packed
 
@@ -179,7 +179,11 @@ def test_a_text_may_be_longer_than_the_limit_of_the_csv_module(tmp_path):
         ("rows.csv", b"a\n\xff\n", r"rows\.csv: not UTF-8 text"),
         ("rows.json", b'[{"a": 1},\n{"a": }]', r"rows\.json: not valid JSON \(.* in line 2\); a list of objects"),
         ("rows.jsonl.gz", b"not packed", r"rows\.jsonl\.gz: cannot be read \(it is no whole gzip file\)"),
-        ("rows.jsonl.gz", gzip.compress(b"x" * 999)[:-9], r"rows\.jsonl\.gz: cannot be read \(it is no whole gzip"),
+        (
+            "rows.jsonl.gz",
+            gzip.compress(b"x" * 999, mtime=0)[:-9],
+            r"rows\.jsonl\.gz: cannot be read \(it is no whole gzip",
+        ),
         ("rows.parquet", b"PAR1", r"rows\.parquet: cannot be read \("),
         ("rows.arrow", b"nothing", r"rows\.arrow: cannot be read \("),
     ],
