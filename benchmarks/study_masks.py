@@ -241,7 +241,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="processes, of one thread each")
     parser.add_argument("--page", type=Path, default=PAGE, help="where the page is written")
     options = parser.parse_args()
-    started = time.time()
+    started, template = time.time(), (Path(__file__).parent / "study_masks.md").read_text(encoding="utf-8")
     with ProcessPoolExecutor(options.workers, get_context("spawn")) as pool:
         tasks = [
             pool.submit(runs_of_seed, world, seed, {"beta": options.beta})
@@ -253,7 +253,6 @@ def main() -> None:
     import torch
 
     machine = f"{platform.machine()}, {options.workers} processes of one thread, torch {torch.__version__}"
-    template = (Path(__file__).parent / "study_masks.md").read_text(encoding="utf-8")
     page = template.format(
         table=text, machine=machine, minutes=f"{(time.time() - started) / 60:.0f}", beta=options.beta, found=FOUND
     )

@@ -68,3 +68,11 @@ def test_the_log_has_the_beta_that_acts(toy, tmp_path):
     toy.trainer(tmp_path, "sparsepo_common", hyper={"beta": 0.3}, max_steps=2).train()
     row = toy.rows(tmp_path)[-1]
     assert row["effective_beta"] == pytest.approx(0.3 * row["mask_u_mean"])
+
+
+def test_a_mask_without_any_weight_is_told_once(toy, tmp_path, capsys):
+    trainer = toy.trainer(tmp_path, "sparsepo_common", max_steps=3)
+    with torch.no_grad():
+        trainer.masks.heads["common"].merge.weight.fill_(-1.0)
+    trainer.train()
+    assert capsys.readouterr().out.count("all weights m_u are 0, so the reward trains nothing") == 1

@@ -123,6 +123,7 @@ class PreferenceTrainer(ResumableTrainer):
         self.best: BestWeights | None = None
         self._metric_sums: dict[str, Tensor] = {}
         self._num_logged_pairs = 0
+        self._is_dead_mask_told = False
         super().__init__(
             objective,
             range(len(training_pairs)),
@@ -257,6 +258,14 @@ class PreferenceTrainer(ResumableTrainer):
         num_pairs, *sums = self.sum_over_processes([self._num_logged_pairs, *self._metric_sums.values()])
         means = {name: total / num_pairs for name, total in zip(self._metric_sums, sums, strict=True)}
         self._metric_sums, self._num_logged_pairs = {}, 0
+        zeros = [share for name, share in means.items() if name.startswith("sparsity_u")]
+        if zeros and min(zeros) == 1.0 and not self._is_dead_mask_told:
+            self._is_dead_mask_told = True
+            print(
+                f"warning: step {self.state.global_step}: all weights m_u are 0, so the reward trains nothing; with "
+                "init: authors take another seed or init: ones, with an L1 penalty a smaller l1_u",
+                flush=True,
+            )
         if "mask_u_mean" in means:
             beta = METHODS[self.method].effective_beta(self.hyper, means["mask_u_mean"])
             means |= {} if beta is None else {"effective_beta": beta}
