@@ -141,7 +141,7 @@ MISTAKES = {
     "more than anything has": ("texts: 2500", "texts: 3000000000", "must be less than or equal to 2147483647"),
     "a seed that numpy does not take": ("seeds: [0]", "seeds: [4294967296]", "must be less than 4294967296"),
     "a grid without end": ('penalty: "5"', f"penalty: {GRID}", "the grid has 39601 points, more than 10000"),
-    "seeds without end": ("seeds: [0]", f"seeds: {list(range(2000))}", "together give 32000 runs, more than 10000"),
+    "seeds without end": ("seeds: [0]", f"seeds: {list(range(2000))}", "together give 44000 runs, more than 10000"),
     "digits of another script": ('simpo: {beta: ["1", ', 'simpo: {beta: ["\u0661", ', "must be a plain number"),
     "an underscore in a number": ('simpo: {beta: ["1", ', 'simpo: {beta: ["1_0", ', "must be a plain number"),
     "a list in a list": ('simpo: {beta: ["1", ', 'simpo: {beta: [["1"], ', "must be a plain number"),

@@ -75,13 +75,15 @@ def toy(tokenizer):
         config = AutoConfig.for_model(architecture, **sizes, **ids, vocab_size=len(tokenizer))
         return AutoModelForCausalLM.from_config(config, dtype=dtype)
 
-    def pairs(count, seed=0):
-        """Prompts of 2-4 words, responses of 3-8, none alike; each response with a score and numbers of its tokens."""
+    def pairs(count, seed=0, sizes=False):
+        """Prompts of 2-4 words, responses of 3-8, none alike; each response with a score and numbers of its tokens,
+        which are 0 or more where they are sizes."""
         draw = random.Random(seed)
         words = [
             [" ".join(draw.sample(WORDS, draw.randint(*r))) for r in ((2, 4), (3, 8), (3, 8))] for _ in range(count)
         ]
-        values = [[[draw.gauss(0, 1) for _ in f"{text} end".split()] for text in texts[1:]] for texts in words]
+        number = (lambda: abs(draw.gauss(0, 1))) if sizes else (lambda: draw.gauss(0, 1))
+        values = [[[number() for _ in f"{text} end".split()] for text in texts[1:]] for texts in words]
         return [
             Preference(*texts, 1.0 + draw.random(), draw.random(), chosen_values=chosen, rejected_values=rejected)
             for texts, (chosen, rejected) in zip(words, values, strict=True)
@@ -98,7 +100,7 @@ def toy(tokenizer):
             copy.deepcopy(reference) if policy is None else policy,
             reference,
             own_tokenizer,
-            pairs(data) if isinstance(data, int) else data,
+            pairs(data, sizes=method == "ti_dpo") if isinstance(data, int) else data,
             method=method,
             config=PreferenceConfig(**SETTINGS | given),
             folder=folder,

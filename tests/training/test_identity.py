@@ -41,7 +41,7 @@ OTHERS = {
     "another seed": ({"seed": 1}, "seed"),
     "another learning rate": ({"learning_rate": 2e-3}, "config.learning_rate"),
     "another beta": ({"hyper": {"beta": 0.7}}, "hyper.beta"),
-    "a mask": ({"hyper": {"mask": "random"}}, "hyper.mask"),
+    "a mask": ({"hyper": {"mask": "random"}}, "hyper.mask, hyper.normalise"),
     "fewer pairs": ({"data": 16}, "pairs"),
     "validation": ({"validate_every": 1}, "config.validate_every, validation"),
 }

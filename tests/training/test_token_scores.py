@@ -170,7 +170,9 @@ def test_every_source_of_token_weights_weighs_one_loss(toy, models, method):
 def test_attribution_refuses_numbers_below_zero():
     pairs = [TokenPair([1], [2, 3], [4], ([0.5, 0.0], [0.25])), TokenPair([1], [2], [4], ([0.5], [-0.25]))]
     check_pair_data("ti_dpo", {}, pairs[:1])
-    with pytest.raises(UserError, match="'attribution' needs sizes of gradients, .*; usable pair 2 has -0.25"):
+    with pytest.raises(
+        UserError, match="'attribution' of 'ti_dpo' needs sizes of gradients, .*; usable pair 2 has -0.25"
+    ):
         check_pair_data("ti_dpo", {}, pairs)
     check_pair_data("tis_dpo", {}, pairs)
 
