@@ -2,6 +2,7 @@
 
 import copy
 import datetime
+import json
 import re
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparsepo.config.loading import load_config
+from sparsepo.config.loading import load_config, read_yaml
 from sparsepo.runtime.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -522,6 +523,13 @@ def test_a_file_that_is_no_mapping_is_refused(errors, text):
 def test_yaml_that_makes_no_sense_here_gets_one_line(errors, text):
     (message,) = errors(text)
     assert re.match(r"FILE(:\d+)?: not valid YAML \(", message)
+
+
+def test_a_pair_of_json_escapes_is_one_character(tmp_path, errors):
+    (tmp_path / "own.json").write_text(json.dumps({"name": "\N{GRINNING FACE}", "tasks": {}}))
+    assert read_yaml(tmp_path / "own.json")[0]["name"] == "\N{GRINNING FACE}"
+    (message,) = errors('tasks: {}\nname: "\\ud83d"\n')
+    assert message == "FILE: not valid YAML (line 2 has half of a surrogate pair)"
 
 
 def test_a_config_that_cannot_be_read_is_told(tmp_path):

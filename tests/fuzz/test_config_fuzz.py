@@ -91,7 +91,7 @@ def says(raw, made, key=""):
     if isinstance(made, bool):
         return str(raw).lower() in (YES if made else NO)
     if isinstance(made, int | float):
-        return made == float(raw)
+        return made == float(raw) or (type(made) is type(raw) and made == raw)  # 10**30 is no float
     return made in (raw, str(Path(raw)))
 
 

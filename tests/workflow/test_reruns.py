@@ -241,7 +241,7 @@ def test_the_same_config_gives_the_same_bytes_in_tables_scores_samples_and_weigh
     assert done.returncode == 0, done.stdout
     files = [path for part in MADE for path in (original / "results" / part).rglob("*") if path.is_file()]
     files += (original / "results/small").rglob("*.safetensors")
-    assert len([path for path in files if path.parent.name == "tables"]) == 7
+    assert len([path for path in files if path.parent.name == "tables"]) == 10
     differ = [path.relative_to(original) for path in files if path.read_bytes() != again(original, unfinished, path)]
     assert not differ
 

@@ -55,10 +55,21 @@ def load_with_owners(paths: Paths, overrides: Mapping[str, Any] | None = None) -
     return config, {task: config.name if "name" in given else owners.get(task, config.name) for task in config.tasks}
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML, of which JSON is a part: there two escapes, as `\\ud83d\\ude00`, stand for one character."""
+
+    def construct_scalar(self, node: yaml.ScalarNode) -> str:
+        text = super().construct_scalar(node)
+        try:
+            return text.encode("utf-16", "surrogatepass").decode("utf-16")
+        except UnicodeDecodeError:
+            raise ValueError(f"line {node.start_mark.line + 1} has half of a surrogate pair") from None
+
+
 def read_yaml(path: str | Path) -> tuple[dict[str, Any], dict[Location, int]]:
     """The mapping in a YAML file, and the line of every value in it."""
     try:
-        loader = yaml.SafeLoader(Path(path).read_text(encoding="utf-8"))
+        loader = _Loader(Path(path).read_text(encoding="utf-8"))
         root = loader.get_single_node()
         lines = _line_numbers(root, str(path))  # before aliases are written out
         value = None if root is None else loader.construct_document(root)
