@@ -4,7 +4,7 @@ import inspect
 
 import pytest
 
-from sparsepo.methods.method import MASKS, MISMATCHED_KL
+from sparsepo.methods.method import MASKS, MISMATCHED_KL, RUNNING_REWARD
 from sparsepo.methods.registry import (
     DEFAULT_INSPECTION_METHOD,
     METHODS,
@@ -32,7 +32,7 @@ def keyword_only(function):
 @pytest.mark.parametrize("method", WITH_LOSS)
 def test_a_row_names_a_loss_and_exactly_its_keywords(method):
     row = METHODS[method]
-    of_the_step = {"kl"} if row.statistic == MISMATCHED_KL else set()
+    of_the_step = {MISMATCHED_KL: {"kl"}, RUNNING_REWARD: {"shift"}}.get(row.statistic, set())
     assert keyword_only(getattr(losses, row.loss)) == {*row.hyper, *of_the_step}
 
 

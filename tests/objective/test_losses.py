@@ -89,6 +89,14 @@ BY_HAND = [
     ("selective_nll", {}, 1.5, -1.5, -4.0),
     # chosen -3 + 0.25 * 2.5 + 0.75 * 2.5 = -0.5, rejected -4 + 0.25 * 1.5 + 0.75 * 3 = -1.375; (0.875 - 0.5)^2
     ("inpo", {"beta": 1.0, "ratio": 0.25}, 0.140625, -0.5, -1.375),
+    ("rpo", {"beta": 0.5, "rpo_alpha": 2.0}, softplus(-1.0) + 3.0, -0.25, -1.25),  # mean log pi -1.5
+    ("dpo_norm", {"beta": 0.5}, softplus(-1.125), -0.125, -1.25),
+    ("ld_dpo", {"beta": 0.5, "ld_alpha": 0.25}, softplus(-1.375), 0.125, -1.25),  # 0.5 (0.5 - 0.25), 0.5 (-2.5)
+    ("apo_zero", {"beta": 0.5}, 1 - 1 / (1 + math.exp(0.25)) + 1 / (1 + math.exp(1.25)), -0.25, -1.25),
+    ("apo_down", {"beta": 0.5}, 1 / (1 + math.exp(0.25)) + 1 - 1 / (1 + math.exp(-1)), -0.25, -1.25),
+    ("sppo", {"beta": 0.5}, 4.5, -0.25, -1.25),  # (-0.5 - 1)^2 + (-2.5 + 1)^2
+    ("nca", {"beta": 0.5}, softplus(0.25) + 0.5 * softplus(-0.25) + 0.5 * softplus(-1.25), -0.25, -1.25),
+    ("bco", {"beta": 0.5, "shift": -0.75}, 2 * softplus(-0.5), -0.25, -1.25),
 ]
 # the same pair with its weights: sum m_u log pi/ref 0 and -5, weighted mean of log pi (-1 - 1) / 1.5 and -4
 MASKED_BY_HAND = [
@@ -117,6 +125,14 @@ MASKED_BY_HAND = [
     ("sparsepo", {"beta": 0.5, "form": "paper"}, softplus(-2.175), -0.55, -2.725),  # 0.5 (0 - 1.1), 0.5 (-5 - 0.45)
     ("sparsepo", {"beta": 0.5, "form": "released"}, softplus(-2.675), 0.325, -2.35),  # 0.5 (0.65), 0.5 (-5 + 0.3)
     ("tis_dpo", {"beta": 0.2}, softplus(-0.87), -0.22, -1.09),  # 0.2 (0 - 1.1), 0.2 (-5 - 0.45)
+    ("rpo", {"beta": 0.5, "rpo_alpha": 2.0}, softplus(-2.5) + 3.0, 0.0, -2.5),
+    ("dpo_norm", {"beta": 0.5}, softplus(-1.25), 0.0, -1.25),
+    ("ld_dpo", {"beta": 0.5, "ld_alpha": 0.25}, softplus(-2.6875), 0.1875, -2.5),  # 0.5 (0.5 - 0.25 * 0.5)
+    ("apo_zero", {"beta": 0.5}, 0.5 + 1 / (1 + math.exp(2.5)), 0.0, -2.5),
+    ("apo_down", {"beta": 0.5}, 1.5 - 1 / (1 + math.exp(-2.5)), 0.0, -2.5),
+    ("sppo", {"beta": 0.5}, 17.0, 0.0, -2.5),  # 1 + (-5 + 1)^2
+    ("nca", {"beta": 0.5}, 1.5 * math.log(2) + 0.5 * softplus(-2.5), 0.0, -2.5),
+    ("bco", {"beta": 0.5, "shift": -1.25}, 2 * softplus(-1.25), 0.0, -2.5),
 ]
 
 
@@ -219,6 +235,12 @@ OWN = [
     ("orpo", {"beta": 0.3}),
     ("selective_nll", {}),
     ("inpo", {"beta": 0.3, "ratio": 0.5}),
+    ("dpo_norm", {"beta": 0.3}),
+    ("apo_zero", {"beta": 0.3}),
+    ("apo_down", {"beta": 0.3}),
+    ("sppo", {"beta": 0.3}),
+    ("nca", {"beta": 0.3}),
+    ("bco", {"beta": 0.3, "shift": 0.2}),
 ]
 """Losses that are no function of the margin of their rewards alone."""
 REFERENCE_FREE = {"simpo", "sepo", "orpo", "selective_nll"}

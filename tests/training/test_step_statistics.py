@@ -1,4 +1,4 @@
-"""What losses need of a whole step: the mismatched KL of KTO, beta and pairs of beta-DPO."""
+"""What losses need of a whole step: the mismatched KL of KTO, beta and pairs of beta-DPO, the shift of BCO."""
 
 import json
 import math
@@ -11,7 +11,7 @@ import torch
 from sparsepo.data.collation import collate_pairs
 from sparsepo.data.encoding import TokenPair
 from sparsepo.runtime.errors import UserError
-from sparsepo.training.step_statistics import MismatchedKL, RunningMargin, mismatch_responses
+from sparsepo.training.step_statistics import MismatchedKL, RunningMargin, RunningReward, mismatch_responses
 
 A, B, C = (TokenPair([prompt], [prompt, 10], [prompt, 20, 21]) for prompt in (1, 2, 3))
 
@@ -111,7 +111,17 @@ def test_pairs_that_are_only_looked_at_all_count():
     assert statistic.state["steps"] == 0
 
 
-@pytest.mark.parametrize("method", ["kto", "beta_dpo"])
+def test_the_shift_of_bco_is_the_mean_reward_of_all_steps_so_far():
+    """Rewards 0.5 * log-ratio of 4 and then 2 responses, half of them rejected ones with 0: 2 / 4, then 5 / 6."""
+    statistic = RunningReward({"beta": 0.5})
+    assert step_of(statistic, [1.0], (0,), is_training=False)[0].loss_kwargs == {"shift": 0.0}
+    first = step_of(statistic, [1.0, 3.0], (0,), (1,))
+    assert [batch.loss_kwargs["shift"] for batch in first] == pytest.approx([0.5, 0.5])
+    assert step_of(statistic, [6.0], (0,))[0].loss_kwargs["shift"] == pytest.approx(5 / 6)
+    assert step_of(statistic, [9.0], (0,), is_training=False)[0].loss_kwargs["shift"] == pytest.approx(5 / 6)
+
+
+@pytest.mark.parametrize("method", ["kto", "beta_dpo", "bco"])
 def test_a_log_does_not_depend_on_how_a_step_is_cut(toy, tmp_path, method):
     hyper = {"beta": 2.0}
     for name, size in (("whole", None), ("cut", 2)):

@@ -55,11 +55,12 @@ MASKS: dict[str, Mask] = {
 READINGS = {"paper": ("mlp", "attention", "residual"), "authors": ("mlp", "attention", "residual", "logits")}
 """How `mask: activations` reads the reference -> the sites that it has."""
 READING_OF_FORM = {"paper": "paper", "released": "authors"}
-AVERAGING_LOSSES = ("simpo", "orpo", "sepo", "selective_nll")
+AVERAGING_LOSSES = ("simpo", "orpo", "sepo", "selective_nll", "dpo_norm")
 """Losses that divide by the sum of a response's weights, which is 0 in the paper's reading."""
 
 MISMATCHED_KL = "mismatched_kl"
 RUNNING_MARGIN = "running_margin"
+RUNNING_REWARD = "running_reward"
 
 
 @dataclass(frozen=True)

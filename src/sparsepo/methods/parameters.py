@@ -40,6 +40,8 @@ PARAMETERS = {
     "alpha": Parameter(number(ge=0), "TDPO v2: weight of the KL term. ODPO: weight of the difference of scores."),
     "penalty": Parameter(number(ge=0), "Weight of what the chosen response has lost against the reference."),
     "label_smoothing": Parameter(number(ge=0, lt=0.5), "The probability that a pair is labelled the wrong way round."),
+    "rpo_alpha": Parameter(number(ge=0), "Weight of the mean negative log-likelihood of the chosen response."),
+    "ld_alpha": Parameter(number(ge=0, le=1), "Weight of tokens beyond the length of the shorter response."),
     "reduction": Parameter(Literal["sum", "mean"], "Sum over the tokens of a response (the paper), or mean (TRL)."),
     "form": Parameter(Literal["paper", "released"], "The loss of the SparsePO paper, or of the authors' code."),
     "mask": Parameter(Literal["none", *MASKS], "Where the weight of a token comes from; none: the published method."),

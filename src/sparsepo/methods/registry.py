@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from sparsepo.methods.method import MASKS, MISMATCHED_KL, READINGS, RUNNING_MARGIN, Method
+from sparsepo.methods.method import MASKS, MISMATCHED_KL, READINGS, RUNNING_MARGIN, RUNNING_REWARD, Method
 from sparsepo.methods.parameters import PARAMETERS
 from sparsepo.runtime.errors import UserError, did_you_mean
 from sparsepo.runtime.validation import error_message
@@ -207,6 +207,71 @@ METHODS: dict[str, Method] = {
         source="Hong et al. 2024",
         needs_reference=False,
         **_WEIGHS_MEAN,
+    ),
+    "rpo": Method(
+        label="DPO + NLL",
+        loss="rpo",
+        hyper={"beta": 0.1, "rpo_alpha": 1.0},
+        equation="-log σ(β h) - α mean log π (chosen), α = rpo_alpha",
+        source="Pang et al. 2024",
+        **_WEIGHS_REWARD,
+    ),
+    "dpo_norm": Method(
+        label="DPO (length-normalised)",
+        loss="dpo_norm",
+        hyper={"beta": 5.0},
+        equation="-log σ(β (mean log π/ref (chosen) - mean log π/ref (rejected)))",
+        source="Lambert et al. 2024 (Tülu 3)",
+        **_WEIGHS_MEAN,
+    ),
+    "ld_dpo": Method(
+        label="LD-DPO",
+        loss="ld_dpo",
+        hyper={"beta": 0.1, "ld_alpha": 0.5},
+        equation="-log σ(β h), tokens beyond the length of the shorter response count α times, α = ld_alpha",
+        source="Liu et al. 2024, arXiv 2409.06411",
+        **_WEIGHS_REWARD,
+    ),
+    "apo_zero": Method(
+        label="APO-zero",
+        loss="apo_zero",
+        hyper={"beta": 0.1},
+        equation="1 - σ(r_c) + σ(r_r), r = β Σ log π/ref",
+        source="D'Oosterlinck et al. 2024",
+        **_WEIGHS_REWARD,
+    ),
+    "apo_down": Method(
+        label="APO-down",
+        loss="apo_down",
+        hyper={"beta": 0.1},
+        equation="σ(r_c) + 1 - σ(r_c - r_r), r = β Σ log π/ref",
+        source="D'Oosterlinck et al. 2024",
+        **_WEIGHS_REWARD,
+    ),
+    "sppo": Method(
+        label="SPPO",
+        loss="sppo",
+        hyper={"beta": 0.001},
+        equation="(Σ log π/ref (chosen) - 1/(2β))² + (Σ log π/ref (rejected) + 1/(2β))²",
+        source="Wu et al. 2024 (SPPO)",
+        **_WEIGHS_REWARD,
+    ),
+    "nca": Method(
+        label="NCA",
+        loss="nca",
+        hyper={"beta": 0.01},
+        equation="-log σ(r_c) - ½ log σ(-r_c) - ½ log σ(-r_r), r = β Σ log π/ref",
+        source="Chen et al. 2024",
+        **_WEIGHS_REWARD,
+    ),
+    "bco": Method(
+        label="BCO",
+        loss="bco",
+        hyper={"beta": 0.1},
+        equation="-log σ(r_c - δ) - log σ(δ - r_r), r = β Σ log π/ref, δ = mean reward so far",
+        source="Jung et al. 2024",
+        statistic=RUNNING_REWARD,
+        **_WEIGHS_REWARD,
     ),
     "sepo": Method(
         label="SePO",

@@ -4,13 +4,14 @@ Each takes two `Side`s of (b, t) tensors and returns a `PairLoss` of unreduced (
 are in nats. Sums and means over the tokens of a response are weighted by its masks where it has some.
 """
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sparsepo.objective.response_terms import PairLoss, Side, kl_sum, reward_mean, reward_sum
+from sparsepo.objective.response_terms import PairLoss, Side, kl_sum, reward_mean, reward_sum, weighted_sum
 
 
 def dpo(chosen: Side, rejected: Side, *, beta: float) -> PairLoss:
@@ -216,3 +217,82 @@ def tis_dpo(chosen: Side, rejected: Side, *, beta: float) -> PairLoss:
     half of eta. Source: Liu et al. 2024 (TIS-DPO), arXiv 2410.04350; exlaw/TIS-DPO, trainers.py.
     """
     return sparsepo(chosen, rejected, beta=beta, form="paper")
+
+
+def rpo(chosen: Side, rejected: Side, *, beta: float, rpo_alpha: float) -> PairLoss:
+    r"""-log sigmoid(beta h) - rpo_alpha * mean log pi of the chosen: DPO that also keeps the chosen responses likely.
+
+    The mean has no weights, whatever the mask. Rewards as in `dpo`. Source: Pang et al. 2024 (Iterative RPO), Eq. 1.
+    """
+    pair = dpo(chosen, rejected, beta=beta)
+    nll = -weighted_sum(chosen.logps, None, chosen.valid) / chosen.valid.sum(-1)
+    return replace(pair, loss=pair.loss + rpo_alpha * nll)
+
+
+def dpo_norm(chosen: Side, rejected: Side, *, beta: float) -> PairLoss:
+    r"""-log sigmoid(beta (mean log pi/ref of the chosen - of the rejected)), so that length has no direct effect.
+
+    Rewards beta * mean log pi/ref. Source: Lambert et al. 2024 (Tulu 3), Eq. 6.
+    """
+    r_c, r_r = (beta * reward_mean(side.logratio, side) for side in (chosen, rejected))
+    return PairLoss(-F.logsigmoid(r_c - r_r), r_c, r_r)
+
+
+def ld_dpo(chosen: Side, rejected: Side, *, beta: float, ld_alpha: float) -> PairLoss:
+    r"""DPO in which tokens beyond the length of the shorter response of the pair count `ld_alpha` times, 0 to 1.
+
+    Rewards beta * the weighted sum of log pi/ref. Source: Liu et al. 2024 (LD-DPO), arXiv 2409.06411; TRL's `ld_alpha`.
+    """
+    shared = torch.minimum(chosen.valid.sum(-1), rejected.valid.sum(-1)).unsqueeze(-1)
+    r_c, r_r = (
+        beta * reward_sum(torch.where(side.valid.cumsum(-1) <= shared, 1.0, ld_alpha) * side.logratio, side)
+        for side in (chosen, rejected)
+    )
+    return PairLoss(-F.logsigmoid(r_c - r_r), r_c, r_r)
+
+
+def apo_zero(chosen: Side, rejected: Side, *, beta: float) -> PairLoss:
+    r"""1 - sigmoid(r_c) + sigmoid(r_r): chosen more likely than before, rejected less. r = beta sum log pi/ref.
+
+    Source: D'Oosterlinck et al. 2024 (APO), for a reference that is worse than the chosen responses.
+    """
+    r_c, r_r = (beta * reward_sum(side.logratio, side) for side in (chosen, rejected))
+    return PairLoss(1 - torch.sigmoid(r_c) + torch.sigmoid(r_r), r_c, r_r)
+
+
+def apo_down(chosen: Side, rejected: Side, *, beta: float) -> PairLoss:
+    r"""sigmoid(r_c) + 1 - sigmoid(r_c - r_r): both less likely, the rejected more so. r = beta sum log pi/ref.
+
+    Source: D'Oosterlinck et al. 2024 (APO), for a reference that is better than the chosen responses.
+    """
+    r_c, r_r = (beta * reward_sum(side.logratio, side) for side in (chosen, rejected))
+    return PairLoss(torch.sigmoid(r_c) + 1 - torch.sigmoid(r_c - r_r), r_c, r_r)
+
+
+def sppo(chosen: Side, rejected: Side, *, beta: float) -> PairLoss:
+    r"""(sum log pi/ref - 1 / (2 beta))^2 of the chosen + (sum log pi/ref + 1 / (2 beta))^2 of the rejected.
+
+    The chosen response wins with probability 1; beta is 1 / eta of the paper. Rewards beta * sum log pi/ref. Source: Wu
+    et al. 2024 (SPPO), Eq. 4.7; TRL's `sppo_hard`.
+    """
+    h_c, h_r = (reward_sum(side.logratio, side) for side in (chosen, rejected))
+    return PairLoss((h_c - 1 / (2 * beta)) ** 2 + (h_r + 1 / (2 * beta)) ** 2, beta * h_c, beta * h_r)
+
+
+def nca(chosen: Side, rejected: Side, *, beta: float) -> PairLoss:
+    r"""-log sigmoid(r_c) - [log sigmoid(-r_c) + log sigmoid(-r_r)] / 2, r = beta sum log pi/ref.
+
+    Source: Chen et al. 2024 (Noise contrastive alignment), for pairs; TRL's `nca_pair`.
+    """
+    r_c, r_r = (beta * reward_sum(side.logratio, side) for side in (chosen, rejected))
+    return PairLoss(-F.logsigmoid(r_c) - (F.logsigmoid(-r_c) + F.logsigmoid(-r_r)) / 2, r_c, r_r)
+
+
+def bco(chosen: Side, rejected: Side, *, beta: float, shift: float | Tensor) -> PairLoss:
+    r"""-log sigmoid(r_c - shift) - log sigmoid(shift - r_r), r = beta sum log pi/ref.
+
+    `shift` is the mean reward so far, without gradient (see `training.step_statistics`). Source: Jung et al. 2024
+    (BCO), for pairs; TRL's `bco_pair`.
+    """
+    r_c, r_r = (beta * reward_sum(side.logratio, side) for side in (chosen, rejected))
+    return PairLoss(-F.logsigmoid(r_c - shift) - F.logsigmoid(shift - r_r), r_c, r_r)

@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean, pstdev
 from typing import Any, Protocol
@@ -50,14 +50,14 @@ class MismatchedKL:
     def add_to_batches(
         self, model: Any, batches: Sequence[PairBatch], sum_over_processes: Sum, seed: int, is_training: bool
     ) -> Sequence[PairBatch]:
-        logratio_sum, num_responses = 0.0, 0
-        for batch in batches:
-            pairs = [self.pairs[index] for index in batch.pair_indices]
-            mismatched = collate_pairs(pairs, 0, self.layout).to(batch.inputs.input_ids.device)
-            logratios = model(mismatched, logratios_only=True)
-            logratio_sum = logratio_sum + batch.weight * sum(values.sum() for values in logratios)
-            num_responses += batch.weight * 2 * len(pairs)
-        logratio_sum, num_responses = sum_over_processes([logratio_sum, num_responses])
+        mismatched = (
+            replace(
+                collate_pairs([self.pairs[index] for index in batch.pair_indices], 0, self.layout),
+                weight=batch.weight,
+            ).to(batch.inputs.input_ids.device)
+            for batch in batches
+        )
+        logratio_sum, num_responses = sum_of_logratios(model, mismatched, sum_over_processes)
         kl = max(0.0, logratio_sum / num_responses)
         return [replace(batch, loss_kwargs={"kl": kl}) for batch in batches]
 
@@ -140,6 +140,37 @@ class RunningMargin:
         return set(sorted(keys, key=keys.get, reverse=True)[:count])
 
 
+class RunningReward:
+    """delta of BCO: the mean of beta * sum_t log pi/ref over all responses of this and the former steps.
+
+    In validation it is that of the training so far. Source: Jung et al. 2024 (BCO); TRL's `bco_pair`.
+    """
+
+    def __init__(self, hyper: Mapping[str, float], **_: Any):
+        self.beta = hyper["beta"]
+        self.state = {"responses": 0.0, "mean": 0.0}
+
+    def add_to_batches(
+        self, model: Any, batches: Sequence[PairBatch], sum_over_processes: Sum, seed: int, is_training: bool
+    ) -> Sequence[PairBatch]:
+        if is_training:
+            total, count = sum_of_logratios(model, batches, sum_over_processes)
+            responses = self.state["responses"] + count
+            change = (self.beta * total - count * self.state["mean"]) / responses
+            self.state = {"responses": responses, "mean": self.state["mean"] + change}
+        return [replace(batch, loss_kwargs={"shift": self.state["mean"]}) for batch in batches]
+
+
+def sum_of_logratios(model: Any, batches: Iterable[PairBatch], sum_over_processes: Sum) -> list[float]:
+    """The sum of sum_t log pi/ref over all responses of a step, and how many there are."""
+    total, count = 0.0, 0
+    for batch in batches:
+        logratios = model(batch, logratios_only=True)
+        total = total + batch.weight * sum(values.sum() for values in logratios)
+        count += batch.weight * sum(len(values) for values in logratios)
+    return sum_over_processes([total, count])
+
+
 class MaskMeans:
     """The mean of m_u and of m_d over all response tokens of a step, for masks with `normalise: mean`.
 
@@ -175,6 +206,7 @@ class MaskMeans:
 STATISTICS: dict[str, Callable[..., Statistic]] = {
     "mismatched_kl": MismatchedKL,
     "running_margin": RunningMargin,
+    "running_reward": RunningReward,
 }
 """By the name in a row of `METHODS`."""
 
