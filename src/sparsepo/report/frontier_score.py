@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 
 from sparsepo.evaluation.statistics import (
-    CHOOSING_FACTOR,
+    HALVES_FACTOR,
     Estimate,
     Interval,
     SeedSample,
+    choosing_factor,
     difference_estimate,
     mean_estimate,
     seed_sample,
@@ -64,8 +65,8 @@ def frontier_scores(scores: Sequence[Mapping[str, Any]]) -> FrontierScores:
     scale, nor one that never moved.
 
     Bounds count prompts, and the variation between trainings where all settings of a method have the same two or more
-    seeds. Halves and seeds choose for each other, so that their gains are not independent: the interval has
-    `CHOOSING_FACTOR` times the variances.
+    seeds. Halves and seeds choose for each other, so that their gains are not independent: `HALVES_FACTOR` and
+    `choosing_factor` multiply their variances.
 
     scores: files of scores of all runs, SFT among them. Empty where there is no SFT, no reward, no KL to speak of or
     one prompt.
@@ -88,7 +89,7 @@ def frontier_scores(scores: Sequence[Mapping[str, Any]]) -> FrontierScores:
         values = cross_fitted_gains(_mean(sft), _by_seed(own), budget)
         seeds, prompts = (places.ravel() for places in np.indices(values.shape))
         sample = seed_sample(values.ravel(), prompts.tolist(), seeds.tolist())
-        gains[method] = replace(sample, seed_factor=CHOOSING_FACTOR)
+        gains[method] = replace(sample, seed_factor=choosing_factor(len(values)))
         interval = _with_halves(replace(mean_estimate(gains[method]), skewness=0.0)).interval()
         result.append(FrontierScore(method, labels[method], len(own), *vars(interval).values()))
     return FrontierScores(budget, sorted(result, key=lambda score: -score.score), gains)
@@ -164,7 +165,7 @@ def gain(points: np.ndarray, budget: float) -> float:
 
 
 def _with_halves(estimate: Estimate) -> Estimate:
-    return replace(estimate, prompt_variance=CHOOSING_FACTOR * estimate.prompt_variance)
+    return replace(estimate, prompt_variance=HALVES_FACTOR * estimate.prompt_variance)
 
 
 def _runs_by_setting(scores: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], Runs]:

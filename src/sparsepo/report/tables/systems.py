@@ -8,9 +8,9 @@ from typing import Any
 
 from sparsepo.evaluation.significance import Measurements, select_point
 from sparsepo.evaluation.statistics import (
-    CHOOSING_FACTOR,
     Interval,
     SeedSample,
+    choosing_factor,
     interval_of_means,
     sample_interval,
     seed_sample,
@@ -109,7 +109,7 @@ def estimate(measurements: Sequence[Mapping[str, Any]], metric: Metric, seeds_ch
     prompts = [prompt for measurement in measurements for prompt in measurement["groups"]]
     seeds = [seed for seed, measurement in enumerate(measurements) for _ in measurement["values"]]
     sample = seed_sample([metric.scale * value for value in raw], prompts, seeds)
-    sample = replace(sample, seed_factor=CHOOSING_FACTOR) if seeds_choose else sample
+    sample = replace(sample, seed_factor=choosing_factor(len(sample.counts))) if seeds_choose else sample
     if len(sample.prompts) == 1 and len(raw) == len(measurements):
         errors = [measurement.get("stderr") for measurement in measurements]
         scaled = tuple(None if error is None else metric.scale * error for error in errors)
