@@ -208,7 +208,7 @@ def _options(python: str, packages: Sequence[str]) -> Iterator[str]:
 
 
 def _python_files(python: str) -> Iterator[Path]:
-    """What this Python needs of the folder where it is installed, which may be the home of the user: no more is shown."""
+    """What this Python needs of the folder where it is installed, which may be the home of the user; nothing else."""
     prefix = {"base": sys.base_prefix, "platbase": sys.base_exec_prefix}
     yield Path(python)
     yield from dict.fromkeys(Path(sysconfig.get_path(name, vars=prefix)) for name in ("stdlib", "platstdlib"))
