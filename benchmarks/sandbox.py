@@ -19,7 +19,7 @@ from sparsepo.evaluation.sandbox import Sandbox, find_launch
 from sparsepo.runtime.entry_point import run_main
 
 WORKERS = 2
-PROGRAMS_A_SECOND = 250
+PROGRAMS_A_SECOND = 400
 ROUNDS = 5
 
 

@@ -59,12 +59,13 @@ wildcard_constraints:
 
 
 # This prefix replaces Snakemake's own, so its strict mode is repeated. Outside conda the jobs use the Python that runs
-# Snakemake, so no environment has to be activated. An empty IFS keeps $SCRIPTS one word.
+# Snakemake, so no environment has to be activated. An empty IFS and -f keep $SCRIPTS one word, and the path
+# that it is. What a launcher set for the shell that started Snakemake is not for its jobs: they would wait for others.
 # SPARSEPO_SNAKEMAKE: see sparsepo.runtime.entry_point.run_main.
 PATH_OF_PYTHON = f" PATH={quote(str(Path(sys.executable).parent))}:$PATH"
 IN_CONDA = any("conda" in str(method).lower() for method in workflow.deployment_settings.deployment_method)
 shell.prefix(
-    "set -euo pipefail; IFS=; export PYTHONUTF8=1 PYTHONUNBUFFERED=1 TRANSFORMERS_VERBOSITY=error TOKENIZERS_PARALLELISM=false TQDM_DISABLE=1"
+    "set -feuo pipefail; IFS=; unset RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT; export PYTHONUTF8=1 PYTHONUNBUFFERED=1 TRANSFORMERS_VERBOSITY=error TOKENIZERS_PARALLELISM=false TQDM_DISABLE=1"
     f" SPARSEPO_SNAKEMAKE={os.getpid()} PYTHONPATH={quote(str(HERE / 'src'))} SCRIPTS={quote(str(HERE / 'workflow_scripts'))}{'' if IN_CONDA else PATH_OF_PYTHON}; "
 )
 

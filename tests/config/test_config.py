@@ -719,3 +719,13 @@ def test_a_config_with_anything_in_it_loads_or_gets_messages(folder, text):
 @given(st.integers(0, len(TEXT)), st.integers(0, 12), st.text(max_size=4))
 def test_a_config_with_any_text_cut_out_or_put_in_loads_or_gets_messages(folder, at, length, more):
     only_messages(folder, TEXT[:at] + more + TEXT[at + length :])
+
+
+@pytest.mark.parametrize("written", ["010", "1:30", "-07", "1:30.5", "[1, 010]"])
+def test_numbers_that_yaml_reads_in_another_base_are_refused(tmp_path, written):
+    path = tmp_path / "config.yaml"
+    path.write_text(f"name: x\ntasks:\n  t: {written}\n")
+    with pytest.raises(UserError, match=r"config.yaml:3: .* is a number in (octal|base 60) to YAML; write a decimal"):
+        read_yaml(path)
+    path.write_text("a: ['010', 0.5, 10, 1e-3, 0, '1:30', 0x10]\n")
+    assert read_yaml(path)[0]["a"][:3] == ["010", 0.5, 10]

@@ -109,7 +109,7 @@ def test_a_baseline_is_among_the_methods(tmp_path):
 def test_a_judge_has_an_address(tmp_path):
     judge = {"kind": "endpoint", "url": "localhost:8000", "model": "m", "asks": "summary"}
     message = refused(tmp_path, evaluation={"generation": GENERATION, "win_rate": judge})
-    assert message.endswith("url: must be an address, http(s)://..., not 'localhost:8000'")
+    assert message.endswith("'localhost:8000' is no address; one like https://api.openai.com/v1 is expected")
 
 
 def test_benchmarks_name_a_task(tmp_path):

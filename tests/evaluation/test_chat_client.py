@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from sparsepo.evaluation.chat_client import ChatClient, split_url
+from sparsepo.evaluation.chat_client import ChatClient
 from sparsepo.evaluation.completions import Answer
 from sparsepo.runtime.errors import UserError
 from sparsepo.runtime.result_cache import ResultCache, request_key
+from sparsepo.runtime.secrets import split_url
 
 KEY = "sk-very/secret-0123456789"
 

@@ -157,3 +157,14 @@ def test_without_a_command_there_is_one_line_of_usage(environment, arguments):
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert result.returncode == 2
     assert result.stderr == "usage: python -m sparsepo.runtime.gpu_slots [--count N] -- COMMAND...\n"
+
+
+def test_a_name_that_another_user_took_in_the_temporary_folder_stalls_no_job(tmp_path):
+    wanted = tmp_path / "slots"
+    wanted.touch()
+    (tmp_path / "slots-1").symlink_to(tmp_path)
+    (tmp_path / "slots-2").mkdir()
+    (tmp_path / "slots-2").chmod(0o777)
+    for _ in range(2):
+        assert gpu_slots.own_folder(wanted) == tmp_path / "slots-3"
+    assert (tmp_path / "slots-3").stat().st_mode & 0o777 == 0o700

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,9 @@ from sparsepo.runtime.errors import UserError, one_line
 MAX_VALUES = 100_000  # aliases of aliases make a file of a kilobyte larger than any machine
 TAG_ERRORS = (AttributeError, KeyError, IndexError, TypeError, OverflowError)
 """What PyYAML raises where a value does not fit its tag, as in `!!timestamp x`."""
+
+NUMBER_TAGS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+OTHER_BASE = re.compile(r"[-+]?(0[0-7_]+|[0-9][0-9_]*(:[0-9]+)+(\.[0-9_]*)?)")
 
 Paths = str | Path | Sequence[str | Path]
 
@@ -72,6 +76,7 @@ def read_yaml(path: str | Path) -> tuple[dict[str, Any], dict[Location, int]]:
         loader = _Loader(Path(path).read_text(encoding="utf-8"))
         root = loader.get_single_node()
         lines = _line_numbers(root, str(path))  # before aliases are written out
+        _refuse_numbers_of_other_bases(root, str(path))
         value = None if root is None else loader.construct_document(root)
     except FileNotFoundError:
         raise UserError(f"{path}: no such config file") from None
@@ -100,6 +105,24 @@ def _line_numbers(root: yaml.Node | None, path: str) -> dict[Location, int]:
             raise UserError(f"{path}:{line}: {keys} is given twice, also in line {lines[location]}")
         lines[location] = line
     return lines
+
+
+def _refuse_numbers_of_other_bases(root: yaml.Node | None, path: str) -> None:
+    """Raise UserError for `010`, which YAML 1.1 reads as 8, and `1:30`, which it reads as 90."""
+    nodes, seen = [root], set()
+    while nodes:
+        node = nodes.pop()
+        if node is None or id(node) in seen:  # an alias
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.MappingNode):
+            nodes += [part for pair in node.value for part in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            nodes += node.value
+        elif node.style is None and node.tag in NUMBER_TAGS and OTHER_BASE.fullmatch(node.value):
+            where, text = f"{path}:{node.start_mark.line + 1}", one_line(node.value, 60)
+            meant = "base 60" if ":" in text else "octal"
+            raise UserError(f"{where}: {text} is a number in {meant} to YAML; write a decimal number, or quote a text")
 
 
 def _nodes(node: yaml.Node | None, location: Location) -> Iterator[tuple[Location, yaml.Node]]:

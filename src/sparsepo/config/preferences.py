@@ -3,7 +3,11 @@
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
+from pydantic import Field
+
 from sparsepo.config.base import (
+    MAX_INT,
+    NUMBER,
     Bool,
     Count,
     CountOrZero,
@@ -138,8 +142,8 @@ class ExecutionConfig(Section):
 
     timeout: Positive = 3.0
     """Seconds that a program may take."""
-    memory_mb: Count = 1024
-    """Megabytes of memory that a program may take."""
+    memory_mb: Annotated[int, Field(ge=128, le=MAX_INT), NUMBER] = 1024
+    """Megabytes of memory that a program may take, files and pipes included."""
     workers: Count = 2
     """Programs that run at the same time."""
     packages: list[Literal["numpy"]] = []

@@ -2,9 +2,11 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from sparsepo.config.base import Bool, Count, Positive, Section, Text, must
+from sparsepo.config.base import Bool, Count, Positive, Section, Text, raise_error
+from sparsepo.runtime.errors import UserError
+from sparsepo.runtime.secrets import split_url
 
 
 class VaderScorer(Section):
@@ -70,6 +72,14 @@ class NliJudge(TextClassifier):
     """`nli`: compares entailment."""
 
 
+def _judge_url(url: str) -> str:
+    try:
+        split_url(url)
+    except UserError as error:
+        raise_error(str(error))
+    return url
+
+
 class EndpointJudge(Section):
     """Asks a chat model behind an OpenAI-compatible address, in both orders of the responses."""
 
@@ -77,7 +87,7 @@ class EndpointJudge(Section):
     """`endpoint`: a chat model behind an address."""
     url: Annotated[
         Text,
-        must(lambda url: url.startswith(("http://", "https://")), "must be an address, http(s)://..., not '{}'"),
+        AfterValidator(_judge_url),
     ]
     """The address up to the version, for example https://api.openai.com/v1."""
     model: Text
@@ -91,7 +101,7 @@ class EndpointJudge(Section):
     retries: Count = 5
     """How often a failed question is asked again."""
     timeout: Positive = 60.0
-    """Seconds to wait for an answer."""
+    """Seconds that a request may take, with its whole answer."""
     max_concurrency: Count = 4
     """Questions asked at the same time."""
 

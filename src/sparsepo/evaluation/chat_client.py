@@ -1,12 +1,11 @@
 """A chat model behind an OpenAI-compatible URL, asked in parallel by the client of OpenAI, each question once."""
 
-import os
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from threading import Event
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from sparsepo.evaluation.completions import (
     REFUSED,
@@ -19,11 +18,10 @@ from sparsepo.evaluation.completions import (
 from sparsepo.runtime.errors import UserError, one_line
 from sparsepo.runtime.progress import progress
 from sparsepo.runtime.result_cache import ResultCache, request_key
+from sparsepo.runtime.secrets import PATH, hide_key, is_sent_in_the_clear, read_api_key, split_url
 
-PATH = "/chat/completions"
 TEMPORARY = (408, 409, 429)  # and 5xx: status of what the client of OpenAI tries again
-REASON_LENGTH = 200  # characters
-SECRET_LENGTH = 8  # characters: a shorter key is a placeholder for a server that asks for none
+REASON_LENGTH, FINISH_LENGTH = 200, 40  # characters
 
 REFUSALS = dict.fromkeys((301, 302, 303, 307, 308), "the address has moved; 'url' must be the new one") | {
     401: "the key is not accepted",
@@ -40,9 +38,9 @@ class ChatClient:
     A model that refuses `max_tokens` is asked with `max_completion_tokens`, one that refuses a temperature without it.
 
     `api_key_env` names the environment variable of the key (None: no key is sent). The key is read when a question is
-    sent, and stored nowhere. `timeout` is in seconds without data. Temporary failures (status 408, 409, 429 and 5xx,
-    time-outs, broken connections, replies that are no chat completion) are tried again up to `retries` times, after a
-    time that grows or that Retry-After gives. No redirect is followed.
+    sent, and stored nowhere. `timeout` is that of a whole request, in seconds. Temporary failures
+    (status 408, 409, 429 and 5xx, time-outs, broken connections, replies that are no chat completion) are tried again
+    up to `retries` times, after a time that grows or that Retry-After gives. No redirect is followed.
     """
 
     url: str
@@ -79,6 +77,9 @@ class ChatClient:
         from openai import APIError, APIStatusError, omit
 
         api_key, stop, refused = read_api_key(self.api_key_env), Event(), {}
+        if api_key and is_sent_in_the_clear(self.url):
+            where = split_url(self.url)[0]
+            print(f"warning: the key is sent to {where} without encryption; use an https address", file=sys.stderr)
         headers = {"Authorization": f"Bearer {api_key}" if api_key else omit}  # whatever the environment says
 
         def send(cache_key: str, request: dict[str, Any]) -> None:
@@ -88,6 +89,7 @@ class ChatClient:
                 supported = self._supported(request)
                 reply = client.chat.completions.with_raw_response.create(**supported, extra_headers=headers)
                 text, finish_reason = read_completion(reply.http_response.json())
+                finish_reason = one_line(hide_key(finish_reason, api_key), FINISH_LENGTH)
                 answer = Answer(hide_key(text, api_key), finish_reason, "temperature" in supported)
                 self.cache[cache_key] = asdict(answer)
             except APIStatusError as error:
@@ -130,6 +132,12 @@ class ChatClient:
     def _open(self, api_key: str) -> Any:
         from openai import DefaultHttpxClient, OpenAI
 
+        from sparsepo.evaluation.bounded_http import HEADERS, NO_REUSE, read_bounded, start_deadline
+
+        def start(request: Any) -> None:
+            start_deadline(request, self.timeout)
+
+        hooks = {"request": [start], "response": [read_bounded, require_completion]}
         base_url, query = split_url(self.url)
         return OpenAI(
             base_url=base_url,
@@ -137,14 +145,17 @@ class ChatClient:
             api_key=api_key or "none",
             max_retries=self.retries,
             timeout=self.timeout,
-            http_client=DefaultHttpxClient(follow_redirects=False, event_hooks={"response": [require_completion]}),
+            default_headers=HEADERS,
+            http_client=DefaultHttpxClient(follow_redirects=False, limits=NO_REUSE, event_hooks=hooks),
         )
 
     def _error_line(self, error: Any, api_key: str) -> str:
         from openai import APIStatusError, APITimeoutError
 
+        from sparsepo.evaluation.bounded_http import is_over
+
         server, reason, status = f"judge endpoint {split_url(self.url)[0]}{PATH}", str(error.__cause__ or error), 0
-        if isinstance(error, APITimeoutError):
+        if isinstance(error, APITimeoutError) or is_over(error.request):
             reason = f"no answer within {self.timeout:g} s"
         elif isinstance(error, APIStatusError):
             status, wait = error.status_code, error.response.headers.get("Retry-After")
@@ -155,39 +166,3 @@ class ChatClient:
             return f"{server}: {action} ({reason}); model '{self.model}'"
         kept = f"{len(self.cache)} answers are kept in {self.cache.path}, and a new start continues from there"
         return f"{server} failed ({reason}), retries: {self.retries}; {kept}"
-
-
-def split_url(url: str) -> tuple[str, dict[str, str]]:
-    """The URL before /chat/completions, and its query, which may hold a key and is never shown.
-
-    Raises UserError for what is no http(s) address, or holds a login.
-    """
-    if "@" in url.partition("?")[0]:
-        raise UserError("judge url holds a login ('@'), not only an address; a key belongs in an environment variable")
-    try:
-        parts = urlsplit(url)
-        host, _ = parts.hostname or "", parts.port
-        is_usable = parts.scheme in ("http", "https") and host.encode("idna") and url.isascii() and url.isprintable()
-    except ValueError:
-        is_usable = False
-    if not is_usable or " " in url:
-        raise UserError(f"judge url '{url}' is no address; one like https://api.openai.com/v1 is expected")
-    path = parts.path.rstrip("/").removesuffix(PATH)
-    return urlunsplit((parts.scheme, parts.netloc, path, "", "")), dict(parse_qsl(parts.query))
-
-
-def read_api_key(variable: str | None) -> str:
-    """The key, without blanks around it; empty for no variable. UserError for a variable unset, or not plain text."""
-    if variable is None:
-        return ""
-    key = os.environ.get(variable, "").strip()
-    if not key:
-        raise UserError(f"environment variable '{variable}', for the key of the judge endpoint, is not set")
-    if not (key.isascii() and key.isprintable()):
-        raise UserError(f"environment variable '{variable}' holds no key: a line break or a character not in ASCII")
-    return key
-
-
-def hide_key(text: str, key: str) -> str:
-    """`text` with "[key]" in place of the key, which some servers repeat."""
-    return text.replace(key, "[key]") if len(key) >= SECRET_LENGTH else text

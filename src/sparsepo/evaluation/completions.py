@@ -49,7 +49,7 @@ def require_completion(response: Any) -> None:
 
     if not response.is_success:
         return
-    text = response.read().decode(errors="replace")
+    text = response.content.decode(errors="replace")
     try:
         read_completion(response.json())
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):

@@ -1,41 +1,49 @@
 """Runs programs of a model in isolation: no network, no files, no other process, little memory and time.
 
-Each worker is a bubblewrap sandbox that runs programs one after another, each in a fork; one that dies is replaced and
-its program has failed. A program can still fake that it passed, as it shares a process with its tests.
+Each worker is a bubblewrap sandbox that runs programs one after another, each in a fork that `sandbox_filter` confines.
+A worker that dies, or whose folder a program touched, is replaced. A program can still fake that it passed, as it
+shares a process with its tests.
 """
 
 import importlib.util
 import inspect
 import json
 import os
+import secrets
 import shutil
 import socket
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Any
 
 from sparsepo.config.preferences import ExecutionConfig
 from sparsepo.evaluation import sandbox_worker
-from sparsepo.runtime.errors import UserError
+from sparsepo.evaluation.sandbox_filter import build_filter
+from sparsepo.runtime.errors import UserError, one_line
 from sparsepo.runtime.progress import progress
 from sparsepo.runtime.result_cache import ResultCache, get_or_compute
 
 NOBODY_UID = 65534  # and group
 START_SECONDS = 30.0  # a worker may take to start
 GRACE_SECONDS = 5.0  # above the timeout, after which the worker itself hangs
-FOLDER_BYTES = 64 << 20
+FOLDER_BYTES, FOLDER_FILES = 32 << 20, 1000
+SHOWN_DEVICES = ("null", "zero", "full", "random", "urandom")
+KILLED_FIRST = 'echo 1000 2>/dev/null >/proc/self/oom_score_adj; exec "$@"'  # where memory is short
 REMEDY = "or set execution.unsafe_execution: true, which runs programs with your own rights, without a sandbox"
 
 
 @dataclass(frozen=True)
 class ProgramResult:
-    """The outcome of a program. `status`: passed, failed, timeout, or died, which ends the worker too.
+    """The outcome of a program. `status`: passed, failed, timeout, or died: its sandbox ended twice before it did.
 
     `detail`: why it did not pass; `seconds`: wall time.
     """
@@ -82,8 +90,10 @@ class Sandbox:
 
     def __enter__(self) -> "Sandbox":
         self._launch = find_launch(self.unsafe, self.packages)
+        if not self._launch.wrapper:
+            print("warning: programs of the model run with your own rights, without a sandbox (unsafe_execution: true)")
         for _ in range(self.workers):
-            self._idle.put(Worker(self._launch, self.limits))
+            self._idle.put(self._worker())
         self._pool = ThreadPoolExecutor(self.workers)
         return self
 
@@ -103,13 +113,19 @@ class Sandbox:
     def _run_one(self, program: str) -> ProgramResult:
         worker = self._idle.get()
         try:
-            result = worker.run(program)
-            if result.status == "died":
-                worker.close()
-                worker = Worker(self._launch, self.limits)
+            for _ in range(2):  # a sandbox may die for a reason that is not its program's
+                result = worker.run(program)
+                if not worker.is_unchanged:
+                    worker.close()
+                    worker = self._worker()
+                if result.status != "died":
+                    break
         finally:
             self._idle.put(worker)
         return result
+
+    def _worker(self) -> "Worker":
+        return Worker(self._launch, self.limits)
 
 
 def check_sandbox(unsafe: bool, packages: Sequence[str] = ()) -> None:
@@ -166,15 +182,17 @@ def _options(python: str, packages: Sequence[str]) -> Iterator[str]:
     """Options of bubblewrap: namespaces of its own, a read-only system, a small /tmp to write to."""
     yield from "--unshare-user --disable-userns --unshare-ipc --unshare-pid --unshare-net --unshare-uts".split()
     yield from "--unshare-cgroup-try --die-with-parent --new-session --cap-drop ALL --clearenv".split()
-    yield from "--setenv PATH /usr/bin --setenv PYTHONHASHSEED 0 --ro-bind /usr /usr".split()
+    yield from "--hostname sandbox --setenv PATH /usr/bin --setenv PYTHONHASHSEED 0 --ro-bind /usr /usr".split()
     for folder in ("/bin", "/sbin", "/lib", "/lib32", "/lib64"):
         if os.path.islink(folder):
             yield from ("--symlink", os.readlink(folder), folder)
         elif os.path.isdir(folder):
             yield from ("--ro-bind", folder, folder)
-    home = str(Path(python).parents[1])  # <home>/bin/python3
-    if home not in ("/", "/usr"):
-        yield from ("--ro-bind", home, home)
+    if not Path(python).is_relative_to("/usr"):
+        for path in _python_files(python):
+            yield from ("--ro-bind", str(path), str(path))
+            if (path / "site-packages").is_dir():
+                yield from ("--tmpfs", f"{path}/site-packages", "--remount-ro", f"{path}/site-packages")
     for package in packages:
         spec = importlib.util.find_spec(package)
         if spec is None:
@@ -184,8 +202,18 @@ def _options(python: str, packages: Sequence[str]) -> Iterator[str]:
             if folder.is_dir():
                 yield from ("--ro-bind", str(folder), f"{sandbox_worker.PACKAGES}/{folder.name}")
     yield from ("--setenv", "OPENBLAS_NUM_THREADS", "1") if packages else ()
-    yield from f"--proc /proc --dev /dev --size {FOLDER_BYTES} --perms 1777 --tmpfs /tmp".split()
-    yield from "--remount-ro / --remount-ro /dev --chdir /tmp".split()
+    for device in SHOWN_DEVICES:
+        yield from ("--dev-bind", f"/dev/{device}", f"/dev/{device}")
+    yield from f"--size {FOLDER_BYTES} --perms 1777 --tmpfs /tmp --remount-ro / --chdir /tmp".split()
+
+
+def _python_files(python: str) -> Iterator[Path]:
+    """What this Python needs of the folder where it is installed, which may be the home of the user; nothing else."""
+    prefix = {"base": sys.base_prefix, "platbase": sys.base_exec_prefix}
+    yield Path(python)
+    yield from dict.fromkeys(Path(sysconfig.get_path(name, vars=prefix)) for name in ("stdlib", "platstdlib"))
+    for folder in ("lib", "lib64"):
+        yield from Path(sys.base_prefix, folder).glob("lib*.so*")
 
 
 class StartError(UserError):
@@ -193,9 +221,9 @@ class StartError(UserError):
 
 
 class Worker:
-    """A running `sandbox_worker`, connected by a socket, which unlike a pipe nobody can open through /proc."""
+    """A running `sandbox_worker`. `is_unchanged`: the next program would find it as it was at its start."""
 
-    def __init__(self, launch: Launch, limits: Mapping[str, float]) -> None:
+    def __init__(self, launch: Launch, limits: Mapping[str, Any]) -> None:
         """Raises StartError for a worker that does not start."""
         as_root = os.getuid() == 0
         self.folder = None if launch.wrapper else tempfile.mkdtemp(prefix="sparsepo-")
@@ -203,63 +231,79 @@ class Worker:
             os.chown(self.folder, NOBODY_UID, NOBODY_UID)
         self.channel, theirs = socket.socketpair()
         self.channel.settimeout(START_SECONDS)
-        self.answers, self.process = self.channel.makefile("rb"), None
+        self.seconds, self.is_unchanged = limits["seconds"], True
         settings = {
             "channel": theirs.fileno(),
             "folder": self.folder or "/tmp",
-            "own_namespace": not self.folder,
+            "folder_bytes": 0 if self.folder else FOLDER_BYTES,
+            "files": 0 if self.folder else FOLDER_FILES,
+            "filter": build_filter(),
             **limits,
         }
-        code = inspect.getsource(sandbox_worker)
+        python = [launch.python, "-s", "-S", "-B", "-c", inspect.getsource(sandbox_worker), json.dumps(settings)]
         with theirs:
-            try:
-                self.process = subprocess.Popen(
-                    [*launch.wrapper, launch.python, "-s", "-S", "-B", "-c", code, json.dumps(settings)],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.PIPE,
-                    env={"PYTHONHASHSEED": "0", "TMPDIR": self.folder} if self.folder else {},
-                    cwd="/",
-                    pass_fds=[theirs.fileno()],
-                    start_new_session=True,
-                    **({"user": NOBODY_UID, "group": NOBODY_UID, "extra_groups": []} if as_root else {}),
-                )
-            except OSError as error:
-                self.close()
-                raise StartError(
-                    f"{launch.wrapper[0] if launch.wrapper else launch.python}: {error.strerror}"
-                ) from None
+            self.process = subprocess.Popen(
+                ["/bin/sh", "-c", KILLED_FIRST, "sh", *launch.wrapper, *python],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                env={"PYTHONHASHSEED": "0", "TMPDIR": self.folder} if self.folder else {},
+                cwd="/",
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+                **({"user": NOBODY_UID, "group": NOBODY_UID, "extra_groups": []} if as_root else {}),
+            )
         self._wait_until_ready()
-        self.channel.settimeout(limits["seconds"] + GRACE_SECONDS)
+        self.channel.settimeout(self.seconds + GRACE_SECONDS)
 
     def _wait_until_ready(self) -> None:
         try:
-            ready = self.answers.readline() == b"ready\n"
+            is_ready = self.channel.recv(16) == b"ready\n"
         except OSError:
-            ready = False
-        if not ready:
+            is_ready = False
+        if not is_ready:
             self.process.kill()
             lines = self.process.stderr.read(2000).decode(errors="replace").strip().splitlines()
             self.close()
             raise StartError(lines[-1] if lines else "it did not start")
 
     def run(self, program: str) -> ProgramResult:
-        """The result of a program; after `died` the worker cannot be used again."""
+        """The result of a program, which has a socket of its own to report on."""
         start = time.monotonic()
-        try:
-            self.channel.sendall(json.dumps({"program": program}).encode() + b"\n")
-            answer = json.loads(self.answers.readline())
-        except (OSError, ValueError):  # too late, gone, or half a line
-            return ProgramResult(False, "died", "it ended its sandbox", time.monotonic() - start)
-        return ProgramResult(answer["status"] == "passed", answer["status"], answer["detail"], answer["seconds"])
+        body, nonce = json.dumps(program).encode(), secrets.token_bytes(sandbox_worker.NONCE_BYTES)
+        ours, theirs = socket.socketpair()
+        with ours:
+            ours.settimeout(self.seconds + GRACE_SECONDS)
+            try:
+                with theirs:
+                    socket.send_fds(self.channel, [b"p"], [theirs.fileno()])
+                with suppress(BrokenPipeError, ConnectionResetError):  # the program is over, the answer says how
+                    ours.sendall(len(body).to_bytes(sandbox_worker.LENGTH_BYTES, "big") + body + nonce)
+                answer = self.channel.recv(16)
+            except OSError:  # too late, or gone
+                answer = b""
+            outcome, self.is_unchanged, report = answer[:1], answer[1:] == b"+", b""
+            if outcome == b"e":
+                with suppress(ConnectionResetError):  # it left bytes unread
+                    report = ours.recv(4096)
+        return ProgramResult(*self._verdict(outcome, report, nonce), round(time.monotonic() - start, 4))
+
+    def _verdict(self, outcome: bytes, report: bytes, nonce: bytes) -> tuple[bool, str, str]:
+        """passed, status and detail."""
+        if outcome == b"e" and report == b"+" + nonce:
+            return True, "passed", ""
+        reason = one_line(report[1:].decode(errors="replace"), sandbox_worker.DETAIL_LENGTH)
+        return False, *{
+            b"e": ("failed", reason or "ended before its end"),
+            b"f": ("failed", f"more than {FOLDER_FILES:,} files"),
+            b"t": ("timeout", f"not over after {self.seconds:g} s"),
+        }.get(outcome, ("died", "its sandbox ended"))
 
     def close(self) -> None:
         """End the worker and what it runs, and delete its folder."""
-        self.answers.close()
         self.channel.close()
-        if self.process:
-            self.process.kill()
-            self.process.wait()
-            self.process.stderr.close()
+        self.process.kill()
+        self.process.wait()
+        self.process.stderr.close()
         if self.folder:
             shutil.rmtree(self.folder, ignore_errors=True)

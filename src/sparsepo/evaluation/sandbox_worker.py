@@ -1,7 +1,8 @@
-"""Runs programs one after another, each in a fork; `sandbox.py` starts it. It imports only the standard library.
+"""Runs programs one after another, each in a fork of its own; `sandbox.py` starts it. Only the standard library.
 
-A job is a line of JSON on a socket, {"program"}, and so is its answer, {"status", "detail", "seconds"}. A program that
-changes the worker, so that the next one would run under other conditions, ends the worker, which then does not answer.
+For each program comes a byte on a socket, with a socket to the parent, which the fork takes. The worker reads nothing
+from that, so no program can find there what belongs to another. Its answer is two bytes: how the program ended, and
+whether all is as it was before; if not, the parent replaces this worker.
 """
 
 import ctypes
@@ -10,10 +11,9 @@ import importlib
 import json
 import os
 import resource
-import secrets
-import shutil
 import signal
 import socket
+import struct
 import sys
 import time
 
@@ -26,20 +26,37 @@ PRELOADED = """
 PACKAGES = "/packages"
 """Folder of the sandbox with the packages that programs may import."""
 
-SET_PDEATHSIG, SET_DUMPABLE, SET_CHILD_SUBREAPER = 1, 4, 36  # of prctl
-FILE_BYTES, FILES, PROCESSES = 16 << 20, 64, 8
-LIMITS = range(16)  # all resource limits of Linux
+LENGTH_BYTES, NONCE_BYTES, DETAIL_LENGTH = 8, 16, 200
+FILE_BYTES, FILES, THREADS = 16 << 20, 64, 16
+BUFFER_BYTES = 16 << 20  # what 64 pipes and sockets can hold
+POLL_SECONDS = 0.02
 
+SET_PDEATHSIG, SET_DUMPABLE, SET_SECCOMP, SET_NO_NEW_PRIVS, FILTER_MODE = 1, 4, 22, 38, 2  # of prctl
 LIBC = ctypes.CDLL(None, use_errno=True)
 
 
-def prctl(option, value):
-    if LIBC.prctl(option, value, 0, 0, 0):
-        raise OSError(ctypes.get_errno(), f"prctl {option}")
+def prctl(option, value, pointer=None):
+    if LIBC.prctl(option, ctypes.c_ulong(value), pointer, 0, 0):
+        raise OSError(ctypes.get_errno(), f"prctl {option}: {os.strerror(ctypes.get_errno())}")
 
 
-def confine(seconds, memory):
-    """Set the limits of the program, in the fork. It never runs as root, whose processes the kernel does not count."""
+class FilterProgram(ctypes.Structure):
+    _fields_ = [("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p)]
+
+
+def pack_filter(instructions, memory):
+    """The instructions as bytes, and where the number of the process is to be written.
+
+    A program may map addresses near those where the kernel puts what a program with this memory asks for.
+    """
+    recent = ctypes.addressof(ctypes.create_string_buffer(1 << 20)) >> 32
+    known = {"pid": 0, "lowest": max(0, recent - 1 - (memory >> 32)), "highest": recent + 1}
+    packed = b"".join(struct.pack("HBBI", *jumps, known.get(value, value)) for *jumps, value in instructions)
+    return bytearray(packed), [8 * place + 4 for place, (*_, value) in enumerate(instructions) if value == "pid"]
+
+
+def confine(seconds, memory, instructions, pid_offsets):
+    """Set the limits and the filter, in the fork, which never runs as root, whose threads the kernel does not count."""
     os.setsid()
     prctl(SET_PDEATHSIG, signal.SIGKILL)
     limits = {
@@ -47,140 +64,118 @@ def confine(seconds, memory):
         resource.RLIMIT_CPU: int(seconds) + 1,
         resource.RLIMIT_FSIZE: FILE_BYTES,
         resource.RLIMIT_NOFILE: FILES,
-        resource.RLIMIT_NPROC: PROCESSES,
+        resource.RLIMIT_NPROC: THREADS,
+        resource.RLIMIT_SIGPENDING: FILES,
         resource.RLIMIT_CORE: 0,
     }
     for limit, value in limits.items():
         hard = resource.getrlimit(limit)[1]
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(limit, (value, value))
+    for offset in pid_offsets:
+        struct.pack_into("I", instructions, offset, os.getpid())
+    prctl(SET_NO_NEW_PRIVS, 1)
+    prctl(SET_SECCOMP, FILTER_MODE, ctypes.byref(FilterProgram(len(instructions) // 8, bytes(instructions))))
 
 
-def run_program(program, report, seconds, memory):
+def read(report, size):
+    data = b""
+    while len(data) < size:
+        more = os.read(report, size - len(data))
+        if not more:
+            raise EOFError
+        data += more
+    return data
+
+
+def run_program(report, *limits):
     """In the fork: report "+" and the nonce if the program came to its end, else "-" and the reason. Never returns.
 
     The nonce comes through the socket and is read last, so that no variable holds it while the program runs.
     """
     try:
-        confine(seconds, memory)
+        null = os.open(os.devnull, os.O_RDWR)  # not the worker's, whose flags the next program would see
+        for descriptor in range(3):
+            os.dup2(null, descriptor)
+        os.close(null)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
+        confine(*limits)
+        program = json.loads(read(report, int.from_bytes(read(report, LENGTH_BYTES), "big")))
         gc.enable()
         try:
             exec(compile(program, "<program>", "exec"), {})
             message = b"+"
         except BaseException as error:
-            message = f"-{type(error).__name__}: {error}"[:200].encode(errors="replace")
-        nonce = report.recv(64)
-        report.send(message + nonce if message == b"+" else message)
+            message = f"-{type(error).__name__}: {error}"[:DETAIL_LENGTH].encode(errors="replace")
+        nonce = read(report, NONCE_BYTES)
+        os.write(report, message + nonce if message == b"+" else message)
     finally:
         os._exit(0)
 
 
-def supervise(program, channel, seconds, memory, own_namespace):
-    """(status, detail) of a program; no process that it started is alive afterwards."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+def wait(child, seconds, files):
+    """b"e" if the program ended by itself, b"t" if its time ran out, b"f" if it made more than `files` files."""
+    end = time.monotonic() + seconds
+    while os.waitpid(child, os.WNOHANG) == (0, 0):
+        outcome = b"t" if time.monotonic() > end else b"f" if files and count_files() > files else b""
+        if outcome:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            return outcome
+        signal.sigtimedwait([signal.SIGCHLD], min(POLL_SECONDS, max(0.0, end - time.monotonic()) + 0.001))
+    return b"e"
+
+
+def count_files():
+    usage = os.statvfs(".")
+    return usage.f_files - usage.f_ffree
+
+
+def folder_times():
+    """When the folder was last changed, or its entries or their names, which cannot be set back, and last listed."""
+    status = os.stat(".")
+    return status.st_ctime_ns, status.st_atime_ns
+
+
+def serve(connection, limits, files, before):
+    """Run one program and answer; False if the parent has closed the socket. The next one sees none of its locals."""
+    _, reports, *_ = socket.recv_fds(connection, 1, 1)
+    if not reports:
+        return False
     child = os.fork()
     if child == 0:
-        os.close(channel)
-        ours.close()
-        run_program(program, theirs, seconds, memory)
-    theirs.close()
-    nonce = secrets.token_bytes(16)
-    ours.settimeout(seconds)
-    try:
-        ours.send(nonce)
-        message = ours.recv(4096)
-    except TimeoutError:
-        message = None
-    except OSError:  # the child is gone
-        message = b""
-    ours.close()
-    kill_descendants(child, own_namespace)
-    if message is None:
-        return "timeout", f"not over after {seconds:g} s"
-    if message == b"+" + nonce:
-        return "passed", ""
-    return "failed", message[1:].decode(errors="replace") or "ended before its end"
-
-
-def kill_descendants(child, own_namespace):
-    """Kill and reap the fork and all its descendants: orphans become children of the worker, a subreaper.
-
-    own_namespace: the worker has a PID namespace of its own, and may kill every process that it sees.
-    """
-    while True:
-        own = [(os.kill, -1)] if own_namespace else [(os.killpg, child), *((os.kill, pid) for pid in child_pids())]
-        for kill, pid in own:
-            try:
-                kill(pid, signal.SIGKILL)
-            except OSError:  # it is dead
-                pass
-        try:
-            os.waitpid(-1, 0)
-        except ChildProcessError:
-            return
-
-
-def child_pids():
-    with open(f"/proc/self/task/{os.getpid()}/children", encoding="utf-8") as file:
-        return [int(pid) for pid in file.read().split()]
-
-
-def clear_folder(folder):
-    for entry in os.scandir(folder):
-        if entry.is_dir(follow_symlinks=False):
-            shutil.rmtree(entry.path, ignore_errors=True)
-        else:
-            os.unlink(entry.path)
-
-
-def process_attributes():
-    """What another process of the same user can change of this one: limits, priority, scheduler, cores."""
-    limits = [resource.getrlimit(limit) for limit in LIMITS]
-    return limits, os.getpriority(os.PRIO_PROCESS, 0), os.sched_getscheduler(0), os.sched_getaffinity(0)
-
-
-def has_shared_memory():
-    """Whether the worker's own IPC namespace holds memory of System V, which outlives the process that made it."""
-    for kind in ("shm", "msg", "sem"):
-        with open(f"/proc/sysvipc/{kind}", encoding="utf-8") as file:
-            if len(file.readlines()) > 1:
-                return True
-    return False
+        os.close(connection.fileno())
+        run_program(*reports, *limits)
+    os.close(*reports)
+    connection.sendall(wait(child, limits[0], files) + (b"+" if folder_times() == before else b"-"))
+    return True
 
 
 def main():
-    """argv[1]: JSON with the file descriptor of the socket, the limits, the folder to work in, and `own_namespace`."""
+    """argv[1]: JSON with the file descriptor of the socket, the folder to work in, limits and the filter."""
     settings = json.loads(sys.argv[1])
-    channel, folder, own_namespace = settings["channel"], settings["folder"], settings["own_namespace"]
+    channel = settings["channel"]
     os.closerange(3, channel)
     os.closerange(channel + 1, 1024)
     sys.path.remove("")
     sys.path += [PACKAGES] * bool(settings["packages"])
     for name in [*PRELOADED, *settings["packages"]]:
         importlib.import_module(name)
-    os.chdir(folder)
+    os.chdir(settings["folder"])
     signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it
-    with open("/proc/self/oom_score_adj", "w", encoding="utf-8") as file:
-        file.write("1000")  # where memory is short, programs are killed first
-    prctl(SET_CHILD_SUBREAPER, 1)
-    prctl(SET_DUMPABLE, 0)  # programs run as the worker's user, and could read its memory
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])  # see `wait`
+    prctl(SET_DUMPABLE, 0)  # without a sandbox programs could read the memory of a worker of their user
+    memory = settings["memory"] - BUFFER_BYTES - settings["folder_bytes"]
+    limits = settings["seconds"], memory, *pack_filter(settings["filter"], memory)
     connection = socket.socket(fileno=channel)
     connection.sendall(b"ready\n")
-    os.dup2(0, 2)  # output of programs is discarded; errors until here went to the parent
+    os.dup2(0, 2)  # errors until here went to the parent
     gc.collect()
     gc.freeze()
     gc.disable()
-    before = process_attributes()
-    for line in connection.makefile("rb"):
-        start = time.monotonic()
-        status, detail = supervise(
-            json.loads(line)["program"], channel, settings["seconds"], settings["memory"], own_namespace
-        )
-        clear_folder(folder)
-        if os.listdir(folder) or process_attributes() != before or (own_namespace and has_shared_memory()):
-            sys.exit("a program changed the worker")
-        answer = {"status": status, "detail": detail, "seconds": round(time.monotonic() - start, 4)}
-        connection.sendall(json.dumps(answer).encode() + b"\n")
+    before = folder_times()
+    while serve(connection, limits, settings["files"], before):
+        pass
 
 
 if __name__ == "__main__":

@@ -6,11 +6,12 @@ Snakemake only counts GPUs. On a machine without a scheduler nothing else says w
 import fcntl
 import os
 import random
+import stat
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 USAGE = "usage: python -m sparsepo.runtime.gpu_slots [--count N] -- COMMAND..."
@@ -61,8 +62,7 @@ def acquire_gpus(gpus: list[str], count: int) -> list[str]:
     A job locks all GPUs that it needs or none, and one job at a time tries, so that two jobs never wait for each other.
     Locks are per user and temporary folder: jobs of other users are not seen.
     """
-    locks = Path(tempfile.gettempdir(), f"sparsepo-gpus-{os.getuid()}")
-    locks.mkdir(mode=0o700, exist_ok=True)
+    locks = own_folder(Path(tempfile.gettempdir(), f"sparsepo-gpus-{os.getuid()}"))
     waiting = False
     while True:
         with exclusive_lock(locks / "looking"):
@@ -74,6 +74,21 @@ def acquire_gpus(gpus: list[str], count: int) -> list[str]:
             print(f"waiting for {number} of the GPUs {', '.join(gpus)}", file=sys.stderr, flush=True)
             waiting = True
         time.sleep(random.uniform(0.5, 1.5))  # random, so that no job is always the last to try
+
+
+def own_folder(path: Path) -> Path:
+    """A folder of this name that only this user can write to; where another user took the name, with a number added.
+
+    Exits with an error message if a hundred names are taken.
+    """
+    for number in range(100):
+        folder = path.with_name(f"{path.name}-{number}") if number else path
+        with suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        status = folder.lstat()
+        if stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o022:
+            return folder
+    sys.exit(f"error: {path} and 99 other names are taken by another user; set TMPDIR to a folder of your own")
 
 
 @contextmanager
