@@ -28,7 +28,8 @@ _MODULES = {
 
 
 @cache
-def _modules() -> dict[str, str]:
+def public_modules() -> dict[str, str]:
+    """Public name -> the module that defines it."""
     from sparsepo.methods.method import MASKS
     from sparsepo.methods.registry import METHODS
 
@@ -39,13 +40,13 @@ def _modules() -> dict[str, str]:
 
 def __getattr__(name: str) -> Any:
     if name == "__all__":
-        return sorted(_modules())
-    if name.startswith("_") or name not in _modules():
+        return sorted(public_modules())
+    if name.startswith("_") or name not in public_modules():
         raise AttributeError(f"module 'sparsepo' has no attribute '{name}'")
     from importlib import import_module
 
-    return getattr(import_module(_modules()[name]), name)
+    return getattr(import_module(public_modules()[name]), name)
 
 
 def __dir__() -> list[str]:
-    return [*_modules(), "__all__", "__version__"]
+    return [*public_modules(), "__all__", "__version__"]

@@ -84,6 +84,7 @@ class TaskConfig(Section):
     def _errors(self) -> Iterator[LocatedError]:
         yield from oracle_errors(self)
         yield from self._data_errors()
+        yield from self._function_errors()
         yield from self._policy_errors()
         yield from self._evaluation_errors()
         yield from on_policy_errors(self)
@@ -102,6 +103,37 @@ class TaskConfig(Section):
         if isinstance(self.training.rounds.judge, ScorerJudge):
             yield ("training", "rounds", "judge", "scorer"), self.training.rounds.judge.scorer
         yield from ((("evaluation", *keys), scorer) for keys, scorer in self.evaluation.scorers)
+
+    @property
+    def columns(self) -> dict[str, bool]:
+        """The columns of the data that functions of this task take -> whether one of them needs it."""
+        columns: dict[str, bool] = {}
+        for _, scorer in self._scorers():
+            if scorer.kind == "python":
+                columns |= {
+                    name: name in scorer.parameters.needed or columns.get(name, False)
+                    for name in scorer.parameters.columns
+                }
+        return columns
+
+    def _function_errors(self) -> Iterator[LocatedError]:
+        """Functions of the user where they have no place, or that take columns which the data do not have."""
+        source = self.data.source
+        has = {"preferences": ["reference"], "problems": ["reference"], "texts": [], "planted": []}.get(source)
+        for location, scorer in self._scorers():
+            if scorer.kind != "python":
+                continue
+            if not scorer.higher_is_better and location[:2] != ("evaluation", "extra_scorers"):
+                message = "a reward is better when higher: return its negative, or move it to evaluation.extra_scorers"
+                yield message, (*location, "higher_is_better")
+            missing = [name for name in scorer.parameters.needed if has is not None and name not in has]
+            if missing:
+                names = f"has the column {', '.join(has)} only" if has else "has no columns"
+                message = (
+                    f"the function takes '{missing[0]}', and data.source '{source}' {names}: use source prompts, or "
+                    "give the parameter a default"
+                )
+                yield message, (*location, "function")
 
     def _data_errors(self) -> Iterator[LocatedError]:
         """What does not fit together of model, data, preferences and the methods that read them."""
