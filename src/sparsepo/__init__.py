@@ -23,6 +23,15 @@ _MODULES = {
     "MaskHead": "objective.masks",
     "Masks": "objective.mask_builder",
     "build_masks": "objective.mask_builder",
+    "LearnedHead": "objective.learned_masks",
+    "reward_sum": "objective.response_terms",
+    "reward_mean": "objective.response_terms",
+    "kl_sum": "objective.response_terms",
+    "register_mask": "methods.plugins",
+    "register_method": "methods.plugins",
+    "Parameter": "methods.parameters",
+    "number": "methods.parameters",
+    "whole_number": "methods.parameters",
 }
 """Name -> the module that it is imported from at its first use; losses and mask heads are those of the tables."""
 
@@ -33,8 +42,9 @@ def public_modules() -> dict[str, str]:
     from sparsepo.methods.method import MASKS
     from sparsepo.methods.registry import METHODS
 
-    losses = {row.loss: "sparsepo.objective.losses" for row in METHODS.values() if row.loss}
-    heads = {row.head.rpartition(".")[2]: row.head.rpartition(".")[0] for row in MASKS.values()}
+    losses = {row.loss: "sparsepo.objective.losses" for row in METHODS.values() if row.loss and ":" not in row.loss}
+    built_in = [row.head.rpartition(".") for row in MASKS.values() if ":" not in row.head]
+    heads = {name: module for module, _, name in built_in}
     return losses | heads | {name: f"sparsepo.{module}" for name, module in _MODULES.items()}
 
 

@@ -5,9 +5,9 @@ from itertools import permutations
 from math import prod
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
-from sparsepo.config.base import Count, LocatedError, PathName, Positive, Section, Seed, must, raise_error
+from sparsepo.config.base import Count, LocatedError, PathName, Positive, Section, Seed, Text, must, raise_error
 from sparsepo.config.data import DataConfig
 from sparsepo.config.evaluation import EvaluationConfig
 from sparsepo.config.grids import MAX_RUNS, Methods
@@ -25,7 +25,9 @@ from sparsepo.config.scale import ScaleConfig, scaled
 from sparsepo.config.scorers import ScorerJudge
 from sparsepo.config.training import PreferenceConfig, SftConfig
 from sparsepo.methods.parameters import OracleName
+from sparsepo.methods.plugins import load_plugins
 from sparsepo.methods.registry import METHODS
+from sparsepo.runtime.errors import UserError
 
 UNSCORED = ("transcripts", "messages", "comparisons", "executed", "unpaired")
 """Sources of preferences whose responses have no scores."""
@@ -228,6 +230,20 @@ class Config(Section):
     """A name for the results, so that another config cannot overwrite them by mistake."""
     tasks: Annotated[dict[PathName, TaskConfig], Field(min_length=1)]
     """The comparisons, each by a name that becomes its folder in results/."""
+    plugins: list[Text] = []
+    """Python files beside this config, or installed modules, that register masks and methods; see docs/extending.md."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _load_plugins(cls, values: Any) -> Any:
+        """Before the methods of tasks are checked, which may be those of plugins."""
+        given = values.get("plugins") if isinstance(values, dict) else None
+        for index, source in enumerate(given if isinstance(given, list) else [""]):
+            try:
+                load_plugins([source] if isinstance(source, str) and source else [])
+            except UserError as error:
+                raise_error(str(error), "plugins", *[index] * bool(given))
+        return values
 
     @field_validator("tasks")
     @classmethod
@@ -243,4 +259,4 @@ class Config(Section):
     def scaled(self) -> "Config":
         """The config with the numbers of each task multiplied by its `scale`."""
         tasks = {name: scaled(task.model_dump(exclude={"scale"}), task.scale) for name, task in self.tasks.items()}
-        return Config(name=self.name, tasks=tasks)
+        return Config(name=self.name, tasks=tasks, plugins=self.plugins)

@@ -42,6 +42,8 @@ def load_with_owners(paths: Paths, overrides: Mapping[str, Any] | None = None) -
     for path in [paths] if isinstance(paths, str | Path) else paths:
         raw, numbers = read_yaml(path)
         raw = locate_user_files(raw, Path(path).parent)
+        if isinstance(plugins := merged.get("plugins"), list) and isinstance(raw.get("plugins"), list):
+            raw["plugins"] = [*plugins, *(plugin for plugin in raw["plugins"] if plugin not in plugins)]
         merged = merge(merged, raw)
         lines |= {location: f"{path}:{number}" for location, number in numbers.items()}
         if "name" in raw and isinstance(raw.get("tasks"), dict):

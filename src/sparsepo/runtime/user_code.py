@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
+from pkgutil import resolve_name
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -204,12 +205,12 @@ def _import_file(path: Path) -> ModuleType:
     """Under its own name if another file would find it by that, else under one that no other module has."""
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))
+    known = [module for module in sys.modules.values() if getattr(module, "__file__", None) == str(path)]
+    if known:
+        return known[0]
     found = importlib.machinery.PathFinder.find_spec(path.stem)
-    known = sys.modules.get(path.stem)
-    if found and found.origin and Path(found.origin).resolve() == path and known is None:
+    if found and found.origin and Path(found.origin).resolve() == path and path.stem not in sys.modules:
         return importlib.import_module(path.stem)
-    if known is not None and getattr(known, "__file__", None) and Path(known.__file__).resolve() == path:
-        return known
     name = f"{path.stem}_{sha256(bytes(path)).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
@@ -223,7 +224,9 @@ def _import_file(path: Path) -> ModuleType:
 
 
 def load_object(reference: str) -> Any:
-    """What `file.py:name` is. Raises UserError if it is not there."""
+    """What `file.py:name` is, or the full dotted name of a definition of the package. Raises UserError without one."""
+    if ":" not in reference:
+        return resolve_name(reference)
     source, _, name = reference.rpartition(":")
     module = import_source(source)
     if not hasattr(module, name):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsepo import public_modules
+from sparsepo.methods.plugins import registered_files
 from sparsepo.runtime.user_code import find_source, imported_names, parse, used_files
 from sparsepo.workflow.source_index import ON_IMPORT, Code, Import, Module
 
@@ -150,9 +151,11 @@ def choices(settings: str) -> Choices:
 
 
 def user_files(settings: str) -> tuple[Path, ...]:
-    """The files of the user's functions that settings name, with those beside them that they import."""
-    sources = [reference.rpartition(":")[0] for _, reference in _values(settings, {"function"})]
-    files = {file for source in sources for file in used_files(find_source(source))}
+    """The files of the user's functions, masks and methods that settings name, with those beside that they import."""
+    files: set[Path] = set()
+    for key, value in _values(settings, {"function", "mask", "method"}):
+        is_function = key == "function" and value
+        files.update(used_files(find_source(value.rpartition(":")[0])) if is_function else registered_files(key, value))
     return tuple(sorted(files))
 
 
