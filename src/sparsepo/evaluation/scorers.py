@@ -146,7 +146,7 @@ def _python(*, function: str, higher_is_better: bool = True) -> Scorer:
         rows = [columns_of(prompt) for prompt in prompts]
         names = set().union(*rows) if ALL_COLUMNS in asked.columns else set(asked.columns).intersection(*rows)
         columns = {name: [row.get(name) for row in rows] for name in sorted(names | set(asked.needed))}
-        plain = [prompt if isinstance(prompt, str) else list(prompt) for prompt in prompts]
+        plain = [str(prompt) if isinstance(prompt, str) else list(prompt) for prompt in prompts]
         return as_numbers(score(plain, list(responses), **columns), f"scorer '{function}'")
 
     return scores
