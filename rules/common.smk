@@ -16,6 +16,7 @@ sys.path.insert(0, str(HERE / "src"))
 # A plan is made of many objects that stay: Python's usual search for garbage among them takes a twelfth of the time.
 gc.set_threshold(100_000)
 
+from sparsepo.methods.plugins import VARIABLE as PLUGINS
 from sparsepo.monitor.plan_file import note_end, write_plan
 from sparsepo.runtime.errors import UserError
 from sparsepo.workflow.stages import Stages
@@ -62,11 +63,13 @@ wildcard_constraints:
 # Snakemake, so no environment has to be activated. An empty IFS and -f keep $SCRIPTS one word, and the path
 # that it is. What a launcher set for the shell that started Snakemake is not for its jobs: they would wait for others.
 # SPARSEPO_SNAKEMAKE: see sparsepo.runtime.entry_point.run_main.
+# PYTHONPATH keeps what the user has in it, where functions of a config may be.
+PYTHON_PATH = os.pathsep.join(filter(None, [str(HERE / "src"), os.environ.get("PYTHONPATH")]))
 PATH_OF_PYTHON = f" PATH={quote(str(Path(sys.executable).parent))}:$PATH"
 IN_CONDA = any("conda" in str(method).lower() for method in workflow.deployment_settings.deployment_method)
 shell.prefix(
     "set -feuo pipefail; IFS=; unset RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT; export PYTHONUTF8=1 PYTHONUNBUFFERED=1 TRANSFORMERS_VERBOSITY=error TOKENIZERS_PARALLELISM=false TQDM_DISABLE=1"
-    f" SPARSEPO_SNAKEMAKE={os.getpid()} PYTHONPATH={quote(str(HERE / 'src'))} SCRIPTS={quote(str(HERE / 'workflow_scripts'))}{'' if IN_CONDA else PATH_OF_PYTHON}; "
+    f" SPARSEPO_SNAKEMAKE={os.getpid()} PYTHONPATH={quote(PYTHON_PATH)} SCRIPTS={quote(str(HERE / 'workflow_scripts'))} {PLUGINS}={quote(os.pathsep.join(STAGES.config.plugins))}{'' if IN_CONDA else PATH_OF_PYTHON}; "
 )
 
 

@@ -66,6 +66,11 @@ def main() -> None:
         "logp_change": {} if is_sft else token_analysis.logp_change(tokens),
     }
     splits = {split: {"": token_analysis.sample_measurements(part)} for split, part in scored.items()}
+    for name in [
+        name for name, scorer in settings.extra_scorers.items() if not getattr(scorer, "higher_is_better", True)
+    ]:
+        for measured in splits.values():
+            measured[""][name]["higher_is_better"] = False
     splits["validation"][""] |= token_analysis.pair_accuracy(tokens)
     splits["test"][""] |= token_analysis.mask_measurements(result["sparsity"], result["effective_beta"])
     measure = {"measure": "scores", "splits": splits, "notes": notes}

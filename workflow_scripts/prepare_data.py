@@ -14,7 +14,8 @@ def main() -> None:
     if settings.execution:  # before hours of sampling
         check_sandbox(settings.execution.unsafe_execution, settings.execution.packages)
     sections = as_plain(settings.data), as_plain(settings.preferences)
-    data, builder = task_data(settings.model, *sections, (settings.max_prompt_tokens, settings.max_new_tokens))
+    limits = settings.max_prompt_tokens, settings.max_new_tokens
+    data, builder = task_data(settings.model, *sections, limits, settings.columns)
     for split, prompts in data.prompts.items():
         write_records(folder / "prompts" / f"{split}.jsonl", prompts)
     write_records(folder / "corpus.jsonl", data.corpus)

@@ -23,29 +23,40 @@ _MODULES = {
     "MaskHead": "objective.masks",
     "Masks": "objective.mask_builder",
     "build_masks": "objective.mask_builder",
+    "LearnedHead": "objective.learned_masks",
+    "reward_sum": "objective.response_terms",
+    "reward_mean": "objective.response_terms",
+    "kl_sum": "objective.response_terms",
+    "register_mask": "methods.plugins",
+    "register_method": "methods.plugins",
+    "Parameter": "methods.parameters",
+    "number": "methods.parameters",
+    "whole_number": "methods.parameters",
 }
 """Name -> the module that it is imported from at its first use; losses and mask heads are those of the tables."""
 
 
 @cache
-def _modules() -> dict[str, str]:
+def public_modules() -> dict[str, str]:
+    """Public name -> the module that defines it."""
     from sparsepo.methods.method import MASKS
     from sparsepo.methods.registry import METHODS
 
-    losses = {row.loss: "sparsepo.objective.losses" for row in METHODS.values() if row.loss}
-    heads = {row.head.rpartition(".")[2]: row.head.rpartition(".")[0] for row in MASKS.values()}
+    losses = {row.loss: "sparsepo.objective.losses" for row in METHODS.values() if row.loss and ":" not in row.loss}
+    built_in = [row.head.rpartition(".") for row in MASKS.values() if ":" not in row.head]
+    heads = {name: module for module, _, name in built_in}
     return losses | heads | {name: f"sparsepo.{module}" for name, module in _MODULES.items()}
 
 
 def __getattr__(name: str) -> Any:
     if name == "__all__":
-        return sorted(_modules())
-    if name.startswith("_") or name not in _modules():
+        return sorted(public_modules())
+    if name.startswith("_") or name not in public_modules():
         raise AttributeError(f"module 'sparsepo' has no attribute '{name}'")
     from importlib import import_module
 
-    return getattr(import_module(_modules()[name]), name)
+    return getattr(import_module(public_modules()[name]), name)
 
 
 def __dir__() -> list[str]:
-    return [*_modules(), "__all__", "__version__"]
+    return [*public_modules(), "__all__", "__version__"]

@@ -180,7 +180,7 @@ MISTAKES = {
     "unknown scorer": (
         ("kind: vader}, token", "kind: vadr}, token"),
         ("vadr", "tasks.reviews.evaluation.scorer.kind"),
-        r"'vadr' is unknown; allowed: vader, tfidf, classifier, reward_model; did you mean 'vader'\?",
+        r"'vadr' is unknown; allowed: vader, tfidf, classifier, reward_model, python; did you mean 'vader'\?",
     ),
     "scorer without a kind": (
         ("{kind: vader}, token", "{}, token"),
@@ -401,6 +401,7 @@ def test_a_missing_text_file_is_told_by_name_also_where_a_key_is_called_like_the
 def test_texts_come_from_one_place(errors):
     (message,) = errors(edited(("source: planted", "source: texts")))
     choice = "'path' (a file) or 'hub' (a data set of the hub) or 'package' (an installed Python package)"
+    choice += " or 'function' (a Python function that yields rows)"
     assert message == f"FILE:6: tasks.reviews.data: give one of {choice}, not none"
 
 
@@ -570,7 +571,7 @@ def test_text_as_the_command_line_gives_it_becomes_numbers(tmp_path):
 
 OVERRIDES = {
     "unknown key": ({"tasks__reviews__sede": ["0"]}, "tasks.reviews.sede: unknown key; .*; did you mean 'seeds'\\?"),
-    "unknown key on top": ({"seed": "0"}, "seed: unknown key; allowed: name, tasks"),
+    "unknown key on top": ({"seed": "0"}, "seed: unknown key; allowed: name, tasks, plugins"),
     "wrong item": ({"tasks__reviews__seeds": ["0", "-1"]}, r"tasks\.reviews\.seeds\[1\]: must be greater .*-1.*"),
     "wrong value": ({"tasks__reviews__methods__dpo__beta": ["0"]}, r"tasks.reviews.methods.dpo.beta\[0\]: must be .*"),
     "section replaced by a word": ({"tasks__reviews": "x"}, 'tasks.reviews: must be a mapping, not "x"'),

@@ -151,7 +151,7 @@ def test_a_plan_is_read_as_it_was_written_and_its_end_is_noted(tmp_path):
 def test_each_stage_reads_what_it_needs():
     prepare = parsed("prepare_data")
     lengths = {"max_prompt_tokens", "max_new_tokens"}
-    assert set(prepare) == {"name", "data", "preferences", "model", "chat_template", "execution"} | lengths
+    assert set(prepare) == {"name", "data", "preferences", "model", "chat_template", "execution", "columns"} | lengths
     assert prepare["preferences"] is None and prepare["chat_template"] is None and "seed" not in prepare["model"]
     assert (
         parsed("train_sft")["sft"]["num_train_epochs"] == 1 and parsed("train_sft")["model"]["config"]["n_layer"] == 2

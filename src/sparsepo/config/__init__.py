@@ -5,9 +5,9 @@ from itertools import permutations
 from math import prod
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
-from sparsepo.config.base import Count, LocatedError, PathName, Positive, Section, Seed, must, raise_error
+from sparsepo.config.base import Count, LocatedError, PathName, Positive, Section, Seed, Text, must, raise_error
 from sparsepo.config.data import DataConfig
 from sparsepo.config.evaluation import EvaluationConfig
 from sparsepo.config.grids import MAX_RUNS, Methods
@@ -25,7 +25,9 @@ from sparsepo.config.scale import ScaleConfig, scaled
 from sparsepo.config.scorers import ScorerJudge
 from sparsepo.config.training import PreferenceConfig, SftConfig
 from sparsepo.methods.parameters import OracleName
+from sparsepo.methods.plugins import load_plugins
 from sparsepo.methods.registry import METHODS
+from sparsepo.runtime.errors import UserError
 
 UNSCORED = ("transcripts", "messages", "comparisons", "executed", "unpaired")
 """Sources of preferences whose responses have no scores."""
@@ -84,6 +86,7 @@ class TaskConfig(Section):
     def _errors(self) -> Iterator[LocatedError]:
         yield from oracle_errors(self)
         yield from self._data_errors()
+        yield from self._function_errors()
         yield from self._policy_errors()
         yield from self._evaluation_errors()
         yield from on_policy_errors(self)
@@ -102,6 +105,37 @@ class TaskConfig(Section):
         if isinstance(self.training.rounds.judge, ScorerJudge):
             yield ("training", "rounds", "judge", "scorer"), self.training.rounds.judge.scorer
         yield from ((("evaluation", *keys), scorer) for keys, scorer in self.evaluation.scorers)
+
+    @property
+    def columns(self) -> dict[str, bool]:
+        """The columns of the data that functions of this task take -> whether one of them needs it."""
+        columns: dict[str, bool] = {}
+        for _, scorer in self._scorers():
+            if scorer.kind == "python":
+                columns |= {
+                    name: name in scorer.parameters.needed or columns.get(name, False)
+                    for name in scorer.parameters.columns
+                }
+        return columns
+
+    def _function_errors(self) -> Iterator[LocatedError]:
+        """Functions of the user where they have no place, or that take columns which the data do not have."""
+        source = self.data.source
+        has = {"preferences": ["reference"], "problems": ["reference"], "texts": [], "planted": []}.get(source)
+        for location, scorer in self._scorers():
+            if scorer.kind != "python":
+                continue
+            if not scorer.higher_is_better and location[:2] != ("evaluation", "extra_scorers"):
+                message = "a reward is better when higher: return its negative, or move it to evaluation.extra_scorers"
+                yield message, (*location, "higher_is_better")
+            missing = [name for name in scorer.parameters.needed if has is not None and name not in has]
+            if missing:
+                names = f"has the column {', '.join(has)} only" if has else "has no columns"
+                message = (
+                    f"the function takes '{missing[0]}', and data.source '{source}' {names}: use source prompts, or "
+                    "give the parameter a default"
+                )
+                yield message, (*location, "function")
 
     def _data_errors(self) -> Iterator[LocatedError]:
         """What does not fit together of model, data, preferences and the methods that read them."""
@@ -196,6 +230,20 @@ class Config(Section):
     """A name for the results, so that another config cannot overwrite them by mistake."""
     tasks: Annotated[dict[PathName, TaskConfig], Field(min_length=1)]
     """The comparisons, each by a name that becomes its folder in results/."""
+    plugins: list[Text] = []
+    """Python files beside this config, or installed modules, that register masks and methods; see docs/extending.md."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _load_plugins(cls, values: Any) -> Any:
+        """Before the methods of tasks are checked, which may be those of plugins."""
+        given = values.get("plugins") if isinstance(values, dict) else None
+        for index, source in enumerate(given if isinstance(given, list) else [""]):
+            try:
+                load_plugins([source] if isinstance(source, str) and source else [])
+            except UserError as error:
+                raise_error(str(error), "plugins", *[index] * bool(given))
+        return values
 
     @field_validator("tasks")
     @classmethod
@@ -211,4 +259,4 @@ class Config(Section):
     def scaled(self) -> "Config":
         """The config with the numbers of each task multiplied by its `scale`."""
         tasks = {name: scaled(task.model_dump(exclude={"scale"}), task.scale) for name, task in self.tasks.items()}
-        return Config(name=self.name, tasks=tasks)
+        return Config(name=self.name, tasks=tasks, plugins=self.plugins)

@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal, NoReturn, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from sparsepo.runtime.errors import format_value, missing_reason, one_line
+from sparsepo.runtime.errors import UserError, format_value, missing_reason, one_line
+from sparsepo.runtime.user_code import find_function
 from sparsepo.runtime.validation import name_type
 
 LocatedError = tuple[str, tuple[str | int, ...]]
@@ -84,7 +85,25 @@ PathName = name_type(
 )
 Dtype = Literal["float32", "bfloat16", "float16"]
 
-_ORIGINS = {"path": "a file", "hub": "a data set of the hub", "package": "an installed Python package"}
+
+def _function(reference: str) -> str:
+    """Refuse what names no function of the user, which is read and not run."""
+    try:
+        find_function(reference)
+    except UserError as error:
+        raise_error(str(error))
+    return reference
+
+
+FunctionName = Annotated[Text, AfterValidator(_function)]
+"""`file.py:function`, the file beside the config, or `package.module:function`."""
+
+_ORIGINS = {
+    "path": "a file",
+    "hub": "a data set of the hub",
+    "package": "an installed Python package",
+    "function": "a Python function that yields rows",
+}
 
 
 def origin_errors(section: Section, *keys: str) -> Iterator[LocatedError]:

@@ -7,8 +7,19 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sparsepo.config.base import Count, CountOrZero, LocatedError, Section, Seed, Text, must, origin_errors
-from sparsepo.runtime.errors import did_you_mean
+from sparsepo.config.base import (
+    Count,
+    CountOrZero,
+    FunctionName,
+    LocatedError,
+    Section,
+    Seed,
+    Text,
+    must,
+    origin_errors,
+)
+from sparsepo.runtime.errors import UserError, did_you_mean
+from sparsepo.runtime.user_code import parameters_of
 
 
 class Splits(Section):
@@ -51,6 +62,18 @@ class PlantedData(DataSection):
     """Seed of the grammar: another one gives other reviews and prompts."""
 
 
+def rows_function_errors(function: str | None) -> Iterator[LocatedError]:
+    """That a function that yields rows has parameters."""
+    if function is not None:
+        try:
+            needed = parameters_of(function, ()).needed
+        except UserError as error:
+            yield str(error), ("function",)
+        else:
+            if needed:
+                yield f"is called without arguments, and takes '{needed[0]}'", ("function",)
+
+
 class HubRows(Section):
     """A data set of the Hugging Face hub."""
 
@@ -63,7 +86,7 @@ class HubRows(Section):
 
 
 class Rows(Section):
-    """Rows of a file or of a data set of the Hugging Face hub."""
+    """Rows of a file, of a data set of the Hugging Face hub, or of a function of your own."""
 
     path: Path | None = None
     """A file, by the ending of its name: JSONL, JSON, CSV, TSV (also packed as .gz), Parquet or Arrow; or a folder that
@@ -72,11 +95,15 @@ class Rows(Section):
     """The split, for a folder at `path` that has several."""
     hub: HubRows | None = None
     """A data set of the Hugging Face hub."""
+    function: FunctionName | None = None
+    """A function without arguments that yields rows, each a mapping: my_data.py:rows, of a file beside this config."""
     columns: dict[Text, Text] = {}
     """Field -> column, for a field whose column has another name: {prompt: question, chosen: answer_good}."""
 
     def _errors(self) -> Iterator[LocatedError]:
-        yield from origin_errors(self, *(key for key in ("path", "hub", "package") if key in type(self).model_fields))
+        origins = ("path", "hub", "package", "function")
+        yield from origin_errors(self, *(key for key in origins if key in type(self).model_fields))
+        yield from rows_function_errors(self.function)
         if self.split is not None and not os.path.isdir(self.path or ""):
             yield "only a folder of several splits needs it; leave it out (for the hub: hub.split)", ("split",)
 

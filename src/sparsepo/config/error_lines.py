@@ -7,6 +7,7 @@ from pydantic import ValidationError
 from typing_extensions import is_typeddict
 
 from sparsepo.config import Config
+from sparsepo.config.grids import BuiltInMethods, methods_type
 from sparsepo.config.preferences import SOURCE_FIELDS
 from sparsepo.runtime.errors import did_you_mean, format_value, one_line
 from sparsepo.runtime.validation import error_message
@@ -150,7 +151,8 @@ def keys_at(location: Location) -> list[str]:
 
 
 def _keys(section: Any) -> dict[str, Any]:
-    """Key -> type, of a model or a TypedDict."""
+    """Key -> type, of a model or a TypedDict; of `methods` those that are registered now."""
+    section = methods_type() if section is BuiltInMethods else section
     if hasattr(section, "model_fields"):
         return {key: field.annotation for key, field in section.model_fields.items()}
     return section.__annotations__ if is_typeddict(section) else {}

@@ -7,10 +7,20 @@ from itertools import product
 from math import prod
 from typing import Annotated, Any, get_args
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, WrapValidator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    TypeAdapter,
+    ValidationError,
+    WrapValidator,
+)
 from typing_extensions import TypeAliasType, TypedDict
 
 from sparsepo.config.base import LocatedError, raise_error, raise_errors
+from sparsepo.methods.method import MASKS
 from sparsepo.methods.parameters import PARAMETERS, Site
 from sparsepo.methods.registry import METHODS, check_reading, check_used, parameter_type
 from sparsepo.runtime.errors import UserError, format_value
@@ -148,13 +158,34 @@ def _grid_errors(method: str, grid: Mapping[str, list[str]]) -> Iterator[tuple[s
 
 def _in_given_order(grids: Any, check: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
     """Runs are made in the order of the config, where pydantic gives keys in the order of their definition."""
-    checked = check(grids)
+    checked = check(grids) if len(METHODS) + len(MASKS) == _BUILT_IN else _with_plugins().validate_python(grids)
     if not checked:
         raise_error("at least one method is needed")
     return {method: {name: checked[method][name] for name in grid} for method, grid in grids.items()}
 
 
-_Methods = TypedDict("Methods", {method: _grid_type(method) for method in METHODS}, total=False)
-_Methods.__pydantic_config__ = ConfigDict(extra="forbid")
-Methods = Annotated[_Methods, WrapValidator(_in_given_order)]
+def methods_type() -> Any:
+    """The type of the section: method -> its grid, of the methods and masks that are registered now."""
+    kind = TypedDict("Methods", {method: _grid_type(method) for method in METHODS}, total=False)
+    kind.__pydantic_config__ = ConfigDict(extra="forbid")
+    return kind
+
+
+def _with_plugins() -> TypeAdapter:
+    return _adapter(tuple(METHODS), tuple(MASKS))
+
+
+@cache
+def _adapter(methods: tuple[str, ...], masks: tuple[str, ...]) -> TypeAdapter:
+    """Of the section, once for each set of rows that are registered."""
+    return TypeAdapter(methods_type())
+
+
+_BUILT_IN = len(METHODS) + len(MASKS)
+BuiltInMethods = methods_type()
+Methods = Annotated[
+    BuiltInMethods,
+    WrapValidator(_in_given_order),
+    PlainSerializer(lambda grids: grids),  # pydantic's own leaves out what plugins have registered
+]
 """Method -> parameter -> values as text, in the order of the config."""

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -44,6 +45,9 @@ def load_with_owners(paths: Paths, overrides: Mapping[str, Any] | None = None) -
     merged, lines, owners = {}, {}, {}
     for path in [paths] if isinstance(paths, str | Path) else paths:
         raw, numbers = read_yaml(path)
+        raw = locate_user_files(raw, Path(path).parent)
+        if isinstance(plugins := merged.get("plugins"), list) and isinstance(raw.get("plugins"), list):
+            raw["plugins"] = [*plugins, *(plugin for plugin in raw["plugins"] if plugin not in plugins)]
         merged = merge(merged, raw)
         lines |= {location: f"{path}:{number}" for location, number in numbers.items()}
         if "name" in raw and isinstance(raw.get("tasks"), dict):
@@ -91,6 +95,28 @@ def read_yaml(path: str | Path) -> tuple[dict[str, Any], dict[Location, int]]:
     if not isinstance(value, dict):
         raise UserError(f"{path}: a mapping with 'name' and 'tasks' is expected")
     return value, lines
+
+
+def locate_user_files(value: Any, folder: Path) -> Any:
+    """A config whose names of the user's Python files, which are relative to its folder, lead there from here.
+
+    A file below the working directory keeps a relative name, so that results can move with their folder.
+    """
+
+    def located(key: str | None, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: located(name, each) for name, each in value.items()}
+        if isinstance(value, list):
+            return [located(key, each) for each in value]
+        if key not in ("function", "plugins") or not isinstance(value, str):
+            return value
+        file, colon, name = value.rpartition(":") if key == "function" else (value, "", "")
+        if not file.endswith(".py"):
+            return value
+        path = os.path.abspath(folder / file)
+        return (os.path.relpath(path) if Path(path).is_relative_to(Path.cwd()) else path) + colon + name
+
+    return located(None, value)
 
 
 def _line_numbers(root: yaml.Node | None, path: str) -> dict[Location, int]:

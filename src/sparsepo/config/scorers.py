@@ -1,12 +1,14 @@
 """Sections that name a scorer of responses, or a judge that compares two of them."""
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from sparsepo.config.base import Bool, Count, Positive, Section, Text, raise_error
+from sparsepo.config.base import Bool, Count, FunctionName, LocatedError, Positive, Section, Text, raise_error
 from sparsepo.runtime.errors import UserError
 from sparsepo.runtime.secrets import split_url
+from sparsepo.runtime.user_code import Parameters, parameters_of
 
 
 class VaderScorer(Section):
@@ -53,7 +55,34 @@ class RewardModelScorer(TextClassifier):
     """`reward_model`: the output of a classifier that has one output. It reads chats in its own chat template."""
 
 
-ScorerConfig = Annotated[VaderScorer | TfidfScorer | ClassifierScorer | RewardModelScorer, Field(discriminator="kind")]
+class PythonScorer(Section):
+    """A function of your own: score(prompts, responses) -> a number of each response; see docs/extending.md.
+
+    Further parameters of the function are columns of the data, each a list with one value for each response.
+    """
+
+    kind: Literal["python"]
+    """`python`: a function of your own."""
+    function: FunctionName
+    """The function: my_reward.py:score, of a file beside this config, or package.module:score."""
+    higher_is_better: Bool = True
+    """false for a metric of `extra_scorers` whose low values are good. A reward is always better when higher."""
+
+    @property
+    def parameters(self) -> Parameters:
+        """The columns of the data that the function asks for."""
+        return parameters_of(self.function, ("prompts", "responses"))
+
+    def _errors(self) -> Iterator[LocatedError]:
+        try:
+            parameters_of(self.function, ("prompts", "responses"))
+        except UserError as error:
+            yield str(error), ("function",)
+
+
+ScorerConfig = Annotated[
+    VaderScorer | TfidfScorer | ClassifierScorer | RewardModelScorer | PythonScorer, Field(discriminator="kind")
+]
 
 
 class ScorerJudge(Section):

@@ -51,9 +51,30 @@ TEMPLATES = {"hh": HH_TEMPLATE, "none": NO_TEMPLATE}
 CHOICES = "'hh' (transcripts of Human and Assistant), 'none' (contents alone) or the path of a jinja file"
 
 
+class TextWithColumns(str):
+    """A prompt with further columns of its row, which a scorer may ask for."""
+
+    columns: Mapping[str, Any]
+
+
+class ChatWithColumns(list):
+    """The messages of a prompt with further columns of its row."""
+
+    columns: Mapping[str, Any]
+
+
 def scored_prompt(record: Any) -> TextOrChat:
     """The prompt of a record for scorers, judges and measures: its chat if it has one, never the policy's rendering."""
-    return record.messages or record.prompt
+    prompt, columns = record.messages or record.prompt, getattr(record, "columns", None)
+    if columns:
+        prompt = TextWithColumns(prompt) if isinstance(prompt, str) else ChatWithColumns(prompt)
+        prompt.columns = columns
+    return prompt
+
+
+def columns_of(prompt: TextOrChat) -> Mapping[str, Any]:
+    """Further columns of the row that a prompt of `scored_prompt` comes from."""
+    return getattr(prompt, "columns", {})
 
 
 def plain_text(prompt: TextOrChat) -> str:

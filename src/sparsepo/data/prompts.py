@@ -1,5 +1,6 @@
 """Prompts and pairs of the user's data as records: chats rendered, plain prompts wrapped, long prompts settled."""
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,7 +10,8 @@ from sparsepo.data.chat import ChatRenderer, Message
 from sparsepo.data.encoding import Encoder
 from sparsepo.data.messages import as_chat, as_messages
 from sparsepo.data.records import Preference, Prompt, as_record
-from sparsepo.runtime.errors import UserError
+from sparsepo.runtime.errors import UserError, one_line
+from sparsepo.runtime.user_code import ALL_COLUMNS
 
 PromptRecord = TypeVar("PromptRecord", Prompt, Preference)
 
@@ -66,7 +68,8 @@ class PromptBuilder:
     """Makes records of prompts and of pairs; without a renderer, texts stay as they are and chats are errors.
 
     wrap_prompts: a plain prompt becomes a turn of the user, behind the system message if there is one. dropped: number
-    of prompts and pairs without a record, by reason.
+    of prompts and pairs without a record, by reason. columns: those of a row that prompts keep for functions of the
+    user, each with whether it is needed; `*` for all.
     """
 
     renderer: ChatRenderer | None = None
@@ -74,12 +77,33 @@ class PromptBuilder:
     system_message: str | None = None
     limit: PromptLimit | None = None
     dropped: Counter = field(default_factory=Counter)
+    columns: Mapping[str, bool] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, tokenizer: Any, chat: Any, limit: PromptLimit | None = None) -> "PromptBuilder":
+    def of(
+        cls, tokenizer: Any, chat: Any, limit: PromptLimit | None = None, columns: Mapping[str, bool] | None = None
+    ) -> "PromptBuilder":
         """What the chat options of a config's `model` section ask for."""
         renderer = ChatRenderer(tokenizer, chat.chat_template_kwargs, chat.add_generation_prompt)
-        return cls(renderer, chat.wrap_prompts, chat.system_message, limit)
+        return cls(renderer, chat.wrap_prompts, chat.system_message, limit, columns=columns or {})
+
+    def columns_of(self, row: Mapping[str, Any], place: str) -> dict[str, Any] | None:
+        """The columns of a row beside its prompt that are kept. Raises UserError for one that is missing or no JSON."""
+        others = {name: value for name, value in row.items() if name != "prompt"}
+        for name, is_needed in self.columns.items():
+            if is_needed and name not in others:
+                names = one_line(", ".join(map(str, row)), 300)
+                raise UserError(f"{place}: no column '{name}', which a function of the config takes; it has {names}")
+        kept = {name: value for name, value in others.items() if {name, ALL_COLUMNS} & self.columns.keys()}
+        for name, value in kept.items():
+            try:
+                json.dumps(value, allow_nan=False)
+            except (TypeError, ValueError):
+                raise UserError(
+                    f"{place}: column '{name}' is a {type(value).__name__}; a function of the config can take texts, "
+                    "finite numbers, true, false, null, and lists and mappings of these"
+                ) from None
+        return kept or None
 
     @property
     def notes(self) -> list[str]:

@@ -8,13 +8,14 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sparsepo.data.records import Labelled, String, as_record, json_lines, parse_json, read_text
-from sparsepo.runtime.errors import UserError, one_line
+from sparsepo.runtime.errors import UserError, format_value, one_line
+from sparsepo.runtime.user_code import load_function
 
 PlacedRows = Iterator[tuple[str, Any]]
 """(place, row): the place is what an error calls it, as "file.jsonl:3" or "file.parquet row 3"."""
@@ -39,24 +40,27 @@ class Document:
 
 
 def section_rows(section: dict[str, Any]) -> PlacedRows:
-    """The rows that the `path`, the `package` or the `hub` of a config section names, with its `columns` renamed.
+    """The rows that the `path`, `package`, `function` or `hub` of a config section names, with its `columns` renamed.
 
     Where values have no types of their own, in a CSV file, or where a list may be stored as text, cells of numbers,
     lists and messages are parsed. Raises UserError naming the place.
     """
     if section["path"] is not None:
         rows = file_rows(section["path"], section["split"])
+    elif section.get("function"):
+        rows = function_rows(section["function"])
     else:
         rows = package_rows(section["package"]) if section.get("package") else hub_rows(section["hub"])
     rows = rename_columns(rows, section["columns"])
-    return rows if is_json(section["path"]) else ((place, parse_cells(row)) for place, row in rows)
+    has_types = is_json(section["path"]) or section.get("function")
+    return rows if has_types else ((place, parse_cells(row)) for place, row in rows)
 
 
 def section_name(section: dict[str, Any]) -> str:
     """What an error calls the data of a config section."""
     if section.get("package"):
         return f"{section['package']['name']} ({section['package']['file']})"
-    name = section["path"] or section["hub"]["id"]
+    name = section["path"] or section.get("function") or section["hub"]["id"]
     return ", ".join([name, *map(section_name, section.get("mixture", ()))])
 
 
@@ -182,6 +186,17 @@ def saved_rows(folder: str, split: str | None) -> Iterator[Any]:
         return iter(saved[split] if split else saved)
     except (OSError, ValueError, KeyError, DatasetsError) as error:
         raise UserError(f"{folder}: cannot be read ({one_line(str(error), 160)})") from None
+
+
+def function_rows(function: str) -> PlacedRows:
+    """The rows that a function of the user yields or returns. Raises UserError unless they are mappings."""
+    rows = load_function(function)()
+    if isinstance(rows, str | Mapping) or not isinstance(rows, Iterable):
+        raise UserError(f"function '{function}' returned one {type(rows).__name__}; it must yield rows, each a mapping")
+    for place, row in numbered(rows, function):
+        if not isinstance(row, Mapping):
+            raise UserError(f"{place}: must be a mapping of fields, not {format_value(row)}")
+        yield place, dict(row)
 
 
 # --- the hub and packages

@@ -48,7 +48,7 @@ class Prompt:
     """What a policy is asked to continue; `reference` is a good response, for comparison, and `id` a problem's name.
 
     messages: the chat that `prompt` was made of. rendered: by the chat template of the model's tokenizer, so that the
-    text has all its special tokens.
+    text has all its special tokens. columns: of its row, those that a function of the user asks for.
     """
 
     prompt: String
@@ -56,6 +56,7 @@ class Prompt:
     reference: String = ""
     messages: Messages | None = None
     rendered: StrictBool = False
+    columns: dict[String, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,7 @@ class Completion:
     temperature: Number = 1.0
     messages: Messages | None = None
     rendered: StrictBool = False
+    columns: dict[String, Any] | None = None
 
 
 @dataclass(frozen=True)

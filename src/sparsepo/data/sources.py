@@ -14,8 +14,11 @@ from sparsepo.data.prompts import PromptBuilder
 from sparsepo.data.readers import read_documents, section_name, section_rows
 from sparsepo.data.records import Labelled, Preference, Prompt, String, Text, as_record
 from sparsepo.runtime.errors import UserError
+from sparsepo.runtime.user_code import ALL_COLUMNS
 
 SPLITS = ("train", "validation", "test")
+WITH_REFERENCE = ("preferences", "problems")
+"""Sources whose prompts have a reference and no other column."""
 
 Cutter = Callable[[str, int], str]
 """(text, n) -> the first n tokens of the text."""
@@ -43,7 +46,15 @@ def make_data(
     builder: renders chats and settles what becomes of long prompts; None keeps all texts as they are. Raises UserError
     when the source cannot fill the splits.
     """
-    return SOURCES[data["source"]](data, preferences, cut, builder or PromptBuilder())
+    builder = builder or PromptBuilder()
+    made = SOURCES[data["source"]](data, preferences, cut, builder)
+    if data["source"] in WITH_REFERENCE and {"reference", ALL_COLUMNS} & builder.columns.keys():
+        prompts = {
+            split: [replace(prompt, columns={"reference": prompt.reference}) for prompt in own]
+            for split, own in made.prompts.items()
+        }
+        return replace(made, prompts=prompts)
+    return made
 
 
 def first_words(text: str, count: int) -> str:
@@ -270,7 +281,8 @@ def read_prompts(section: dict[str, Any], builder: PromptBuilder) -> list[Prompt
         chat = as_chat(record.prompt, f"{place}: field 'prompt'")
         if isinstance(chat, str) and not chat.strip():
             raise UserError(f"{place}: field 'prompt' is empty")
-        prompts.append(builder.prompt(chat, place, reference=record.reference or ""))
+        columns = builder.columns_of(row, place)
+        prompts.append(builder.prompt(chat, place, reference=record.reference or "", columns=columns))
     return [prompt for prompt in prompts if prompt is not None]
 
 

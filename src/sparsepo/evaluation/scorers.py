@@ -2,14 +2,16 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 from sparsepo.config.scorers import ScorerConfig
-from sparsepo.data.chat import ChatRenderer, TextOrChat, plain_text, plain_texts, with_response
-from sparsepo.runtime.errors import UserError
+from sparsepo.data.chat import ChatRenderer, TextOrChat, columns_of, plain_text, plain_texts, with_response
+from sparsepo.runtime.errors import UserError, format_value
+from sparsepo.runtime.user_code import ALL_COLUMNS, load_function, parameters_of
 
 
 def load_classifier(name: str, role: str, pickled_weights: bool = False) -> tuple[Any, Any]:
@@ -53,7 +55,7 @@ def build_scorer(section: ScorerConfig, fitted_scorer: Path | None = None) -> Sc
     arguments = section.model_dump(exclude={"kind"})
     if section.kind == "tfidf":
         arguments["folder"] = fitted_scorer
-    return FiniteScorer(section.kind, SCORERS[section.kind](**arguments))
+    return FiniteScorer(getattr(section, "function", section.kind), SCORERS[section.kind](**arguments))
 
 
 @dataclass(frozen=True)
@@ -63,18 +65,18 @@ class FiniteScorer:
     One NaN would go unnoticed through the choice of pairs and every mean after it.
     """
 
-    kind: str
+    name: str
     scorer: Scorer
 
     def __call__(self, prompts: Sequence[TextOrChat], responses: Sequence[str]) -> list[float]:
         scores = [float(value) for value in self.scorer(prompts, responses)]
         if len(scores) != len(responses):
-            raise UserError(f"scorer '{self.kind}' returned {len(scores)} scores for {len(responses)} texts")
+            raise UserError(f"scorer '{self.name}' returned {len(scores)} scores for {len(responses)} texts")
         for index, value in enumerate(scores):
             if not math.isfinite(value):
                 beginning = plain_text(with_response(prompts[index], responses[index]))[:60]
                 raise UserError(
-                    f"scorer '{self.kind}' returned {value} for text {index}, which begins "
+                    f"scorer '{self.name}' returned {value} for text {index}, which begins "
                     f"{beginning!r}; a finite number is expected"
                 )
         return scores
@@ -136,11 +138,39 @@ def _reward_model(*, model: str, batch_size: int, pickled_weights: bool = False)
     return SequenceScorer(model, tokenizer, network, lambda logits: logits[0], batch_size, renderer)
 
 
+def _python(*, function: str, higher_is_better: bool = True) -> Scorer:
+    """A function of the user, called with the columns of the data that it asks for."""
+    score, asked = load_function(function), parameters_of(function, ("prompts", "responses"))
+
+    def scores(prompts: Sequence[TextOrChat], responses: Sequence[str]) -> list[float]:
+        rows = [columns_of(prompt) for prompt in prompts]
+        names = set().union(*rows) if ALL_COLUMNS in asked.columns else set(asked.columns).intersection(*rows)
+        columns = {name: [row.get(name) for row in rows] for name in sorted(names | set(asked.needed))}
+        plain = [str(prompt) if isinstance(prompt, str) else list(prompt) for prompt in prompts]
+        return as_numbers(score(plain, list(responses), **columns), f"scorer '{function}'")
+
+    return scores
+
+
+def as_numbers(values: Any, name: str) -> list[float]:
+    """What a function of the user returned, as numbers: a list, an array or a tensor. Raises UserError for other."""
+    values = values.tolist() if hasattr(values, "tolist") else values
+    if isinstance(values, str | Mapping) or not isinstance(values, Iterable):
+        given = "None" if values is None else f"one {type(values).__name__}"
+        raise UserError(f"{name} returned {given}; a list with a number for each response is expected")
+    numbers = [value.tolist() if hasattr(value, "tolist") else value for value in values]
+    for index, value in enumerate(numbers):
+        if not isinstance(value, Real):
+            raise UserError(f"{name} returned {format_value(value)} for text {index}; a number is expected")
+    return list(map(float, numbers))
+
+
 SCORERS: dict[str, Callable[..., Scorer]] = {
     "vader": _vader,
     "tfidf": _tfidf,
     "classifier": _classifier,
     "reward_model": _reward_model,
+    "python": _python,
 }
 
 

@@ -177,8 +177,8 @@ def make_completion(
     cut_text = cut_at_stop(text, stops)
     if cut_text is not None:
         text, ended = cut_text, True
-    chat = {"messages": prompt.messages, "rendered": prompt.rendered}
-    return Completion(prompt.prompt, text, tokens, ended, id=prompt.id, temperature=temperature, **chat)
+    same = {name: getattr(prompt, name) for name in ("id", "messages", "rendered", "columns")}
+    return Completion(prompt.prompt, text, tokens, ended, temperature=temperature, **same)
 
 
 def check_prompt_lengths(

@@ -9,17 +9,19 @@ from typing import Any
 class Mask:
     """One row of the table of masks.
 
-    head: full name of its class in `objective.learned_masks` or `objective.fixed_masks`. parameters: those that a
-    config may set for a method with this mask. options: keywords of the class that this mask fixes.
+    head: full name of its class in `objective.learned_masks` or `objective.fixed_masks`, or `file.py:Class` of a
+    plugin. parameters: those that a config may set for a method with this mask. options: keywords of the class that
+    this mask fixes. reads: as of the class, see `MaskHead.reads`.
     """
 
     head: str
     parameters: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
+    reads: str = "nothing"
 
     @property
     def is_learned(self) -> bool:
-        return "init" in self.parameters
+        return self.reads == "hidden_states"
 
     @property
     def reads_values(self) -> bool:
@@ -27,26 +29,40 @@ class Mask:
         return "oracle" in self.parameters
 
 
-_LEARNED = ("l1_u", "l1_d", "init", "normalise", "mask_weight_decay")
+LEARNED_PARAMETERS = ("l1_u", "l1_d", "init", "normalise", "mask_weight_decay")
 _SELECTION = ("k_chosen", "k_rejected", "oracle")
 _IMPORTANCE = ("mu", "clamp_min", "clamp_max")
 _ATTRIBUTION = ("attribution_share", "prior_width")
 _INNER = {"inner": 200}
 _BINARY = {"binary": True}
 MASKS: dict[str, Mask] = {
-    "layers": Mask("sparsepo.objective.learned_masks.LayerHead", _LEARNED),
-    "last": Mask("sparsepo.objective.learned_masks.LastHead", _LEARNED),
-    "feed_forward_layers": Mask("sparsepo.objective.learned_masks.LayerHead", _LEARNED, _INNER),
-    "feed_forward_last": Mask("sparsepo.objective.learned_masks.LastHead", _LEARNED, _INNER),
-    "binary_layers": Mask("sparsepo.objective.learned_masks.LayerHead", _LEARNED, _BINARY),
-    "binary_last": Mask("sparsepo.objective.learned_masks.LastHead", _LEARNED, _BINARY),
-    "activations": Mask("sparsepo.objective.fixed_masks.ActivationHead", ("reading", "activation_sites", "normalise")),
-    "given": Mask("sparsepo.objective.fixed_masks.GivenHead", ("oracle", "normalise")),
-    "selected": Mask("sparsepo.objective.fixed_masks.SelectedHead", _SELECTION),
-    "excess": Mask("sparsepo.objective.fixed_masks.ExcessHead", _SELECTION),
-    "importance": Mask("sparsepo.objective.fixed_masks.ImportanceHead", (*_IMPORTANCE, "oracle", "normalise")),
-    "attribution": Mask("sparsepo.objective.fixed_masks.AttributionHead", (*_ATTRIBUTION, "oracle")),
-    "entropy": Mask("sparsepo.objective.fixed_masks.EntropyHead", ("normalise",)),
+    "layers": Mask("sparsepo.objective.learned_masks.LayerHead", LEARNED_PARAMETERS, reads="hidden_states"),
+    "last": Mask("sparsepo.objective.learned_masks.LastHead", LEARNED_PARAMETERS, reads="hidden_states"),
+    "feed_forward_layers": Mask(
+        "sparsepo.objective.learned_masks.LayerHead", LEARNED_PARAMETERS, _INNER, reads="hidden_states"
+    ),
+    "feed_forward_last": Mask(
+        "sparsepo.objective.learned_masks.LastHead", LEARNED_PARAMETERS, _INNER, reads="hidden_states"
+    ),
+    "binary_layers": Mask(
+        "sparsepo.objective.learned_masks.LayerHead", LEARNED_PARAMETERS, _BINARY, reads="hidden_states"
+    ),
+    "binary_last": Mask(
+        "sparsepo.objective.learned_masks.LastHead", LEARNED_PARAMETERS, _BINARY, reads="hidden_states"
+    ),
+    "activations": Mask(
+        "sparsepo.objective.fixed_masks.ActivationHead",
+        ("reading", "activation_sites", "normalise"),
+        reads="activations",
+    ),
+    "given": Mask("sparsepo.objective.fixed_masks.GivenHead", ("oracle", "normalise"), reads="values"),
+    "selected": Mask("sparsepo.objective.fixed_masks.SelectedHead", _SELECTION, reads="values"),
+    "excess": Mask("sparsepo.objective.fixed_masks.ExcessHead", _SELECTION, reads="logratio"),
+    "importance": Mask(
+        "sparsepo.objective.fixed_masks.ImportanceHead", (*_IMPORTANCE, "oracle", "normalise"), reads="values"
+    ),
+    "attribution": Mask("sparsepo.objective.fixed_masks.AttributionHead", (*_ATTRIBUTION, "oracle"), reads="values"),
+    "entropy": Mask("sparsepo.objective.fixed_masks.EntropyHead", ("normalise",), reads="entropy"),
     "random": Mask("sparsepo.objective.fixed_masks.RandomHead", ("normalise",)),
     "uniform": Mask("sparsepo.objective.fixed_masks.UniformHead"),
 }
@@ -55,9 +71,6 @@ MASKS: dict[str, Mask] = {
 READINGS = {"paper": ("mlp", "attention", "residual"), "authors": ("mlp", "attention", "residual", "logits")}
 """How `mask: activations` reads the reference -> the sites that it has."""
 READING_OF_FORM = {"paper": "paper", "released": "authors"}
-AVERAGING_LOSSES = ("simpo", "orpo", "sepo", "selective_nll", "dpo_norm")
-"""Losses that divide by the sum of a response's weights, which is 0 in the paper's reading."""
-
 MISMATCHED_KL = "mismatched_kl"
 RUNNING_MARGIN = "running_margin"
 RUNNING_REWARD = "running_reward"
@@ -67,17 +80,18 @@ RUNNING_REWARD = "running_reward"
 class Method:
     """One row. A config may set the keys of `hyper`, `masks`, `adaptive`, `rounds` and `training`.
 
-    loss: a function of `objective.losses`; hyper: its keywords with defaults.
+    loss: a function of `objective.losses`, or `file.py:function` of a plugin; hyper: its keywords with defaults.
     trainer: `pairs`, on given preference pairs; `rounds`, on pairs of samples of its own policy, new in each round; or
     `on_policy`, on such samples without pairs towards a target (see `fdpg.target`), where `loss` is None. rounds:
     parameters of the rounds with defaults.
     masks: parameters of the token weights with defaults; a `mask` of `none` is no weights. share: which of the two
     weights they are (see `mask_builder.SHARES`). mask_choices: the masks that this method may have, only `none` where
-    empty.
+    empty; plugin_masks: whether it may also have those of plugins. averages_tokens: whether the loss divides by the sum
+    of a response's weights, which is 0 in the paper's reading of activations.
     training: settings of the training section that a grid may set for this method; those of mask heads are added where
     it may have learned masks.
-    statistic: what a step computes over all its pairs before their losses, see `training.step_statistics`; adaptive:
-    its parameters with defaults.
+    statistic: what a step computes over all its pairs before their losses, see `training.step_statistics`, or
+    `file.py:Class` of a plugin; adaptive: its parameters with defaults.
     needs_reference, needs_scores, needs_values: whether the loss reads log-probs of the reference, scores of the
     responses, numbers of their tokens. kl: the direction that the loss reads, or one for each value of `form`.
     """
@@ -90,6 +104,8 @@ class Method:
     masks: Mapping[str, Any] = field(default_factory=dict)
     share: str = ""
     mask_choices: tuple[str, ...] = ()
+    plugin_masks: bool = False
+    averages_tokens: bool = False
     training: tuple[str, ...] = ("learning_rate",)
     statistic: str = ""
     adaptive: Mapping[str, Any] = field(default_factory=dict)
@@ -122,15 +138,18 @@ class Method:
 
         `states`: its last hidden states, for a KL or its entropy; `logps`: its log-probs of the response tokens;
         `weights~READING~SITES`: MaPO's mask. None: the run has to run the reference, as learned masks read all
-        layers, which are too large to store, KTO responses to other prompts, and later rounds pairs that do not exist
-        yet.
+        layers, which are too large to store, KTO responses to other prompts, later rounds pairs that do not exist yet,
+        and a statistic of a plugin maybe any of them.
         """
         loss_kwargs, masks = self.split_parameters(hyper)
         mask = self.mask(hyper)
-        if (mask != "none" and MASKS[mask].is_learned) or self.statistic == MISMATCHED_KL or self.trainer != "pairs":
+        reads = "nothing" if mask == "none" else MASKS[mask].reads
+        if reads == "hidden_states" or (reads == "activations" and mask != "activations"):
             return None
-        needs_logps = self.needs_reference or mask == "excess"
-        reads_states = log_kl or bool(self.kl_directions(loss_kwargs)) or mask == "entropy"
+        if self.statistic == MISMATCHED_KL or ":" in self.statistic or self.trainer != "pairs":
+            return None
+        needs_logps = self.needs_reference or reads == "logratio"
+        reads_states = log_kl or bool(self.kl_directions(loss_kwargs)) or reads == "entropy"
         outputs = ("states",) if reads_states else ("logps",) if needs_logps else ()
         if mask == "activations":
             outputs += (f"weights~{masks['reading']}~{'+'.join(masks['activation_sites'] or ('all',))}",)
@@ -138,7 +157,7 @@ class Method:
 
     def averages(self, hyper: Mapping[str, Any]) -> bool:
         """Whether the loss divides by the sum of a response's weights, so that their size does not count."""
-        return self.loss in AVERAGING_LOSSES or hyper.get("reduction") == "mean"
+        return self.averages_tokens or hyper.get("reduction") == "mean"
 
     def effective_beta(self, hyper: Mapping[str, Any], mean_weight: float | None) -> float | None:
         """beta times the mean weight m_u of a response token: what beta stands for in the loss.
@@ -195,6 +214,7 @@ class Method:
     def definition(self) -> dict[str, Any]:
         """What defines the method, without its parameters and its descriptions."""
         left_out = ("label", "equation", "source", "hyper", "masks", "mask_choices", "adaptive", "rounds")
+        left_out += ("plugin_masks", "averages_tokens")
         return {name: value for name, value in vars(self).items() if name not in left_out}
 
     def training_overrides(self, hyper: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,10 +12,14 @@ OracleName = name_type(r"[a-z0-9_]{1,64}", "at most 64 small letters, digits and
 
 
 class Parameter(NamedTuple):
-    """What a parameter may be, as pydantic checks it, and what it means."""
+    """What a parameter may be, as pydantic checks it, and what it means.
+
+    default: of a parameter that a plugin adds; the defaults of others stand in the rows of their methods.
+    """
 
     type: Any
     description: str
+    default: Any = None
 
 
 def number(**limits: float) -> Any:

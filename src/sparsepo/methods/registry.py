@@ -26,9 +26,11 @@ _TOKEN_MASKS = {"mask": "none", "normalise": "none", **_LEARNED, **_ACTIVATIONS,
 _WEIGHS_REWARD = {
     "masks": _TOKEN_MASKS,
     "mask_choices": ("none", *MASKS),
+    "plugin_masks": True,
     "share": "reward_only",
 }
 _WEIGHS_MEAN = _WEIGHS_REWARD | {
+    "averages_tokens": True,
     "masks": {name: value for name, value in _TOKEN_MASKS.items() if name != "normalise"},
 }
 _WEIGHS_WITHOUT_VALUES = _WEIGHS_REWARD | {
@@ -39,6 +41,13 @@ _WEIGHS_BOTH = _WEIGHS_REWARD | {"share": "common", "masks": {**_TOKEN_MASKS, "l
 """Masks of a loss that is a sum over tokens: on the log-ratios, or also on the KL of each token. MEAN: of a loss
 that averages over tokens. WITHOUT_VALUES: for a loss that reads the numbers of the pairs itself, without the masks that
 read them."""
+TOKEN_WEIGHTS: dict[str, dict[str, Any]] = {
+    "reward": _WEIGHS_REWARD,
+    "mean": _WEIGHS_MEAN,
+    "both": _WEIGHS_BOTH,
+    "without_values": _WEIGHS_WITHOUT_VALUES,
+}
+"""The same by name, for rows of plugins."""
 
 METHODS: dict[str, Method] = {
     "dpo": Method(
@@ -135,6 +144,7 @@ METHODS: dict[str, Method] = {
         source="arXiv 2410.05102, Eq. 6-8",
         masks={"mask": "layers", "normalise": "none", **_LEARNED, "l1_d": 0.0, **_FROM_VALUES},
         mask_choices=_SPARSE_MASKS,
+        plugin_masks=True,
         share="common",
         kl=_KL_BY_FORM,
     ),
@@ -146,6 +156,7 @@ METHODS: dict[str, Method] = {
         source="arXiv 2410.05102, Eq. 6-8",
         masks={"mask": "layers", "normalise": "none", **_LEARNED, "l1_d": 0.0, **_FROM_VALUES},
         mask_choices=_SPARSE_MASKS,
+        plugin_masks=True,
         share="independent",
         kl=_KL_BY_FORM,
     ),
@@ -157,6 +168,7 @@ METHODS: dict[str, Method] = {
         source="options of the authors' code",
         masks={"mask": "layers", "normalise": "none", **_LEARNED, "l1_d": 0.0, **_FROM_VALUES},
         mask_choices=_SPARSE_MASKS,
+        plugin_masks=True,
         share="reward_only",
         kl=_KL_BY_FORM,
     ),
@@ -168,6 +180,7 @@ METHODS: dict[str, Method] = {
         source="options of the authors' code",
         masks={"mask": "layers", "normalise": "none", **_LEARNED, "l1_d": 0.0, **_FROM_VALUES},
         mask_choices=_SPARSE_MASKS,
+        plugin_masks=True,
         share="kl_only",
         kl=_KL_BY_FORM,
     ),
@@ -281,6 +294,7 @@ METHODS: dict[str, Method] = {
         source="Yang et al. 2024, arXiv 2408.13518",
         masks={"mask": "selected", **_SELECTION},
         mask_choices=("selected", "given"),
+        averages_tokens=True,
         share="reward_only",
         needs_reference=False,
     ),
@@ -292,6 +306,7 @@ METHODS: dict[str, Method] = {
         source="Lin et al. 2024",
         masks={"mask": "excess", **_SELECTION},
         mask_choices=("excess", "given", "uniform"),
+        averages_tokens=True,
         share="reward_only",
         needs_reference=False,
     ),

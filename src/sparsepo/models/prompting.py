@@ -1,5 +1,6 @@
 """What turns the data of a task into prompts, as its config asks: tokenizer, chat template, longest prompt."""
 
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,27 +14,36 @@ from sparsepo.models.loading import LOADING_ERRORS, fetch_tokenizer, spec_contex
 
 
 def task_data(
-    model: Any, data: dict[str, Any], preferences: dict[str, Any] | None, limits: tuple[int, int]
+    model: Any,
+    data: dict[str, Any],
+    preferences: dict[str, Any] | None,
+    limits: tuple[int, int],
+    columns: Mapping[str, bool] | None = None,
 ) -> tuple[TaskData, PromptBuilder]:
     """The data of a task, and what made its prompts.
 
     model: the section of the config; data, preferences: sections as plain dicts; limits: training.max_prompt_tokens,
-    and the most tokens of a sampled response. Raises UserError for data that cannot be read or do not fill the splits.
+    and the most tokens of a sampled response; columns: see PromptBuilder. Raises UserError for data that cannot be read
+    or do not fill the splits.
     """
-    builder = prompt_builder(model, data, preferences, limits)
+    builder = prompt_builder(model, data, preferences, limits, columns)
     cut = first_words if model.source == "scratch" else token_cutter(builder.renderer.tokenizer)
     return make_data(data, preferences, cut, builder), builder
 
 
 def prompt_builder(
-    model: Any, data: dict[str, Any], preferences: dict[str, Any] | None, limits: tuple[int, int]
+    model: Any,
+    data: dict[str, Any],
+    preferences: dict[str, Any] | None,
+    limits: tuple[int, int],
+    columns: Mapping[str, bool] | None = None,
 ) -> PromptBuilder:
     """What makes the prompts of a task; see `task_data`."""
     spec = model.model_dump(mode="json")
     tokenizer = _new_tokenizer(model, data, preferences) if model.source == "scratch" else fetch_tokenizer(spec)
     encoder = Encoder(tokenizer, SimpleNamespace(generation_config=_generation_config(spec)))
     limit = PromptLimit.of(encoder, spec_context_length(spec), *limits, data["on_long_prompt"])
-    return PromptBuilder.of(tokenizer, model, limit)
+    return PromptBuilder.of(tokenizer, model, limit, columns)
 
 
 def _new_tokenizer(model: Any, data: dict[str, Any], preferences: dict[str, Any] | None) -> Any:

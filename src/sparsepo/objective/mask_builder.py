@@ -1,7 +1,6 @@
 """The masks of a method: one head for both weights or one for each, built by name."""
 
 from collections.abc import Iterable, Mapping
-from pkgutil import resolve_name
 from typing import Any
 
 import torch
@@ -10,6 +9,8 @@ from torch import Tensor, nn
 from sparsepo.methods.method import MASKS
 from sparsepo.objective.learned_masks import LayerStates, LearnedHead
 from sparsepo.objective.masks import MaskHead, MaskInputs
+from sparsepo.runtime.errors import UserError
+from sparsepo.runtime.user_code import load_object
 
 SHARES = {"common": ("common",), "independent": ("u", "d"), "reward_only": ("u",), "kl_only": ("d",)}
 """Which of the two weights have a head: one head for both, one each, or one of them."""
@@ -107,7 +108,9 @@ def build_masks(num_layers: int, width: int, *, mask: str, share: str, **paramet
     if share not in SHARES:
         raise ValueError(f"mask share '{share}' is unknown; allowed: {', '.join(SHARES)}")
     row = MASKS[mask]
-    head_class = resolve_name(row.head)
+    head_class = load_object(row.head)
+    if head_class.reads != row.reads:
+        raise UserError(f"mask '{mask}' reads '{row.reads}' by its row, and {row.head} reads '{head_class.reads}'")
     l1 = {name: parameters.pop(name, 0.0) for name in ("l1_u", "l1_d")}  # a mask that does not read one pays nothing
     options = {name: parameters.pop(name) for name in ("init", "normalise") if name in parameters}
     size = {"num_layers": num_layers, "width": width} if row.is_learned else {}

@@ -58,7 +58,7 @@ def preview_task(task: TaskConfig) -> Preview:
     limits = (task.training.max_prompt_tokens, max_new_tokens(task))
     data = task.data.model_dump(mode="json")
     if not isinstance(task.preferences, FilePreferences):
-        prepared, builder = task_data(task.model, data, None, limits)
+        prepared, builder = task_data(task.model, data, None, limits, task.columns)
         preview = Preview(builder.limit.encoder, prompts=list(chain.from_iterable(prepared.prompts.values())))
         preview.dropped.update(builder.dropped)
         wrapped = any(prompt.messages for prompt in preview.prompts)

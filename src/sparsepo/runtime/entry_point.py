@@ -15,6 +15,7 @@ import psutil
 from sparsepo.runtime.errors import UserError, is_disk_full
 from sparsepo.runtime.launch import is_first, is_launched
 from sparsepo.runtime.status import end_status, start_status
+from sparsepo.runtime.user_code import user_error
 
 SNAKEMAKE = "SPARSEPO_SNAKEMAKE"
 """The variable in which the workflow gives the process id of Snakemake to its jobs."""
@@ -23,7 +24,8 @@ OTHERS_WAIT = 20.0  # seconds that a process waits with its error message for th
 
 
 def run_main(main: Callable[[], None]) -> None:
-    """Call `main`; a UserError or a full disk becomes one line on stderr and exit code 1.
+    """Call `main`; a UserError or a full disk becomes one line on stderr and exit code 1, as does an error in code of
+    the user, behind the traceback of that code.
 
     A job of Snakemake keeps a status file (see `sparsepo.runtime.status`) and ends when its Snakemake does. Of several
     processes (see `sparsepo.runtime.launch`) the first alone prints, and each ends with the launcher.
@@ -45,6 +47,9 @@ def run_main(main: Callable[[], None]) -> None:
         if is_disk_full(error):
             place = getattr(error, "filename", None) or "while writing"
             _exit_with_error(f"no space left on the disk ({place}); make room and run again, what is complete is kept")
+        if (users := user_error(error)) is not None:
+            print(users[1], end="", file=sys.stderr)
+            _exit_with_error(users[0])
         end_status("failed", f"{type(error).__name__}: {error}".strip().splitlines()[0])
         raise
     except KeyboardInterrupt:

@@ -19,6 +19,7 @@ from sparsepo.objective.mask_builder import Masks
 from sparsepo.objective.masks import MaskInputs
 from sparsepo.objective.response_terms import PairLoss, Side, weighted_sum
 from sparsepo.objective.token_terms import KL_DIRECTIONS, SummedLoss, TokenTerms, token_entropy, token_terms
+from sparsepo.runtime.user_code import load_object
 
 
 class PairOutput(NamedTuple):
@@ -75,7 +76,8 @@ class PairObjective(nn.Module):
         self._no_split_modules = policy._no_split_modules  # the blocks, which FSDP shards one by one
         self._reference = (reference,)  # in a tuple, so that it is not a submodule
         self._ref_head = lm_head(policy).frozen_copy() if reference is None else None
-        self._loss = getattr(losses, METHODS[method].loss)
+        loss = METHODS[method].loss
+        self._loss = load_object(loss) if ":" in loss else getattr(losses, loss)
         self._hyper = dict(hyper)
         self._kl = tuple(name for name in KL_DIRECTIONS if name in {*kl, *METHODS[method].kl_directions(hyper)})
         mask_reads = set() if masks is None else masks.reads

@@ -16,6 +16,7 @@ from sparsepo.data.collation import collate_pairs
 from sparsepo.data.encoding import TokenPair
 from sparsepo.methods.registry import METHODS
 from sparsepo.runtime.errors import UserError
+from sparsepo.runtime.user_code import load_object
 
 Sum = Callable[[Sequence[Any]], list[float]]
 """Of each value over all processes."""
@@ -219,5 +220,6 @@ def build_statistic(
     loss_kwargs, masks = row.split_parameters(hyper)
     if row.statistic:
         parameters = {"hyper": loss_kwargs, "parameters": row.statistic_parameters(hyper)}
-        statistic = STATISTICS[row.statistic](pairs=pairs, layout=layout, context=context, **parameters)
+        own = load_object(row.statistic) if ":" in row.statistic else STATISTICS[row.statistic]
+        statistic = own(pairs=pairs, layout=layout, context=context, **parameters)
     return MaskMeans(statistic) if masks.get("normalise") == "mean" else statistic

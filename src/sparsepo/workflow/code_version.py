@@ -1,13 +1,17 @@
 """The code that a job runs, as a short hash that Snakemake compares."""
 
+import ast
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import cache
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from sparsepo import public_modules
+from sparsepo.methods.plugins import registered_files
+from sparsepo.runtime.user_code import find_source, imported_names, parse, used_files
 from sparsepo.workflow.source_index import ON_IMPORT, Code, Import, Module
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -49,19 +53,25 @@ class SourceTree:
     def __init__(self, root: Path = ROOT) -> None:
         self.root = root
         self._path, self._module, self._uses = cache(self._find), cache(self._read), cache(self._read_place)
-        self.version = cache(self._hash)
+        self.version = cache(self._hash)  # a file of the user does not change while a plan is made
 
-    def _hash(self, script: str, chosen: Choices = frozenset()) -> str:
+    def _hash(self, script: str, chosen: Choices = frozenset(), user_files: tuple[Path, ...] = ()) -> str:
         digest = hashlib.sha256()
-        for (module, name), parts in sorted(self.counted(script, chosen).items()):
+        for (module, name), parts in sorted(self.counted(script, chosen, user_files).items()):
             digest.update("".join(f"{module}.{name}\n{part.text}\n" for part in parts if part.text).encode())
+        for file in user_files:
+            digest.update(f"{file.name}\n{ast.unparse(parse(file))}\n".encode())
         return digest.hexdigest()[:12]
 
-    def counted(self, script: str, chosen: Choices) -> dict[Place, list[Code]]:
-        """The code of every definition that the script leads to, and of what modules do when they are imported."""
+    def counted(self, script: str, chosen: Choices, user_files: tuple[Path, ...] = ()) -> dict[Place, list[Code]]:
+        """The code of every definition that the script leads to, and of what modules do when they are imported.
+
+        user_files: code of the user that the job runs, of which the definitions of the package that it imports count.
+        """
         counted: dict[Place, list[Code]] = {}
         rows = {place: frozenset(value for key, value in chosen if key == name) for place, name in CHOSEN_BY.items()}
         todo = [(script.removesuffix(".py").replace("/", "."), name) for name in (ON_IMPORT, "__main__")]
+        todo += [place for file in user_files for place in imported_places(file)]
         while todo:
             place = todo.pop()
             if place not in counted and self._path(place[0]):
@@ -112,17 +122,41 @@ class SourceTree:
 TREE = SourceTree()
 
 
-def choices(settings: str) -> Choices:
-    """What the settings of a job, as JSON, say of the settings in CHOSEN_BY, wherever in them it stands."""
-    chosen: set[tuple[str, str]] = set()
+def imported_places(file: Path) -> Iterator[Place]:
+    """The definitions of the package that a file of the user imports."""
+    for name in imported_names(parse(file)):
+        module, _, attribute = name.rpartition(".")
+        if module == "sparsepo":
+            yield public_modules().get(attribute, module), attribute
+        elif module.startswith("sparsepo."):
+            yield module, attribute
+
+
+def _values(settings: str, keys: Collection[str]) -> set[tuple[str, str]]:
+    """(key, value) of these keys wherever in the JSON of settings; the value is empty where it is no text."""
+    given: set[tuple[str, str]] = set()
 
     def collect(pairs: list[tuple[str, Any]]) -> bool:
-        given = [(key, value) for key, value in pairs if value and key in SETTINGS]
-        chosen.update((key, value if isinstance(value, str) else "") for key, value in given)
+        chosen = [(key, value) for key, value in pairs if value and key in keys]
+        given.update((key, value if isinstance(value, str) else "") for key, value in chosen)
         return bool(pairs)
 
     json.loads(settings, object_pairs_hook=collect)
-    return frozenset(chosen)
+    return given
+
+
+def choices(settings: str) -> Choices:
+    """What the settings of a job, as JSON, say of the settings in CHOSEN_BY, wherever in them it stands."""
+    return frozenset(_values(settings, SETTINGS))
+
+
+def user_files(settings: str) -> tuple[Path, ...]:
+    """The files of the user's functions, masks and methods that settings name, with those beside that they import."""
+    files: set[Path] = set()
+    for key, value in _values(settings, {"function", "mask", "method"}):
+        is_function = key == "function" and value
+        files.update(used_files(find_source(value.rpartition(":")[0])) if is_function else registered_files(key, value))
+    return tuple(sorted(files))
 
 
 def code_version(script: str, settings: str = "{}") -> str:
@@ -131,9 +165,10 @@ def code_version(script: str, settings: str = "{}") -> str:
     Snakemake tracks the text of a shell command, not the code behind it. As a parameter of a rule this hash makes it
     rerun a job when the code that computes its results changed. It counts each definition that the script leads to by
     the names in it, in any module but those of LEFT_OUT, and of the tables in CHOSEN_BY the rows that the settings
-    choose. What only a person reads does not count (see Code), so that another wording never trains a model again.
+    choose. What only a person reads does not count (see Code), so that another wording never trains a model again. Of
+    code of the user the whole file counts, without comments, and the files beside it that it imports.
 
     Raises ImportError, naming file and line, for an import that cannot be followed by reading: a relative one, or one
     of a lazy attribute.
     """
-    return TREE.version(script, choices(settings))
+    return TREE.version(script, choices(settings), user_files(settings))

@@ -4,6 +4,7 @@ import json
 from argparse import SUPPRESS, Action, ArgumentParser
 from pathlib import Path
 
+from sparsepo.methods.plugins import load_plugins_of_job
 from sparsepo.runtime.errors import UserError
 from sparsepo.workflow.settings import StageSettings
 
@@ -35,8 +36,10 @@ def stage_parser(description: str | None, settings: type[StageSettings], usage: 
     """A parser of `--settings`, `--code-version`, and the options of a usage line, most of which take a path.
 
     Of `pairs scores... [prompts]` the first takes one, the second one or more, and the third may be left out.
+    The plugins of the config are imported first, as settings may name their methods.
     A script takes one option for each named input and output of its rule, see rules/common.smk.
     """
+    load_plugins_of_job()
     parser = ArgumentParser(description=description, allow_abbrev=False)
     parser.add_argument(
         "--settings", type=settings.parse, default="{}", help="what this stage reads of the config, as JSON"

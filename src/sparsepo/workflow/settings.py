@@ -151,10 +151,11 @@ class PromptSettings(StageSettings):
 
 
 class PrepareDataSettings(PromptSettings):
-    """`name` is the config's, which marks its results."""
+    """`name` is the config's, which marks its results. `columns`: see PromptBuilder."""
 
     name: Annotated[str, FromJob(lambda job: job.config_name)]
     data: DataConfig
+    columns: dict[str, bool]
     preferences: Annotated[FilePreferences | None, where_source_is("preferences", "preferences")]
     model: Annotated[ModelConfig, PlainSerializer(lambda model: model.model_dump(mode="json", exclude=WEIGHTS))]
     chat_template: Annotated[str | None, FromJob(lambda job: template_of(job.section.model))]

@@ -9,7 +9,7 @@ import pandas as pd
 from sparsepo.evaluation.significance import Difference, pairwise_differences
 from sparsepo.report.tables.metrics import Metric, in_order, metric_of
 from sparsepo.report.tables.published import Published
-from sparsepo.report.tables.systems import ColumnKey, System, build_systems
+from sparsepo.report.tables.systems import ColumnKey, System, build_systems, described_metrics
 from sparsepo.runtime.errors import UserError
 from sparsepo.runtime.progress import progress
 
@@ -29,11 +29,11 @@ class Comparison:
     differences: Mapping[ColumnKey, Sequence[Difference]]
     published: Published
     selected_on_test: bool = False
-    benchmarks: Mapping[str, Metric] = field(default_factory=dict)
-    """The metrics of lm-eval's tasks, with the name and the direction that lm-eval gives."""
+    described: Mapping[str, Metric] = field(default_factory=dict)
+    """The metrics that measure files describe, see `described_metrics`."""
 
     def metric(self, name: str) -> Metric:
-        return self.benchmarks[name] if name in self.benchmarks else metric_of(name)
+        return self.described[name] if name in self.described else metric_of(name)
 
     @property
     def variants(self) -> list[str]:
@@ -77,20 +77,8 @@ def compare(files: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], pub
     baseline = _baseline(systems, settings["baseline"])
     on_test = settings["selected_on_test"]
     return Comparison(
-        systems, columns, settings["select"], baseline, differences, published, on_test, _benchmarks(files)
+        systems, columns, settings["select"], baseline, differences, published, on_test, described_metrics(files)
     )
-
-
-def _benchmarks(files: Sequence[Mapping[str, Any]]) -> dict[str, Metric]:
-    """The metrics that the measure files describe themselves."""
-    return {
-        name: Metric(f"{name} ({measurement['metric']})", higher_is_better=measurement["higher_is_better"])
-        for file in files
-        for split in file["splits"].values()
-        for measurements in split.values()
-        for name, measurement in measurements.items()
-        if "metric" in measurement
-    }
 
 
 def comparison_frame(comparison: Comparison) -> pd.DataFrame:

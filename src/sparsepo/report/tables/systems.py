@@ -97,7 +97,23 @@ def build_systems(files: Sequence[Mapping[str, Any]], select: str, rows: str) ->
         params = params_text(file["params"])
         name = f"{file['method']} {params}".strip() if rows == "settings" else file["method"]
         grids.setdefault(name, {}).setdefault(params, []).append(file)
-    return [_build_system(name, settings, select) for name, settings in grids.items()]
+    metric = described_metrics(files).get(select) or metric_of(select)
+    return [_build_system(name, settings, select, metric.higher_is_better) for name, settings in grids.items()]
+
+
+def described_metrics(files: Sequence[Mapping[str, Any]]) -> dict[str, Metric]:
+    """The metrics whose direction the measure files give: of lm-eval's tasks, with its name, and of the user's."""
+    return {
+        name: Metric(
+            f"{name} ({measurement['metric']})" if "metric" in measurement else name,
+            higher_is_better=measurement["higher_is_better"],
+        )
+        for file in files
+        for split in file["splits"].values()
+        for measurements in split.values()
+        for name, measurement in measurements.items()
+        if "higher_is_better" in measurement
+    }
 
 
 def estimate(measurements: Sequence[Mapping[str, Any]], metric: Metric, seeds_choose: bool = False) -> MetricEstimate:
@@ -117,10 +133,10 @@ def estimate(measurements: Sequence[Mapping[str, Any]], metric: Metric, seeds_ch
     return MetricEstimate(sample, metric.scale, metric.is_share or set(raw) == {0.0, 1.0})
 
 
-def _build_system(name: str, settings: Mapping[str, list], select: str) -> System:
+def _build_system(name: str, settings: Mapping[str, list], select: str, higher_is_better: bool | None) -> System:
     validation = {params: _measurements_by_run(files, "validation") for params, files in settings.items()}
-    params = select_point(validation, select, metric_of(select).higher_is_better)
-    by_seed = _settings_by_seed(settings, params, select)
+    params = select_point(validation, select, higher_is_better)
+    by_seed = _settings_by_seed(settings, params, select, higher_is_better)
     files = [file for seed, own in by_seed.items() for file in settings[own] if file["seed"] == seed]
     runs = _measurements_by_run(files, "test")
     measured: dict[ColumnKey, list[Mapping[str, Any]]] = {}
@@ -137,7 +153,9 @@ def _build_system(name: str, settings: Mapping[str, list], select: str) -> Syste
     return System(name, first["method"], first["label"], params, len(runs), len(settings), estimates, notes)
 
 
-def _settings_by_seed(settings: Mapping[str, list], chosen: str, select: str) -> dict[Any, str]:
+def _settings_by_seed(
+    settings: Mapping[str, list], chosen: str, select: str, higher_is_better: bool | None
+) -> dict[Any, str]:
     """Seed -> the setting that the validation data of the other seeds choose; `chosen` where there are none.
 
     A setting that was chosen for the luck of a training is so not measured on the same training.
@@ -150,7 +168,7 @@ def _settings_by_seed(settings: Mapping[str, list], chosen: str, select: str) ->
         if has_seed and all(others.values()):
             points = {params: _measurements_by_run(files, "validation") for params, files in others.items()}
             if all(any(select in metrics for run in runs for metrics in run.values()) for runs in points.values()):
-                result[seed] = select_point(points, select, metric_of(select).higher_is_better)
+                result[seed] = select_point(points, select, higher_is_better)
     return result
 
 
