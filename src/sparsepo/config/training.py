@@ -42,6 +42,9 @@ class AdapterConfig(Section):
     are never adapted."""
     quantization: Literal["none", "nf4"] = "none"
     """`nf4` keeps the frozen weights of policy and reference in 4 bits (QLoRA); needs bitsandbytes."""
+    merge: Bool = False
+    """false saves the adapter alone, which later jobs load with its base; true saves it merged into plain weights, as
+    large as the whole model."""
 
     @field_validator("target_modules", mode="before")
     @classmethod
@@ -90,7 +93,7 @@ class OptimisationConfig(Section):
     checkpoint_every: CountOrZero = 100
     """Steps between two checkpoints, from which a run resumes that was stopped; 0 writes none."""
     adapter: AdapterConfig | None = None
-    """Train a LoRA adapter only, which is merged into plain weights at the end; null trains all weights."""
+    """Train a LoRA adapter only; null trains all weights."""
     num_processes: Count = 1
     """Processes that share the batch of a step, one a GPU; must divide `batch_size`."""
     accelerate: Path | None = None

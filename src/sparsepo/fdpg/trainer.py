@@ -21,7 +21,7 @@ from sparsepo.fdpg.running_estimates import RunningEstimates
 from sparsepo.fdpg.target import Target, usable_prompts
 from sparsepo.generation.generate import sample
 from sparsepo.generation.sampler import response_seed
-from sparsepo.models.adapters import make_trainable, save_merged
+from sparsepo.models.adapters import make_trainable, save_trained
 from sparsepo.models.architecture import add_router_loss, checkpoint_blocks, hidden_states, lm_head, run_backbone
 from sparsepo.models.limits import check_sequences, context_length
 from sparsepo.models.loading import disable_dropout, text_tokenizer
@@ -116,8 +116,8 @@ class OnPolicyTrainer(ResumableTrainer):
         self.reference.to(self.args.device)
 
     def save(self, folder: str | Path) -> None:
-        """Write the policy as a Hugging Face folder, see `save_merged`."""
-        save_merged(self.model, self.tokenizer, folder)
+        """Write the policy as a Hugging Face folder, see `save_trained`."""
+        save_trained(self.model, self.tokenizer, folder, self.settings.adapter)
 
     # --- methods of transformers' Trainer
 

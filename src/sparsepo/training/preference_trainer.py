@@ -12,7 +12,7 @@ from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.encoding import EncodedPairs, TokenPair
 from sparsepo.data.records import read_json, write_json
 from sparsepo.methods.registry import METHODS, check_pair_method
-from sparsepo.models.adapters import make_trainable, save_merged
+from sparsepo.models.adapters import make_trainable, save_trained
 from sparsepo.models.architecture import checkpoint_blocks, compile_blocks
 from sparsepo.models.limits import check_sequences, context_length
 from sparsepo.models.loading import disable_dropout, text_tokenizer
@@ -213,14 +213,14 @@ class PreferenceTrainer(ResumableTrainer):
             set_weights(self.model, self.best.weights)
 
     def save(self, folder: str | Path) -> None:
-        """Write the policy as a Hugging Face folder, see `save_merged`, with its mask heads, if any, beside it.
+        """Write the policy as a Hugging Face folder, see `save_trained`, with its mask heads, if any, beside it.
 
         Mask heads are not needed for inference.
         """
         if not self.gather_weights():
             return
         with atomic_folder(folder) as place:
-            save_merged(self.policy, self.tokenizer, place)
+            save_trained(self.policy, self.tokenizer, place, self.settings.adapter)
             if self.masks is not None:
                 save_masks(self.masks, self.method, self.hyper, place)
 

@@ -12,7 +12,7 @@ from sparsepo.config.training import SftConfig
 from sparsepo.data.batches import Batch
 from sparsepo.data.encoding import Encoder
 from sparsepo.data.records import Text
-from sparsepo.models.adapters import make_trainable, save_merged
+from sparsepo.models.adapters import make_trainable, save_trained
 from sparsepo.models.architecture import checkpoint_blocks
 from sparsepo.models.limits import check_sequences, context_length, text_config, vocabulary_size
 from sparsepo.models.loading import text_tokenizer
@@ -103,9 +103,9 @@ class SFTTrainer(ResumableTrainer):
         return batch.input_ids
 
     def save(self, folder: str | Path) -> None:
-        """Write the model as a Hugging Face folder, see `save_merged`."""
+        """Write the model as a Hugging Face folder, see `save_trained`."""
         if self.gather_weights():
-            save_merged(self.model, self.tokenizer, folder)
+            save_trained(self.model, self.tokenizer, folder, self.settings.adapter)
 
 
 @dataclass(frozen=True)
