@@ -238,16 +238,20 @@ def save_trained(model: Any, tokenizer: Any, folder: str | Path, adapter: Adapte
 
 
 def _save_adapter(model: Any, folder: Path) -> None:
-    config, start, base = copy.deepcopy(model.peft_config[ADAPTER_NAME]), getattr(model, "start_adapter", None), None
+    config, start, base = (
+        copy.deepcopy(model.peft_config[ADAPTER_NAME]),
+        getattr(model, "start_adapter", None),
+        _base_of(model),
+    )
     lora = {name.replace("/", "."): value.detach() for name, value in adapter_parameters(model).items()}
     tensors = {name.replace(f".{ADAPTER_NAME}.", "."): value.cpu().contiguous() for name, value in lora.items()}
     if start is not None:
-        earlier, base = read_adapter_config(start), read_base(start)
+        earlier, first = read_adapter_config(start), read_base(start)
+        base = base._replace(name=first.name, revision=first.revision, dtype=first.dtype or base.dtype)
         tensors = join_loras(read_tensors(start), lora_scale(earlier), tensors, config.lora_alpha / config.r)
         config.r = config.lora_alpha = next(value.shape[0] for name, value in tensors.items() if ".lora_A." in name)
         config.target_modules = [name.removesuffix(".lora_A.weight") for name in tensors if ".lora_A." in name]
         config.modules_to_save = earlier.get("modules_to_save")
-    base = base or _base_of(model)
     if not base.name:
         warnings.warn(
             f"the weights of {type(model).__name__} are in no folder, so the adapter cannot name its base: save the "
