@@ -31,6 +31,7 @@ from sparsepo.runtime.errors import UserError
 from sparsepo.training.base_trainer import ResumableTrainer
 from sparsepo.training.checks import check_models
 from sparsepo.training.identity import identity_parts
+from sparsepo.training.memory import HEAD_ROWS
 
 ESTIMATES_FILE = "running_estimates.safetensors"  # in a checkpoint
 
@@ -114,6 +115,9 @@ class OnPolicyTrainer(ResumableTrainer):
             measure_every=config.frontier_every,
         )
         self.reference.to(self.args.device)
+        self.batch_share = config.batch_size  # responses
+        length = max(len(encoder.prompt_ids(prompt)) for prompt in self.prompts) + sampling.max_new_tokens
+        self.fit_micro_batch(policy, length, lambda size: min(size * length, 2 * HEAD_ROWS))
 
     def save(self, folder: str | Path) -> None:
         """Write the policy as a Hugging Face folder, see `save_trained`."""

@@ -1,7 +1,7 @@
 """Supervised fine-tuning: next-token loss on the response part of each document."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,6 +51,8 @@ class SFTTrainer(ResumableTrainer):
     usable documents than a batch, and for what `make_trainable` and `check_sequences` refuse.
     """
 
+    section = "sft"
+
     def __init__(
         self,
         model: Any,
@@ -85,6 +87,9 @@ class SFTTrainer(ResumableTrainer):
         super().__init__(
             model, documents, maker, config, folder=folder, seed=seed, identity=identity, identity_parts=parts
         )
+        longest = max(len(document.ids) for document in documents)
+        self.fit_micro_batch(model, longest, lambda size: size * longest)
+        self.data_collator.maker = replace(maker, size=self.settings.micro_batch_size)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The sum of the losses of a micro-batch's target tokens."""
