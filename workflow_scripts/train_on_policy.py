@@ -74,6 +74,7 @@ def main() -> None:
         "prompts": {"trained": len(trainer.prompts), "dropped": trainer.dropped},
         "target": {"of": trainer.target.name, "scale": trainer.target.scale},
         "kept_step": trainer.state.global_step,
+        "micro_batch_size": trainer.settings.micro_batch_size,
         "training_seconds": round(record["seconds"] - trainer.measuring_seconds, 2),
     }
     notes = cut_notes(target.value, *([measure.scorer] if measure else []))

@@ -68,6 +68,7 @@ def main() -> None:
     record |= {
         "pairs": {"trained": len(trainer.train_dataset), "dropped": trainer.dropped},
         "kept_step": trainer.kept_step,
+        "micro_batch_size": trainer.settings.micro_batch_size,
         "training_seconds": round(record["seconds"] - trainer.measuring_seconds, 2),
     }
     if trainer.is_world_process_zero():

@@ -60,7 +60,8 @@ def main() -> None:
     trainer.train()
     trainer.save(options.out)
     if trainer.is_world_process_zero():
-        write_json(options.out / "run.json", record_of(options, start))
+        chosen = {"micro_batch_size": trainer.settings.micro_batch_size}
+        write_json(options.out / "run.json", record_of(options, start) | chosen)
     trainer.finish(dynamics)  # last: it deletes the checkpoints
 
 

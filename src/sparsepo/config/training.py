@@ -70,8 +70,9 @@ class OptimisationConfig(Section):
     """Pairs (of SFT: documents) of an optimizer step, over all processes and micro-batches together. transformers'
     `per_device_train_batch_size` is `micro_batch_size` here."""
     micro_batch_size: Count | None = None
-    """Pairs (documents) that a process computes at once; must divide `batch_size`. Lower it when memory runs out: the
-    result stays the same. null computes the whole batch at once."""
+    """Pairs (documents) that a process computes at once; must divide `batch_size`. The result stays the same but for
+    rounding. null takes what the free memory holds, and half of it in the attempt after memory ran out; `run.json`
+    says what was taken."""
     learning_rate: Positive = 1e-6
     """The highest learning rate, reached after the warm-up."""
     weight_decay: NonNegative = 0.0
