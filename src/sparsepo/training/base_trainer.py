@@ -99,9 +99,8 @@ class ResumableTrainer(DistributedTrainer):
         if self._is_micro_batch_given:
             return
         share, path = self.batch_share, self.folder / MICRO_BATCH_FILE
-        size = broadcast_object_list([self._kept_size(path, share) or self._fitting_size(model, length, head, share)])[
-            0
-        ]
+        own_size = self._kept_size(path, share) or self._fitting_size(model, length, head, share)
+        size = min(gather_object([own_size]))
         if self.is_world_process_zero():
             write_json(path, size)
         self.settings = config.model_copy(update={"micro_batch_size": size})

@@ -32,6 +32,7 @@ UNKNOWN_SIZE_WARNING = (
 UNKNOWN_ROWS, BYTES_A_PAIR = 100_000, 200  # of a data set that is not at hand; of a pair in a file, at least
 GPU_FROM = 5e8  # parameters above which a model is taken to run on a GPU, unless resources.device says otherwise
 NF4 = 0.52  # bytes of a parameter in 4 bits, with its part of the scales
+NOT_GIVEN_BACK = 4e9  # bytes of small tensors in float32, which were quantised, that malloc keeps
 KEYS_AND_VALUES = 8  # bytes a token, layer and unit of width for sampling
 JUDGE = 2e9  # bytes of a classifier, reward model or judge of half a billion parameters, a batch included
 QUESTIONS, ANSWERS, QUESTION_TOKENS = 25_000, 4, 1_000  # of a benchmark without a limit
@@ -102,7 +103,8 @@ class TaskNeeds:
         task, size = self.task, self.size
         adapter = self._optimisation(stage).adapter if self._optimisation(stage) else None
         if adapter is not None and adapter.quantization != "none" and (stage.startswith("train_") or not adapter.merge):
-            return NF4 * size.parameters + 2 * FLOAT * size.vocab_size * size.width
+            in_float32 = 2 * FLOAT * size.vocab_size * size.width + min(FLOAT * size.parameters, NOT_GIVEN_BACK)
+            return NF4 * size.parameters + in_float32
         is_fetched = stage in ("train_sft", "train_oracle_sft", "load_policy")
         return (FLOAT if not is_fetched or task.model.dtype == "float32" else FLOAT / 2) * size.parameters
 
