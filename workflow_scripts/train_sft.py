@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from sparsepo.data.records import Text, read_records, write_json, write_text
+from sparsepo.models.adapters import save_trained
 from sparsepo.models.loading import fetch_model, load_model, save_model
 from sparsepo.runtime.entry_point import run_main
 from sparsepo.runtime.provenance import run_record
@@ -50,7 +51,7 @@ def main() -> None:
     model, tokenizer = start_of(settings, [text.text for text in corpus], folder)
     print(f"{type(model).__name__}: {model.num_parameters():,} parameters, {len(tokenizer)} tokens", flush=True)
     if config is None:
-        save_model(model, tokenizer, options.out)
+        save_trained(model, tokenizer, options.out, None)
         write_text(dynamics, "")
         write_json(options.out / "run.json", record_of(options, start))
         return

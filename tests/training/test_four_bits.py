@@ -126,6 +126,8 @@ def test_a_4_bit_adapter_on_a_4_bit_adapter_is_one_of_both(toy, tmp_path, four_b
     sft.save(tmp_path / "sft")
     start = load_model(tmp_path / "sft")
     torch.testing.assert_close(logits(start), logits(sft.model), rtol=0, atol=1e-6)
+    adapters.save_trained(load_model(tmp_path / "sft"), toy.tokenizer, tmp_path / "plain", None)
+    torch.testing.assert_close(logits(load_model(tmp_path / "plain")), logits(start), rtol=0, atol=1e-4)
     said, adapter = logits(start), {"rank": 2, "quantization": "nf4", "merge": merge}
     trainer = trainer_of(toy, tmp_path / "next", start, max_steps=3, adapter=adapter)
     assert torch.equal(logits(trainer.policy), said)

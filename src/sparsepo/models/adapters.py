@@ -224,11 +224,12 @@ def save_trained(model: Any, tokenizer: Any, folder: str | Path, adapter: Adapte
 
     An adapter is written in peft's layout. Its base is the folder or the hub id, with the commit, that the model was
     loaded from. A model that was loaded with an adapter is written as one adapter of both, see `join_loras`. Warns if
-    the base is nowhere on a disk or hub, as for a model made in memory.
+    the base is nowhere on a disk or hub, as for a model made in memory. Without an adapter of its own, a 4-bit model
+    that was loaded with one is merged.
     """
     with atomic_folder(folder) as place:
         if not has_adapter(model):
-            save_model(model, tokenizer, place)
+            save_model(merge_adapter(model) if hasattr(model, "peft_config") else model, tokenizer, place)
             model.name_or_path = str(Path(folder).absolute())
         elif adapter is not None and adapter.merge:
             save_model(merge_adapter(model), tokenizer, place)
