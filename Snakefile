@@ -32,9 +32,9 @@ rule all:
 # What can be asked for by name in place of everything.
 TARGETS = {
     "data": every_task([PROMPTS["train"]]),
-    "sft": every_task([f"{SFT}/model.safetensors"]),
+    "sft": every_task([f"{SFT}/run.json"]),
     "preferences": every_task([f"{PREFERENCES}/train.jsonl"]),
-    "train": every_run(f"{RUN}/model.safetensors", sft=False),
+    "train": every_run(f"{RUN}/run.json", sft=False),
     "samples": every_run(SAMPLES),
     "scores": every_run(SCORES),
     "measures": every_measure(),

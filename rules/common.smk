@@ -92,7 +92,7 @@ def stage_params(stage, **given):
 
     script, settings, code_version, launcher: a job runs again when one of them has changed.
     options: those of its script, in this order
-        --NAME FILE...  each named input and output; of a model or a fitted scorer the folder
+        --NAME FILE...  each named input and output; of a model (run.json) or a fitted scorer the folder
         --out PATH      the unnamed output, or the folder of several
         --NAME VALUE    each of `given`, a text with wildcards or a function of wildcards
     Unnamed inputs are not passed: they only have to be there.
@@ -125,7 +125,7 @@ def option(name, value):
     """An option of a script with its value or values, for a shell."""
     if isinstance(value, str):
         folder, file = os.path.split(value)
-        value = folder if file in ("model.safetensors", "report.json") else value
+        value = folder if file in ("run.json", "report.json") else value
     return " ".join([f"--{name.replace('_', '-')}", *map(quote, as_list(value))])
 
 
@@ -153,11 +153,11 @@ reference_caches = of_job(
         f"{REFERENCE}/index.json".format(task=job["task"], kind=kind) for kind in STAGES.reference_caches(**job)
     ]
 )
-oracle_start = of_job(lambda **job: f"{STAGES.oracle_start(**job)}/model.safetensors")
+oracle_start = of_job(lambda **job: f"{STAGES.oracle_start(**job)}/run.json")
 opponents = of_job(lambda **job: [GENERATIONS.format(task=job["task"], run=run) for run in STAGES.opponents(**job)])
-scoring_model = of_job(lambda **job: f"{STAGES.scoring_models(**job)[0]}/model.safetensors")
+scoring_model = of_job(lambda **job: f"{STAGES.scoring_models(**job)[0]}/run.json")
 scoring_base = of_job(
-    lambda **job: next((f"{folder}/model.safetensors" for folder in STAGES.scoring_models(**job)[1:]), [])
+    lambda **job: next((f"{folder}/run.json" for folder in STAGES.scoring_models(**job)[1:]), [])
 )
 
 
@@ -165,14 +165,14 @@ scoring_base = of_job(
 def policy_weights(wildcards):
     """The weights of a run, which for the run `sft` are those of the reference."""
     folder = SFT if wildcards.run == "sft" else RUN
-    return f"{folder}/model.safetensors".format(**wildcards)
+    return f"{folder}/run.json".format(**wildcards)
 
 
 @with_signature
 def other_start(wildcards):
     """The weights that policies start from, if not from those of the reference."""
     has_other = STAGES.config.tasks[wildcards.task].policy is not None
-    return f"{START}/model.safetensors".format(**wildcards) if has_other else []
+    return f"{START}/run.json".format(**wildcards) if has_other else []
 
 
 def preference_pairs(split):
@@ -190,18 +190,20 @@ def selecting_oracles(name):
 def previous_policy(wildcards):
     """The weights that a round samples and starts from: those of the round before, in the first round those of SFT."""
     if wildcards.iteration == "1":
-        return f"{SFT}/model.safetensors".format(**wildcards)
+        return f"{SFT}/run.json".format(**wildcards)
     previous = {**wildcards, "iteration": int(wildcards.iteration) - 1}
-    return f"{ROUND}/policy/model.safetensors".format(**previous)
+    return f"{ROUND}/policy/run.json".format(**previous)
 
 
 def all_rounds(wildcards):
     run, iterations = STAGES.rounds(**wildcards)
-    return expand(f"{ROUND}/policy/model.safetensors", task=wildcards.task, run=run, iteration=iterations)
+    return expand(f"{ROUND}/policy/run.json", task=wildcards.task, run=run, iteration=iterations)
 
 
 def training_outputs(folder, *others):
-    return [f"{folder}/{name}" for name in ("model.safetensors", "config.json", "dynamics.jsonl", "run.json", *others)]
+    """What every training writes. Its weights lie beside, of a whole model or of an adapter, and `run.json`, the record
+    that is written after them, stands for them in all rules."""
+    return [f"{folder}/{name}" for name in ("dynamics.jsonl", "run.json", *others)]
 
 
 def all_runs(pattern, sft=True):

@@ -1,7 +1,7 @@
 use rule gpu_measure as evaluate_run with:
     input:
         policy=policy_weights,
-        reference=f"{SFT}/model.safetensors",
+        reference=f"{SFT}/run.json",
         samples=SAMPLES,
         pairs=preference_pairs("validation"),
         fitted_scorer=fitted_scorer,

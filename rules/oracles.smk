@@ -17,7 +17,7 @@ use rule train_sft as train_oracle_sft with:
 
 use rule cpu_job as select_oracle_pairs with:
     input:
-        reference=f"{SFT}/model.safetensors",
+        reference=f"{SFT}/run.json",
         base=oracle_start,
         pairs=f"{PREFERENCES}/train.jsonl",
     output:

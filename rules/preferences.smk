@@ -1,6 +1,6 @@
 use rule gpu_job as build_preferences with:
     input:
-        reference=f"{SFT}/model.safetensors",
+        reference=f"{SFT}/run.json",
         train=PROMPTS["train"],
         validation=PROMPTS["validation"],
         fitted_scorer=fitted_scorer,

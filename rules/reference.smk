@@ -1,7 +1,7 @@
 # What the runs of a sweep need of the frozen reference, computed once; which run reads what: `Stages.reference_caches`.
 use rule gpu_job as cache_reference with:
     input:
-        reference=f"{SFT}/model.safetensors",
+        reference=f"{SFT}/run.json",
         pairs=f"{PREFERENCES}/train.jsonl",
     output:
         f"{REFERENCE}/values.bin",

@@ -27,7 +27,7 @@ use rule gpu_job as build_round_pairs with:
 
 use rule train_policy as train_round with:
     input:
-        reference=f"{SFT}/model.safetensors",
+        reference=f"{SFT}/run.json",
         policy=previous_policy,
         pairs=f"{ROUND}/pairs.jsonl",
         prompts=PROMPTS["test"],

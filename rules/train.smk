@@ -17,7 +17,7 @@ use rule train_sft as load_policy with:
 
 use rule gpu_job as train_policy with:
     input:
-        reference=f"{SFT}/model.safetensors",
+        reference=f"{SFT}/run.json",
         policy=other_start,
         pairs=preference_pairs("train"),
         validation=preference_pairs("validation"),
@@ -39,7 +39,7 @@ use rule gpu_job as train_policy with:
 # Methods that train on samples of their own policy.
 use rule gpu_job as train_on_policy with:
     input:
-        reference=f"{SFT}/model.safetensors",
+        reference=f"{SFT}/run.json",
         train=PROMPTS["train"],
         prompts=PROMPTS["test"],
         fitted_scorer=fitted_scorer,

@@ -19,6 +19,7 @@ from sparsepo.evaluation.sandbox import Sandbox
 from sparsepo.evaluation.scorers import build_scorer, cut_notes
 from sparsepo.generation.generate import check_prompt_lengths, load_backend, sample
 from sparsepo.models.loading import folder_context_length, load_tokenizer
+from sparsepo.runtime.atomic_folder import weights_file
 from sparsepo.runtime.entry_point import run_main
 from sparsepo.runtime.errors import UserError
 from sparsepo.runtime.result_cache import ResultCache, job_identity, open_cache
@@ -114,7 +115,7 @@ def main() -> None:
     usage = "reference train validation result-cache out [fitted-scorer]"
     options = stage_parser(__doc__, BuildPreferencesSettings, usage).parse_args()
     settings, preferences, summary = options.settings, options.settings.preferences, {}
-    inputs = [options.reference / "model.safetensors", options.train, options.validation]
+    inputs = [weights_file(options.reference), options.train, options.validation]
     cache = open_cache(options.result_cache, job_identity(settings.as_dict(), options.code_version, inputs))
     if preferences.source in MAKERS:
         makers = dict.fromkeys(("train", "validation"), MAKERS[preferences.source](options, cache))

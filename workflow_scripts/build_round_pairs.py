@@ -10,6 +10,7 @@ from sparsepo.evaluation.judges import Tournament, build_judge, round_robin
 from sparsepo.evaluation.scorers import cut_notes
 from sparsepo.generation.generate import check_prompt_lengths, load_backend, sample
 from sparsepo.models.loading import load_model, load_tokenizer
+from sparsepo.runtime.atomic_folder import weights_file
 from sparsepo.runtime.entry_point import run_main
 from sparsepo.runtime.errors import UserError
 from sparsepo.runtime.result_cache import ResultCache, job_identity, open_cache
@@ -41,7 +42,7 @@ def ranked_pairs(options: argparse.Namespace, rows: list[Completion]) -> tuple[P
 def main() -> None:
     usage = "policy prompts iteration result-cache judge-cache out [fitted-scorer]"
     options = stage_parser(__doc__, BuildRoundPairsSettings, usage).parse_args()
-    settings, inputs = options.settings, [options.policy / "model.safetensors", options.prompts]
+    settings, inputs = options.settings, [weights_file(options.policy), options.prompts]
     identity = job_identity([settings.as_dict(), options.iteration], options.code_version, inputs)
     cache = open_cache(options.result_cache, identity)
     rows = responses_of(options, cache)

@@ -7,6 +7,7 @@ from sparsepo.config.preferences import SamplingConfig
 from sparsepo.data.mbpp_humaneval import STOPS, human_eval_problems
 from sparsepo.data.records import Prompt, read_records, write_records
 from sparsepo.generation.requests import SplitRequest, sample_requests
+from sparsepo.runtime.atomic_folder import weights_file
 from sparsepo.runtime.entry_point import run_main
 from sparsepo.runtime.result_cache import job_identity, open_cache
 from sparsepo.workflow.script_options import stage_parser
@@ -35,7 +36,7 @@ def requests(settings: SampleProgramsSettings, validation: Path, test: Path) -> 
 
 def main() -> None:
     options = stage_parser(__doc__, SampleProgramsSettings, "policy validation test result-cache out").parse_args()
-    settings, inputs = options.settings, [options.policy / "model.safetensors", options.validation, options.test]
+    settings, inputs = options.settings, [weights_file(options.policy), options.validation, options.test]
     cache = open_cache(options.result_cache, job_identity(settings.as_dict(), options.code_version, inputs))
     wanted = requests(settings, options.validation, options.test)
     write_records(options.out, sample_requests(wanted, options.policy, settings.loading, cache))

@@ -6,6 +6,7 @@ from pathlib import Path
 from sparsepo.data.hh_dialogues import count_human_turns
 from sparsepo.data.records import Prompt, read_records, write_records
 from sparsepo.generation.requests import SplitRequest, sample_requests
+from sparsepo.runtime.atomic_folder import weights_file
 from sparsepo.runtime.entry_point import run_main
 from sparsepo.runtime.errors import UserError
 from sparsepo.runtime.result_cache import job_identity, open_cache
@@ -34,7 +35,7 @@ def requests(settings: SampleResponsesSettings, paths: dict[str, Path]) -> Itera
 
 def main() -> None:
     options = stage_parser(__doc__, SampleResponsesSettings, "policy validation test result-cache out").parse_args()
-    settings, inputs = options.settings, [options.policy / "model.safetensors", options.validation, options.test]
+    settings, inputs = options.settings, [weights_file(options.policy), options.validation, options.test]
     cache = open_cache(options.result_cache, job_identity(settings.as_dict(), options.code_version, inputs))
     wanted = requests(settings, {"validation": options.validation, "test": options.test})
     write_records(options.out, sample_requests(wanted, options.policy, settings.loading, cache))

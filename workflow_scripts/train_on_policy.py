@@ -13,6 +13,7 @@ from sparsepo.methods.registry import METHODS
 from sparsepo.models.adapters import load_policy_and_reference
 from sparsepo.models.limits import context_length
 from sparsepo.models.loading import load_tokenizer
+from sparsepo.runtime.atomic_folder import weights_file
 from sparsepo.runtime.entry_point import run_main
 from sparsepo.runtime.provenance import run_record
 from sparsepo.runtime.result_cache import job_identity
@@ -45,7 +46,7 @@ def main() -> None:
     options = stage_parser(__doc__, TrainOnPolicySettings, usage).parse_args()
     settings, scorer = options.settings, options.fitted_scorer
     config = settings.training.changed(METHODS[settings.method].training_overrides(settings.hyper))
-    inputs = [options.reference / "model.safetensors", options.train, options.prompts]
+    inputs = [weights_file(options.reference), options.train, options.prompts]
     tokenizer, prompts = load_tokenizer(options.reference), read_records(options.train, Prompt)
     policy, reference = load_policy_and_reference(options.reference, options.reference, config, settings.loading)
     target, measure = target_of(settings, scorer, config, reference, tokenizer, prompts), None
@@ -73,6 +74,7 @@ def main() -> None:
         "prompts": {"trained": len(trainer.prompts), "dropped": trainer.dropped},
         "target": {"of": trainer.target.name, "scale": trainer.target.scale},
         "kept_step": trainer.state.global_step,
+        "micro_batch_size": trainer.settings.micro_batch_size,
         "training_seconds": round(record["seconds"] - trainer.measuring_seconds, 2),
     }
     notes = cut_notes(target.value, *([measure.scorer] if measure else []))

@@ -7,6 +7,7 @@ from sparsepo.evaluation.frontier import frontier_evaluator
 from sparsepo.evaluation.scorers import cut_notes
 from sparsepo.models.adapters import load_policy_and_reference
 from sparsepo.models.loading import folder_context_length, load_tokenizer
+from sparsepo.runtime.atomic_folder import weights_file
 from sparsepo.runtime.entry_point import run_main
 from sparsepo.runtime.provenance import run_record
 from sparsepo.runtime.result_cache import job_identity
@@ -28,9 +29,9 @@ def main() -> None:
     options = stage_parser(__doc__, TrainPolicySettings, USAGE).parse_args()
     settings, config = options.settings, options.settings.training
     seed, begin = round_seed(settings.seed, options.iteration or 0), options.policy or options.reference
-    inputs = [options.reference / "model.safetensors", options.pairs]
+    inputs = [weights_file(options.reference), options.pairs]
     inputs += [options.prompts] if options.prompts else []
-    inputs += [options.policy / "model.safetensors"] if options.policy else []
+    inputs += [weights_file(options.policy)] if options.policy else []
     inputs += [options.validation] if config.validate_every else []
     tokenizer, pairs = load_tokenizer(options.reference), read_records(options.pairs, Preference)
     cached = content_hash(options.reference, pairs, config) if options.cache else ""
@@ -67,6 +68,7 @@ def main() -> None:
     record |= {
         "pairs": {"trained": len(trainer.train_dataset), "dropped": trainer.dropped},
         "kept_step": trainer.kept_step,
+        "micro_batch_size": trainer.settings.micro_batch_size,
         "training_seconds": round(record["seconds"] - trainer.measuring_seconds, 2),
     }
     if trainer.is_world_process_zero():

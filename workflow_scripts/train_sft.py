@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from sparsepo.data.records import Text, read_records, write_json, write_text
+from sparsepo.models.adapters import save_trained
 from sparsepo.models.loading import fetch_model, load_model, save_model
 from sparsepo.runtime.entry_point import run_main
 from sparsepo.runtime.provenance import run_record
@@ -15,14 +16,20 @@ from sparsepo.workflow.script_options import stage_parser
 from sparsepo.workflow.settings import TrainSftSettings, as_plain
 
 
-def quantized(model, tokenizer, settings: TrainSftSettings, folder: Path):
-    """The model with its frozen weights in as few bits as the adapter asks for: saved, and loaded so."""
-    adapter = settings.sft.adapter
+def start_of(settings: TrainSftSettings, corpus: list[str], folder: Path):
+    """(model, tokenizer), with frozen weights in as few bits as the adapter asks for.
+
+    These are read from a hub or a folder tensor by tensor; a model from elsewhere is saved in `folder` first.
+    """
+    spec, adapter = as_plain(settings.model), settings.sft.adapter if settings.sft else None
     if adapter is None or adapter.quantization == "none":
-        return model
-    save_model(model, tokenizer, folder)
+        return fetch_model(spec, corpus)
     bits = {"quantization": adapter.quantization, "compute": settings.sft.precision}
-    return load_model(folder, settings.model.dtype, **bits, **settings.loading)
+    if settings.model.source in ("hub", "folder"):
+        return fetch_model(spec, corpus, **bits)
+    model, tokenizer = fetch_model(spec, corpus)
+    save_model(model, tokenizer, folder)
+    return load_model(folder, settings.model.dtype, **bits, **settings.loading), tokenizer
 
 
 def record_of(options: argparse.Namespace, start: float) -> dict:
@@ -40,21 +47,22 @@ def main() -> None:
     options = stage_parser(__doc__, TrainSftSettings, "corpus config checkpoint out [model...]").parse_args()
     settings, config, dynamics = options.settings, options.settings.sft, options.out / "dynamics.jsonl"
     corpus = read_records(options.corpus, Text)
-    model, tokenizer = fetch_model(as_plain(settings.model), [text.text for text in corpus])
+    folder = options.checkpoint / "start" / os.environ.get("RANK", "0")
+    model, tokenizer = start_of(settings, [text.text for text in corpus], folder)
     print(f"{type(model).__name__}: {model.num_parameters():,} parameters, {len(tokenizer)} tokens", flush=True)
     if config is None:
-        save_model(model, tokenizer, options.out)
+        save_trained(model, tokenizer, options.out, None)
         write_text(dynamics, "")
         write_json(options.out / "run.json", record_of(options, start))
         return
-    model = quantized(model, tokenizer, settings, options.checkpoint / "start" / os.environ.get("RANK", "0"))
     identity = job_identity(settings.as_dict(), options.code_version, [options.corpus])
     folder, seed = options.checkpoint, config.seed
     trainer = SFTTrainer(model, tokenizer, corpus, config=config, folder=folder, seed=seed, identity=identity)
     trainer.train()
     trainer.save(options.out)
     if trainer.is_world_process_zero():
-        write_json(options.out / "run.json", record_of(options, start))
+        chosen = {"micro_batch_size": trainer.settings.micro_batch_size}
+        write_json(options.out / "run.json", record_of(options, start) | chosen)
     trainer.finish(dynamics)  # last: it deletes the checkpoints
 
 

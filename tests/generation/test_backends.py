@@ -1,5 +1,6 @@
 """Which back end is taken, and what vLLM is asked for: a stand-in with the names of its interface looks at it."""
 
+import json
 import sys
 from dataclasses import dataclass, field
 from types import ModuleType, SimpleNamespace
@@ -9,11 +10,13 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from sparsepo.config.preferences import SamplingConfig
+from sparsepo.config.training import AdapterConfig
 from sparsepo.data.records import Prompt
 from sparsepo.generation.generate import check_prompt_lengths, load_backend, sample, sampling_dtype
 from sparsepo.generation.sampler import response_seed
 from sparsepo.generation.vllm import VllmEngine
-from sparsepo.models.loading import save_model, train_tokenizer
+from sparsepo.models.adapters import add_adapter, save_trained
+from sparsepo.models.loading import load_model, save_model, train_tokenizer
 from sparsepo.runtime.errors import UserError
 
 WORDS = [f"w{number}" for number in range(20)]
@@ -42,7 +45,8 @@ class LLM:
             raise ValueError("head size 4 is not supported\nmore of it")
         self.settings, self.asked = settings, []
 
-    def generate(self, prompts, sampling_params):
+    def generate(self, prompts, sampling_params, lora_request=None):
+        self.lora_request = lora_request
         self.asked.append((prompts, sampling_params))
         return [
             SimpleNamespace(outputs=[SimpleNamespace(token_ids=(*prompt["prompt_token_ids"], 0))]) for prompt in prompts
@@ -69,7 +73,10 @@ def vllm(monkeypatch):
     module = ModuleType("vllm")
     module.LLM, module.SamplingParams = LLM, SamplingParams
     monkeypatch.setitem(sys.modules, "vllm", module)
-    monkeypatch.setattr("sparsepo.generation.generate.vllm_usable", lambda: True)
+    request = ModuleType("vllm.lora.request")
+    request.LoRARequest = lambda name, number, path: (name, number, path)
+    monkeypatch.setitem(sys.modules, "vllm.lora.request", request)
+    monkeypatch.setattr("sparsepo.generation.generate.vllm_usable", lambda folder: True)
 
 
 # --- which
@@ -88,7 +95,7 @@ def test_vllm_needs_a_gpu_and_the_package(monkeypatch, gpu, package):
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     monkeypatch.setattr("sparsepo.generation.vllm.find_spec", lambda name: object() if package else None)
-    assert not vllm_usable()
+    assert not vllm_usable("anywhere")
 
 
 def test_both_together_are_enough(monkeypatch):
@@ -96,11 +103,11 @@ def test_both_together_are_enough(monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr("sparsepo.generation.vllm.find_spec", lambda name: object() if name == "vllm" else None)
-    assert vllm_usable()
+    assert vllm_usable("anywhere")
 
 
 def test_without_vllm_a_policy_is_a_model_of_transformers(monkeypatch, folder):
-    monkeypatch.setattr("sparsepo.generation.generate.vllm_usable", lambda: False)
+    monkeypatch.setattr("sparsepo.generation.generate.vllm_usable", lambda folder: False)
     assert isinstance(load_backend(folder), GPT2LMHeadModel)
 
 
@@ -138,6 +145,44 @@ def test_what_is_drawn_from_is_what_the_config_says_and_nothing_else(vllm, folde
         "generation_config": "vllm",
         "enable_prefix_caching": True,
     }
+
+
+@pytest.fixture
+def adapter(folder, tokenizer, tmp_path):
+    model = load_model(folder)
+    config = AdapterConfig(rank=10)
+    add_adapter(model, config)
+    save_trained(model, tokenizer, tmp_path / "adapter", config)
+    return tmp_path / "adapter"
+
+
+def test_an_adapter_is_served_on_its_base(vllm, folder, adapter, tokenizer):
+    engine = load_backend(adapter)
+    assert engine.config.n_embd == 8
+    sample(engine, tokenizer, PROMPTS, SamplingConfig())
+    served = {name: engine._llm.settings[name] for name in ("model", "tokenizer", "enable_lora", "max_lora_rank")}
+    assert served == {"model": str(folder), "tokenizer": str(adapter), "enable_lora": True, "max_lora_rank": 16}
+    assert engine._llm.lora_request == ("policy", 1, str(adapter))
+
+
+@pytest.mark.parametrize(
+    "file, change",
+    [
+        ("base_loading.json", {"quantization": "nf4"}),
+        ("adapter_config.json", {"modules_to_save": ["wte"]}),
+        ("adapter_config.json", {"r": 600}),
+        ("adapter_config.json", {"use_dora": True}),
+    ],
+)
+def test_an_adapter_that_vllm_cannot_serve_stays_with_transformers(monkeypatch, adapter, file, change):
+    from sparsepo.generation.vllm import vllm_usable
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("sparsepo.generation.vllm.find_spec", lambda name: object())
+    assert vllm_usable(adapter)
+    path = adapter / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    assert not vllm_usable(adapter)
 
 
 def test_its_answers_become_records_in_the_order_of_the_prompts(vllm, folder, tokenizer):

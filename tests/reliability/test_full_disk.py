@@ -113,7 +113,7 @@ def test_snakemake_shows_the_sentence(lab, prepared, tmp_path, disk, environment
     """All of it on the one disk: results, logs and what Snakemake notes for itself."""
     folder, run = disk
     work = folder / "out"
-    target = str((prepared.run / "model.safetensors").relative_to(prepared.folder))
+    target = str((prepared.run / "run.json").relative_to(prepared.folder))
     script = twice(prepared.snakemake("--directory", str(work), target), folder, 1.2 * MEGABYTE, tmp_path)
     said = run(f"cp -r {prepared.folder} {work}; rm -r {work}/src\n{script}", cwd=prepared.folder, env=environment)
     first, code, second, last = parts(said)

@@ -127,11 +127,11 @@ def workers(folder):
 
 def test_snakemake_killed_or_started_twice_spoils_nothing(lab, moved, tmp_path, whole):
     """SIGKILL of Snakemake ends its job too; its lock is told and taken off; a second Snakemake stops at once."""
-    target = str((moved.run / "model.safetensors").relative_to(moved.folder))
+    target = str((moved.run / "run.json").relative_to(moved.folder))
     dynamics, log = moved.run / "checkpoint/dynamics.jsonl", tmp_path / "log"
     lab.kill_when(moved.snakemake(target), moved.folder, log, lambda: lab.lines(dynamics) >= 30)
     orphans_have_ended(moved.folder)
-    assert lab.lines(dynamics) < 160 and not (moved.run / "model.safetensors").exists()
+    assert lab.lines(dynamics) < 160 and not (moved.run / "run.json").exists()
     told = lab.finish(moved.snakemake(target), moved.folder, ok=False)
     assert "LockException" in told and "It can be removed with the --unlock argument" in told
     lab.finish(moved.snakemake("--unlock"), moved.folder)
@@ -159,7 +159,7 @@ def test_a_loss_that_is_no_number_is_told_by_snakemake_and_its_batch_stays(lab, 
         rest = rest.replace(rate, "learning_rate: 1e+30", 1) if rate in rest.splitlines()[0] else rest
     config.write_text(head + mark + rest)
     folder = moved.results / "sft" if section == "sft" else moved.run
-    target = str((folder / "model.safetensors").relative_to(moved.folder))
+    target = str((folder / "run.json").relative_to(moved.folder))
     told = lab.finish(moved.snakemake(target, "--forcerun", stage), moved.folder, ok=False)
     batch = folder.relative_to(moved.folder) / "checkpoint/bad_batch.json"
     found = re.search(rf"error: the loss is (?:nan|inf) at step (\d+); the batch is in {batch}\n", told)

@@ -1,5 +1,7 @@
 """Adapters: what is trained and what is not, every way to compute, and plain weights at the end."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,8 @@ from sparsepo.config.training import AdapterConfig
 from sparsepo.data.encoding import Encoder, encode_pairs
 from sparsepo.models import adapters
 from sparsepo.models.activations import record_activations
+from sparsepo.models.adapter_folder import join_loras
+from sparsepo.models.loading import load_model, load_tokenizer, save_model
 from sparsepo.runtime.errors import UserError
 from sparsepo.training.inspection import inspect_pairs
 
@@ -244,15 +248,34 @@ def test_a_merged_model_is_the_adapted_one(toy, architecture, tied):
     assert plain.config.tie_word_embeddings == tied
 
 
+@pytest.fixture
+def saved(toy, tmp_path):
+    """Makes a model folder, and loads the model in it."""
+
+    def make(architecture="gpt2", name="base", **changed):
+        model = toy.model(architecture, **changed)
+        save_model(model, toy.tokenizer, tmp_path / name)
+        return load_model(tmp_path / name)
+
+    return make
+
+
+def files(folder):
+    return {path.name for path in folder.iterdir()}
+
+
 @pytest.mark.parametrize("method", ["dpo", "sparsepo_independent"])
-def test_a_saved_folder_is_plain_and_the_policy_that_was_trained(toy, tmp_path, method):
-    trainer = adapted_trainer(toy, tmp_path / "work", method, model=toy.model("llama"), max_steps=3)
+@pytest.mark.parametrize("merge", [False, True])
+def test_a_saved_folder_is_the_policy_that_was_trained(toy, tmp_path, saved, method, merge):
+    adapter = {"rank": 4, "merge": merge}
+    trainer = adapted_trainer(toy, tmp_path / "work", method, model=saved("llama"), max_steps=3, adapter=adapter)
     trainer.train()
     trainer.save(tmp_path / "out")
-    assert {"model.safetensors", "config.json", "tokenizer.json"} <= {
-        path.name for path in (tmp_path / "out").iterdir()
-    }
-    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    mine, other = {"model.safetensors", "config.json"}, {"adapter_model.safetensors", "adapter_config.json"}
+    mine, other = (mine, other) if merge else (other, mine)
+    assert mine | {"tokenizer.json"} <= files(tmp_path / "out") and not other & files(tmp_path / "out")
+    loaded = load_model(tmp_path / "out")
+    assert not adapters.has_adapter(loaded) and all(value.requires_grad for value in loaded.parameters())
     pairs = encode_pairs(Encoder(toy.tokenizer), toy.pairs(4), 512, 512, 48).pairs
     reference = trainer.model.reference
     mine, plain = (
@@ -264,14 +287,131 @@ def test_a_saved_folder_is_plain_and_the_policy_that_was_trained(toy, tmp_path, 
         assert one["reward_rejected"] == pytest.approx(two["reward_rejected"], abs=1e-5)
 
 
-def test_the_adapter_beside_it_is_one_that_peft_loads_on_the_model_before_training(toy, tmp_path):
-    from peft import PeftModel
+def trained(toy, folder, out, model, **changed):
+    """A trained and saved policy of three steps, after which its adapter does something."""
+    trainer = adapted_trainer(toy, folder / "work" / out, model=model, max_steps=3, **changed)
+    trainer.train()
+    trainer.save(folder / out)
+    return trainer.policy
 
-    trainer = adapted_trainer(toy, tmp_path / "work", max_steps=3)
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_an_adapter_and_the_same_run_merged_are_one_model_in_every_bit(toy, tmp_path, saved, architecture):
+    for merge in (False, True):
+        trained(toy, tmp_path, str(merge), saved(architecture), adapter={"rank": 4, "merge": merge})
+    adapter, merged = (toy.weights(load_model(tmp_path / name)) for name in ("False", "True"))
+    assert_equal(adapter, merged)
+    assert_equal(*(toy.weights(load_model(tmp_path / name, "bfloat16")) for name in ("False", "True")))
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama", "gpt_neox"])
+def test_peft_and_transformers_load_what_is_saved(toy, tmp_path, saved, architecture):
+    from peft import AutoPeftModelForCausalLM, PeftModel
+
+    base = saved(architecture)
+    said = logits(trained(toy, tmp_path, "out", base))
+    for loaded in (
+        PeftModel.from_pretrained(saved(architecture), tmp_path / "out"),
+        AutoPeftModelForCausalLM.from_pretrained(tmp_path / "out"),
+        AutoModelForCausalLM.from_pretrained(tmp_path / "out"),
+    ):
+        torch.testing.assert_close(logits(loaded), said, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "down_proj"]])
+def test_an_adapter_on_an_adapter_is_saved_as_one_of_both_on_the_first_base(toy, tmp_path, saved, targets):
+    """The second is trained on the first as on any model, and peft loads the result without the folder between."""
+    from peft import AutoPeftModelForCausalLM
+
+    first = trained(toy, tmp_path, "sft", saved("llama"), adapter={"rank": 3, "alpha": 5.0})
+    start = load_model(tmp_path / "sft")
+    torch.testing.assert_close(logits(start), logits(first), rtol=0, atol=1e-5)
+    second = trained(toy, tmp_path, "out", start, adapter={"rank": 2, "target_modules": targets})
+    assert not torch.allclose(logits(second), logits(first), atol=1e-3)
+    (tmp_path / "sft").rename(tmp_path / "gone")
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert config["r"] == 5 and config["base_model_name_or_path"] == str(tmp_path / "base")
+    for loaded in (load_model(tmp_path / "out"), AutoPeftModelForCausalLM.from_pretrained(tmp_path / "out")):
+        torch.testing.assert_close(logits(loaded), logits(second), rtol=0, atol=1e-5)
+
+
+def test_all_weights_are_trained_on_from_an_adapter(toy, tmp_path, saved):
+    trained(toy, tmp_path, "sft", saved())
+    trainer = toy.trainer(
+        tmp_path / "full", policy=load_model(tmp_path / "sft"), reference=load_model(tmp_path / "sft"), max_steps=2
+    )
     trainer.train()
     trainer.save(tmp_path / "out")
-    loaded = PeftModel.from_pretrained(toy.model(), tmp_path / "out" / "adapter")
-    assert torch.equal(logits(loaded), logits(trainer.policy))
+    assert "model.safetensors" in files(tmp_path / "out")
+    assert torch.equal(logits(load_model(tmp_path / "out")), logits(trainer.policy))
+
+
+def test_results_that_were_moved_as_a_whole_keep_their_base(toy, tmp_path, saved):
+    policy = trained(toy, tmp_path, "old/runs/dpo/seed~0", saved(name="old/sft"))
+    (tmp_path / "old").rename(tmp_path / "new")
+    torch.testing.assert_close(logits(load_model(tmp_path / "new/runs/dpo/seed~0")), logits(policy), rtol=0, atol=1e-5)
+    shutil.rmtree(tmp_path / "new" / "sft")
+    with pytest.raises(UserError, match="the base model of this adapter, .*old/sft, is not there"):
+        load_model(tmp_path / "new/runs/dpo/seed~0")
+
+
+def test_an_adapter_of_peft_with_trained_embeddings_of_added_tokens_is_a_start(toy, tmp_path, saved):
+    from peft import LoraConfig, get_peft_model
+
+    saved("llama")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    rows = model.get_input_embeddings().weight.shape[0] + 3
+    model.resize_token_embeddings(rows)
+    lora = LoraConfig(
+        r=2, target_modules=["q_proj"], modules_to_save=["embed_tokens", "lm_head"], init_lora_weights=False
+    )
+    adapted = get_peft_model(model, lora)
+    torch.manual_seed(1)
+    for name, value in adapted.named_parameters():
+        if "modules_to_save" in name:
+            torch.nn.init.normal_(value, std=0.3)
+    adapted.save_pretrained(tmp_path / "start", save_embedding_layers=False)
+    assert "config.json" not in files(tmp_path / "start")
+    loaded = load_model(tmp_path / "start")
+    assert loaded.get_input_embeddings().weight.shape[0] == rows
+    torch.testing.assert_close(logits(loaded), logits(adapted), rtol=0, atol=1e-5)
+    assert load_tokenizer(tmp_path / "start").get_vocab() == toy.tokenizer.get_vocab()
+    policy = trained(toy, tmp_path, "out", loaded)
+    torch.testing.assert_close(logits(load_model(tmp_path / "out")), logits(policy), rtol=0, atol=1e-5)
+    with safe_open(tmp_path / "out" / "adapter_model.safetensors", "pt") as file:
+        assert "base_model.model.model.embed_tokens.weight" in file.keys()
+
+
+def test_two_loras_joined_are_the_sum_of_both():
+    first = {"q.lora_A.weight": torch.tensor([[1.0, 2.0]]), "q.lora_B.weight": torch.tensor([[1.0], [3.0]])}
+    second = {"v.lora_A.weight": torch.tensor([[4.0, 5.0]]), "v.lora_B.weight": torch.tensor([[7.0], [0.0]])}
+    joined = join_loras(first, 2.0, second, 0.5)
+    q, v = (joined[f"{name}.lora_B.weight"] @ joined[f"{name}.lora_A.weight"] for name in ("q", "v"))
+    assert q.tolist() == [[2.0, 4.0], [6.0, 12.0]] and v.tolist() == [[14.0, 17.5], [0.0, 0.0]]
+    assert all(min(value.shape) == 2 for value in joined.values())
+
+
+def test_an_adapter_that_does_not_fit_its_base_is_refused(toy, tmp_path, saved):
+    trained(toy, tmp_path, "out", saved("llama"))
+    saved("gpt2")
+    with pytest.raises(UserError, match="out: .*(cannot load this adapter|does not fit)"):
+        load_model(tmp_path / "out")
+
+
+def test_weights_in_no_folder_are_told_when_their_adapter_is_saved(toy, tmp_path):
+    trainer = adapted_trainer(toy, tmp_path / "work", max_steps=1)
+    trainer.train()
+    with pytest.warns(UserWarning, match="the weights of GPT2LMHeadModel are in no folder"):
+        trainer.save(tmp_path / "out")
+
+
+def test_a_run_that_was_merged_leaves_no_adapter_behind_and_the_other_way_round(toy, tmp_path, saved):
+    for merge in (True, False, True):
+        trained(toy, tmp_path, "out", saved(), adapter={"rank": 2, "merge": merge})
+        kinds = {"model.safetensors", "adapter_model.safetensors"} & files(tmp_path / "out")
+        assert kinds == {"model.safetensors" if merge else "adapter_model.safetensors"}
+        load_model(tmp_path / "out")
+        shutil.rmtree(tmp_path / "work")
 
 
 # --- refusals

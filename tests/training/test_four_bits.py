@@ -102,20 +102,46 @@ def test_a_4_bit_run_is_a_run_on_the_weights_that_the_4_bits_stand_for(toy, tmp_
 
 @needs_4_bits
 @pytest.mark.parametrize("architecture", ["gpt2", "llama"])
-def test_a_saved_4_bit_policy_is_plain_and_what_was_trained(toy, tmp_path, four_bits, architecture):
-    model = four_bits(architecture)
-    trainer = trainer_of(toy, tmp_path / "work", model, "tdpo1", max_steps=3)
+@pytest.mark.parametrize("merge", [False, True])
+def test_a_saved_4_bit_policy_is_what_was_trained(toy, tmp_path, four_bits, architecture, merge):
+    """An adapter is loaded on the 4 bits that it was trained on; a merged policy has plain weights."""
+    adapter = RUN["adapter"] | {"merge": merge}
+    trainer = trainer_of(toy, tmp_path / "work", four_bits(architecture), "tdpo1", max_steps=3, adapter=adapter)
     trainer.train()
     trainer.save(tmp_path / "out")
     loaded = load_model(tmp_path / "out")
-    assert not hasattr(loaded.config, "quantization_config")
-    assert {value.dtype for value in loaded.parameters()} == {torch.float32}
-    torch.testing.assert_close(logits(loaded), logits(trainer.policy), rtol=0, atol=1e-4)
+    torch.testing.assert_close(logits(loaded), logits(trainer.policy), rtol=0, atol=1e-4 if merge else 1e-6)
+    assert hasattr(loaded.config, "quantization_config") != merge
+    if merge:
+        assert {value.dtype for value in loaded.parameters()} == {torch.float32}
+
+
+@needs_4_bits
+@pytest.mark.parametrize("merge", [False, True])
+def test_a_4_bit_adapter_on_a_4_bit_adapter_is_one_of_both(toy, tmp_path, four_bits, merge):
+    documents = [Text(pair.chosen, pair.prompt) for pair in toy.pairs(8)]
+    config = SftConfig(batch_size=8, max_steps=4, learning_rate=1e-2, warmup_ratio=0, adapter=RUN["adapter"])
+    sft = SFTTrainer(four_bits(), toy.tokenizer, documents, config=config, folder=tmp_path / "work")
+    sft.train()
+    sft.save(tmp_path / "sft")
+    start = load_model(tmp_path / "sft")
+    torch.testing.assert_close(logits(start), logits(sft.model), rtol=0, atol=1e-6)
+    adapters.save_trained(load_model(tmp_path / "sft"), toy.tokenizer, tmp_path / "plain", None)
+    torch.testing.assert_close(logits(load_model(tmp_path / "plain")), logits(start), rtol=0, atol=1e-4)
+    said, adapter = logits(start), {"rank": 2, "quantization": "nf4", "merge": merge}
+    trainer = trainer_of(toy, tmp_path / "next", start, max_steps=3, adapter=adapter)
+    assert torch.equal(logits(trainer.policy), said)
+    trained = {name for name, value in trainer.policy.named_parameters() if value.requires_grad}
+    assert trained and all(".default." in name for name in trained)
+    trainer.train()
+    assert torch.equal(logits(trainer.model.reference), said) and not torch.allclose(logits(trainer.policy), said)
+    trainer.save(tmp_path / "out")
+    torch.testing.assert_close(logits(load_model(tmp_path / "out")), logits(trainer.policy), rtol=0, atol=1e-4)
 
 
 @needs_4_bits
 @pytest.mark.parametrize("architecture", ["gpt2", "llama"])
-def test_fine_tuning_on_4_bits_is_saved_as_the_plain_model_that_was_trained(toy, tmp_path, four_bits, architecture):
+def test_fine_tuning_on_4_bits_is_saved_as_the_model_that_was_trained(toy, tmp_path, four_bits, architecture):
     documents = [Text(pair.chosen, pair.prompt) for pair in toy.pairs(8)]
     adapter = {"rank": 4, "quantization": "nf4", "dropout": 0.3}
     config = SftConfig(

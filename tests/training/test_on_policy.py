@@ -155,7 +155,7 @@ def test_training_raises_the_reward(toy, start, divergence):
 
 
 def test_an_adapter_is_trained_alone_and_shares_no_weight_with_what_is_saved(toy, start, tmp_path):
-    trainer = start(adapter=AdapterConfig(rank=2), max_steps=2)
+    trainer = start(adapter=AdapterConfig(rank=2, merge=True), max_steps=2)
     frozen = {name: value.clone() for name, value in trainer.model.named_parameters() if not value.requires_grad}
     trainer.train()
     trained = {name for name, value in trainer.model.named_parameters() if value.requires_grad}

@@ -123,6 +123,7 @@ def test_an_adapter_is_trained_alone_and_merged_into_the_folder_that_is_saved(
     toy, tmp_path, architecture, checkpointing
 ):
     given = ADAPTED | {"gradient_checkpointing": checkpointing}
+    given["adapter"] = given["adapter"] | {"merge": True}
     trainer = fine_tune(toy, tmp_path / "work", architecture=architecture, **given)
     model = trainer.model
     start, before = logits(model), {n: v.clone() for n, v in model.state_dict().items() if ".lora_" not in n}

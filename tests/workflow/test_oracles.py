@@ -83,7 +83,7 @@ def test_each_oracle_is_made_once_and_one_with_a_model_of_its_own_is_fine_tuned_
 
 
 def test_an_oracle_that_nobody_asks_for_is_not_made(tiny, unfinished, planned):
-    target = f"results/small/runs/{MAIN}/model.safetensors"
+    target = f"results/small/runs/{MAIN}/run.json"
     found = planned(configured(tiny, unfinished), target)
     assert {which for rule, which in found if rule == "train_oracle"} == {"main"}
     assert "train_oracle_sft" not in {rule for rule, _ in found}

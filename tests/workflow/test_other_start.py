@@ -36,7 +36,7 @@ def test_the_start_is_loaded_once_where_the_key_is_and_read_by_the_policies_of_t
         rule: len(blocks) for rule, blocks in without.items()
     }
     (load,) = with_key["load_policy"]
-    assert "results/small/start/model.safetensors" in load and OTHER["id"] in load
+    assert "results/small/start/run.json" in load and OTHER["id"] in load
     for block in with_key["train_policy"]:
         starts = "--policy results/small/start" in block
         assert starts == ("wildcards: task=small" in block)
@@ -48,5 +48,5 @@ def test_the_start_is_loaded_once_where_the_key_is_and_read_by_the_policies_of_t
 
 
 def test_a_start_that_the_config_does_not_name_cannot_be_asked_for(jobs):
-    _, done = jobs(OTHER, "results/plain/start/model.safetensors")
+    _, done = jobs(OTHER, "results/plain/start/run.json")
     assert done.returncode != 0 and "MissingRuleException" in done.stdout

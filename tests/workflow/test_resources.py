@@ -260,3 +260,34 @@ def test_checkpoints_hold_what_is_trained_and_best_weights_beside_the_last():
     adapter = disk(stages(training__adapter={"rank": 8}), "reviews")[key]
     assert adapter == 3 * 12 * 18 * 8 * width * layers < parameters
     assert disk(stages(training__checkpoint_every=0), "reviews")[key] == 0
+
+
+# --- adapters and 4 bits
+
+
+def large(stage, dtype="bfloat16", **adapter):
+    """What a job on 70B asks for beside a GPU, in GB."""
+    given = {**TASK, "model": {"source": "hub", "id": "someone/model-70b", "dtype": dtype}}
+    given["training"] = {**TASK["training"], "adapter": adapter or None}
+    given["sft"] = {**TASK["sft"], "adapter": adapter or None}
+    return job_resources(TaskConfig.model_validate(given), stage)["mem_mb"] / 1000
+
+
+def test_4_bit_weights_of_70b_are_asked_for_as_such():
+    """36 GB of weights, 8 of embeddings and head, 4 kept by the allocator, 4 of libraries, a margin of a quarter."""
+    for stage in ("train_sft", "train_policy", "sample_responses", "evaluate_run"):
+        assert 60 < large(stage, quantization="nf4") < 75
+    assert large("sample_responses", quantization="nf4", merge=True) > 350
+    assert large("train_policy", quantization="nf4", merge=True) > 350
+
+
+def test_sft_loads_in_the_dtype_of_the_model():
+    assert large("train_sft", rank=16) == pytest.approx(large("train_sft", "float32", rank=16) / 2, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "share"), [({"rank": 16}, 18 * 16 * 12 * 768), ({"rank": 16, "merge": True}, None)]
+)
+def test_a_folder_holds_an_adapter_or_the_whole_model(adapter, share):
+    needs = TaskNeeds(task(training__adapter=adapter))
+    assert needs.kept(needs.training) == (share or needs.size.parameters) and needs.kept(None) == needs.size.parameters

@@ -63,7 +63,7 @@ def test_what_is_up_to_date_is_done_before_a_second_start_makes_anything(finishe
     code = finished / "workflow_scripts/train_policy.py"
     text = code.read_text().replace("    trainer.train()\n", "    raise UserError('a reason')\n")
     code.write_text(text.replace("import time\n", "import time\nfrom sparsepo.runtime.errors import UserError\n", 1))
-    failed = snakemake(finished, "--cores", "1", "--force", f"results/small/runs/{DPO}/model.safetensors")
+    failed = snakemake(finished, "--cores", "1", "--force", f"results/small/runs/{DPO}/run.json")
     assert failed.returncode == 1 and "error: a reason" in failed.stdout
     plan = read_plan(finished / "results")
     assert plan.tasks["small"]["train_policy"] == {DPO: True} and plan.ended is not None

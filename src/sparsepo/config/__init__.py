@@ -87,6 +87,7 @@ class TaskConfig(Section):
         yield from oracle_errors(self)
         yield from self._data_errors()
         yield from self._function_errors()
+        yield from self._adapter_errors()
         yield from self._policy_errors()
         yield from self._evaluation_errors()
         yield from on_policy_errors(self)
@@ -159,6 +160,22 @@ class TaskConfig(Section):
                 yield "a tfidf scorer is fitted to data.labelled documents or prompts; data gives none", location
         if self.model.source == "scratch" and self.sft is None:
             yield "a model from scratch knows nothing: it needs an 'sft' section", ("sft",)
+
+    def _adapter_errors(self) -> Iterator[LocatedError]:
+        """Why the adapter of SFT cannot be kept as one, and its base loaded again by all later jobs."""
+        adapter = self.sft.adapter if self.sft else None
+        if adapter is None or adapter.merge:
+            return
+        location, instead = ("sft", "adapter", "merge"), "write merge: true"
+        for model in filter(None, [self.model, *(oracle.model for oracle in self.oracles.values())]):
+            if model.source in ("scratch", "gguf"):
+                yield f"a model of source '{model.source}' is no base that an adapter can name: {instead}", location
+            if getattr(model, "pickled_weights", False):
+                yield f"later jobs load the base of an adapter from safetensors only: {instead}", location
+        training = self.training.adapter
+        if adapter.quantization != "none" and (training is None or training.quantization == "none"):
+            message = f"all later jobs keep these weights in 4 bits, which training.adapter does not: {instead}"
+            yield message, location
 
     def _policy_errors(self) -> Iterator[LocatedError]:
         """Why policies cannot start from the model of `policy`."""

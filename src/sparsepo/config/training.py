@@ -42,6 +42,9 @@ class AdapterConfig(Section):
     are never adapted."""
     quantization: Literal["none", "nf4"] = "none"
     """`nf4` keeps the frozen weights of policy and reference in 4 bits (QLoRA); needs bitsandbytes."""
+    merge: Bool = False
+    """false saves the adapter alone, which later jobs load with its base; true saves it merged into plain weights, as
+    large as the whole model."""
 
     @field_validator("target_modules", mode="before")
     @classmethod
@@ -67,8 +70,9 @@ class OptimisationConfig(Section):
     """Pairs (of SFT: documents) of an optimizer step, over all processes and micro-batches together. transformers'
     `per_device_train_batch_size` is `micro_batch_size` here."""
     micro_batch_size: Count | None = None
-    """Pairs (documents) that a process computes at once; must divide `batch_size`. Lower it when memory runs out: the
-    result stays the same. null computes the whole batch at once."""
+    """Pairs (documents) that a process computes at once; must divide `batch_size`. The result stays the same but for
+    rounding. null takes what the free memory holds, and half of it in the attempt after memory ran out; `run.json`
+    says what was taken."""
     learning_rate: Positive = 1e-6
     """The highest learning rate, reached after the warm-up."""
     weight_decay: NonNegative = 0.0
@@ -90,7 +94,7 @@ class OptimisationConfig(Section):
     checkpoint_every: CountOrZero = 100
     """Steps between two checkpoints, from which a run resumes that was stopped; 0 writes none."""
     adapter: AdapterConfig | None = None
-    """Train a LoRA adapter only, which is merged into plain weights at the end; null trains all weights."""
+    """Train a LoRA adapter only; null trains all weights."""
     num_processes: Count = 1
     """Processes that share the batch of a step, one a GPU; must divide `batch_size`."""
     accelerate: Path | None = None

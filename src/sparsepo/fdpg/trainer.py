@@ -21,7 +21,7 @@ from sparsepo.fdpg.running_estimates import RunningEstimates
 from sparsepo.fdpg.target import Target, usable_prompts
 from sparsepo.generation.generate import sample
 from sparsepo.generation.sampler import response_seed
-from sparsepo.models.adapters import make_trainable, save_merged
+from sparsepo.models.adapters import make_trainable, save_trained
 from sparsepo.models.architecture import add_router_loss, checkpoint_blocks, hidden_states, lm_head, run_backbone
 from sparsepo.models.limits import check_sequences, context_length
 from sparsepo.models.loading import disable_dropout, text_tokenizer
@@ -31,6 +31,7 @@ from sparsepo.runtime.errors import UserError
 from sparsepo.training.base_trainer import ResumableTrainer
 from sparsepo.training.checks import check_models
 from sparsepo.training.identity import identity_parts
+from sparsepo.training.memory import HEAD_ROWS
 
 ESTIMATES_FILE = "running_estimates.safetensors"  # in a checkpoint
 
@@ -114,10 +115,13 @@ class OnPolicyTrainer(ResumableTrainer):
             measure_every=config.frontier_every,
         )
         self.reference.to(self.args.device)
+        self.batch_share = config.batch_size  # responses
+        length = max(len(encoder.prompt_ids(prompt)) for prompt in self.prompts) + sampling.max_new_tokens
+        self.fit_micro_batch(policy, length, lambda size: min(size * length, 2 * HEAD_ROWS))
 
     def save(self, folder: str | Path) -> None:
-        """Write the policy as a Hugging Face folder, see `save_merged`."""
-        save_merged(self.model, self.tokenizer, folder)
+        """Write the policy as a Hugging Face folder, see `save_trained`."""
+        save_trained(self.model, self.tokenizer, folder, self.settings.adapter)
 
     # --- methods of transformers' Trainer
 

@@ -45,7 +45,7 @@ def load_backend(folder: str | Path, **loading: str) -> Any:
 
     `loading`: arguments of `load_model`; weights in 4 bits are never given to vLLM.
     """
-    if vllm_usable() and not loading:
+    if not loading and vllm_usable(folder):
         return VllmEngine(folder, sampling_dtype())
     return load_model(folder, sampling_dtype(), **loading)
 

@@ -12,12 +12,28 @@ import torch
 from transformers import AutoConfig, GenerationConfig
 
 from sparsepo.config.preferences import SamplingConfig
+from sparsepo.models.adapter_folder import read_adapter_config, read_base
+from sparsepo.runtime.atomic_folder import is_adapter_folder
 from sparsepo.runtime.errors import UserError
 
+LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""The ranks that vLLM reserves memory for."""
 
-def vllm_usable() -> bool:
-    """Whether there is a CUDA device and the package."""
-    return torch.cuda.is_available() and find_spec("vllm") is not None
+
+def vllm_usable(folder: str | Path) -> bool:
+    """Whether there is a CUDA device and the package, and the folder holds no adapter that vLLM cannot serve.
+
+    That is one on 4-bit weights or on another adapter, with trained embeddings, or of a rank above 512.
+    """
+    if not torch.cuda.is_available() or find_spec("vllm") is None:
+        return False
+    folder = Path(folder)
+    if not is_adapter_folder(folder):
+        return True
+    config = read_adapter_config(folder)
+    base, special = read_base(folder), config.get("modules_to_save") or config.get("use_dora")
+    is_plain = config.get("peft_type") == "LORA" and not special and config["r"] <= LORA_RANKS[-1]
+    return is_plain and base.quantization == "none" and not is_adapter_folder(Path(base.name))
 
 
 class VllmEngine:
@@ -31,12 +47,24 @@ class VllmEngine:
     def __init__(self, folder: str | Path, dtype: str):
         from vllm import LLM
 
-        self.config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        has_own = (Path(folder) / "generation_config.json").is_file()
-        self.generation_config = GenerationConfig.from_pretrained(folder) if has_own else GenerationConfig()
+        folder, self._adapter, served = Path(folder), {}, {"model": str(folder)}
+        if is_adapter_folder(folder):
+            from vllm.lora.request import LoRARequest
+
+            base, rank = read_base(folder), read_adapter_config(folder)["r"]
+            served = {"model": base.name, "tokenizer": str(folder), "enable_lora": True}
+            served |= {"revision": base.revision} if base.revision else {}
+            served["max_lora_rank"] = next(most for most in LORA_RANKS if rank <= most)
+            self._adapter = {"lora_request": LoRARequest("policy", 1, str(folder))}
+        where, at = served["model"], {"revision": served.get("revision", "main")}
+        self.config = AutoConfig.from_pretrained(where, trust_remote_code=False, **at)
+        try:
+            self.generation_config = GenerationConfig.from_pretrained(where, **at)
+        except OSError:  # it has none
+            self.generation_config = GenerationConfig()
         try:
             self._llm = LLM(
-                model=str(folder),
+                **served,
                 dtype=dtype,
                 generation_config="vllm",  # not the model's own, which may penalise repetition
                 enable_prefix_caching=True,
@@ -71,5 +99,5 @@ class VllmEngine:
             )
             for seed in seeds
         ]
-        answers = self._llm.generate([{"prompt_token_ids": row} for row in prompt_ids], parameters)
+        answers = self._llm.generate([{"prompt_token_ids": row} for row in prompt_ids], parameters, **self._adapter)
         return [list(answer.outputs[0].token_ids) for answer in answers]

@@ -1,4 +1,4 @@
-"""LoRA on a frozen model, in 4 bits if wanted: a reference without memory of its own, the adapter, merged weights."""
+"""LoRA on a frozen model, in 4 bits if wanted: a reference without memory of its own, the adapter, how it is saved."""
 
 import copy
 import warnings
@@ -6,16 +6,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 from transformers.initialization import no_init_weights
 from transformers.pytorch_utils import Conv1D
 
 from sparsepo.config.training import AdapterConfig, OptimisationConfig, PreferenceConfig
+from sparsepo.models.adapter_folder import (
+    Base,
+    check_can_extend,
+    join_loras,
+    lora_scale,
+    read_adapter_config,
+    read_base,
+    read_tensors,
+    write_base_loading,
+)
 from sparsepo.models.architecture import decoder_layers
 from sparsepo.models.block_parts import named_linears
-from sparsepo.models.loading import load_model, save_model
-from sparsepo.runtime.atomic_folder import atomic_folder
+from sparsepo.models.loading import START_NAME, load_model, save_model
+from sparsepo.runtime.atomic_folder import ADAPTER_WEIGHTS, atomic_folder
 from sparsepo.runtime.errors import UserError, did_you_mean
 
 ADAPTER_NAME = "default"  # peft's name for the first adapter
@@ -55,8 +66,8 @@ def is_sharing_weights(model: Any, other: Any | None) -> bool:
 
 
 def has_adapter(model: Any) -> bool:
-    """Whether the model has an adapter, of `add_adapter` or another of peft."""
-    return hasattr(model, "peft_config")
+    """Whether the model has an adapter, of `add_adapter` or another of peft, beside the one that it was loaded with."""
+    return bool(set(getattr(model, "peft_config", ())) - {START_NAME})
 
 
 def make_trainable(model: Any, config: OptimisationConfig) -> None:
@@ -73,6 +84,7 @@ def make_trainable(model: Any, config: OptimisationConfig) -> None:
         raise UserError("the weights are quantised, and cannot be trained: give the config an `adapter`")
     if not any(value.requires_grad for value in model.parameters()):
         model.requires_grad_(True)
+    model.name_or_path = ""  # its weights will be those of no folder
     half = {value.dtype for value in model.parameters() if value.requires_grad and value.element_size() == 2}
     if half:
         name = str(half.pop()).removeprefix("torch.")
@@ -107,6 +119,9 @@ def add_adapter(model: Any, config: AdapterConfig) -> None:
     except ImportError:
         raise UserError("an adapter needs the library peft: pip install 'sparsepo[qlora]'") from None
     check_no_adapter(model)
+    start = getattr(model, "start_adapter", None)
+    if start is not None and not config.merge:
+        check_can_extend(start)
     if (config.quantization == "nf4") != (getattr(model, "quantization_method", None) is not None):
         raise UserError(
             f"adapter.quantization is '{config.quantization}', but the model was not loaded so: "
@@ -121,11 +136,17 @@ def add_adapter(model: Any, config: AdapterConfig) -> None:
         fan_in_fan_out=_is_transposed(model, names[0]),
     )
     try:
-        model.add_adapter(lora, ADAPTER_NAME)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Already found a `peft_config` attribute")  # that of START_NAME
+            model.add_adapter(lora, ADAPTER_NAME)
     except ValueError as error:
         raise UserError(f"peft cannot adapt these maps of {type(model).__name__}; {TARGETS_HINT} ({error})") from None
     if any(type(module).__name__ == "ParamWrapper" for module in model.modules()):
         raise UserError(f"peft would adapt the experts of {type(model).__name__}, too; {TARGETS_HINT}")
+    if START_NAME in model.peft_config:  # on 4-bit weights: both are added to the output, the new one is trained
+        model.set_adapter([START_NAME, ADAPTER_NAME])
+        for name, value in model.named_parameters():
+            value.requires_grad_(_is_of_adapter(name))
     model.train(model.training)  # peft leaves a new dropout in training mode
     model.peft_config[ADAPTER_NAME].target_modules = names  # peft has a set, and would save it in any order
     for value in adapter_parameters(model).values():
@@ -166,8 +187,12 @@ def _check_target(model: Any, target: str, linears: list[str]) -> None:
 
 def adapter_parameters(model: Any) -> nn.ParameterDict:
     """The adapter's own parameters, not copies, by name (with / for the dot)."""
-    lora = {name: value for name, value in model.named_parameters() if ".lora_" in name}
+    lora = {name: value for name, value in model.named_parameters() if _is_of_adapter(name)}
     return nn.ParameterDict({name.replace(".", "/"): value for name, value in lora.items()})
+
+
+def _is_of_adapter(name: str) -> bool:
+    return ".lora_" in name and f".{ADAPTER_NAME}." in f"{name}."
 
 
 @torch.no_grad()
@@ -194,13 +219,68 @@ def merge_adapter(model: Any) -> Any:
     return plain.eval()
 
 
-def save_merged(model: Any, tokenizer: Any, folder: str | Path) -> None:
-    """Write a plain model folder; an adapter is merged, see `merge_adapter`, and also written to `adapter` in it."""
+def save_trained(model: Any, tokenizer: Any, folder: str | Path, adapter: AdapterConfig | None) -> None:
+    """Write a model folder that `load_model` reads: of an adapted model its adapter, or with `merge` plain weights.
+
+    An adapter is written in peft's layout. Its base is the folder or the hub id, with the commit, that the model was
+    loaded from. A model that was loaded with an adapter is written as one adapter of both, see `join_loras`. Warns if
+    the base is nowhere on a disk or hub, as for a model made in memory. Without an adapter of its own, a 4-bit model
+    that was loaded with one is merged.
+    """
     with atomic_folder(folder) as place:
-        if has_adapter(model):
-            model.save_pretrained(place / "adapter")
-            model = merge_adapter(model)
-        save_model(model, tokenizer, place)
+        if not has_adapter(model):
+            save_model(merge_adapter(model) if hasattr(model, "peft_config") else model, tokenizer, place)
+            model.name_or_path = str(Path(folder).absolute())
+        elif adapter is not None and adapter.merge:
+            save_model(merge_adapter(model), tokenizer, place)
+        else:
+            _save_adapter(model, place)
+            tokenizer.save_pretrained(place)
+
+
+def _save_adapter(model: Any, folder: Path) -> None:
+    config, start, base = (
+        copy.deepcopy(model.peft_config[ADAPTER_NAME]),
+        getattr(model, "start_adapter", None),
+        _base_of(model),
+    )
+    lora = {name.replace("/", "."): value.detach() for name, value in adapter_parameters(model).items()}
+    tensors = {name.replace(f".{ADAPTER_NAME}.", "."): value.cpu().contiguous() for name, value in lora.items()}
+    if start is not None:
+        earlier, first = read_adapter_config(start), read_base(start)
+        base = base._replace(name=first.name, revision=first.revision, dtype=first.dtype or base.dtype)
+        tensors = join_loras(read_tensors(start), lora_scale(earlier), tensors, config.lora_alpha / config.r)
+        config.r = config.lora_alpha = next(value.shape[0] for name, value in tensors.items() if ".lora_A." in name)
+        config.target_modules = [name.removesuffix(".lora_A.weight") for name in tensors if ".lora_A." in name]
+        config.modules_to_save = earlier.get("modules_to_save")
+    if not base.name:
+        warnings.warn(
+            f"the weights of {type(model).__name__} are in no folder, so the adapter cannot name its base: save the "
+            "model and load it (load_model) before the training, or write adapter: {merge: true}",
+            stacklevel=4,
+        )
+    config.base_model_name_or_path, config.revision = base.name, base.revision
+    config.task_type, config.inference_mode = "CAUSAL_LM", True
+    config.save_pretrained(folder)
+    save_file({f"base_model.model.{name}": value for name, value in tensors.items()}, folder / ADAPTER_WEIGHTS)
+    write_base_loading(base, folder)
+
+
+def _base_of(model: Any) -> Base:
+    """Where a model was loaded from, and how."""
+    name = model.name_or_path
+    is_folder = bool(name) and Path(name).is_dir()
+    quantization = getattr(model.config, "quantization_config", None)
+    bits = {}
+    if quantization is not None:
+        compute = str(quantization.bnb_4bit_compute_dtype).removeprefix("torch.")
+        bits = {"quantization": quantization.bnb_4bit_quant_type, "compute": compute}
+    return Base(
+        str(Path(name).absolute()) if is_folder else name,
+        None if is_folder else getattr(model.config, "_commit_hash", None),
+        str(model.dtype).removeprefix("torch."),
+        **bits,
+    )
 
 
 def _plain_value(owner: nn.Module, name: str) -> Tensor:
@@ -213,8 +293,11 @@ def _plain_value(owner: nn.Module, name: str) -> Tensor:
         value = dequantize_4bit(value.data, value.quant_state)
     if base is owner or name != "weight":
         return value
-    delta = owner.get_delta_weight(ADAPTER_NAME)
-    return value.to(delta.dtype) + delta
+    for adapter in owner.active_adapters:
+        if adapter in owner.lora_A:
+            delta = owner.get_delta_weight(adapter)
+            value = value.to(delta.dtype) + delta
+    return value
 
 
 def _is_transposed(model: Any, module: str) -> bool:

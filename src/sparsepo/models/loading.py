@@ -22,11 +22,15 @@ from transformers import (
 
 from sparsepo.data.chat import set_chat_template
 from sparsepo.data.readers import package_file
+from sparsepo.models.adapter_folder import Base, read_base, read_tensors
 from sparsepo.models.limits import NO_LIMIT, config_context_length
 from sparsepo.models.trust import TRUST_OPTIONS, code_hashes, log_custom_code, trust_error, trust_kwargs
-from sparsepo.runtime.atomic_folder import atomic_folder, check_model_folder
+from sparsepo.runtime.atomic_folder import atomic_folder, check_model_folder, is_adapter_folder
 from sparsepo.runtime.errors import UserError, did_you_mean
 
+START_NAME = "start"
+"""Name of a loaded adapter that another one may be trained on."""
+EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "lm_head.weight", "embed_out.weight")
 LOADING_ERRORS = (
     *(OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, ArithmeticError, EOFError),
     *(SafetensorError, StrictDataclassError, UnpicklingError),
@@ -44,30 +48,96 @@ def load_model(
 ) -> Any:
     """A causal LM from a Hugging Face folder: on the accelerator if there is one, in eval mode, dropout off.
 
-    quantization: `nf4` keeps the linear maps of the blocks in 4 bits and multiplies in the dtype `compute`. The
+    quantization: `nf4` keeps the linear maps of the blocks in 4 bits and multiplies in the dtype `compute`; tensors are
+    read and quantised one by one. The folder of an adapter gives its base with the adapter, see `_with_adapter`. The
     folder's own code runs only with `trust_remote_code`, and is named in the log. Raises UserError when the folder has
     no such model, or not all of its weights, or needs what is not allowed, or the library for 4 bits is missing.
     """
     folder = Path(folder)
     require_model_folder(folder, pickled_weights)
-    settings = {"dtype": getattr(torch, dtype), "output_loading_info": True}
-    settings |= trust_kwargs(pickled_weights=pickled_weights, trust_remote_code=trust_remote_code)
+    trust = {"trust_remote_code": trust_remote_code, "pickled_weights": pickled_weights}
+    if is_adapter_folder(folder):
+        model = _with_adapter(folder, dtype, quantization, compute, trust)
+    else:
+        model = _from_pretrained(folder, None, dtype, quantization, compute, trust)
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+    return disable_dropout(model).eval().to(device)
+
+
+def _from_pretrained(
+    name: str | Path, revision: str | None, dtype: str, quantization: str, compute: str, trust: dict[str, bool]
+) -> Any:
+    """The causal LM of a folder, or of a hub id at a revision. Raises UserError, see `load_model`."""
+    settings = {"dtype": getattr(torch, dtype), "output_loading_info": True, "revision": revision or "main"}
+    settings |= trust_kwargs(**trust)
     try:
-        if trust_remote_code:
-            log_custom_code(folder, code_hashes(folder))
+        if trust["trust_remote_code"]:
+            log_custom_code(name, code_hashes(Path(name)) if Path(name).is_dir() else settings["revision"])
         if quantization != "none":
             settings["quantization_config"] = _quantization_config(quantization, compute)
-        model, info = AutoModelForCausalLM.from_pretrained(folder, **settings)
+        model, info = AutoModelForCausalLM.from_pretrained(name, **settings)
     except ImportError as error:
         raise UserError(f"quantization '{quantization}' cannot be used here ({_first_line(error)})") from None
     except LOADING_ERRORS as error:
-        refused = trust_error(folder, error, trust_remote_code)
-        raise UserError(refused or f"{folder}: cannot be loaded as a causal LM ({_first_line(error)})") from None
+        refused = trust_error(name, error, trust["trust_remote_code"], revision)
+        raise UserError(refused or f"{name}: cannot be loaded as a causal LM ({_first_line(error)})") from None
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
-        raise UserError(f"{folder}: {len(missing)} tensors of the model of config.json are missing, {missing[0]} first")
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-    return disable_dropout(_keep_trainable(model)).eval().to(device)
+        raise UserError(f"{name}: {len(missing)} tensors of the model of config.json are missing, {missing[0]} first")
+    return _keep_trainable(model)
+
+
+def _with_adapter(folder: Path, dtype: str, quantization: str, compute: str, trust: dict[str, bool]) -> Any:
+    """The base of an adapter as it was loaded for its training, with the adapter.
+
+    The adapter is merged in memory, in float32 at least, before the cast to `dtype`; on 4-bit weights it stays beside
+    them as the frozen adapter `START_NAME`. `start_adapter` of the model is the folder: an adapter that is trained on
+    top is saved together with this one.
+    """
+    try:
+        from peft import PeftModel
+    except ImportError:
+        raise UserError(f"{folder}: an adapter needs the library peft: pip install 'sparsepo[qlora]'") from None
+    base, tensors = read_base(folder), read_tensors(folder)
+    bits = (quantization, compute) if base.quantization == "none" else (base.quantization, base.compute)
+    model = _load_base(base, base.dtype or dtype, *bits, trust)
+    rows = [value.shape[0] for name, value in tensors.items() if name.endswith(EMBEDDINGS)]
+    if rows and rows[0] != model.get_input_embeddings().weight.shape[0]:
+        model.resize_token_embeddings(rows[0], mean_resizing=False)
+    plain, wanted = bits[0] == "none", getattr(torch, dtype)
+    if plain:
+        model.to(torch.promote_types(torch.promote_types(model.dtype, wanted), torch.float32))
+    try:
+        adapted = PeftModel.from_pretrained(model, str(folder), adapter_name=START_NAME, autocast_adapter_dtype=False)
+    except LOADING_ERRORS as error:
+        raise UserError(f"{folder}: peft cannot load this adapter on {base.name} ({_first_line(error)})") from None
+    _check_all_loaded(adapted, tensors, folder, base)
+    if plain:
+        model = adapted.merge_and_unload().to(wanted)
+        vars(model).pop("peft_config", None)
+        model.requires_grad_(True)
+    elif rows:
+        raise UserError(f"{folder}: trained embeddings on 4-bit weights cannot be loaded: merge the adapter first")
+    else:
+        model._hf_peft_config_loaded = True  # so that transformers adds a second adapter
+    model.start_adapter = folder
+    return model
+
+
+def _load_base(base: Base, dtype: str, quantization: str, compute: str, trust: dict[str, bool]) -> Any:
+    if base.is_folder:
+        return load_model(base.name, dtype, quantization=quantization, compute=compute, **trust)
+    return _from_pretrained(base.name, base.revision, dtype, quantization, compute, trust)
+
+
+def _check_all_loaded(adapted: Any, tensors: dict[str, Any], folder: Path, base: Base) -> None:
+    """peft only warns of tensors that the base has no place for, or that a file lacks."""
+    from peft import get_peft_model_state_dict
+
+    state = get_peft_model_state_dict(adapted, adapter_name=START_NAME, save_embedding_layers=False)
+    wrong = sorted({name.removeprefix("base_model.model.") for name in state}.symmetric_difference(tensors))
+    if wrong:
+        raise UserError(f"{folder}: the adapter does not fit its base {base.name} ({wrong[0]})")
 
 
 def _quantization_config(kind: str, compute: str) -> BitsAndBytesConfig:
@@ -95,6 +165,9 @@ def load_tokenizer(folder: str | Path) -> Any:
     Raises UserError for a folder without a tokenizer, or one that has no end token.
     """
     require_model_folder(Path(folder), pickled_weights=True)
+    if is_adapter_folder(Path(folder)) and not (Path(folder) / "tokenizer_config.json").is_file():
+        base = read_base(Path(folder))
+        return load_tokenizer(base.name) if base.is_folder else _set_pad_token(_hub_tokenizer(base.name, base.revision))
     try:
         tokenizer = _tokenizer_class(Path(folder)).from_pretrained(folder, trust_remote_code=False)
     except LOADING_ERRORS as error:
@@ -135,32 +208,40 @@ def require_model_folder(folder: Path, pickled_weights: bool = False) -> None:
         raise UserError(problem)
 
 
-def fetch_model(spec: dict[str, Any], corpus: list[str]) -> tuple[Any, Any]:
-    """(model, tokenizer) of a config's `model` section; `corpus` trains the tokenizer of a model from scratch."""
-    loaders = {"hub": _from_hub, "folder": _from_folder, "gguf": _from_gguf}
+def fetch_model(
+    spec: dict[str, Any], corpus: list[str], quantization: str = "none", compute: str = "float32"
+) -> tuple[Any, Any]:
+    """(model, tokenizer) of a config's `model` section; `corpus` trains the tokenizer of a model from scratch.
+
+    quantization, compute: see `load_model`; for the sources hub and folder only.
+    """
     if spec["source"] == "scratch":
         model, tokenizer = _from_scratch(spec, corpus)
+    elif spec["source"] == "gguf":
+        model, tokenizer = _from_gguf(spec)
     else:
-        model, tokenizer = loaders[spec["source"]](spec)
+        load = _from_hub if spec["source"] == "hub" else _from_folder
+        model, tokenizer = load(spec, quantization=quantization, compute=compute)
     return disable_dropout(model), set_chat_template(_set_pad_token(tokenizer), spec.get("chat_template", "auto"))
 
 
-def _from_folder(spec: dict[str, Any]) -> tuple[Any, Any]:
+def _from_folder(spec: dict[str, Any], **bits: str) -> tuple[Any, Any]:
     trust = {option: spec[option] for option in TRUST_OPTIONS}
-    return load_model(spec["path"], spec["dtype"], **trust), load_tokenizer(spec["path"])
+    return load_model(spec["path"], spec["dtype"], **bits, **trust), load_tokenizer(spec["path"])
 
 
-def _from_hub(spec: dict[str, Any]) -> tuple[Any, Any]:
-    name, trusted = spec["id"], spec["trust_remote_code"]
-    settings = {"revision": spec["revision"], "dtype": getattr(torch, spec["dtype"])}
-    settings |= trust_kwargs(**{option: spec[option] for option in TRUST_OPTIONS})
+def _from_hub(spec: dict[str, Any], **bits: str) -> tuple[Any, Any]:
+    name, trust = spec["id"], {option: spec[option] for option in TRUST_OPTIONS}
     try:
-        if trusted:
-            log_custom_code(name, spec["revision"])
-        return AutoModelForCausalLM.from_pretrained(name, **settings), fetch_tokenizer(spec)
-    except LOADING_ERRORS as error:
-        refused = trust_error(name, error, trusted, spec["revision"])
-        raise UserError(refused or f"model.id '{name}' cannot be loaded from the hub ({_first_line(error)})") from None
+        model = _from_pretrained(name, spec["revision"], spec["dtype"], trust=trust, **bits)
+    except UserError as error:
+        raise UserError(f"model.id {error}") from None
+    if hasattr(model, "peft_config"):
+        raise UserError(
+            f"model.id {name} is an adapter: download it (hf download {name} --local-dir FOLDER), and write "
+            "source: folder, path: FOLDER"
+        )
+    return model, fetch_tokenizer(spec)
 
 
 def _from_gguf(spec: dict[str, Any]) -> tuple[Any, Any]:
@@ -183,11 +264,15 @@ def fetch_tokenizer(spec: dict[str, Any]) -> Any:
         path = package_file(spec["package"], spec["file"])
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     else:
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(spec["id"], revision=spec["revision"], trust_remote_code=False)
-        except LOADING_ERRORS as error:
-            raise UserError(f"model.id '{spec['id']}' cannot be loaded from the hub ({_first_line(error)})") from None
+        tokenizer = _hub_tokenizer(spec["id"], spec["revision"])
     return set_chat_template(tokenizer, spec.get("chat_template", "auto"))
+
+
+def _hub_tokenizer(name: str, revision: str | None) -> Any:
+    try:
+        return AutoTokenizer.from_pretrained(name, revision=revision or "main", trust_remote_code=False)
+    except LOADING_ERRORS as error:
+        raise UserError(f"model.id '{name}' cannot be loaded from the hub ({_first_line(error)})") from None
 
 
 def spec_context_length(spec: dict[str, Any]) -> int:
@@ -207,14 +292,22 @@ def spec_config(spec: dict[str, Any]) -> Any:
             path = package_file(spec["package"], spec["file"])
             config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
         else:
-            config = AutoConfig.from_pretrained(spec["id"], revision=spec["revision"], trust_remote_code=False)
+            return _hub_config(spec["id"], spec["revision"])
     except LOADING_ERRORS:
         return None
     return config.get_text_config(decoder=True)
 
 
+def _hub_config(name: str, revision: str | None) -> Any:
+    config = AutoConfig.from_pretrained(name, revision=revision or "main", trust_remote_code=False)
+    return config.get_text_config(decoder=True)
+
+
 def folder_config(folder: str | Path) -> Any:
     """The config of the text part of the model in a folder, by its config.json; its own code is not run for that."""
+    if is_adapter_folder(Path(folder)):
+        base = read_base(Path(folder))
+        return folder_config(base.name) if base.is_folder else _hub_config(base.name, base.revision)
     raw = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
     if raw.get("model_type") in CONFIG_MAPPING:
         return AutoConfig.for_model(**raw).get_text_config(decoder=True)

@@ -1,6 +1,7 @@
 """What turns the data of a task into prompts, as its config asks: tokenizer, chat template, longest prompt."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +11,9 @@ from sparsepo.data.chat import set_chat_template
 from sparsepo.data.encoding import Encoder
 from sparsepo.data.prompts import PromptBuilder, PromptLimit
 from sparsepo.data.sources import TaskData, first_words, make_data, token_cutter
+from sparsepo.models.adapter_folder import read_base
 from sparsepo.models.loading import LOADING_ERRORS, fetch_tokenizer, spec_context_length, train_tokenizer
+from sparsepo.runtime.atomic_folder import is_adapter_folder
 
 
 def task_data(
@@ -55,12 +58,13 @@ def _new_tokenizer(model: Any, data: dict[str, Any], preferences: dict[str, Any]
 
 
 def _generation_config(spec: dict[str, Any]) -> GenerationConfig | None:
-    """Of a model on the hub or in a folder, if it has one."""
-    place = {"hub": ("id", "revision"), "folder": ("path",)}.get(spec["source"])
-    if place is None:
+    """Of a model on the hub or in a folder, of an adapter that of its base, if it has one."""
+    if spec["source"] not in ("hub", "folder"):
         return None
+    name, revision = spec.get("id") or spec["path"], spec.get("revision")
+    while is_adapter_folder(Path(name)):
+        name, revision, *_ = read_base(Path(name))
     try:
-        revision = {"revision": spec["revision"]} if "revision" in place else {}
-        return GenerationConfig.from_pretrained(spec[place[0]], **revision)
+        return GenerationConfig.from_pretrained(name, revision=revision or "main")
     except LOADING_ERRORS:
         return None

@@ -9,15 +9,33 @@ from pathlib import Path
 from sparsepo.runtime.errors import add_path_to_disk_error, missing_reason
 
 TEMPORARY = ".saving"
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # peft's names
+MARKS = ("config.json", ADAPTER_CONFIG)
+"""A folder without one of these files is not taken for a model, or for an adapter."""
+OF_ONE_KIND = {"model.safetensors", ADAPTER_WEIGHTS, "base_loading.json", *MARKS}
+"""Files that a model and an adapter in its place do not share."""
+
+
+def is_adapter_folder(folder: Path) -> bool:
+    """Whether a folder holds an adapter of peft without its base model."""
+    return (folder / ADAPTER_CONFIG).is_file() and not (folder / "config.json").is_file()
+
+
+def weights_file(folder: Path) -> Path:
+    """The weights in the folder of a run: of its adapter, or of the whole model."""
+    return folder / (ADAPTER_WEIGHTS if is_adapter_folder(folder) else "model.safetensors")
 
 
 def check_model_folder(folder: Path, pickled_weights: bool = False) -> str | None:
     """An error message if `folder` is no Hugging Face model folder with safetensors weights; None if it is one.
 
-    With `pickled_weights`, files of torch.save are allowed too.
+    A folder of an adapter is one too. With `pickled_weights`, files of torch.save are allowed too.
     """
     if not os.path.isdir(folder):  # Path.is_dir raises an error for a name that is too long
         return f"{folder}: {missing_reason(folder, 'folder')}; a Hugging Face model folder is expected"
+    if is_adapter_folder(folder):
+        has_weights = (folder / ADAPTER_WEIGHTS).is_file()
+        return None if has_weights else f"{folder}: not the folder of an adapter: it has no {ADAPTER_WEIGHTS}"
     if not (folder / "config.json").is_file():
         return f"{folder}: not a model folder: it has no config.json"
     if not list(folder.glob("*.safetensors")) and not (pickled_weights and list(folder.glob("*.bin"))):
@@ -47,8 +65,9 @@ def share_files(folder: Path) -> None:
 def atomic_folder(folder: str | Path) -> Iterator[Path]:
     """A temporary folder to write a model to; its files are moved into `folder` when all are written.
 
-    `config.json` is removed first and moved last. A folder without it is not taken for a model, so a reader finds the
-    old model, none, or the new one. Other files of `folder` stay. If writing fails, the old model stays.
+    `config.json`, of an adapter `adapter_config.json`, is removed first and moved last. A folder without it is not
+    taken for a model, so a reader finds the old model, none, or the new one. Of an old model all files go that the new
+    one, of the other kind, does not have; other files of `folder` stay. If writing fails, the old model stays.
     """
     folder = Path(folder)
     temporary = folder / TEMPORARY
@@ -59,8 +78,10 @@ def atomic_folder(folder: str | Path) -> Iterator[Path]:
             yield temporary
             sync_to_disk(temporary)
         share_files(temporary)
-        (folder / "config.json").unlink(missing_ok=True)
-        for path in sorted(temporary.iterdir(), key=lambda path: path.name == "config.json"):
+        new = {path.name for path in temporary.iterdir()}
+        for name in (*MARKS, *(OF_ONE_KIND - new if new.intersection(MARKS) else ())):
+            (folder / name).unlink(missing_ok=True)
+        for path in sorted(temporary.iterdir(), key=lambda path: path.name in MARKS):
             target = folder / path.name
             if target.is_dir():
                 shutil.rmtree(target)

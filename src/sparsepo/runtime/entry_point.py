@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import psutil
 
-from sparsepo.runtime.errors import UserError, is_disk_full
+from sparsepo.runtime.errors import UserError, is_disk_full, is_out_of_memory
 from sparsepo.runtime.launch import is_first, is_launched
 from sparsepo.runtime.status import end_status, start_status
 from sparsepo.runtime.user_code import user_error
@@ -24,8 +24,8 @@ OTHERS_WAIT = 20.0  # seconds that a process waits with its error message for th
 
 
 def run_main(main: Callable[[], None]) -> None:
-    """Call `main`; a UserError or a full disk becomes one line on stderr and exit code 1, as does an error in code of
-    the user, behind the traceback of that code.
+    """Call `main`; a UserError, a full disk or full memory becomes one line on stderr and exit code 1, as does an error
+    in code of the user, behind the traceback of that code.
 
     A job of Snakemake keeps a status file (see `sparsepo.runtime.status`) and ends when its Snakemake does. Of several
     processes (see `sparsepo.runtime.launch`) the first alone prints, and each ends with the launcher.
@@ -50,6 +50,9 @@ def run_main(main: Callable[[], None]) -> None:
         if (users := user_error(error)) is not None:
             print(users[1], end="", file=sys.stderr)
             _exit_with_error(users[0])
+        if is_out_of_memory(error):
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+            _exit_with_error(f"out of memory ({first}); lower the batch_size of the section that this job reads")
         end_status("failed", f"{type(error).__name__}: {error}".strip().splitlines()[0])
         raise
     except KeyboardInterrupt:

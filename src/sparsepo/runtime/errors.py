@@ -33,6 +33,12 @@ def is_disk_full(error: Exception) -> bool:
     return any(os.strerror(number) in str(error) for number in DISK_FULL)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the memory of the machine or of a GPU is full."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return bool(names & {"MemoryError", "OutOfMemoryError"}) or "can't allocate memory" in str(error)
+
+
 def missing_reason(path: str | os.PathLike, kind: str) -> str:
     """Why a path is no file or folder (`kind`): that it may not be read, or that there is none."""
     try:

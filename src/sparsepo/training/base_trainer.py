@@ -16,7 +16,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from sparsepo.config.training import OptimisationConfig
 from sparsepo.data.batches import Batch
 from sparsepo.data.records import read_json, write_json, write_text
-from sparsepo.runtime.errors import UserError
+from sparsepo.runtime.errors import UserError, is_out_of_memory
 from sparsepo.runtime.status import update_metrics
 from sparsepo.training.checkpoints import (
     checkpoint_step,
@@ -27,8 +27,11 @@ from sparsepo.training.checkpoints import (
 )
 from sparsepo.training.distributed import BatchMaker, DistributedTrainer, StepCollator
 from sparsepo.training.identity import claim_folder, text_hash
+from sparsepo.training.layout_choice import free_bytes
 from sparsepo.training.logging import EveryNSteps, ProgressLogger, append_line, truncate_log
+from sparsepo.training.memory import USED, Decoder, largest_size, micro_batch_bytes, next_smaller, state_bytes
 
+MICRO_BATCH_FILE = "micro_batch_size.json"
 OPTIMIZERS = {  # transformers' names
     "adamw": "adamw_torch_fused",
     "adamw_8bit": "adamw_bnb_8bit",
@@ -49,8 +52,11 @@ class ResumableTrainer(DistributedTrainer):
     measure: called on the model every `measure_every` steps and at the end; returns numbers for `frontier.jsonl`, to
     which its seconds are added.
 
-    A subclass defines the loss of a micro-batch, summed over what `maker` counts. Only the first process writes files.
+    section: that of the config, for messages. A subclass defines the loss of a micro-batch, summed over what `maker`
+    counts. Only the first process writes files.
     """
+
+    section = "training"
 
     def __init__(
         self,
@@ -69,7 +75,8 @@ class ResumableTrainer(DistributedTrainer):
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.identity, self._identity_parts = identity or text_hash(identity_parts), identity_parts
-        self.settings = config
+        self.settings = self.config = config
+        self.batch_share = max(1, config.batch_size // config.num_processes)
         self._log_time, self._tokens = time.perf_counter(), 0
         self.measuring_seconds = 0.0
         self._recent_losses: list[tuple[int, Tensor, Any]] = []  # step, loss, content of the batch
@@ -81,6 +88,64 @@ class ResumableTrainer(DistributedTrainer):
         self.add_callback(ProgressLogger())
         if measure is not None and measure_every:
             self.add_callback(EveryNSteps(measure_every, lambda: self._measure(measure)))
+
+    def fit_micro_batch(self, model: Any, length: int, head: Callable[[int], float]) -> None:
+        """Choose `micro_batch_size` by the free memory, unless the config has it or `micro_batch_tokens`.
+
+        length: the most positions of one item. head: number of items -> rows of logits at once. A resumed run keeps its
+        size, and takes a smaller one after it ran out of memory.
+        """
+        config = self.settings
+        if self._is_micro_batch_given:
+            return
+        share, path = self.batch_share, self.folder / MICRO_BATCH_FILE
+        own_size = self._kept_size(path, share) or self._fitting_size(model, length, head, share)
+        size = min(gather_object([own_size]))
+        if self.is_world_process_zero():
+            write_json(path, size)
+        self.settings = config.model_copy(update={"micro_batch_size": size})
+
+    @property
+    def _is_micro_batch_given(self) -> bool:
+        return bool(self.config.micro_batch_size or getattr(self.config, "micro_batch_tokens", None))
+
+    def _kept_size(self, path: Path, share: int) -> int | None:
+        """The size that an earlier attempt wrote, if it divides the batch."""
+        size = read_json(path) if path.is_file() else 0
+        return size if size and share % size == 0 else None
+
+    def _fitting_size(self, model: Any, length: int, head: Callable[[int], float], share: int) -> int:
+        config, decoder = self.settings, Decoder.of(model)
+        half, checkpointing = config.precision != "float32", config.gradient_checkpointing
+        trained = sum(value.numel() for value in self.model.parameters() if value.requires_grad)
+        copied = sum(value.numel() for value in model.parameters() if value.dtype == torch.float32)
+        room = USED * free_bytes(self.args.device) - state_bytes(trained, copied, half, config.optimizer)
+
+        def need(size: int) -> float:
+            return micro_batch_bytes(decoder, size * length, head(size), half, checkpointing)
+
+        size = largest_size(share, lambda size: need(size) <= room)
+        what = f"{need(size) / 2**30:.2g} GB of {max(room, 0) / 2**30:.2g} GB"
+        print(f"micro_batch_size: {size} of {share} by the free memory ({what})", flush=True)
+        return size
+
+    def _memory_error(self) -> UserError:
+        """What to write in the config after a run went out of memory; of a chosen size the next attempt takes half."""
+        section, size = self.section, self.settings.micro_batch_size
+        tokens = getattr(self.settings, "micro_batch_tokens", None)
+        if tokens:
+            return UserError(f"out of memory: write {section}.micro_batch_tokens: {tokens // 2} (it was {tokens})")
+        smaller = next_smaller(self.batch_share, size or self.batch_share)
+        if smaller is None:
+            return UserError(
+                f"out of memory with {section}.micro_batch_size: 1: write {section}.gradient_checkpointing: true, "
+                f"shorter limits of tokens, or an {section}.adapter"
+            )
+        line = f"out of memory: write {section}.micro_batch_size: {smaller} (it was {size or self.batch_share})"
+        if not self._is_micro_batch_given:
+            write_json(self.folder / MICRO_BATCH_FILE, smaller)
+            line += "; another attempt takes that by itself"
+        return UserError(line)
 
     @contextmanager
     def exclude_from_timing(self) -> Iterator[None]:
@@ -107,7 +172,8 @@ class ResumableTrainer(DistributedTrainer):
     def train(self) -> None:
         """Train from the last complete checkpoint of this run in `folder`, or from the start.
 
-        Raises UserError for a folder in which another run has trained, unless this one was given an `identity`.
+        Raises UserError for a folder in which another run has trained, unless this one was given an `identity`, and
+        with the micro-batch size to write when memory runs out.
         """
         checkpoint = broadcast_object_list([self._prepare_folder() if self.is_world_process_zero() else None])[0]
         step = 0 if checkpoint is None else checkpoint_step(checkpoint)
@@ -117,7 +183,12 @@ class ResumableTrainer(DistributedTrainer):
             return  # transformers would train one more step
         set_seed(self.args.seed + self.args.process_index)  # independent of what was drawn since __init__
         self._log_time = time.perf_counter()
-        super().train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        try:
+            super().train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            raise self._memory_error() from error
 
     def _prepare_folder(self) -> Path | None:
         """Lock the folder and return the checkpoint to resume from; log rows of later steps are dropped."""

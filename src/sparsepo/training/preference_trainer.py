@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from sparsepo.config.training import PreferenceConfig
+from sparsepo.data.collation import LAYOUTS
 from sparsepo.data.encoding import EncodedPairs, TokenPair
 from sparsepo.data.records import read_json, write_json
 from sparsepo.methods.registry import METHODS, check_pair_method
-from sparsepo.models.adapters import make_trainable, save_merged
+from sparsepo.models.adapters import make_trainable, save_trained
 from sparsepo.models.architecture import checkpoint_blocks, compile_blocks
 from sparsepo.models.limits import check_sequences, context_length
 from sparsepo.models.loading import disable_dropout, text_tokenizer
@@ -35,6 +36,7 @@ from sparsepo.training.distributed import StepCollator
 from sparsepo.training.identity import identity_parts
 from sparsepo.training.layout_choice import choose_gradients, choose_layout
 from sparsepo.training.logging import EveryNSteps, pair_metrics
+from sparsepo.training.memory import HEAD_ROWS
 from sparsepo.training.method_masks import build_method_masks, save_masks
 from sparsepo.training.pair_objective import PairObjective
 from sparsepo.training.reference_cache import ReferenceCache
@@ -136,6 +138,10 @@ class PreferenceTrainer(ResumableTrainer):
             measure=None if measure is None else lambda model: self._measure_uncompiled(measure),
             measure_every=config.frontier_every,
         )
+        longest = max(LAYOUTS[layout].num_positions([pair]) for pair in training_pairs)
+        rows = max(len(pair.chosen) + len(pair.rejected) for pair in training_pairs)
+        self.fit_micro_batch(policy, longest, lambda size: min(size * rows, 2 * HEAD_ROWS + rows))
+        maker.config = config = self.settings
         context = context_length(policy)
         self.statistic = build_statistic(method, self.hyper, training_pairs, layout, context)
         self._prepare_validation(PairBatches(validation_pairs, layout, config), context)
@@ -213,14 +219,14 @@ class PreferenceTrainer(ResumableTrainer):
             set_weights(self.model, self.best.weights)
 
     def save(self, folder: str | Path) -> None:
-        """Write the policy as a Hugging Face folder, see `save_merged`, with its mask heads, if any, beside it.
+        """Write the policy as a Hugging Face folder, see `save_trained`, with its mask heads, if any, beside it.
 
         Mask heads are not needed for inference.
         """
         if not self.gather_weights():
             return
         with atomic_folder(folder) as place:
-            save_merged(self.policy, self.tokenizer, place)
+            save_trained(self.policy, self.tokenizer, place, self.settings.adapter)
             if self.masks is not None:
                 save_masks(self.masks, self.method, self.hyper, place)
 

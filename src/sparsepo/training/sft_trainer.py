@@ -1,7 +1,7 @@
 """Supervised fine-tuning: next-token loss on the response part of each document."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from sparsepo.config.training import SftConfig
 from sparsepo.data.batches import Batch
 from sparsepo.data.encoding import Encoder
 from sparsepo.data.records import Text
-from sparsepo.models.adapters import make_trainable, save_merged
+from sparsepo.models.adapters import make_trainable, save_trained
 from sparsepo.models.architecture import checkpoint_blocks
 from sparsepo.models.limits import check_sequences, context_length, text_config, vocabulary_size
 from sparsepo.models.loading import text_tokenizer
@@ -51,6 +51,8 @@ class SFTTrainer(ResumableTrainer):
     usable documents than a batch, and for what `make_trainable` and `check_sequences` refuse.
     """
 
+    section = "sft"
+
     def __init__(
         self,
         model: Any,
@@ -85,6 +87,9 @@ class SFTTrainer(ResumableTrainer):
         super().__init__(
             model, documents, maker, config, folder=folder, seed=seed, identity=identity, identity_parts=parts
         )
+        longest = max(len(document.ids) for document in documents)
+        self.fit_micro_batch(model, longest, lambda size: size * longest)
+        self.data_collator.maker = replace(maker, size=self.settings.micro_batch_size)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The sum of the losses of a micro-batch's target tokens."""
@@ -103,9 +108,9 @@ class SFTTrainer(ResumableTrainer):
         return batch.input_ids
 
     def save(self, folder: str | Path) -> None:
-        """Write the model as a Hugging Face folder, see `save_merged`."""
+        """Write the model as a Hugging Face folder, see `save_trained`."""
         if self.gather_weights():
-            save_merged(self.model, self.tokenizer, folder)
+            save_trained(self.model, self.tokenizer, folder, self.settings.adapter)
 
 
 @dataclass(frozen=True)

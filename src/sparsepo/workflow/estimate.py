@@ -5,7 +5,8 @@ import argparse
 from sparsepo.config.loading import load_config
 from sparsepo.config.runs import as_task
 from sparsepo.runtime.entry_point import run_main
-from sparsepo.workflow.resources import FLOAT, OPTIMIZER_STATE, TaskNeeds, job_resources
+from sparsepo.training.memory import FLOAT, OPTIMIZER_STATE
+from sparsepo.workflow.resources import TaskNeeds, job_resources
 from sparsepo.workflow.stages import Stages
 
 HEAD = ("stage", "jobs", "hours", "mem_mb", "runtime")
@@ -52,16 +53,18 @@ def disk(stages: Stages, task: str) -> dict[str, float]:
     """Bytes of the weights of all models, of what is cached of the reference, and of the checkpoints of one run."""
     section, needs = stages.config.tasks[task], TaskNeeds(stages.config.tasks[task])
     counts, training = job_counts(stages, task), section.training
-    models = [(section, len(stages.runs(task)) + counts.get("load_policy", 0) + counts.get("train_round", 0))]
-    models += [
-        (as_task(section, name), (oracle.model is not None) + oracle.is_trained + oracle.contrast)
-        for name, oracle in section.oracles.items()
+    models = [
+        (section, section.sft, 1),
+        (section, None, counts.get("load_policy", 0)),
+        (section, training, len(stages.runs(task, sft=False)) + counts.get("train_round", 0)),
     ]
+    for part, oracle in ((as_task(section, name), oracle) for name, oracle in section.oracles.items()):
+        models += [(part, part.sft, oracle.model is not None), (part, training, oracle.is_trained + oracle.contrast)]
     cached = sum(needs.size.width if kind == "states" else 1 for kind in cached_kinds(stages, task))
     weights_and_moments = FLOAT * (1 + (training.checkpoint_selection == "best")) + OPTIMIZER_STATE[training.optimizer]
     checkpoints = CHECKPOINTS * bool(training.checkpoint_every)
     return {
-        "weights": sum(count * FLOAT * TaskNeeds(part).size.parameters for part, count in models),
+        "weights": sum(count * FLOAT * TaskNeeds(part).kept(how) for part, how, count in models),
         "reference cache": FLOAT * needs.pairs * 2 * needs.response * cached,
         "checkpoints of a run": checkpoints * needs.trained(training) * weights_and_moments,
     }

@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 
 from sparsepo.config.models import FolderModel, GgufModel, HubModel, ModelConfig, ScratchModel
 from sparsepo.data.readers import package_file
+from sparsepo.runtime.atomic_folder import ADAPTER_CONFIG
 from sparsepo.runtime.errors import UserError
 
 WIDTH_PER_LAYER = 100  # of a model of which only the parameters are known: 36 for GPT-2 large, 128 for Llama 7B
@@ -32,8 +33,11 @@ def model_size(model: ModelConfig, parameters: float | None = None) -> ModelSize
 
     `parameters` are those that the task's config gives, for a model whose files are not at hand.
     """
-    if isinstance(model, FolderModel) and (size := _in_folder(model.path)):
-        return size
+    if isinstance(model, FolderModel):
+        base = _base_of(model.path)
+        if size := _in_folder(base):
+            return size
+        parameters = parameters or (None if base == model.path else number_in(base.name))
     if isinstance(model, ScratchModel) and (size := _of_config(model.config, model.tokenizer.vocab_size)):
         return size
     if isinstance(model, HubModel):
@@ -41,6 +45,14 @@ def model_size(model: ModelConfig, parameters: float | None = None) -> ModelSize
     if isinstance(model, GgufModel):
         parameters = parameters or _in_package(model.package, model.file)
     return typical_size(parameters) if parameters else None
+
+
+def _base_of(folder: Path) -> Path:
+    """The folder of a model, or what the adapter in it names as its base, a folder or a hub id."""
+    try:
+        return Path(json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return folder
 
 
 def typical_size(parameters: float) -> ModelSize:

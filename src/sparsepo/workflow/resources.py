@@ -11,6 +11,14 @@ from sparsepo.config import TaskConfig
 from sparsepo.config.online import judge_of_rounds, sampling_of_rounds
 from sparsepo.config.preferences import SamplingConfig
 from sparsepo.config.training import OptimisationConfig
+from sparsepo.training.memory import (
+    ACTIVATIONS,
+    FLOAT,
+    HEAD_ROWS,
+    LOGIT,
+    kept_a_token,
+    state_bytes,
+)
 from sparsepo.workflow.model_size import ModelSize, model_size, typical_size
 from sparsepo.workflow.registry import STAGES
 
@@ -23,11 +31,9 @@ UNKNOWN_SIZE_WARNING = (
 )
 UNKNOWN_ROWS, BYTES_A_PAIR = 100_000, 200  # of a data set that is not at hand; of a pair in a file, at least
 GPU_FROM = 5e8  # parameters above which a model is taken to run on a GPU, unless resources.device says otherwise
-FLOAT = 4  # bytes of a parameter: models are kept in float32 and multiplied in the precision of the config
-OPTIMIZER_STATE = {"adamw": 8, "adamw_8bit": 2, "paged_adamw_8bit": 2}  # bytes of two moments of a parameter
-ACTIVATIONS = 68  # bytes a token, layer and unit of width for a backward pass in float32; half of it in half precision
+NF4 = 0.52  # bytes of a parameter in 4 bits, with its part of the scales
+NOT_GIVEN_BACK = 4e9  # bytes of small tensors in float32, which were quantised, that malloc keeps
 KEYS_AND_VALUES = 8  # bytes a token, layer and unit of width for sampling
-HEAD_ROWS = 512  # rows of the output head whose logits are in memory at once, at least
 JUDGE = 2e9  # bytes of a classifier, reward model or judge of half a billion parameters, a batch included
 QUESTIONS, ANSWERS, QUESTION_TOKENS = 25_000, 4, 1_000  # of a benchmark without a limit
 
@@ -86,8 +92,41 @@ class TaskNeeds:
         size, device = self.size, self.device
         a_pass = FLOAT * size.parameters / device.bandwidth + size.layers * device.layer
         seconds = 2 * size.parameters * tokens / (device.half_precision_flops if half else device.flops)
-        memory = kept * unit * size.layers * size.width + 3 * FLOAT * head * size.vocab_size
+        memory = kept * unit * size.layers * size.width + LOGIT * head * size.vocab_size
         return Need(seconds + passes * a_pass, memory + state)
+
+    # --- the weights in the memory of the host
+
+    def weights(self, stage: str) -> float:
+        """Bytes of the weights of one model, as the stage loads them. 4-bit weights are quantised tensor by tensor,
+        and embeddings and output head stay in float32."""
+        task, size = self.task, self.size
+        adapter = self._optimisation(stage).adapter if self._optimisation(stage) else None
+        if adapter is not None and adapter.quantization != "none" and (stage.startswith("train_") or not adapter.merge):
+            in_float32 = 2 * FLOAT * size.vocab_size * size.width + min(FLOAT * size.parameters, NOT_GIVEN_BACK)
+            return NF4 * size.parameters + in_float32
+        is_fetched = stage in ("train_sft", "train_oracle_sft", "load_policy")
+        return (FLOAT if not is_fetched or task.model.dtype == "float32" else FLOAT / 2) * size.parameters
+
+    def saved(self, stage: str) -> float:
+        """Bytes of the trained weights in checkpoints, of the best of them, and of a copy to merge an adapter into."""
+        settings = self._optimisation(stage)
+        if settings is None or not stage.startswith("train_"):
+            return 0.0
+        keeps_best = getattr(settings, "checkpoint_selection", "last") == "best"
+        merged = settings.adapter is not None and settings.adapter.merge
+        return FLOAT * ((1 + keeps_best) * self.trained(settings) + merged * self.size.parameters)
+
+    def kept(self, settings: OptimisationConfig | None) -> float:
+        """Parameters in the folder of a model that was trained so: those of an adapter, unless it was merged."""
+        adapter = settings.adapter if settings else None
+        return self.size.parameters if adapter is None or adapter.merge else self.trained(settings)
+
+    def _optimisation(self, stage: str) -> OptimisationConfig | None:
+        """The section that says how the models of a stage are trained, or were."""
+        if stage in ("train_sft", "train_oracle_sft", "load_policy"):
+            return self.task.sft if stage != "load_policy" else None
+        return self.training
 
     # --- what stages do
 
@@ -101,11 +140,10 @@ class TaskNeeds:
         micro = (settings.micro_batch_size or settings.batch_size) * length
         micro = max(length, min(getattr(settings, "micro_batch_tokens", None) or micro, settings.batch_size * length))
         tokens = (3 + checkpointing + reads) * rows * length  # a backward pass is two of forward
-        unit = ACTIVATIONS / (1 + half)
-        unit = FLOAT + unit / self.size.layers if checkpointing else unit
-        copies = half / 2 + (reads > 0 and (settings.adapter is None or self.task.policy is not None))
-        state = self.trained(settings) * (FLOAT + OPTIMIZER_STATE[settings.optimizer])
-        state += copies * FLOAT * self.size.parameters
+        unit = kept_a_token(self.size.layers, half, checkpointing)
+        parameters, has_own_reference = self.size.parameters, settings.adapter is None or self.task.policy is not None
+        state = state_bytes(self.trained(settings), parameters, half, settings.optimizer)
+        state += (reads > 0 and has_own_reference) * FLOAT * parameters
         return self.need(tokens, tokens / micro, half, micro, unit, min(head, 2 * micro), state)
 
     def _sample(self, responses: float, sampling: SamplingConfig, times: int = 1, half: bool = True) -> Need:
@@ -144,7 +182,7 @@ class TaskNeeds:
     def train_sft(self) -> Need:
         settings, data = self.task.sft, self.task.data
         if settings is None:
-            return Need(memory=FLOAT * self.size.parameters)
+            return Need()
         documents = getattr(data, "texts", None) or (UNKNOWN_ROWS if data.source == "texts" else self.pairs)
         length, rows = min(settings.max_tokens, self.size.context), steps_of(settings, documents) * settings.batch_size
         return self._train(settings, rows, length, head=settings.batch_size * length)
@@ -246,17 +284,16 @@ def steps_of(settings: OptimisationConfig, rows: float) -> int:
 def job_resources(task: TaskConfig, stage: str) -> dict[str, int]:
     """`mem_mb` and `runtime` (minutes) of a job of this stage; those that the config gives win.
 
-    On a CPU all memory is the host's. Beside a GPU the host holds the parameters once to load them, once more to write
-    checkpoints, and once more to keep the best. Each of several processes that share a job needs as much as one.
+    On a CPU all memory is the host's. Beside a GPU the host holds the parameters once to load them, and of a training
+    the trained ones once more to write checkpoints, and once more to keep the best. Each of several processes that
+    share a job needs as much as one.
     """
     needs, row = TaskNeeds(task), STAGES[stage]
     processes = row.num_processes(task)
     seconds, memory = getattr(needs, stage)()
     if needs.device == GPU:
-        trains = stage.startswith("train_")
-        keeps_best = trains and row.trains != "sft" and task.training.checkpoint_selection == "best"
-        memory = (trains + keeps_best) * FLOAT * needs.size.parameters
-    memory += needs.device.base + FLOAT * needs.size.parameters
+        memory = needs.saved(stage)
+    memory += needs.device.base + needs.weights(stage)
     mem_mb = task.resources.mem_mb or ceil(MARGIN * processes * memory / 1e8) * 100
     runtime = task.resources.runtime or min(DAY, START + ceil(MARGIN * seconds / processes / 60))
     return {"mem_mb": mem_mb, "runtime": runtime}
