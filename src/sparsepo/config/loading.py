@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -39,13 +40,15 @@ def load_with_owners(paths: Paths, overrides: Mapping[str, Any] | None = None) -
     """
     merged, lines, owners = {}, {}, {}
     for path in [paths] if isinstance(paths, str | Path) else paths:
-        raw, numbers = read_yaml(path)
+        raw, places = read_with_bases(Path(path))
         merged = merge(merged, raw)
-        lines |= {location: f"{path}:{number}" for location, number in numbers.items()}
+        lines |= places
         if "name" in raw and isinstance(raw.get("tasks"), dict):
             owners |= dict.fromkeys(raw["tasks"], raw["name"])
     try:
         given = nested(overrides or {})
+        if "extends" in given:
+            raise UserError("--config extends=...: only a file extends another; give both files to --configfile")
         merged = merge(merged, given)
         config = Config.model_validate(merged).scaled()
     except RecursionError:
@@ -53,6 +56,28 @@ def load_with_owners(paths: Paths, overrides: Mapping[str, Any] | None = None) -
     except ValidationError as error:
         raise UserError("\n".join(error_lines(error, merged, lines, given, str(path)))) from None
     return config, {task: config.name if "name" in given else owners.get(task, config.name) for task in config.tasks}
+
+
+def read_with_bases(path: Path, extending: Sequence[Path] = ()) -> tuple[dict[str, Any], dict[Location, str]]:
+    """The mapping of a YAML file on top of that of the file that it `extends`, if any; and file:line of every value.
+
+    extending: the files that led here. Raises UserError for files that extend each other in a circle.
+    """
+    raw, numbers = read_yaml(path)
+    places = {location: f"{path}:{number}" for location, number in numbers.items()}
+    if "extends" not in raw:
+        return raw, places
+    where, given = places.pop(("extends",)), raw.pop("extends")
+    if not isinstance(given, str) or not given:
+        raise UserError(f"{where}: extends: one file is expected, as in extends: ../base.yaml")
+    base = path.parent / given
+    chain = [*extending, path]
+    if any(base.resolve() == file.resolve() for file in chain):
+        raise UserError(f"{where}: extends: {' -> '.join(map(str, [*chain, base]))} is a circle")
+    if not os.path.isfile(base):
+        raise UserError(f"{where}: extends: no such file: {base} (relative to the folder of {path.name})")
+    below, places_below = read_with_bases(base, chain)
+    return merge(below, raw), places_below | places
 
 
 def read_yaml(path: str | Path) -> tuple[dict[str, Any], dict[Location, int]]:
