@@ -1,4 +1,4 @@
-"""Write, check and look at a config, and watch what runs. Snakemake runs it: snakemake --cores 2 --configfile CONFIG"""
+"""Write, check and look at a config, watch what runs, talk to policies. Jobs are run by Snakemake."""
 
 import argparse
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from sparsepo.runtime.entry_point import run_main
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line; `run` is the function of the verb. A verb imports what it needs when it runs."""
     parser = argparse.ArgumentParser(prog="sparsepo", description=__doc__)
-    verbs = parser.add_subparsers(required=True, metavar="init | check | show | watch")
+    verbs = parser.add_subparsers(required=True, metavar="init | check | show | watch | chat")
 
     init = verbs.add_parser("init", help="write a config to start from")
     what = init.add_mutually_exclusive_group(required=True)
@@ -39,6 +39,16 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     )
     watch.add_argument("--once", action="store_true", help="print one view, as where the output is no terminal")
     watch.set_defaults(run=run_watch)
+
+    chat = verbs.add_parser("chat", help="talk to trained policies, side by side")
+    chat.add_argument(
+        "policies", type=Path, nargs="+", metavar="RUN", help="folders of policies, as in results/<task>/runs/"
+    )
+    chat.add_argument(
+        "--max-new-tokens", type=positive_count, default=128, help="tokens of an answer at most (default: 128)"
+    )
+    chat.add_argument("--seed", type=int, default=0, help="seed of the sampling (default: 0)")
+    chat.set_defaults(run=run_chat)
     return parser.parse_args(arguments)
 
 
@@ -47,6 +57,13 @@ def positive_seconds(text: str) -> float:
     value = float(text)
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"must be a positive number of seconds, not {text}")
+    return value
+
+
+def positive_count(text: str) -> int:
+    """A whole number above 0 of the command line."""
+    if (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more, not {text}")
     return value
 
 
@@ -76,6 +93,12 @@ def run_watch(options: argparse.Namespace) -> None:
     from sparsepo.monitor.cli import watch
 
     watch(options.results, options.every, once=options.once)
+
+
+def run_chat(options: argparse.Namespace) -> None:
+    from sparsepo.cli.chat import chat
+
+    chat(options.policies, options.max_new_tokens, options.seed)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
