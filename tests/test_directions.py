@@ -22,6 +22,7 @@ LEVELS = {
     "monitor": 7,
     "workflow": 8,
     "preview": 9,
+    "cli": 10,
 }
 """A room imports from rooms of a lower level, and from data/ to objective/ beside."""
 ALSO = {("data", "objective")}
@@ -32,6 +33,7 @@ WITHOUT = {
     "objective": {"transformers", "datasets"},
     "report": {"torch", "transformers"},
     "monitor": {"torch", "transformers"},
+    "cli": {"torch", "transformers"},
     "workflow": {"torch", "transformers"},
 }
 """Packages that a room does not import when it is imported itself."""

@@ -143,7 +143,7 @@ def test_a_short_name_is_as_long_as_it_may_be(most):
 
 def watch(*arguments, **how):
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "PYTHONUTF8": "1"} | how.pop("environment", {})
-    command = [sys.executable, "-m", "sparsepo.monitor", *map(str, arguments)]
+    command = [sys.executable, "-c", "from sparsepo.cli.main import entry; entry()", "watch", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, **how)
 
 
@@ -195,7 +195,14 @@ def on_a_terminal(sweep, *arguments):
 
     ours, theirs = pty.openpty()
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "TERM": "xterm", "LINES": "24", "COLUMNS": "80"}
-    command = [sys.executable, "-m", "sparsepo.monitor", str(sweep.results), *arguments]
+    command = [
+        sys.executable,
+        "-c",
+        "from sparsepo.cli.main import entry; entry()",
+        "watch",
+        str(sweep.results),
+        *arguments,
+    ]
     heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # it may run from a job that ignores it
     process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment, preexec_fn=heard)
     os.close(theirs)

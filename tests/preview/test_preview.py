@@ -7,9 +7,10 @@ import pytest
 from chat_models import save_instruct_model
 from scipy.stats import norm, t
 
+from sparsepo.cli.main import main
 from sparsepo.config.loading import load_config
-from sparsepo.preview.cli import main
 from sparsepo.preview.preview import power_sentence
+from sparsepo.runtime.errors import UserError
 
 CONFIG = """\
 name: preview
@@ -133,5 +134,5 @@ def test_a_task_that_samples_its_pairs_shows_prompts(capsys):
 def test_several_tasks_are_an_object_by_task(config, capsys):
     path, _ = config(chats())
     assert set(shown(capsys, path, "config.yaml")) == {"chat", "planted"}
-    with pytest.raises(SystemExit, match="no task 'x'; the config has chat"):
+    with pytest.raises(UserError, match="no task 'x'; the config has chat"):
         main(["show", path, "--task", "x"])

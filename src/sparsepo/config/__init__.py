@@ -243,6 +243,9 @@ class TaskConfig(Section):
 class Config(Section):
     """A config file of sparsepo."""
 
+    extends: Annotated[str | None, Field(exclude=True)] = None
+    """Another config file, relative to the folder of this one, on top of which this one lies: maps are merged, lists
+    and single values replaced. Paths of data in both are relative to the working directory."""
     name: PathName
     """A name for the results, so that another config cannot overwrite them by mistake."""
     tasks: Annotated[dict[PathName, TaskConfig], Field(min_length=1)]

@@ -44,16 +44,15 @@ def load_with_owners(paths: Paths, overrides: Mapping[str, Any] | None = None) -
     """
     merged, lines, owners = {}, {}, {}
     for path in [paths] if isinstance(paths, str | Path) else paths:
-        raw, numbers = read_yaml(path)
-        raw = locate_user_files(raw, Path(path).parent)
-        if isinstance(plugins := merged.get("plugins"), list) and isinstance(raw.get("plugins"), list):
-            raw["plugins"] = [*plugins, *(plugin for plugin in raw["plugins"] if plugin not in plugins)]
-        merged = merge(merged, raw)
-        lines |= {location: f"{path}:{number}" for location, number in numbers.items()}
+        raw, places = read_with_bases(Path(path))
+        merged = merge_files(merged, raw)
+        lines |= places
         if "name" in raw and isinstance(raw.get("tasks"), dict):
             owners |= dict.fromkeys(raw["tasks"], raw["name"])
     try:
         given = nested(overrides or {})
+        if "extends" in given:
+            raise UserError("--config extends=...: only a file extends another; give both files to --configfile")
         merged = merge(merged, given)
         config = Config.model_validate(merged).scaled()
     except RecursionError:
@@ -72,6 +71,36 @@ class _Loader(yaml.SafeLoader):
             return text.encode("utf-16", "surrogatepass").decode("utf-16")
         except UnicodeDecodeError:
             raise ValueError(f"line {node.start_mark.line + 1} has half of a surrogate pair") from None
+
+
+def read_with_bases(path: Path, extending: Sequence[Path] = ()) -> tuple[dict[str, Any], dict[Location, str]]:
+    """The mapping of a YAML file on top of that of the file that it `extends`, if any; and file:line of every value.
+
+    extending: the files that led here. Raises UserError for files that extend each other in a circle.
+    """
+    raw, numbers = read_yaml(path)
+    raw = locate_user_files(raw, path.parent)
+    places = {location: f"{path}:{number}" for location, number in numbers.items()}
+    if "extends" not in raw:
+        return raw, places
+    where, given = places.pop(("extends",)), raw.pop("extends")
+    if not isinstance(given, str) or not given:
+        raise UserError(f"{where}: extends: one file is expected, as in extends: ../base.yaml")
+    base = path.parent / given
+    chain = [*extending, path]
+    if any(base.resolve() == file.resolve() for file in chain):
+        raise UserError(f"{where}: extends: {' -> '.join(map(str, [*chain, base]))} is a circle")
+    if not os.path.isfile(base):
+        raise UserError(f"{where}: extends: no such file: {base} (relative to the folder of {path.name})")
+    below, places_below = read_with_bases(base, chain)
+    return merge_files(below, raw), places_below | places
+
+
+def merge_files(below: dict[str, Any], raw: dict[str, Any]) -> dict[str, Any]:
+    """One file on top of another; the plugins of both are loaded."""
+    if isinstance(plugins := below.get("plugins"), list) and isinstance(raw.get("plugins"), list):
+        raw = raw | {"plugins": [*plugins, *(plugin for plugin in raw["plugins"] if plugin not in plugins)]}
+    return merge(below, raw)
 
 
 def read_yaml(path: str | Path) -> tuple[dict[str, Any], dict[Location, int]]:

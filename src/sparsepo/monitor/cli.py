@@ -1,9 +1,8 @@
-"""Watch a sweep in a terminal while it runs: `python -m sparsepo.monitor results/`.
+"""Watch a sweep in a terminal while it runs: `sparsepo watch results/`.
 
 It works on any machine that sees the folder, reads files and changes none. `sparsepo.monitor.job_state` has the rules.
 """
 
-import argparse
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -182,27 +181,13 @@ def follow(results: Path, every: float, console: Console) -> None:
             time.sleep(every)
 
 
-def positive_seconds(text: str) -> float:
-    """A positive number of the command line."""
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a positive number of seconds, not {text}")
-    return value
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m sparsepo.monitor", description=__doc__.splitlines()[0])
-    parser.add_argument("results", type=Path, help="the folder of the results; logs/ is expected beside it")
-    parser.add_argument(
-        "--every", type=positive_seconds, default=5.0, metavar="SECONDS", help="between two looks (default: 5)"
-    )
-    parser.add_argument("--once", action="store_true", help="print one view, as where the output is no terminal")
-    options = parser.parse_args()
+def watch(results: Path, every: float, *, once: bool) -> None:
+    """Show a sweep until it is over, or one view: where the output is no terminal, or `once`."""
     console = Console(highlight=False)
     try:
-        if console.is_terminal and not options.once:
-            return follow(options.results, options.every, console)
-        sweep = read_sweep(options.results, read_plan(options.results), Machine())
+        if console.is_terminal and not once:
+            return follow(results, every, console)
+        sweep = read_sweep(results, read_plan(results), Machine())
         height = console.height - 1 if console.is_terminal else None
         console.print(view(sweep, console, height), soft_wrap=height is None)
     except KeyboardInterrupt:

@@ -1,6 +1,5 @@
 """`sparsepo show CONFIG` and `sparsepo check CONFIG`: what a config would train on, in seconds and without a GPU."""
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,45 +11,29 @@ from rich.text import Text
 from sparsepo.config.loading import load_config
 from sparsepo.data.encoding import Encoder, TokenPair
 from sparsepo.preview.preview import Preview, power_sentence, preview_task
-from sparsepo.runtime.entry_point import run_main
+from sparsepo.runtime.errors import UserError
 
 SHADES = ("on grey19", "on grey27")
 """Two tokens side by side differ in their background."""
 BARS = 8
 
 
-def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="sparsepo", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="show | check")
-    show = commands.add_parser("show", help="show the first pairs as tokens, with lengths, what is dropped and why")
-    check = commands.add_parser("check", help="check a config and its data: warnings, and what differences it can show")
-    for command in (show, check):
-        command.add_argument("config", type=Path, nargs="+", help="config files; a later one replaces values")
-    show.add_argument("--task", help="one task of the config; all without it")
-    show.add_argument("--count", type=int, default=3, help="number of pairs (default: 3)")
-    show.add_argument("--all", action="store_true", help="all pairs")
-    show.add_argument(
-        "--json", action="store_true", help="token ids and texts as JSON; several tasks: an object by task"
-    )
-    return parser.parse_args(arguments)
+def check(configs: Sequence[Path]) -> None:
+    """Print what the data of each task are, warnings, and the smallest difference that it can show."""
+    for name, task in load_config(configs).tasks.items():
+        print_findings(name, preview_task(task))
+        print(f"{name}: {power_sentence(task)}")
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    options = parse_arguments(arguments)
-    tasks = load_config(options.config).tasks
-    if options.command == "check":
-        for name, task in tasks.items():
-            print_findings(name, preview_task(task))
-            print(f"{name}: {power_sentence(task)}")
-        return
-    if options.task is not None:
-        if options.task not in tasks:
-            raise SystemExit(f"sparsepo show: no task '{options.task}'; the config has {', '.join(tasks)}")
-        tasks = {options.task: tasks[options.task]}
+def show(configs: Sequence[Path], task: str | None, count: int | None, *, as_json: bool) -> None:
+    """Print the first `count` pairs (None: all) of a task (None: of each). Raises UserError for an unknown task."""
+    tasks = load_config(configs).tasks
+    if task is not None:
+        if task not in tasks:
+            raise UserError(f"no task '{task}'; the config has {', '.join(tasks)}")
+        tasks = {task: tasks[task]}
     previews = {name: preview_task(task) for name, task in tasks.items()}
-    count = None if options.all else options.count
-    if options.json:
+    if as_json:
         by_task = {name: preview.as_dict(count) for name, preview in previews.items()}
         print(json.dumps(by_task if len(by_task) > 1 else next(iter(by_task.values())), ensure_ascii=False))
         return
@@ -126,8 +109,3 @@ def length_table(preview: Preview) -> Table:
         bars = (f"{count:>6} {'█' * round(20 * share)}" for count, share in zip(counts, shares, strict=True))
         table.add_row(f"{start + 1}-{start + width}", *bars)
     return table
-
-
-def entry() -> None:
-    """The console script `sparsepo`."""
-    run_main(main)

@@ -1,0 +1,1 @@
+"""The command `sparsepo`: what Snakemake does not do."""
