@@ -18,16 +18,15 @@ gc.set_threshold(100_000)
 
 from sparsepo.methods.plugins import VARIABLE as PLUGINS
 from sparsepo.monitor.plan_file import note_end, write_plan
+from sparsepo.monitor.tracking import start_follower
 from sparsepo.runtime.errors import UserError
 from sparsepo.workflow.stages import Stages
 
 # A config that the user names replaces the default as a whole, where Snakemake would merge the two;
 # `--config key=value` then overrides single values (tasks__planted__seeds=[0,1]).
+CONFIG_FILES = workflow.config_settings.configfiles or [HERE / "config.yaml"]
 try:
-    STAGES = Stages.read(
-        workflow.config_settings.configfiles or [HERE / "config.yaml"],
-        workflow.config_settings.config,
-    )
+    STAGES = Stages.read(CONFIG_FILES, workflow.config_settings.config)
 except UserError as error:
     sys.exit(str(error))
 
@@ -288,6 +287,8 @@ onstart:
     if is_main_run():
         start = {"process": os.getpid(), "host": socket.gethostname(), "local": workflow.local_exec}
         write_plan(Path("results"), STAGES.plan(planned_jobs(), started=time.time(), **start))
+        if STAGES.config.tracking is not None:
+            start_follower(CONFIG_FILES, workflow.config_settings.config, PYTHON_PATH)
 
 
 onsuccess:
