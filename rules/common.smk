@@ -18,6 +18,7 @@ gc.set_threshold(100_000)
 
 from sparsepo.methods.plugins import VARIABLE as PLUGINS
 from sparsepo.monitor.plan_file import note_end, write_plan
+from sparsepo.monitor.tracking import start_follower
 from sparsepo.runtime.errors import UserError
 from sparsepo.workflow.registry import STAGES as REGISTRY
 from sparsepo.workflow.stages import Stages
@@ -25,14 +26,13 @@ from sparsepo.workflow.stages import Stages
 # A config that the user names replaces the default as a whole, where Snakemake would merge the two;
 # `--config key=value` then overrides single values (tasks__planted__seeds=[0,1]). As a module of another workflow
 # the config is the mapping that the module is given.
+if workflow.modifier.parent_modifier is None:
+    CONFIG_FILES = workflow.config_settings.configfiles or [HERE / "config.yaml"]
+    GIVEN = workflow.config_settings.config
+else:
+    CONFIG_FILES, GIVEN = [], config
 try:
-    if workflow.modifier.parent_modifier is not None:
-        STAGES = Stages.read([], config)
-    else:
-        STAGES = Stages.read(
-            workflow.config_settings.configfiles or [HERE / "config.yaml"],
-            workflow.config_settings.config,
-        )
+    STAGES = Stages.read(CONFIG_FILES, GIVEN)
 except UserError as error:
     sys.exit(str(error))
 
@@ -67,7 +67,7 @@ wildcard_constraints:
     method=r"[a-z0-9_]+",
 
 
-# Each command of a rule starts with `eval "$SPARSEPO_JOB"`: a `shell.prefix` would also be that of a workflow around this
+# All commands start with `eval "$SPARSEPO_JOB"`: a `shell.prefix` would also be that of a workflow around this
 # one. Outside conda the jobs use the Python that runs Snakemake, so no environment has to be activated. An empty IFS and -f
 # keep $SCRIPTS one word, and the path that it is. What a launcher set for the shell that started Snakemake is not for its
 # jobs: they would wait for others.
@@ -76,14 +76,12 @@ wildcard_constraints:
 PYTHON_PATH = os.pathsep.join(filter(None, [str(HERE / "src"), os.environ.get("PYTHONPATH")]))
 PATH_OF_PYTHON = f" PATH={quote(str(Path(sys.executable).parent))}:$PATH"
 IN_CONDA = any("conda" in str(method).lower() for method in workflow.deployment_settings.deployment_method)
-os.environ["SPARSEPO_JOB"] = (
+JOB = (
     "set -feuo pipefail; IFS=; unset RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT; export PYTHONUTF8=1 PYTHONUNBUFFERED=1 TRANSFORMERS_VERBOSITY=error TOKENIZERS_PARALLELISM=false TQDM_DISABLE=1"
     f" SPARSEPO_SNAKEMAKE={os.getpid()} PYTHONPATH={quote(PYTHON_PATH)} SCRIPTS={quote(str(HERE / 'workflow_scripts'))}{'' if IN_CONDA else PATH_OF_PYTHON}"
 )
-# of all modules of this workflow
-os.environ[PLUGINS] = os.pathsep.join(
-    dict.fromkeys([*filter(None, os.environ.get(PLUGINS, "").split(os.pathsep)), *STAGES.config.plugins])
-)
+MODULE_PLUGINS = [*filter(None, os.environ.get(PLUGINS, "").split(os.pathsep)), *STAGES.config.plugins]
+os.environ.update({"SPARSEPO_JOB": JOB, PLUGINS: os.pathsep.join(dict.fromkeys(MODULE_PLUGINS))})
 
 
 # --- what the rules of all stages share (see rules/jobs.smk)
@@ -145,7 +143,7 @@ def option(name, value):
 
 
 def stage_of(rulename):
-    """The stage of a rule, which another workflow may have given a longer name: `use rule * from sparsepo as own_*`."""
+    """The stage of a rule, whose name has a prefix in a workflow that uses this one as a module."""
     return max((stage for stage in REGISTRY if stage in rulename), key=len)
 
 
@@ -307,6 +305,8 @@ onstart:
     if is_main_run():
         start = {"process": os.getpid(), "host": socket.gethostname(), "local": workflow.local_exec}
         write_plan(Path("results"), STAGES.plan(planned_jobs(), started=time.time(), **start))
+        if STAGES.config.tracking is not None:
+            start_follower(CONFIG_FILES, workflow.config_settings.config, PYTHON_PATH)
 
 
 onsuccess:

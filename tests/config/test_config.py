@@ -571,7 +571,7 @@ def test_text_as_the_command_line_gives_it_becomes_numbers(tmp_path):
 
 OVERRIDES = {
     "unknown key": ({"tasks__reviews__sede": ["0"]}, "tasks.reviews.sede: unknown key; .*; did you mean 'seeds'\\?"),
-    "unknown key on top": ({"seed": "0"}, "seed: unknown key; allowed: extends, name, tasks, plugins; .*"),
+    "unknown key on top": ({"seed": "0"}, "seed: unknown key; allowed: extends, name, tasks, plugins, tracking; .*"),
     "wrong item": ({"tasks__reviews__seeds": ["0", "-1"]}, r"tasks\.reviews\.seeds\[1\]: must be greater .*-1.*"),
     "wrong value": ({"tasks__reviews__methods__dpo__beta": ["0"]}, r"tasks.reviews.methods.dpo.beta\[0\]: must be .*"),
     "section replaced by a word": ({"tasks__reviews": "x"}, 'tasks.reviews: must be a mapping, not "x"'),

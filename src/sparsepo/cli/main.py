@@ -1,6 +1,7 @@
 """Write, check and look at a config, watch what runs, talk to policies. Jobs are run by Snakemake."""
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from sparsepo.runtime.entry_point import run_main
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line; `run` is the function of the verb. A verb imports what it needs when it runs."""
     parser = argparse.ArgumentParser(prog="sparsepo", description=__doc__)
-    verbs = parser.add_subparsers(required=True, metavar="init | check | show | watch | chat")
+    verbs = parser.add_subparsers(required=True, metavar="init | check | show | watch | track | chat")
 
     init = verbs.add_parser("init", help="write a config to start from")
     what = init.add_mutually_exclusive_group(required=True)
@@ -39,6 +40,15 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     )
     watch.add_argument("--once", action="store_true", help="print one view, as where the output is no terminal")
     watch.set_defaults(run=run_watch)
+
+    track = verbs.add_parser("track", help="send curves and tables to trackers; a second call sends what is new")
+    track.add_argument("config", type=Path, nargs="+", help="config files; a later one replaces values")
+    track.add_argument("--results", type=Path, default=Path("results"), help="folder of the results (default: results)")
+    track.add_argument("--follow", type=int, metavar="PID", help="send until this process has ended, as of Snakemake")
+    track.add_argument(
+        "--overrides", type=json.loads, default={}, metavar="JSON", help="values that replace those of the files"
+    )
+    track.set_defaults(run=run_track)
 
     chat = verbs.add_parser("chat", help="talk to trained policies, side by side")
     chat.add_argument(
@@ -93,6 +103,12 @@ def run_watch(options: argparse.Namespace) -> None:
     from sparsepo.monitor.cli import watch
 
     watch(options.results, options.every, once=options.once)
+
+
+def run_track(options: argparse.Namespace) -> None:
+    from sparsepo.monitor.tracking import track
+
+    track(options.config, options.overrides, options.results, options.follow)
 
 
 def run_chat(options: argparse.Namespace) -> None:

@@ -24,6 +24,7 @@ from sparsepo.config.preferences import (
 )
 from sparsepo.config.scale import ScaleConfig, scaled
 from sparsepo.config.scorers import ScorerJudge
+from sparsepo.config.tracking import TrackingConfig
 from sparsepo.config.training import PreferenceConfig, SftConfig
 from sparsepo.methods.parameters import OracleName
 from sparsepo.methods.plugins import load_plugins
@@ -269,6 +270,8 @@ class Config(Section):
     """The comparisons, each by a name that becomes its folder in results/."""
     plugins: list[Text] = []
     """Python files beside this config, or installed modules, that register masks and methods; see docs/extending.md."""
+    tracking: TrackingConfig | None = None
+    """Trackers that curves and tables are sent to; null sends nothing."""
 
     @model_validator(mode="before")
     @classmethod
@@ -296,4 +299,4 @@ class Config(Section):
     def scaled(self) -> "Config":
         """The config with the numbers of each task multiplied by its `scale`."""
         tasks = {name: scaled(task.model_dump(exclude={"scale"}), task.scale) for name, task in self.tasks.items()}
-        return Config(name=self.name, tasks=tasks, plugins=self.plugins)
+        return Config(name=self.name, tasks=tasks, plugins=self.plugins, tracking=self.tracking)
