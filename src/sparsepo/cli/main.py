@@ -1,4 +1,4 @@
-"""Write, check and look at a config, watch what runs, talk to policies. Jobs are run by Snakemake."""
+"""Write, check and look at a config, watch what runs, talk to policies and publish them. Snakemake runs the jobs."""
 
 import argparse
 import json
@@ -12,7 +12,7 @@ from sparsepo.runtime.entry_point import run_main
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line; `run` is the function of the verb. A verb imports what it needs when it runs."""
     parser = argparse.ArgumentParser(prog="sparsepo", description=__doc__)
-    verbs = parser.add_subparsers(required=True, metavar="init | check | show | watch | track | chat")
+    verbs = parser.add_subparsers(required=True, metavar="init | check | show | watch | track | chat | card | push")
 
     init = verbs.add_parser("init", help="write a config to start from")
     what = init.add_mutually_exclusive_group(required=True)
@@ -59,6 +59,17 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     )
     chat.add_argument("--seed", type=int, default=0, help="seed of the sampling (default: 0)")
     chat.set_defaults(run=run_chat)
+
+    card = verbs.add_parser("card", help="print the model card of a finished run")
+    card.add_argument("--write", action="store_true", help="write it as README.md into the folder of the run")
+    card.set_defaults(run=run_card)
+    push = verbs.add_parser("push", help="upload the policy of a finished run to a repository of the hub")
+    for verb in (card, push):
+        verb.add_argument("folder", type=Path, metavar="RUN", help="results/<task>/runs/<method>/<parameters>/seed~<n>")
+    push.add_argument("--to", required=True, metavar="ORG/NAME", help="the repository; a new one is private")
+    push.add_argument("--public", action="store_true", help="a repository that everybody can read")
+    push.add_argument("--merge", action="store_true", help="plain weights: the adapter merged into its base")
+    push.set_defaults(run=run_push)
     return parser.parse_args(arguments)
 
 
@@ -115,6 +126,21 @@ def run_chat(options: argparse.Namespace) -> None:
     from sparsepo.cli.chat import chat
 
     chat(options.policies, options.max_new_tokens, options.seed)
+
+
+def run_card(options: argparse.Namespace) -> None:
+    from sparsepo.cli.card import model_card, read_run, write_card
+
+    if options.write:
+        print(f"wrote {write_card(options.folder)}")
+    else:
+        print(model_card(read_run(options.folder)), end="")
+
+
+def run_push(options: argparse.Namespace) -> None:
+    from sparsepo.cli.push import push
+
+    print(f"uploaded to {push(options.folder, options.to, merge=options.merge, public=options.public)}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

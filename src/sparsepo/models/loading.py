@@ -57,7 +57,7 @@ def load_model(
     require_model_folder(folder, pickled_weights)
     trust = {"trust_remote_code": trust_remote_code, "pickled_weights": pickled_weights}
     if is_adapter_folder(folder):
-        model = _with_adapter(folder, dtype, quantization, compute, trust)
+        model = _with_adapter(folder, read_base(folder), dtype, quantization, compute, trust)
     else:
         model = _from_pretrained(folder, None, dtype, quantization, compute, trust)
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
@@ -87,7 +87,23 @@ def _from_pretrained(
     return _keep_trainable(model)
 
 
-def _with_adapter(folder: Path, dtype: str, quantization: str, compute: str, trust: dict[str, bool]) -> Any:
+def load_merged(folder: Path) -> Any:
+    """The base of an adapter with the adapter merged into it, on the CPU, in the dtype of the base's own config.
+
+    An adapter that was trained on 4-bit weights is merged into those of full precision. Raises UserError as
+    `load_model`.
+    """
+    require_model_folder(folder)
+    own = getattr(folder_config(folder), "dtype", None) or torch.float32
+    dtype = str(own).removeprefix("torch.")
+    base = read_base(folder)
+    if base.quantization != "none":
+        base = base._replace(dtype=dtype, quantization="none")
+    trust = dict.fromkeys(TRUST_OPTIONS, False)
+    return disable_dropout(_with_adapter(folder, base, dtype, "none", "float32", trust)).eval().cpu()
+
+
+def _with_adapter(folder: Path, base: Base, dtype: str, quantization: str, compute: str, trust: dict[str, bool]) -> Any:
     """The base of an adapter as it was loaded for its training, with the adapter.
 
     The adapter is merged in memory, in float32 at least, before the cast to `dtype`; on 4-bit weights it stays beside
@@ -98,7 +114,7 @@ def _with_adapter(folder: Path, dtype: str, quantization: str, compute: str, tru
         from peft import PeftModel
     except ImportError:
         raise UserError(f"{folder}: an adapter needs the library peft: pip install 'sparsepo[qlora]'") from None
-    base, tensors = read_base(folder), read_tensors(folder)
+    tensors = read_tensors(folder)
     bits = (quantization, compute) if base.quantization == "none" else (base.quantization, base.compute)
     model = _load_base(base, base.dtype or dtype, *bits, trust)
     rows = [value.shape[0] for name, value in tensors.items() if name.endswith(EMBEDDINGS)]

@@ -10,7 +10,7 @@ from sparsepo.report.tables.comparison import Comparison
 from sparsepo.report.tables.render import BETTER, WORSE
 from sparsepo.report.tables.systems import PROMPTS, PROMPTS_AND_SEEDS, SEEDS, STANDARD_ERROR
 
-_INTERVALS = {
+INTERVALS = {
     PROMPTS_AND_SEEDS: "of several seeds over prompts and trainings",
     PROMPTS: "of one seed over prompts, which leaves out the variation between trainings",
     SEEDS: "of scores without single items, of several seeds, over trainings and by their standard errors",
@@ -21,7 +21,7 @@ _INTERVALS = {
 def comparison_caption(comparison: Comparison) -> str:
     """The sentences that hold for this table, in one paragraph."""
     sources = {estimate.source for system in comparison.systems for estimate in system.estimates.values()}
-    intervals = [text for source, text in _INTERVALS.items() if source in sources]
+    intervals = [text for source, text in INTERVALS.items() if source in sources]
     pairs = [pair for column_pairs in comparison.differences.values() for pair in column_pairs]
     sentences = [
         _rule(comparison),
