@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from shlex import quote
 
-HERE = Path(workflow.basedir)
+HERE = Path(workflow.current_basedir).parent
 if set("{}").intersection(str(HERE)):
     sys.exit(f"{HERE}: Snakemake takes braces in a path for wildcards; move or rename the folder of the workflow")
 sys.path.insert(0, str(HERE / "src"))
@@ -20,16 +20,25 @@ from sparsepo.methods.plugins import VARIABLE as PLUGINS
 from sparsepo.monitor.plan_file import note_end, write_plan
 from sparsepo.monitor.tracking import start_follower
 from sparsepo.runtime.errors import UserError
+from sparsepo.workflow.registry import STAGES as REGISTRY
 from sparsepo.workflow.stages import Stages
 
 # A config that the user names replaces the default as a whole, where Snakemake would merge the two;
-# `--config key=value` then overrides single values (tasks__planted__seeds=[0,1]).
-CONFIG_FILES = workflow.config_settings.configfiles or [HERE / "config.yaml"]
+# `--config key=value` then overrides single values (tasks__planted__seeds=[0,1]). As a module of another workflow
+# the config is the mapping that the module is given.
+if workflow.modifier.parent_modifier is None:
+    CONFIG_FILES = workflow.config_settings.configfiles or [HERE / "config.yaml"]
+    GIVEN = workflow.config_settings.config
+else:
+    CONFIG_FILES, GIVEN = [], config
 try:
-    STAGES = Stages.read(CONFIG_FILES, workflow.config_settings.config)
+    STAGES = Stages.read(CONFIG_FILES, GIVEN)
 except UserError as error:
     sys.exit(str(error))
 
+PATHS = (
+    workflow.modifier.path_modifier
+)  # of a module with a `prefix`; Snakemake applies it to inputs and outputs itself
 PROMPTS = {split: f"results/{{task}}/prompts/{split}.jsonl" for split in ("train", "validation", "test")}
 SFT = "results/{task}/sft"
 START = "results/{task}/start"
@@ -58,18 +67,21 @@ wildcard_constraints:
     method=r"[a-z0-9_]+",
 
 
-# This prefix replaces Snakemake's own, so its strict mode is repeated. Outside conda the jobs use the Python that runs
-# Snakemake, so no environment has to be activated. An empty IFS and -f keep $SCRIPTS one word, and the path
-# that it is. What a launcher set for the shell that started Snakemake is not for its jobs: they would wait for others.
+# All commands start with `eval "$SPARSEPO_JOB"`: a `shell.prefix` would also be that of a workflow around this
+# one. Outside conda the jobs use the Python that runs Snakemake, so no environment has to be activated. An empty IFS and -f
+# keep $SCRIPTS one word, and the path that it is. What a launcher set for the shell that started Snakemake is not for its
+# jobs: they would wait for others.
 # SPARSEPO_SNAKEMAKE: see sparsepo.runtime.entry_point.run_main.
 # PYTHONPATH keeps what the user has in it, where functions of a config may be.
 PYTHON_PATH = os.pathsep.join(filter(None, [str(HERE / "src"), os.environ.get("PYTHONPATH")]))
 PATH_OF_PYTHON = f" PATH={quote(str(Path(sys.executable).parent))}:$PATH"
 IN_CONDA = any("conda" in str(method).lower() for method in workflow.deployment_settings.deployment_method)
-shell.prefix(
+JOB = (
     "set -feuo pipefail; IFS=; unset RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT; export PYTHONUTF8=1 PYTHONUNBUFFERED=1 TRANSFORMERS_VERBOSITY=error TOKENIZERS_PARALLELISM=false TQDM_DISABLE=1"
-    f" SPARSEPO_SNAKEMAKE={os.getpid()} PYTHONPATH={quote(PYTHON_PATH)} SCRIPTS={quote(str(HERE / 'workflow_scripts'))} {PLUGINS}={quote(os.pathsep.join(STAGES.config.plugins))}{'' if IN_CONDA else PATH_OF_PYTHON}; "
+    f" SPARSEPO_SNAKEMAKE={os.getpid()} PYTHONPATH={quote(PYTHON_PATH)} SCRIPTS={quote(str(HERE / 'workflow_scripts'))}{'' if IN_CONDA else PATH_OF_PYTHON}"
 )
+MODULE_PLUGINS = [*filter(None, os.environ.get(PLUGINS, "").split(os.pathsep)), *STAGES.config.plugins]
+os.environ.update({"SPARSEPO_JOB": JOB, PLUGINS: os.pathsep.join(dict.fromkeys(MODULE_PLUGINS))})
 
 
 # --- what the rules of all stages share (see rules/jobs.smk)
@@ -105,6 +117,8 @@ def stage_params(stage, **given):
             values["out"] = min(unnamed) if len(unnamed) == 1 else os.path.commonpath(unnamed)
         for name, value in given.items():
             values[name] = value(wildcards) if callable(value) else value.format(**wildcards)
+            if str(values[name]).startswith("results/"):
+                values[name] = PATHS.replace_prefix(values[name])
         return " ".join(option(name, value) for name, value in values.items() if value)
 
     return {
@@ -128,14 +142,20 @@ def option(name, value):
     return " ".join([f"--{name.replace('_', '-')}", *map(quote, as_list(value))])
 
 
-threads_of = with_signature(lambda wildcards, rulename: STAGES.threads(rulename, **wildcards))
-num_gpus = with_signature(lambda wildcards, rulename: STAGES.num_processes(rulename, **wildcards))
+def stage_of(rulename):
+    """The stage of a rule, whose name has a prefix in a workflow that uses this one as a module."""
+    return max((stage for stage in REGISTRY if stage in rulename), key=len)
+
+
+threads_of = with_signature(lambda wildcards, rulename: STAGES.threads(stage_of(rulename), **wildcards))
+num_gpus = with_signature(lambda wildcards, rulename: STAGES.num_processes(stage_of(rulename), **wildcards))
 # Twice the memory with each attempt, as a job that was killed for memory needs more; and as many minutes more as at first.
 mem_mb = with_signature(
-    lambda wildcards, attempt, rulename: STAGES.resources(rulename, **wildcards)["mem_mb"] * 2 ** (attempt - 1)
+    lambda wildcards, attempt, rulename: STAGES.resources(stage_of(rulename), **wildcards)["mem_mb"]
+    * 2 ** (attempt - 1)
 )
 runtime = with_signature(
-    lambda wildcards, attempt, rulename: STAGES.resources(rulename, **wildcards)["runtime"] * attempt
+    lambda wildcards, attempt, rulename: STAGES.resources(stage_of(rulename), **wildcards)["runtime"] * attempt
 )
 user_file_hashes = of_job(STAGES.user_file_hashes)
 resolved_config = of_job(STAGES.resolved_config)  # for the record of a run
@@ -155,9 +175,7 @@ reference_caches = of_job(
 oracle_start = of_job(lambda **job: f"{STAGES.oracle_start(**job)}/run.json")
 opponents = of_job(lambda **job: [GENERATIONS.format(task=job["task"], run=run) for run in STAGES.opponents(**job)])
 scoring_model = of_job(lambda **job: f"{STAGES.scoring_models(**job)[0]}/run.json")
-scoring_base = of_job(
-    lambda **job: next((f"{folder}/run.json" for folder in STAGES.scoring_models(**job)[1:]), [])
-)
+scoring_base = of_job(lambda **job: next((f"{folder}/run.json" for folder in STAGES.scoring_models(**job)[1:]), []))
 
 
 @with_signature
@@ -275,7 +293,7 @@ def planned_jobs():
             item = next((wildcards[key] for key in ("run", "kind", "oracle") if key in wildcards), "")
             if "iteration" in wildcards:
                 item = f"{item}/iteration~{wildcards['iteration']}"
-            yield job.rule.name, wildcards["task"], item, workflow.dag.needrun(job)
+            yield stage_of(job.rule.name), wildcards["task"], item, workflow.dag.needrun(job)
 
 
 def is_main_run():

@@ -11,6 +11,7 @@ rule cpu_job:
         mem_mb=mem_mb,
         runtime=runtime,
     shell:
+        'eval "$SPARSEPO_JOB"; '
         "python $SCRIPTS/{params.script} --settings {params.settings:q} --code-version {params.code_version}"
         " {params.options} > {log} 2>&1"
 
@@ -26,6 +27,7 @@ rule gpu_job:
         mem_mb=mem_mb,
         runtime=runtime,
     shell:
+        'eval "$SPARSEPO_JOB"; '
         "python -m sparsepo.runtime.gpu_slots --count {resources.gpu} -- {params.launcher} $SCRIPTS/{params.script}"
         " --settings {params.settings:q} --code-version {params.code_version} {params.options} > {log} 2>&1"
 

@@ -232,14 +232,14 @@ def test_opponents_of_a_win_rate_are_runs_of_the_same_seed_and_never_the_run_its
 
 
 def test_judges_and_opponents_that_cannot_be_are_refused(tmp_path):
-    own = {"generation": GENERATION, "win_rate": JUDGE}
-    message = refused(tmp_path, evaluation=own | {"win_rate_against": ["chosen", "simpo"]})
+    own = {"generation": GENERATION, "win_rate": JUDGE, "win_rate_against": ["sft"]}
+    message = refused(tmp_path, evaluation=own | {"win_rate_against": ["sft", "simpo"]})
     assert message == "evaluation.win_rate_against[1]: 'simpo' is nothing to compare with; allowed: chosen, sft, dpo"
     message = refused(tmp_path, evaluation=own | {"extra_judges": {"low": JUDGE}})
     assert message.startswith("evaluation.extra_judges.low: a judge cannot be named 'low'")
     message = refused(tmp_path, evaluation={"generation": GENERATION, "summaries": {}, "extra_judges": {"b": JUDGE}})
     assert message == "evaluation.extra_judges: give the first judge under 'win_rate'"
-    own |= {"extra_judges": {"b": JUDGE}, "win_rate_against": ["chosen", "sft"], "select": "win_rate_b_vs_sft"}
+    own |= {"extra_judges": {"b": JUDGE}, "win_rate_against": ["sft"], "select": "win_rate_b_vs_sft"}
     assert config(evaluation=own).tasks["t"].evaluation.selected_by == "win_rate_b_vs_sft"
 
 
@@ -284,3 +284,21 @@ def test_tests_of_evalplus_need_their_suite_and_numpy(tmp_path):
     assert yaml.safe_load(made.settings("measure_pass_at_k", "t"))["plus"] == {"mbpp": str(tmp_path / "plus.jsonl")}
     code = {"code": CODE | {"suites": ["mbpp"], "humaneval_plus": str(tmp_path / "plus.jsonl")}}
     assert "which is not among the suites" in refused(tmp_path, **both, evaluation=code)
+
+
+def test_what_the_context_of_a_model_cannot_hold_is_told_before_any_job(tmp_path):
+    model = {"source": "scratch", "config": {"model_type": "gpt2", "n_positions": 64}}
+    judged = {"generation": GENERATION, "win_rate": JUDGE, "win_rate_against": ["sft"]}
+    message = refused(tmp_path, model=model, sampling={"max_new_tokens": 64})
+    assert (
+        message
+        == "sampling.max_new_tokens: the context of the model, 64 tokens, also has to hold the prompt: reduce it"
+    )
+    message = refused(tmp_path, model=model, sampling={"max_new_tokens": 63}, evaluation=judged)
+    assert message.startswith("evaluation.generation.max_new_tokens: the context of the model, 64 tokens")
+
+
+def test_data_without_chosen_responses_are_not_compared_with_them(tmp_path):
+    message = refused(tmp_path, evaluation={"generation": GENERATION, "win_rate": JUDGE})
+    assert message.endswith("data.source 'planted' has no chosen responses: write win_rate_against: [sft]")
+    config(evaluation={"generation": GENERATION, "win_rate": JUDGE, "win_rate_against": ["sft"]})

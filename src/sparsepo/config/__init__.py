@@ -1,5 +1,6 @@
 """The config as pydantic models, one module a section: each key with its type, default and description."""
 
+import math
 from collections.abc import Iterator
 from itertools import permutations
 from math import prod
@@ -217,6 +218,9 @@ class TaskConfig(Section):
                 allowed = ", ".join(("chosen", "sft", *self.methods))
                 message = f"'{opponent}' is nothing to compare with; allowed: {allowed}"
                 yield message, ("evaluation", "win_rate_against", place)
+        if self.evaluation.win_rate and "chosen" in self.evaluation.win_rate_against and self.data.source in UNANSWERED:
+            message = f"data.source '{self.data.source}' has no chosen responses: write win_rate_against: [sft]"
+            yield message, ("evaluation", "win_rate_against")
         if self.evaluation.scorer is None and self.training.frontier_every:
             yield "points of the frontier need evaluation.scorer; set frontier_every: 0", ("training", "frontier_every")
 
@@ -233,12 +237,25 @@ class TaskConfig(Section):
         measures = self.training.frontier_every or (
             self.evaluation.scorer and methods_trained_by("rounds", self.methods)
         )
+        for *path, sampling in (
+            ("preferences", "sampling", getattr(self.preferences, "sampling", None)),
+            ("sampling", self.sampling),
+            ("evaluation", "generation", self.evaluation.generation),
+        ):
+            context = getattr(self.model, "context", math.inf)
+            if sampling is not None and sampling.max_new_tokens >= context:
+                message = f"the context of the model, {context} tokens, also has to hold the prompt: reduce it"
+                yield message, (*path, "max_new_tokens")
         if self.evaluation.frontier_prompts > prompts.test and measures:
             message = (
                 f"at most the {prompts.test} test prompts (data.prompts.test) can be sampled, "
                 f"not {self.evaluation.frontier_prompts}"
             )
             yield message, ("evaluation", "frontier_prompts")
+
+
+UNANSWERED = ("planted", "texts")
+"""Sources of data whose prompts have no chosen response."""
 
 
 class Config(Section):

@@ -40,9 +40,10 @@ def load_with_owners(paths: Paths, overrides: Mapping[str, Any] | None = None) -
     """As `load_config`, and the name of the config that each task belongs to.
 
     Of several files that is the name in the last one with the task, so that configs given together make what each of
-    them makes alone; a name from the command line is that of all.
+    them makes alone; a name from the command line is that of all. Without files `overrides` are the config, as of a
+    module of another workflow.
     """
-    merged, lines, owners = {}, {}, {}
+    merged, lines, owners, path = {}, {}, {}, "config"
     for path in [paths] if isinstance(paths, str | Path) else paths:
         raw, places = read_with_bases(Path(path))
         merged = merge_files(merged, raw)
@@ -58,7 +59,7 @@ def load_with_owners(paths: Paths, overrides: Mapping[str, Any] | None = None) -
     except RecursionError:
         raise UserError(f"{path}: nested too deeply, in the file or in --config") from None
     except ValidationError as error:
-        raise UserError("\n".join(error_lines(error, merged, lines, given, str(path)))) from None
+        raise UserError("\n".join(error_lines(error, merged, lines, given if lines else {}, str(path)))) from None
     return config, {task: config.name if "name" in given else owners.get(task, config.name) for task in config.tasks}
 
 

@@ -1,6 +1,7 @@
 """The section `model`: where a model and its tokenizer come from."""
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -69,6 +70,12 @@ class ScratchModel(ChatOptions):
         except ValueError:
             raise_error("it holds a number that is not finite or too long")
         return config
+
+    @property
+    def context(self) -> float:
+        """The number of tokens that the model can read, infinity where the config leaves it to transformers."""
+        given = self.config.get("max_position_embeddings", self.config.get("n_positions"))
+        return given if isinstance(given, int) else math.inf
 
 
 class PretrainedModel(ChatOptions):
