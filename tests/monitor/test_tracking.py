@@ -40,7 +40,7 @@ class Remembering:
 
     def start(self, run):
         if not self.is_reachable:
-            raise ConnectionError("no route to host")
+            raise ConnectionError("no route to http://me:secret@host/api")
         self.run = run
         self.calls.append(("start", run.group, run.name, run.id))
 
@@ -98,11 +98,11 @@ def steps(calls, name=NAME):
 
 
 def test_rows_go_to_a_run_of_that_name_in_the_group_of_its_task(files, calls):
-    write_log({"step": 1, "loss": 0.5, "note": "text", "flag": True, "none": None})
+    write_log(row(1) | {"note": "text", "flag": True, "none": None}, row(2))
     assert sender().send()
     assert calls[0] == ("open", "small", ["a"])
     assert calls[1][:3] == ("start", "reviews", NAME)
-    assert calls[2] == (NAME, 1, {"loss": 0.5})
+    assert calls[2] == (NAME, 1, {"loss": 0.5, "tokens_per_second": 7.0})
 
 
 def test_each_row_is_sent_once_while_a_training_goes_on_and_ends(files, calls):
@@ -110,10 +110,23 @@ def test_each_row_is_sent_once_while_a_training_goes_on_and_ends(files, calls):
     for rows in ([row(1)], [row(1), row(2)], [row(1), row(2)]):
         write_log(*rows)
         own.send()
+    assert steps(calls) == [1]
     write_log(row(1), row(2), row(3), finished=True)
     own.send()
     assert steps(calls) == [1, 2, 3]
     assert [call[0] for call in calls].count("start") == 1 and calls[-1] == ("finish", NAME)
+
+
+def test_a_row_of_validation_joins_that_of_its_step_whenever_it_is_written(files, calls):
+    own = sender()
+    before, after = ({"step": step, "validation_loss": 0.9} for step in (0, 1))
+    for rows in ([before], [before, row(1)], [before, row(1), after], [before, row(1), after, row(2)]):
+        write_log(*rows)
+        own.send()
+    assert [call[1:] for call in calls if call[0] == NAME] == [
+        (0, {"validation_loss": 0.9}),
+        (1, {"loss": 0.5, "tokens_per_second": 7.0, "validation_loss": 0.9}),
+    ]
 
 
 def test_a_second_call_sends_only_what_is_new_to_the_same_run(files, calls):
@@ -132,16 +145,18 @@ def test_a_resumed_training_continues_its_curve(files, calls):
     for rows in ([row(1), row(2), row(3)], [row(1)], [row(1), row(2, speed=3.0)], [row(1), row(2), row(3), row(4)]):
         write_log(*rows)
         own.send()
+    own.send(is_last=True)
     assert steps(calls) == [1, 2, 3, 4]
 
 
 def test_a_training_that_starts_anew_is_another_run(files, calls):
     own = sender()
-    write_log(row(1), row(2), finished=True)
+    before = {"step": 0, "validation_loss": 0.9}
+    write_log(before, row(1), row(2), finished=True)
     own.send()
-    write_log(row(1, loss=0.7), finished=True)
+    write_log(before, row(1, speed=3.0), finished=True)
     own.send()
-    assert steps(calls) == [1, 2, 1]
+    assert steps(calls) == [0, 1, 2, 0, 1]
     first, second = (call[3] for call in calls if call[0] == "start")
     assert first != second
 
@@ -150,16 +165,16 @@ def test_a_training_that_starts_anew_is_another_run(files, calls):
 def test_a_last_line_that_is_not_complete_waits(end, files, calls):
     own = sender()
     write_log(row(1), end=end)
-    own.send()
+    own.send(is_last=True)
     assert steps(calls) == [1]
     write_log(row(1), row(2))
-    own.send()
+    own.send(is_last=True)
     assert steps(calls) == [1, 2]
 
 
 def test_sft_is_tracked_and_a_group_of_the_config_holds_all_runs(files, calls):
     write_config({"report_to": ["wandb"], "project": "p", "group": "g"})
-    write_log(row(1), run="sft")
+    write_log(row(1), row(2), run="sft")
     sender().send()
     assert calls[0][1] == "p" and calls[1][:3] == ("start", "g", "sft")
 
@@ -185,14 +200,14 @@ def test_a_tracker_that_is_not_reachable_is_a_warning_and_gets_all_rows_later(fi
     monkeypatch.setattr(Remembering, "is_reachable", False)
     with pytest.raises(UserError, match="wandb: not everything was sent; write: sparsepo track config.yaml"):
         track([Path("config.yaml")], {}, Path("results"))
-    assert "warning: wandb: ConnectionError: no route to host" in capsys.readouterr().err
+    assert "warning: wandb: ConnectionError: no route to http://[login]@host/api" in capsys.readouterr().err
     monkeypatch.setattr(Remembering, "is_reachable", True)
     track([Path("config.yaml")], {}, Path("results"))
     assert steps(calls) == [1]
 
 
 def test_another_project_gets_all_rows(files, calls):
-    write_log(row(1))
+    write_log(row(1), row(2))
     sender().send()
     write_config({"report_to": ["wandb"], "project": "other"})
     sender().send()

@@ -60,7 +60,9 @@ class Wandb(Tracker):
             dir=self.folder,
             resume="allow",
             reinit="create_new",  # several runs are open at a time
-            settings=wandb.Settings(console="off", x_disable_stats=True),  # of this process, which trains nothing
+            settings=wandb.Settings(
+                console="off", quiet=True, x_disable_stats=True
+            ),  # of this process, which trains nothing
         )
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
@@ -146,6 +148,7 @@ class Trackio(Tracker):
             resume="allow",
             embed=False,
             auto_log_gpu=False,
+            auto_log_cpu=False,
         )
 
     def log(self, step: int, values: Mapping[str, float]) -> None:

@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -29,6 +30,8 @@ from sparsepo.runtime.errors import UserError, one_line
 FOLDER = ".tracking"
 LOG = Path("logs/tracking.log")
 POLL_SECONDS = 5.0
+LOGIN = re.compile(r"//[^/@\s]+@")
+"""Of an address in an error message, as http://user:password@server."""
 RETRY_SECONDS = 60.0  # after a tracker was not reachable
 
 
@@ -54,14 +57,15 @@ def track(paths: Sequence[Path], overrides: Mapping[str, Any], results: Path, fo
 
 @contextmanager
 def _only_one(folder: Path) -> Iterator[None]:
-    """Wait until no other process sends the results of this folder."""
+    """Wait until no other process sends the results of this folder. A file system without locks has none."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"another process sends the results of {folder.parent}; waiting for its end", flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with suppress(OSError):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print(f"another process sends the results of {folder.parent}; waiting for its end", flush=True)
+                fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
@@ -102,12 +106,12 @@ class Log:
                 return path.read_text(encoding="utf-8").split("\n")[:-1]
         return []
 
-    def tracked_run(self, first_line: str) -> TrackedRun:
-        """The id is of the path and of the first row, which has times: a training that starts anew has another."""
+    def tracked_run(self, first: Mapping[str, Any]) -> TrackedRun:
+        """The id is of the path and of the first row with a speed, which is another when a training starts anew."""
         method, params, seed = parse_run(self.run)
         name = method if seed is None else f"{method} {params_text(params)} seed {seed}"
         parameters = {"task": self.task, "method": method, **params} | ({} if seed is None else {"seed": seed})
-        return TrackedRun(_hash(f"{self.task}/{self.run}\n{first_line}"), name, self.group, parameters)
+        return TrackedRun(_hash(self.task, self.run, json.dumps(first)), name, self.group, parameters)
 
 
 def logs_of(config: Config, results: Path) -> list[Log]:
@@ -143,7 +147,7 @@ class Sender:
             if is_last:
                 self._send_results()
         except Exception as error:  # of a package that is not ours: a sweep does not depend on it
-            reason = one_line(f"{type(error).__name__}: {error}", 300)
+            reason = one_line(LOGIN.sub("//[login]@", f"{type(error).__name__}: {error}"), 300)
             print(f"{time.strftime('%F %T')} warning: {self.name}: {reason}", file=sys.stderr, flush=True)
             for tracker in self._open.values():
                 with suppress(Exception):
@@ -154,21 +158,24 @@ class Sender:
         return True
 
     def _send_rows(self, log: Log, is_last: bool) -> None:
-        is_done, lines = log.is_done or is_last, log.lines
-        rows = list(_rows(lines))
-        key = f"{log.task}/{log.run}"
-        if rows:
-            run = log.tracked_run(lines[0])
+        """Of a training that goes on all steps but the last, which may get one more row, of validation."""
+        is_done, rows, key = log.is_done or is_last, list(_rows(log.lines)), f"{log.task}/{log.run}"
+        first = next((row for row in rows if "tokens_per_second" in row), None)
+        if first is not None:
+            run = log.tracked_run(first)
             sent = self._sent["runs"].get(key, {})
             if sent.get("id") != run.id:
                 self._finish(key)
                 sent = {"id": run.id, "step": -1}
-            new = [row for row in rows if row["step"] > sent["step"]]
-            for row in new:
-                values = {name: value for name, value in row.items() if name != "step" and _is_number(value)}
-                self._tracker(key, run).log(row["step"], values)
+            new: dict[int, dict[str, float]] = {}
+            for row in rows:
+                if row["step"] > sent["step"] and (is_done or row["step"] < rows[-1]["step"]):
+                    values = {name: value for name, value in row.items() if name != "step" and _is_number(value)}
+                    new.setdefault(row["step"], {}).update(values)
+            for step, values in new.items():
+                self._tracker(key, run).log(step, values)
             if new:
-                self._sent["runs"][key] = {"id": run.id, "step": new[-1]["step"]}
+                self._sent["runs"][key] = {"id": run.id, "step": max(new)}
                 write_json(self._path, self._sent)
         if is_done:
             self._finish(key)
