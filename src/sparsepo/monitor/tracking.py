@@ -59,7 +59,7 @@ def track(paths: Sequence[Path], overrides: Mapping[str, Any], results: Path, fo
 def _only_one(folder: Path) -> Iterator[None]:
     """Wait until no other process sends the results of this folder. A file system without locks has none."""
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "w") as file:
+    with open(folder / "lock", "w", encoding="utf-8") as file:
         with suppress(OSError):
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
