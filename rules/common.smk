@@ -117,7 +117,7 @@ def stage_params(stage, **given):
             values["out"] = min(unnamed) if len(unnamed) == 1 else os.path.commonpath(unnamed)
         for name, value in given.items():
             values[name] = value(wildcards) if callable(value) else value.format(**wildcards)
-            if str(values[name]).split("/")[0] == "results":
+            if Path(str(values[name])).parts[:1] == ("results",):
                 values[name] = PATHS.replace_prefix(values[name])
         return " ".join(option(name, value) for name, value in values.items() if value)
 
