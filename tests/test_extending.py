@@ -47,14 +47,14 @@ def project(tmp_path_factory):
     for name, text in FILES.items():
         (folder / name).write_text(text)
     rows = [{"prompt": f"tell me of {number}", "keyword": "cats"} for number in range(250)]
-    (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "results_here").mkdir()
+    (folder / "results_here" / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
 
 
 def run(project, code, *arguments):
-    """What a Python process prints that runs this code in an empty folder beside the project."""
+    """What a Python process prints that runs this code in the folder of results."""
     folder = project / "results_here"
-    folder.mkdir(exist_ok=True)
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", code, *map(str, arguments)]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=200)
@@ -87,8 +87,6 @@ from sparsepo.evaluation.scorers import build_scorer
 from sparsepo.workflow.settings import PrepareDataSettings, as_plain
 from sparsepo.workflow.stages import Stages
 
-import os
-os.symlink(sys.argv[2], "prompts.jsonl")
 task = load_config(sys.argv[1]).tasks["answers"]
 made = make_data(task.data.model_dump(mode="json"), None, first_words, PromptBuilder(columns=task.columns))
 print({prompt.columns["keyword"] for prompt in made.prompts["test"]}, task.columns)
@@ -101,7 +99,7 @@ for section in (task.evaluation.scorer, task.evaluation.extra_scorers["words"]):
 
 
 def test_the_reward_and_the_metric_of_the_page_score_with_the_columns_of_the_data(project):
-    lines = run(project, REWARD, project / "my_reward.yaml", project / "prompts.jsonl")
+    lines = run(project, REWARD, project / "my_reward.yaml")
     assert lines[0] == "{'cats'} {'keyword': True}"
     assert json.loads(lines[1]) == pytest.approx([1 - 0.2, -0.1])  # by hand: a keyword, two common words; one
     assert json.loads(lines[2]) == [3.0, 2.0]
