@@ -36,9 +36,8 @@ try:
 except UserError as error:
     sys.exit(str(error))
 
-PATHS = (
-    workflow.modifier.path_modifier
-)  # of a module with a `prefix`; Snakemake applies it to inputs and outputs itself
+# Of a module with a `prefix`; to inputs and outputs Snakemake applies it itself.
+PATHS = workflow.modifier.path_modifier
 PROMPTS = {split: f"results/{{task}}/prompts/{split}.jsonl" for split in ("train", "validation", "test")}
 SFT = "results/{task}/sft"
 START = "results/{task}/start"

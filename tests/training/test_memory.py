@@ -11,7 +11,7 @@ from sparsepo.data.records import Text
 from sparsepo.runtime.errors import UserError, is_out_of_memory
 from sparsepo.training import base_trainer
 from sparsepo.training.memory import (
-    Decoder,
+    DecoderShape,
     kept_a_token,
     largest_size,
     micro_batch_bytes,
@@ -25,7 +25,7 @@ ENOUGH, NONE = 10**12, 0
 
 def test_the_formula_by_hand():
     """A decoder of 2 layers of width 10 with 100 tokens in its vocabulary."""
-    model = Decoder(2, 10, 100)
+    model = DecoderShape(2, 10, 100)
     # 7 tokens * 68 bytes * 2 layers * 10, and 3 rows * 100 logits * 12 bytes
     assert micro_batch_bytes(model, 7, 3, half=False, checkpointing=False) == 9520 + 3600
     assert micro_batch_bytes(model, 7, 0, half=True, checkpointing=False) == 4760
@@ -43,7 +43,7 @@ def test_the_sizes_are_divisors_of_the_batch():
 
 
 def test_a_decoder_is_read_off_its_model(toy):
-    assert Decoder.of(toy.model("gpt2")) == (2, 16, len(toy.tokenizer)) == Decoder.of(toy.model("llama"))
+    assert DecoderShape.of(toy.model("gpt2")) == (2, 16, len(toy.tokenizer)) == DecoderShape.of(toy.model("llama"))
 
 
 @pytest.fixture

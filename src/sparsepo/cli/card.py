@@ -10,7 +10,7 @@ import yaml
 
 from sparsepo.methods.registry import METHODS
 from sparsepo.report.run_names import params_text, parse_run
-from sparsepo.runtime.atomic_folder import ADAPTER_CONFIG, is_adapter_folder, weights_file
+from sparsepo.runtime.atomic_folder import is_adapter_folder, read_adapter_config, weights_file
 from sparsepo.runtime.errors import UserError
 
 CARD = "README.md"
@@ -23,7 +23,7 @@ _CHOSEN = "Where a method has several settings and seeds, each seed is measured 
 
 
 @dataclass(frozen=True)
-class Run:
+class FinishedRun:
     """A finished run: its folder `results/<task>/runs/<method>/<parameters>/seed~<n>`, and its run.json.
 
     base: the hub id of the model that it was trained from, its adapter's base; None for a local one. revision: of it.
@@ -42,7 +42,7 @@ class Run:
         return is_adapter_folder(self.folder)
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path) -> FinishedRun:
     """Raises UserError for a folder that is none of a run, or of one that has not finished."""
     place = folder.resolve()
     if not place.is_dir():
@@ -55,7 +55,7 @@ def read_run(folder: Path) -> Run:
         raise UserError(f"{folder}: this run has not finished (it has no {missing[0]}); run Snakemake again")
     record = _read_json(place / "run.json") or {}
     base, revision = _hub_base(place, record)
-    return Run(folder, place.parents[4], task, f"{method}/{params}/{seed}", record, base, revision)
+    return FinishedRun(folder, place.parents[4], task, f"{method}/{params}/{seed}", record, base, revision)
 
 
 def write_card(folder: Path) -> Path:
@@ -65,7 +65,7 @@ def write_card(folder: Path) -> Path:
     return path
 
 
-def model_card(run: Run, name: str | None = None, merged_dtype: str | None = None) -> str:
+def model_card(run: FinishedRun, name: str | None = None, merged_dtype: str | None = None) -> str:
     """The card as Markdown with a YAML front matter.
 
     name: what `from_pretrained` is given, the folder of the run without it. merged_dtype: of the plain weights that an
@@ -96,9 +96,9 @@ def model_card(run: Run, name: str | None = None, merged_dtype: str | None = Non
 def _hub_base(folder: Path, record: dict[str, Any]) -> tuple[str | None, str | None]:
     """The hub id and the revision of the base; None for a folder, a file or a model from scratch."""
     if is_adapter_folder(folder):
-        config = _read_json(folder / ADAPTER_CONFIG) or {}
-        name = config.get("base_model_name_or_path") or ""
-        is_local = not name or Path(name).is_absolute() or Path(name).exists()
+        config = read_adapter_config(folder)
+        name = config["base_model_name_or_path"]
+        is_local = Path(name).is_absolute() or Path(name).exists()
         return (None, None) if is_local else (name, config.get("revision"))
     model = record.get("config", {}).get("model", {})
     return (model.get("id"), model.get("revision")) if model.get("source") == "hub" else (None, None)
@@ -108,7 +108,7 @@ def _label(method: str) -> str:
     return METHODS[method].label if method in METHODS else method
 
 
-def _origin(run: Run, merged_dtype: str | None) -> str:
+def _origin(run: FinishedRun, merged_dtype: str | None) -> str:
     revision = f" at revision `{run.revision}`" if run.revision else ""
     base = f"`{run.base}`{revision}" if run.base else "a model that is on no hub (`model` in the config below)"
     kind = "An adapter for" if run.is_adapter else "A policy trained from"
@@ -124,15 +124,14 @@ def _method_text(method: str) -> str:
     return f"{row.label} (`{method}`), {row.source}:\n\n```text\n{row.equation}\n```"
 
 
-def _loading_code(run: Run, name: str, is_adapter: bool) -> str:
+def _loading_code(run: FinishedRun, name: str, is_adapter: bool) -> str:
     if not is_adapter:
         return (
             "from transformers import AutoModelForCausalLM, AutoTokenizer\n"
             f"model = AutoModelForCausalLM.from_pretrained({_quoted(name)})\n"
             f"tokenizer = AutoTokenizer.from_pretrained({_quoted(name)})"
         )
-    raw = _read_json(run.folder / ADAPTER_CONFIG) or {}
-    base = run.base or raw.get("base_model_name_or_path")
+    base = run.base or read_adapter_config(run.folder)["base_model_name_or_path"]
     revision = f", revision={_quoted(run.revision)}" if run.revision else ""
     own_tokenizer = (run.folder / "tokenizer_config.json").is_file()
     of_tokenizer = f"{_quoted(name)}" if own_tokenizer else f"{_quoted(base)}{revision}"
@@ -145,7 +144,7 @@ def _loading_code(run: Run, name: str, is_adapter: bool) -> str:
     )
 
 
-def _results(run: Run, method: str, params: str) -> list[str]:
+def _results(run: FinishedRun, method: str, params: str) -> list[str]:
     """The rows of this setting: of the grid, which chooses nothing, and of the comparison, where it stands."""
     from sparsepo.report.tables.caption import INTERVALS
     from sparsepo.report.tables.systems import PROMPTS, PROMPTS_AND_SEEDS, SEEDS, STANDARD_ERROR
@@ -185,7 +184,7 @@ def _result_table(own: list[dict[str, str]], sft: list[dict[str, str]]) -> str:
     return "\n".join(lines)
 
 
-def _notes(run: Run, is_adapter: bool) -> list[str]:
+def _notes(run: FinishedRun, is_adapter: bool) -> list[str]:
     """What the training and the scoring noted, and what is not known."""
     from sparsepo.report.tables.render import escaped_markdown
 
@@ -209,7 +208,7 @@ def _notes(run: Run, is_adapter: bool) -> list[str]:
     return [escaped_markdown(line) for line in (*lines, *dict.fromkeys(notes))]
 
 
-def _config(run: Run) -> str:
+def _config(run: FinishedRun) -> str:
     config, settings = run.record.get("config", {}), run.record.get("settings", {})
     shown = {name: config[name] for name in _CONFIG_SECTIONS if config.get(name) is not None}
     shown |= {name: settings[name] for name in _RUN_SETTINGS if name in settings}

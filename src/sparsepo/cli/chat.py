@@ -40,6 +40,8 @@ def read_prompt() -> str | None:
 
 def continuation(model: Any, tokenizer: Any, messages: list[dict[str, str]], is_chat: bool, max_new_tokens: int) -> str:
     """A sampled answer to the last message. Raises UserError if it does not fit into the context of the model."""
+    from sparsepo.models.limits import context_length
+
     if is_chat:
         inputs = tokenizer.apply_chat_template(
             messages, add_generation_prompt=True, return_dict=True, return_tensors="pt"
@@ -47,8 +49,8 @@ def continuation(model: Any, tokenizer: Any, messages: list[dict[str, str]], is_
     else:
         inputs = tokenizer(messages[-1]["content"], return_tensors="pt")
     ids = inputs["input_ids"].to(model.device)
-    context = getattr(model.config, "max_position_embeddings", None)
-    if context and ids.shape[1] + max_new_tokens > context:
+    context = context_length(model)
+    if ids.shape[1] + max_new_tokens > context:
         given = f"{ids.shape[1]} tokens of prompt and {max_new_tokens} new ones"
         raise UserError(f"{given} are more than the context of the model, {context}; start again, or --max-new-tokens")
     mask = ids.new_ones(ids.shape)

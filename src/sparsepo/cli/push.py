@@ -3,7 +3,7 @@
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from sparsepo.cli.card import CARD, Run, model_card, read_run
+from sparsepo.cli.card import CARD, FinishedRun, model_card, read_run
 from sparsepo.runtime.atomic_folder import OF_ONE_KIND
 from sparsepo.runtime.errors import UserError, one_line
 
@@ -53,7 +53,7 @@ def check_login() -> None:
         raise UserError("no login to the hub: run hf auth login, or set HF_TOKEN")
 
 
-def stage_files(run: Run, repository: str, merge: bool, target: Path) -> None:
+def stage_files(run: FinishedRun, repository: str, merge: bool, target: Path) -> None:
     """Fill a folder with what is uploaded: links to the files of the run, or merged weights, and the card."""
     dtype = None
     if merge:

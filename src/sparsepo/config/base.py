@@ -55,6 +55,19 @@ def must(holds: Callable[[Any], bool], message: str, *location: str) -> AfterVal
     return AfterValidator(lambda value: value if holds(value) else raise_error(message.format(value), *location))
 
 
+def passes(check: Callable[[Any], Any]) -> AfterValidator:
+    """The rule of a type that this check of a value raises no UserError, whose message is that of the config."""
+
+    def checked(value: Any) -> Any:
+        try:
+            check(value)
+        except UserError as error:
+            raise_error(str(error))
+        return value
+
+    return AfterValidator(checked)
+
+
 def _number(value: Any) -> Any:
     """Refuse `true` and `false`, which pydantic takes for 1 and 0."""
     return raise_error("must be a number, not true or false") if isinstance(value, bool) else value
@@ -86,16 +99,7 @@ PathName = name_type(
 Dtype = Literal["float32", "bfloat16", "float16"]
 
 
-def _function(reference: str) -> str:
-    """Refuse what names no function of the user, which is read and not run."""
-    try:
-        find_function(reference)
-    except UserError as error:
-        raise_error(str(error))
-    return reference
-
-
-FunctionName = Annotated[Text, AfterValidator(_function)]
+FunctionName = Annotated[Text, passes(find_function)]
 """`file.py:function`, the file beside the config, or `package.module:function`."""
 
 _ORIGINS = {

@@ -16,6 +16,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from sparsepo.config import Config
 from sparsepo.config.error_lines import Location, error_lines
 from sparsepo.runtime.errors import UserError, one_line
+from sparsepo.runtime.user_code import relative_if_below
 
 MAX_VALUES = 100_000  # aliases of aliases make a file of a kilobyte larger than any machine
 TAG_ERRORS = (AttributeError, KeyError, IndexError, TypeError, OverflowError)
@@ -63,7 +64,7 @@ def load_with_owners(paths: Paths, overrides: Mapping[str, Any] | None = None) -
     return config, {task: config.name if "name" in given else owners.get(task, config.name) for task in config.tasks}
 
 
-class _Loader(yaml.SafeLoader):
+class _YamlLoader(yaml.SafeLoader):
     """YAML, of which JSON is a part: there two escapes, as `\\ud83d\\ude00`, stand for one character."""
 
     def construct_scalar(self, node: yaml.ScalarNode) -> str:
@@ -107,7 +108,7 @@ def merge_files(below: dict[str, Any], raw: dict[str, Any]) -> dict[str, Any]:
 def read_yaml(path: str | Path) -> tuple[dict[str, Any], dict[Location, int]]:
     """The mapping in a YAML file, and the line of every value in it."""
     try:
-        loader = _Loader(Path(path).read_text(encoding="utf-8"))
+        loader = _YamlLoader(Path(path).read_text(encoding="utf-8"))
         root = loader.get_single_node()
         lines = _line_numbers(root, str(path))  # before aliases are written out
         _refuse_numbers_of_other_bases(root, str(path))
@@ -128,10 +129,7 @@ def read_yaml(path: str | Path) -> tuple[dict[str, Any], dict[Location, int]]:
 
 
 def locate_user_files(value: Any, folder: Path) -> Any:
-    """A config whose names of the user's Python files, which are relative to its folder, lead there from here.
-
-    A file below the working directory keeps a relative name, so that results can move with their folder.
-    """
+    """A config whose names of the user's Python files, which are relative to its folder, lead there from here."""
 
     def located(key: str | None, value: Any) -> Any:
         if isinstance(value, dict):
@@ -143,8 +141,7 @@ def locate_user_files(value: Any, folder: Path) -> Any:
         file, colon, name = value.rpartition(":") if key == "function" else (value, "", "")
         if not file.endswith(".py"):
             return value
-        path = os.path.abspath(folder / file)
-        return (os.path.relpath(path) if Path(path).is_relative_to(Path.cwd()) else path) + colon + name
+        return relative_if_below(folder / file) + colon + name
 
     return located(None, value)
 

@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
-from sparsepo.config.base import Bool, Count, FunctionName, LocatedError, Positive, Section, Text, raise_error
+from sparsepo.config.base import Bool, Count, FunctionName, LocatedError, Positive, Section, Text, passes
 from sparsepo.runtime.errors import UserError
 from sparsepo.runtime.secrets import split_url
-from sparsepo.runtime.user_code import Parameters, parameters_of
+from sparsepo.runtime.user_code import FunctionParameters, parameters_of
 
 
 class VaderScorer(Section):
@@ -69,7 +69,7 @@ class PythonScorer(Section):
     """false for a metric of `extra_scorers` whose low values are good. A reward is always better when higher."""
 
     @property
-    def parameters(self) -> Parameters:
+    def parameters(self) -> FunctionParameters:
         """The columns of the data that the function asks for."""
         return parameters_of(self.function, ("prompts", "responses"))
 
@@ -101,14 +101,6 @@ class NliJudge(TextClassifier):
     """`nli`: compares entailment."""
 
 
-def _judge_url(url: str) -> str:
-    try:
-        split_url(url)
-    except UserError as error:
-        raise_error(str(error))
-    return url
-
-
 class EndpointJudge(Section):
     """Asks a chat model behind an OpenAI-compatible address, in both orders of the responses."""
 
@@ -116,7 +108,7 @@ class EndpointJudge(Section):
     """`endpoint`: a chat model behind an address."""
     url: Annotated[
         Text,
-        AfterValidator(_judge_url),
+        passes(split_url),
     ]
     """The address up to the version, for example https://api.openai.com/v1."""
     model: Text

@@ -47,14 +47,14 @@ def make_data(
     when the source cannot fill the splits.
     """
     builder = builder or PromptBuilder()
-    made = SOURCES[data["source"]](data, preferences, cut, builder)
+    task_data = SOURCES[data["source"]](data, preferences, cut, builder)
     if data["source"] in WITH_REFERENCE and {"reference", ALL_COLUMNS} & builder.columns.keys():
         prompts = {
             split: [replace(prompt, columns={"reference": prompt.reference}) for prompt in own]
-            for split, own in made.prompts.items()
+            for split, own in task_data.prompts.items()
         }
-        return replace(made, prompts=prompts)
-    return made
+        return replace(task_data, prompts=prompts)
+    return task_data
 
 
 def first_words(text: str, count: int) -> str:

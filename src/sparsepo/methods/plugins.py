@@ -14,7 +14,15 @@ from sparsepo.methods.method import LEARNED_PARAMETERS, MASKS, Mask, Method
 from sparsepo.methods.parameters import PARAMETERS, Parameter, number, whole_number
 from sparsepo.methods.registry import METHODS, TOKEN_WEIGHTS
 from sparsepo.runtime.errors import UserError, did_you_mean
-from sparsepo.runtime.user_code import definitions, find_function, find_source, import_source, used_files
+from sparsepo.runtime.user_code import (
+    definitions,
+    find_function,
+    find_source,
+    import_source,
+    names_of,
+    relative_if_below,
+    used_files,
+)
 
 VARIABLE = "SPARSEPO_PLUGINS"
 """The environment variable in which the workflow names the plugins of its config to its jobs."""
@@ -187,7 +195,7 @@ def _reference(target: Any, file: Path, what: str) -> tuple[str, Path]:
     if isinstance(target, str):
         path, colon, name = target.rpartition(":")
         if path.endswith(".py"):
-            target = f"{_from_here(file.parent / path)}:{name}"
+            target = f"{relative_if_below(file.parent / path)}:{name}"
         find_function(target)
         return target, find_source(target.rpartition(":")[0]).resolve()
     name = getattr(target, "__qualname__", "")
@@ -195,13 +203,7 @@ def _reference(target: Any, file: Path, what: str) -> tuple[str, Path]:
     if not name.isidentifier() or getattr(module, "__file__", None) is None:
         raise UserError(f"{file}: {what} needs a class or a function that a file defines at its top level")
     own = Path(module.__file__).resolve()
-    return f"{_from_here(own)}:{name}", own
-
-
-def _from_here(path: Path) -> str:
-    """A path relative to the working directory if it is below, so that settings move with their folder."""
-    absolute = os.path.abspath(path)
-    return os.path.relpath(absolute) if Path(absolute).is_relative_to(Path.cwd()) else absolute
+    return f"{relative_if_below(own)}:{name}", own
 
 
 def _defaults(kind: Kind, row: str, given: Mapping[str, Any], file: Path) -> dict[str, Any]:
@@ -216,14 +218,14 @@ def _defaults(kind: Kind, row: str, given: Mapping[str, Any], file: Path) -> dic
             continue
         if name not in PARAMETERS or name not in BUILT_IN["parameter"]:
             _check_name("parameter", name, file)
-        elif PARAMETERS[name] != _normal(value, file, name):
+        elif PARAMETERS[name] != _with_checked_type(value, file, name):
             raise UserError(f"{file}: parameter '{name}' is built in with another meaning: give yours another name")
-        PARAMETERS[name] = _normal(value, file, name)
+        PARAMETERS[name] = _with_checked_type(value, file, name)
         _sources["parameter", name] = (file,)
     return {name: value.default if isinstance(value, Parameter) else value for name, value in given.items()}
 
 
-def _normal(parameter: Parameter, file: Path, name: str) -> Parameter:
+def _with_checked_type(parameter: Parameter, file: Path, name: str) -> Parameter:
     """The parameter with a type that a grid can hold as text: a number, or one of some words."""
     kind = {float: number(), int: whole_number()}.get(parameter.type, parameter.type)
     words = get_origin(kind) is Literal and all(isinstance(word, str) for word in get_args(kind))
@@ -256,10 +258,8 @@ def _check_head(name: str, reference: str, given: set[str], reads: str) -> None:
     if "__init__" not in own:
         return
     arguments = own["__init__"].args
-    places = [argument.arg for argument in (*arguments.posonlyargs, *arguments.args)][1:]
-    optional = set(places[len(places) - len(arguments.defaults) :]) if arguments.defaults else set()
-    optional |= {each.arg for each, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True) if default}
-    takes = {*places, *(each.arg for each in arguments.kwonlyargs)}
+    (_, *places), keywords, optional = names_of(arguments)
+    takes = {*places, *keywords}
     by_trainer = {"num_layers", "width"} if reads == "hidden_states" else set()
     unknown, missing = given - takes, takes - optional - given - by_trainer
     if unknown and not arguments.kwarg:

@@ -9,14 +9,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from sparsepo.data.records import write_json
-from sparsepo.runtime.atomic_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, is_adapter_folder
+from sparsepo.runtime.atomic_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, is_adapter_folder, read_adapter_config
 from sparsepo.runtime.errors import UserError
 
 BASE_LOADING = "base_loading.json"
 """Beside peft's files: the dtype and the bits in which the base was loaded for the training."""
 
 
-class Base(NamedTuple):
+class AdapterBase(NamedTuple):
     """The model that an adapter is for: a folder or a hub id, its revision, and how it was loaded, None if unknown."""
 
     name: str
@@ -30,18 +30,7 @@ class Base(NamedTuple):
         return Path(self.name).is_dir()
 
 
-def read_adapter_config(folder: Path) -> dict[str, Any]:
-    """The content of adapter_config.json. Raises UserError where that is no config of an adapter with a base."""
-    try:
-        config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        config = None
-    if not isinstance(config, dict) or not config.get("base_model_name_or_path"):
-        raise UserError(f"{folder}: {ADAPTER_CONFIG} names no base model (base_model_name_or_path)")
-    return config
-
-
-def read_base(folder: Path) -> Base:
+def read_base(folder: Path) -> AdapterBase:
     """The base of the adapter in a folder.
 
     A base folder that is not where it was is looked for by its name beside the adapter and beside the folders that
@@ -53,17 +42,18 @@ def read_base(folder: Path) -> Base:
     name = config["base_model_name_or_path"]
     if Path(name).is_absolute() and not Path(name).is_dir():
         moved = [parent / Path(name).name for parent in folder.absolute().parents]
-        found = next((place for place in moved if (place / "config.json").is_file() or is_adapter_folder(place)), None)
-        if found is None:
+        is_model = (place for place in moved if (place / "config.json").is_file() or is_adapter_folder(place))
+        moved_to = next(is_model, None)
+        if moved_to is None:
             raise UserError(
                 f"{folder}: the base model of this adapter, {name}, is not there: put it back, or write where it is as "
                 f"base_model_name_or_path in {ADAPTER_CONFIG}"
             )
-        name = str(found)
-    return Base(name, config.get("revision"), **loading)
+        name = str(moved_to)
+    return AdapterBase(name, config.get("revision"), **loading)
 
 
-def write_base_loading(base: Base, folder: Path) -> None:
+def write_base_loading(base: AdapterBase, folder: Path) -> None:
     write_json(folder / BASE_LOADING, {name: getattr(base, name) for name in ("dtype", "quantization", "compute")})
 
 

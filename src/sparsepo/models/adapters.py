@@ -14,11 +14,10 @@ from transformers.pytorch_utils import Conv1D
 
 from sparsepo.config.training import AdapterConfig, OptimisationConfig, PreferenceConfig
 from sparsepo.models.adapter_folder import (
-    Base,
+    AdapterBase,
     check_can_extend,
     join_loras,
     lora_scale,
-    read_adapter_config,
     read_base,
     read_tensors,
     write_base_loading,
@@ -26,7 +25,7 @@ from sparsepo.models.adapter_folder import (
 from sparsepo.models.architecture import decoder_layers
 from sparsepo.models.block_parts import named_linears
 from sparsepo.models.loading import START_NAME, load_model, save_model
-from sparsepo.runtime.atomic_folder import ADAPTER_WEIGHTS, atomic_folder
+from sparsepo.runtime.atomic_folder import ADAPTER_WEIGHTS, atomic_folder, read_adapter_config
 from sparsepo.runtime.errors import UserError, did_you_mean
 
 ADAPTER_NAME = "default"  # peft's name for the first adapter
@@ -266,7 +265,7 @@ def _save_adapter(model: Any, folder: Path) -> None:
     write_base_loading(base, folder)
 
 
-def _base_of(model: Any) -> Base:
+def _base_of(model: Any) -> AdapterBase:
     """Where a model was loaded from, and how."""
     name = model.name_or_path
     is_folder = bool(name) and Path(name).is_dir()
@@ -275,7 +274,7 @@ def _base_of(model: Any) -> Base:
     if quantization is not None:
         compute = str(quantization.bnb_4bit_compute_dtype).removeprefix("torch.")
         bits = {"quantization": quantization.bnb_4bit_quant_type, "compute": compute}
-    return Base(
+    return AdapterBase(
         str(Path(name).absolute()) if is_folder else name,
         None if is_folder else getattr(model.config, "_commit_hash", None),
         str(model.dtype).removeprefix("torch."),

@@ -22,7 +22,7 @@ from transformers import (
 
 from sparsepo.data.chat import set_chat_template
 from sparsepo.data.readers import package_file
-from sparsepo.models.adapter_folder import Base, read_base, read_tensors
+from sparsepo.models.adapter_folder import AdapterBase, read_base, read_tensors
 from sparsepo.models.limits import NO_LIMIT, config_context_length
 from sparsepo.models.trust import TRUST_OPTIONS, code_hashes, log_custom_code, trust_error, trust_kwargs
 from sparsepo.runtime.atomic_folder import atomic_folder, check_model_folder, is_adapter_folder
@@ -103,7 +103,9 @@ def load_merged(folder: Path) -> Any:
     return disable_dropout(_with_adapter(folder, base, dtype, "none", "float32", trust)).eval().cpu()
 
 
-def _with_adapter(folder: Path, base: Base, dtype: str, quantization: str, compute: str, trust: dict[str, bool]) -> Any:
+def _with_adapter(
+    folder: Path, base: AdapterBase, dtype: str, quantization: str, compute: str, trust: dict[str, bool]
+) -> Any:
     """The base of an adapter as it was loaded for its training, with the adapter.
 
     The adapter is merged in memory, in float32 at least, before the cast to `dtype`; on 4-bit weights it stays beside
@@ -140,13 +142,13 @@ def _with_adapter(folder: Path, base: Base, dtype: str, quantization: str, compu
     return model
 
 
-def _load_base(base: Base, dtype: str, quantization: str, compute: str, trust: dict[str, bool]) -> Any:
+def _load_base(base: AdapterBase, dtype: str, quantization: str, compute: str, trust: dict[str, bool]) -> Any:
     if base.is_folder:
         return load_model(base.name, dtype, quantization=quantization, compute=compute, **trust)
     return _from_pretrained(base.name, base.revision, dtype, quantization, compute, trust)
 
 
-def _check_all_loaded(adapted: Any, tensors: dict[str, Any], folder: Path, base: Base) -> None:
+def _check_all_loaded(adapted: Any, tensors: dict[str, Any], folder: Path, base: AdapterBase) -> None:
     """peft only warns of tensors that the base has no place for, or that a file lacks."""
     from peft import get_peft_model_state_dict
 

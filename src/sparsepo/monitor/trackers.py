@@ -60,9 +60,7 @@ class Wandb(Tracker):
             dir=self.folder,
             resume="allow",
             reinit="create_new",  # several runs are open at a time
-            settings=wandb.Settings(
-                console="off", quiet=True, x_disable_stats=True
-            ),  # of this process, which trains nothing
+            settings=wandb.Settings(console="off", quiet=True, x_disable_stats=True),  # this process trains nothing
         )
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
@@ -87,9 +85,9 @@ class Mlflow(Tracker):
         self._client = client = MlflowClient()
         experiment = client.get_experiment_by_name(self.project)
         experiment_id = experiment.experiment_id if experiment else client.create_experiment(self.project)
-        found = client.search_runs([experiment_id], f"tags.sparsepo_id = '{run.id}'")
-        if found:
-            self._id = found[0].info.run_id
+        started = client.search_runs([experiment_id], f"tags.sparsepo_id = '{run.id}'")
+        if started:
+            self._id = started[0].info.run_id
             client.update_run(self._id, status="RUNNING")
             return
         tags = {"sparsepo_id": run.id, "group": run.group} | dict.fromkeys(self.tags, "true")

@@ -43,7 +43,7 @@ def track(paths: Sequence[Path], overrides: Mapping[str, Any], results: Path, fo
     config = load_config(paths, overrides)
     if config.tracking is None:
         raise UserError(f"{paths[-1]}: no 'tracking' section; write tracking: {{report_to: [wandb]}}")
-    with _only_one(results / FOLDER):
+    with _sending_lock(results / FOLDER):
         senders = [Sender(name, config, results) for name in config.tracking.report_to]
         started = None if follow is None else creation_time(follow)
         while started is not None and creation_time(follow) == started:
@@ -56,7 +56,7 @@ def track(paths: Sequence[Path], overrides: Mapping[str, Any], results: Path, fo
 
 
 @contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
+def _sending_lock(folder: Path) -> Iterator[None]:
     """Wait until no other process sends the results of this folder. A file system without locks has none."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "w", encoding="utf-8") as file:
@@ -86,7 +86,7 @@ def start_follower(paths: Sequence[Path], overrides: Mapping[str, Any], python_p
 
 
 @dataclass(frozen=True)
-class Log:
+class TrainingLog:
     """The log of a training: of one that has finished in the folder of the run, before that beside its checkpoints."""
 
     task: str
@@ -101,10 +101,23 @@ class Log:
     @property
     def lines(self) -> list[str]:
         """The complete lines; a last one without an end is still being written."""
-        for path in (self.folder / "dynamics.jsonl", self.folder / "checkpoint/dynamics.jsonl"):
+        for path in self._paths:
             with suppress(OSError):
                 return path.read_text(encoding="utf-8").split("\n")[:-1]
         return []
+
+    @property
+    def version(self) -> tuple[Any, ...]:
+        """Another one after each change of the log."""
+        for path in self._paths:
+            with suppress(OSError):
+                stat = path.stat()
+                return self.is_done, path, stat.st_mtime_ns, stat.st_size
+        return ()
+
+    @property
+    def _paths(self) -> tuple[Path, Path]:
+        return self.folder / "dynamics.jsonl", self.folder / "checkpoint/dynamics.jsonl"
 
     def tracked_run(self, first: Mapping[str, Any]) -> TrackedRun:
         """The id is of the path and of the first row with a speed, which is another when a training starts anew."""
@@ -114,13 +127,13 @@ class Log:
         return TrackedRun(_hash(self.task, self.run, json.dumps(first)), name, self.group, parameters)
 
 
-def logs_of(config: Config, results: Path) -> list[Log]:
+def logs_of(config: Config, results: Path) -> list[TrainingLog]:
     """The logs of all trainings of a config, SFT first; of a run of several rounds that of the finished run."""
     logs = []
     for name, task in config.tasks.items():
         group = config.tracking.group or name
-        logs += [Log(name, "sft", results / name / "sft", group)] * (task.sft is not None)
-        logs += [Log(name, run.path, results / name / "runs" / run.path, group) for run in runs_of(task)]
+        logs += [TrainingLog(name, "sft", results / name / "sft", group)] * (task.sft is not None)
+        logs += [TrainingLog(name, run.path, results / name / "runs" / run.path, group) for run in runs_of(task)]
     return logs
 
 
@@ -135,6 +148,7 @@ class Sender:
         self._sent = sent if sent.get("project") == self._project else {"project": self._project, "runs": {}}
         self._logs = logs_of(config, results)
         self._open: dict[str, Tracker] = {}
+        self._read: dict[TrainingLog, tuple[Any, ...]] = {}
         self._next_try = 0.0
 
     def send(self, *, is_last: bool = False) -> bool:
@@ -143,7 +157,10 @@ class Sender:
             return False
         try:
             for log in self._logs:
-                self._send_rows(log, is_last)
+                version = log.version
+                if is_last or version != self._read.get(log):
+                    self._send_rows(log, is_last)
+                    self._read[log] = version
             if is_last:
                 self._send_results()
         except Exception as error:  # of a package that is not ours: a sweep does not depend on it
@@ -157,7 +174,7 @@ class Sender:
             return False
         return True
 
-    def _send_rows(self, log: Log, is_last: bool) -> None:
+    def _send_rows(self, log: TrainingLog, is_last: bool) -> None:
         """Of a training that goes on all steps but the last, which may get one more row, of validation."""
         is_done, rows, key = log.is_done or is_last, list(_rows(log.lines)), f"{log.task}/{log.run}"
         first = next((row for row in rows if "tokens_per_second" in row), None)

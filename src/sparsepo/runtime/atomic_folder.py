@@ -1,12 +1,14 @@
 """Model folders: the check that one is complete, without torch, and writing one so that it is never half there."""
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from sparsepo.runtime.errors import add_path_to_disk_error, missing_reason
+from sparsepo.runtime.errors import UserError, add_path_to_disk_error, missing_reason
 
 TEMPORARY = ".saving"
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # peft's names
@@ -19,6 +21,17 @@ OF_ONE_KIND = {"model.safetensors", ADAPTER_WEIGHTS, "base_loading.json", *MARKS
 def is_adapter_folder(folder: Path) -> bool:
     """Whether a folder holds an adapter of peft without its base model."""
     return (folder / ADAPTER_CONFIG).is_file() and not (folder / "config.json").is_file()
+
+
+def read_adapter_config(folder: Path) -> dict[str, Any]:
+    """The content of adapter_config.json. Raises UserError where that is no config of an adapter with a base."""
+    try:
+        config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        config = None
+    if not isinstance(config, dict) or not config.get("base_model_name_or_path"):
+        raise UserError(f"{folder}: {ADAPTER_CONFIG} names no base model (base_model_name_or_path)")
+    return config
 
 
 def weights_file(folder: Path) -> Path:

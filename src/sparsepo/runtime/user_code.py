@@ -7,6 +7,7 @@ import ast
 import importlib
 import importlib.machinery
 import importlib.util
+import os
 import sys
 import sysconfig
 import traceback
@@ -31,6 +32,12 @@ _imported: dict[Path, ModuleType | None] = {}
 # --- reading, without running
 
 
+def relative_if_below(path: Path) -> str:
+    """A path relative to the working directory if it is below, so that results can move with their folder."""
+    absolute = os.path.abspath(path)
+    return os.path.relpath(absolute) if Path(absolute).is_relative_to(Path.cwd()) else absolute
+
+
 def source_file(source: str) -> Path | None:
     """The file of `file.py` or of the module `package.module`, found without importing a package; None if it has none.
 
@@ -50,14 +57,14 @@ def source_file(source: str) -> Path | None:
 
 
 @cache
-def _parsed(path: Path, changed: int) -> ast.Module:
+def _parse_version(path: Path, changed: int) -> ast.Module:
     return ast.parse(path.read_bytes(), str(path))
 
 
 def parse(path: Path) -> ast.Module:
     """The statements of a file; each version of it is parsed once. Raises UserError for one that is not Python."""
     try:
-        return _parsed(path, path.stat().st_mtime_ns)
+        return _parse_version(path, path.stat().st_mtime_ns)
     except (SyntaxError, ValueError) as error:
         place = f"{path}:{error.lineno}" if getattr(error, "lineno", None) else path
         raise UserError(f"{place}: not valid Python ({one_line(getattr(error, 'msg', None) or str(error))})") from None
@@ -112,7 +119,7 @@ def find_function(reference: str) -> ast.stmt:
     return node
 
 
-class Parameters(NamedTuple):
+class FunctionParameters(NamedTuple):
     """What a function is called with: how many values by place, and the columns that it asks for by name.
 
     columns: parameters after the first `given`; `*` if it takes any (`**columns`). needed: those without a default.
@@ -122,30 +129,32 @@ class Parameters(NamedTuple):
     needed: tuple[str, ...]
 
 
-def parameters_of(reference: str, given: tuple[str, ...]) -> Parameters:
+def parameters_of(reference: str, given: tuple[str, ...]) -> FunctionParameters:
     """The parameters of `file.py:function` behind those that every such function has, by reading its signature.
 
     Of what is not a `def` in that file (a class, an import) any columns. Raises UserError for another number of values.
     """
     node = find_function(reference)
     if not isinstance(node, ast.FunctionDef):
-        return Parameters((ALL_COLUMNS,), ())
+        return FunctionParameters((ALL_COLUMNS,), ())
     own, path = node.args, source_file(reference.rpartition(":")[0])
-    places = [each.arg for each in (*own.posonlyargs, *own.args)]
-    with_default = set(places[len(places) - len(own.defaults) :])
-    extra = [each.arg for each, default in zip(own.kwonlyargs, own.kw_defaults, strict=True)]
-    with_default |= {each.arg for each, default in zip(own.kwonlyargs, own.kw_defaults, strict=True) if default}
+    places, extra, with_default = names_of(own)
     rest = places[len(given) :]
-    if len(places) < len(given) and own.vararg is None or any(name in rest for name in map(_name, own.posonlyargs)):
+    if len(places) < len(given) and own.vararg is None or any(each.arg in rest for each in own.posonlyargs):
         wanted = f"({', '.join(given)})" if given else "no arguments"
         raise UserError(f"{path}:{node.lineno}: '{node.name}' must take {wanted}, and columns of the data by name")
     columns = (*rest, *extra)
     needed = tuple(name for name in columns if name not in with_default)
-    return Parameters((*columns, *[ALL_COLUMNS] * (own.kwarg is not None)), needed)
+    return FunctionParameters((*columns, *[ALL_COLUMNS] * (own.kwarg is not None)), needed)
 
 
-def _name(argument: ast.arg) -> str:
-    return argument.arg
+def names_of(arguments: ast.arguments) -> tuple[list[str], list[str], set[str]]:
+    """The names of a signature that are given by place, by keyword alone, and those of both that have a default."""
+    places = [each.arg for each in (*arguments.posonlyargs, *arguments.args)]
+    keywords = [each.arg for each in arguments.kwonlyargs]
+    with_default = set(places[len(places) - len(arguments.defaults) :])
+    with_default |= {name for name, default in zip(keywords, arguments.kw_defaults, strict=True) if default}
+    return places, keywords, with_default
 
 
 def used_files(path: Path) -> Iterator[Path]:
@@ -157,7 +166,8 @@ def used_files(path: Path) -> Iterator[Path]:
             continue
         seen.add(file)
         yield file
-        todo += [found for name in imported_names(parse(file)) if (found := _beside(file.parent, name))]
+        files = (_file_beside(file.parent, name) for name in imported_names(parse(file)))
+        todo += filter(None, files)
 
 
 def imported_names(tree: ast.Module) -> list[str]:
@@ -172,7 +182,7 @@ def imported_names(tree: ast.Module) -> list[str]:
     return names
 
 
-def _beside(folder: Path, name: str) -> Path | None:
+def _file_beside(folder: Path, name: str) -> Path | None:
     stem = folder / name.lstrip(".").replace(".", "/")
     files = stem.with_name(f"{stem.name}.py"), stem / "__init__.py"
     return next((file.resolve() for file in files if file.is_file()), None)
@@ -205,11 +215,11 @@ def _import_file(path: Path) -> ModuleType:
     """Under its own name if another file would find it by that, else under one that no other module has."""
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))
-    known = [module for module in sys.modules.values() if getattr(module, "__file__", None) == str(path)]
-    if known:
-        return known[0]
-    found = importlib.machinery.PathFinder.find_spec(path.stem)
-    if found and found.origin and Path(found.origin).resolve() == path and path.stem not in sys.modules:
+    imported = [module for module in sys.modules.values() if getattr(module, "__file__", None) == str(path)]
+    if imported:
+        return imported[0]
+    by_name = importlib.machinery.PathFinder.find_spec(path.stem)
+    if by_name and by_name.origin and Path(by_name.origin).resolve() == path and path.stem not in sys.modules:
         return importlib.import_module(path.stem)
     name = f"{path.stem}_{sha256(bytes(path)).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(name, path)

@@ -29,7 +29,7 @@ from sparsepo.training.distributed import BatchMaker, DistributedTrainer, StepCo
 from sparsepo.training.identity import claim_folder, text_hash
 from sparsepo.training.layout_choice import free_bytes
 from sparsepo.training.logging import EveryNSteps, ProgressLogger, append_line, truncate_log
-from sparsepo.training.memory import USED, Decoder, largest_size, micro_batch_bytes, next_smaller, state_bytes
+from sparsepo.training.memory import USED, DecoderShape, largest_size, micro_batch_bytes, next_smaller, state_bytes
 
 MICRO_BATCH_FILE = "micro_batch_size.json"
 OPTIMIZERS = {  # transformers' names
@@ -115,7 +115,7 @@ class ResumableTrainer(DistributedTrainer):
         return size if size and share % size == 0 else None
 
     def _fitting_size(self, model: Any, length: int, head: Callable[[int], float], share: int) -> int:
-        config, decoder = self.settings, Decoder.of(model)
+        config, decoder = self.settings, DecoderShape.of(model)
         half, checkpointing = config.precision != "float32", config.gradient_checkpointing
         trained = sum(value.numel() for value in self.model.parameters() if value.requires_grad)
         copied = sum(value.numel() for value in model.parameters() if value.dtype == torch.float32)

@@ -17,13 +17,13 @@ USED = 0.8
 """Part of the free memory that a micro-batch may take by the formula."""
 
 
-class Decoder(NamedTuple):
+class DecoderShape(NamedTuple):
     layers: int
     width: int
     vocab_size: int
 
     @classmethod
-    def of(cls, model: Any) -> "Decoder":
+    def of(cls, model: Any) -> "DecoderShape":
         """The numbers of a causal LM."""
         from sparsepo.models.architecture import decoder_layers
         from sparsepo.models.limits import vocabulary_size
@@ -39,10 +39,10 @@ def kept_a_token(layers: int, half: bool, checkpointing: bool) -> float:
     return FLOAT + unit / layers if checkpointing else unit
 
 
-def micro_batch_bytes(model: Decoder, tokens: float, head: float, half: bool, checkpointing: bool) -> float:
+def micro_batch_bytes(model: DecoderShape, tokens: float, head: float, half: bool, checkpointing: bool) -> float:
     """Bytes of a forward and backward pass of `tokens`, of which `head` rows have logits at once."""
-    kept = tokens * kept_a_token(model.layers, half, checkpointing) * model.layers * model.width
-    return kept + LOGIT * head * model.vocab_size
+    activations = tokens * kept_a_token(model.layers, half, checkpointing) * model.layers * model.width
+    return activations + LOGIT * head * model.vocab_size
 
 
 def state_bytes(trained: float, parameters: float, half: bool, optimizer: str) -> float:

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 
 from sparsepo.config.models import FolderModel, GgufModel, HubModel, ModelConfig, ScratchModel
 from sparsepo.data.readers import package_file
-from sparsepo.runtime.atomic_folder import ADAPTER_CONFIG
+from sparsepo.runtime.atomic_folder import read_adapter_config
 from sparsepo.runtime.errors import UserError
 
 WIDTH_PER_LAYER = 100  # of a model of which only the parameters are known: 36 for GPT-2 large, 128 for Llama 7B
@@ -50,8 +50,8 @@ def model_size(model: ModelConfig, parameters: float | None = None) -> ModelSize
 def _base_of(folder: Path) -> Path:
     """The folder of a model, or what the adapter in it names as its base, a folder or a hub id."""
     try:
-        return Path(json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return Path(read_adapter_config(folder)["base_model_name_or_path"])
+    except UserError:
         return folder
 
 
