@@ -79,7 +79,7 @@ class Chat:
     questions: list[str] = []
 
     def __init__(self, **settings):
-        self.settings = settings
+        self.settings, self.cache = settings, settings.get("cache")
 
     def answers(self, questions: list[str]) -> list[Answer]:
         Chat.questions = questions
@@ -172,6 +172,13 @@ def test_notes_count_why_answers_have_no_verdict_and_show_the_start_of_one(tmp_p
         "the judge's model takes no temperature: its answers are at its own, and may vary",
     ]
     assert judge.take_notes() == []
+
+
+def test_where_answers_are_kept_is_told_if_none_of_them_has_a_verdict(tmp_path, monkeypatch):
+    judge = chat_judge(monkeypatch, tmp_path, lambda _: "the first is better")
+    assert judge(["p"], ["x"], ["y"]) == [None]
+    (line,) = [note for note in judge.take_notes() if "delete it to ask again" in note]
+    assert str(tmp_path) in line
 
 
 @pytest.mark.parametrize("asks", ["dialogue", "summary"])

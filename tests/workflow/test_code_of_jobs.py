@@ -293,11 +293,15 @@ def not_counted(called, script, settings):
 
 
 def called_by(work):
-    """(file, name) of the top-level functions and classes of the package whose code runs."""
+    """(file, name) of the top-level functions of the package, and classes with a method, that are called.
+
+    The body of a class, which runs where its module is imported first, is no call.
+    """
     called = set()
 
     def note(frame, event, argument):
-        if frame.f_code.co_filename.startswith(f"{ROOT}/src/"):
+        is_function = frame.f_code.co_flags & inspect.CO_OPTIMIZED
+        if is_function and frame.f_code.co_filename.startswith(f"{ROOT}/src/"):
             called.add((frame.f_code.co_filename.removeprefix(f"{ROOT}/"), frame.f_code.co_qualname.split(".")[0]))
 
     sys.settrace(note)

@@ -543,3 +543,23 @@ def test_files_of_a_mixture_count(tmp_path):
     before = make().user_file_hashes("reviews")
     more.write_text("two\n")
     assert make().user_file_hashes("reviews") != before
+
+
+def test_a_judge_whose_key_is_not_set_is_told_in_the_plan(tmp_path, monkeypatch, capsys):
+    judge = {
+        "kind": "endpoint",
+        "url": "http://127.0.0.1:1/v1",
+        "model": "m",
+        "asks": "dialogue",
+        "api_key_env": "A_KEY",
+    }
+    own = yaml.safe_load(yaml.safe_dump(BASE))
+    own["tasks"]["reviews"]["evaluation"] |= {"generation": {}, "win_rate": judge, "win_rate_against": ["sft"]}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(own))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("A_KEY", raising=False)
+    Stages.read(["own.yaml"], {})
+    assert "warning: tasks.reviews: a judge needs the environment variable A_KEY" in capsys.readouterr().err
+    monkeypatch.setenv("A_KEY", "secret")
+    Stages.read(["own.yaml"], {})
+    assert "A_KEY" not in capsys.readouterr().err

@@ -130,6 +130,8 @@ class ChatJudge:
         texts = {answer.is_refused: answer.text for answer in reversed(without) if answer.text}
         notes += [f"one without a verdict begins {one_line(texts[False][:START_LENGTH])!r}"] if False in texts else []
         notes += [f"a refusal of the service: {texts[True]}"] if True in texts else []
+        if without and len(without) == len(answers):
+            notes.append(f"the answers are kept in {self.chat.cache.path}: delete it to ask again")
         if not all(answer.at_temperature_0 for answer in answers):
             notes.append("the judge's model takes no temperature: its answers are at its own, and may vary")
         return notes

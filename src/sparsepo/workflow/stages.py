@@ -47,7 +47,7 @@ class Stages:
 
     @classmethod
     def read(cls, paths: Sequence[str | Path], overrides: Mapping[str, Any]) -> "Stages":
-        """Load and check configs; warn of a model whose size is not known.
+        """Load and check configs; warn of a model whose size is not known, and of a judge whose key is not set here.
 
         Raises UserError also for results that belong to a config of another name, or that cannot be written.
         """
@@ -55,6 +55,8 @@ class Stages:
         check_results(Path("results"))
         for task, owner in stages.owners.items():
             check_owner(Path("results") / task / "data.json", owner)
+            for variable in missing_keys(stages.config.tasks[task]):
+                print(f"warning: tasks.{task}: a judge needs the environment variable {variable}", file=sys.stderr)
             for oracle in ("", *stages.config.tasks[task].oracles):
                 for key in unknown_sizes(stages._section(task, oracle)):
                     place = f"tasks.{task}.{f'oracles.{oracle}.' * bool(oracle)}{key}"
@@ -308,3 +310,10 @@ def check_owner(stamp: Path, name: str) -> None:
             f"{stamp.parent} holds results of the config named '{owner}', and this one is named '{name}': work in "
             "another folder (snakemake --directory), rename the task, or remove that folder"
         )
+
+
+def missing_keys(task: TaskConfig) -> list[str]:
+    """Environment variables with the keys of judges that are not set here; jobs of a cluster may have others."""
+    judges = [*task.evaluation.judges.values(), task.training.rounds.judge]
+    variables = {judge.api_key_env for judge in judges if judge is not None and judge.kind == "endpoint"}
+    return sorted(name for name in variables if name and not os.environ.get(name))
