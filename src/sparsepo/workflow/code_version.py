@@ -17,7 +17,13 @@ from sparsepo.workflow.source_index import ON_IMPORT, Code, Import, Module
 ROOT = Path(__file__).resolve().parents[3]
 EVERYTHING = "*"
 
-LEFT_OUT = ("sparsepo.config.", "sparsepo.runtime.", "sparsepo.workflow.", "sparsepo.methods.parameters.")
+LEFT_OUT = (
+    "sparsepo.config.",
+    "sparsepo.runtime.",
+    "sparsepo.workflow.",
+    "sparsepo.methods.parameters.",
+    "sparsepo.methods.plugins.",
+)
 """What does not count: settings reach a job by value, and runtime/ starts, watches and records jobs."""
 
 CHOSEN_BY = {
