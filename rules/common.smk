@@ -53,6 +53,7 @@ SCORES = "results/{task}/scores/{run}.json"
 TOKENS = "results/{task}/tokens/{run}.jsonl"
 TABLES = [f"results/tables/{{task}}{kind}" for kind in (".csv", ".md", ".tex", "_differences.csv")]
 GRID_TABLES = [f"results/tables/{{task}}_grid.{kind}" for kind in ("csv", "md", "tex")]
+MATCHED_KL_TABLES = [f"results/tables/{{task}}_matched_kl.{kind}" for kind in ("csv", "md", "tex")]
 AUC_TABLES = [f"results/tables/{{task}}_auc.{kind}" for kind in ("csv", "md", "tex")]
 PAGE = "results/report/index.html"
 
@@ -251,8 +252,9 @@ def every_run(pattern, sft=True, tasks=STAGES.tasks):
 
 
 def every_table():
-    """The tables of each task; that of planted tokens only where the data have some."""
-    return every_task(TABLES + GRID_TABLES) + every_task(AUC_TABLES, STAGES.planted_tasks)
+    """The tables of each task; rewards at the same KL only with a reward, planted tokens only where the data have some."""
+    some = every_task(MATCHED_KL_TABLES, STAGES.rewarded_tasks) + every_task(AUC_TABLES, STAGES.planted_tasks)
+    return every_task(TABLES + GRID_TABLES) + some
 
 
 def every_measure(tasks=STAGES.tasks):

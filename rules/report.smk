@@ -11,6 +11,20 @@ use rule cpu_job as make_grid_table with:
         **stage_params("make_grid_table"),
 
 
+# Only where there is a reward.
+use rule cpu_job as make_matched_kl_table with:
+    input:
+        scores=all_runs(SCORES),
+    output:
+        csv="results/tables/{task}_matched_kl.csv",
+        markdown=report("results/tables/{task}_matched_kl.md", caption="report/matched_kl.rst", category="{task}"),
+        latex="results/tables/{task}_matched_kl.tex",
+    log:
+        "logs/{task}/make_matched_kl_table.log",
+    params:
+        **stage_params("make_matched_kl_table"),
+
+
 # Only of planted data, where it is known which tokens matter.
 use rule cpu_job as make_auc_table with:
     input:

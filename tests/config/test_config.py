@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsepo.config.loading import load_config, read_yaml
+from sparsepo.config.runs import find_run, run_pattern, runs_of
 from sparsepo.runtime.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -149,8 +150,8 @@ MISTAKES = {
     ),
     "method without a mapping": (
         (DPO, "dpo: [0.1]"),
-        ("dpo", "tasks.reviews.methods.dpo"),
-        r"must be a mapping, not \[0.1\]",
+        ("dpo", "tasks.reviews.methods.dpo[0]"),
+        r"must be a mapping, not 0.1",
     ),
     "no method": (
         (f"methods:\n      {DPO}\n      simpo: {{beta: [\"2\"], gamma: [\"0.3\"]}}", "methods: {}"),
@@ -292,7 +293,7 @@ def test_a_beta_must_be_a_finite_number_above_0(errors, beta):
 
 def test_a_single_value_needs_no_list_and_is_blamed_without_an_index(tmp_path, errors):
     config = loaded(tmp_path, edited((DPO, "dpo: {beta: 0.1}")))
-    assert config.tasks["reviews"].methods["dpo"] == {"beta": ["0.1"]}
+    assert config.tasks["reviews"].methods["dpo"] == [{"beta": ["0.1"]}]
     (message,) = errors(edited((DPO, "dpo: {beta: -1}")))
     assert message.endswith(": tasks.reviews.methods.dpo.beta: must be greater than 0, not -1")
 
@@ -300,11 +301,45 @@ def test_a_single_value_needs_no_list_and_is_blamed_without_an_index(tmp_path, e
 def test_grid_values_stay_text_and_lists_of_choices_are_joined(tmp_path):
     grid = 'mapo: {beta: ["0.10", 1e-05, 2], activation_sites: [[mlp, attention], mlp], form: released}'
     methods = loaded(tmp_path, edited((DPO, grid))).tasks["reviews"].methods
-    assert methods["mapo"] == {
+    assert methods["mapo"][0] == {
         "beta": ["0.10", "1e-05", "2"],
         "activation_sites": ["mlp+attention", "mlp"],
         "form": ["released"],
     }
+
+
+TWO = 'sparsepo_common: [{beta: ["0.1", "1"], form: [paper, released]}, {beta: "0.3", init: authors}]'
+
+
+def test_a_method_may_have_several_grids_each_point_of_which_is_a_run(tmp_path):
+    task = loaded(tmp_path, edited((DPO, TWO))).tasks["reviews"]
+    paths = [run.path for run in runs_of(task) if run.method == "sparsepo_common"]
+    assert paths == [
+        f"sparsepo_common/{point}/seed~0"
+        for point in (
+            *("beta~0.1-form~paper", "beta~0.1-form~released", "beta~1-form~paper", "beta~1-form~released"),
+            "beta~0.3-init~authors",
+        )
+    ]
+    assert [find_run(task, path) for path in paths] == [run for run in runs_of(task) if run.path in paths]
+    pattern = run_pattern(task, "sparsepo_common")
+    assert all(re.fullmatch(pattern, path) for path in paths)
+    assert not re.fullmatch(pattern, "sparsepo_common/beta~0.3-form~paper/seed~0")
+
+
+@pytest.mark.parametrize(
+    ("grids", "place", "saying"),
+    [
+        ('[{beta: ["0.1", "1"]}, {beta: "1"}]', "", "two grids have the same point: beta=1"),
+        ("[]", "", "is empty; give at least one grid"),
+        ('[{beta: "1"}, {beta: "-1"}]', "[1].beta", "must be greater than 0, not .-1."),
+        ('[{beta: "1"}, {gamma: "1"}]', "[1].gamma", "unknown key; .*"),
+        ('[{beta: "1"}, {mask: none}]', "[1]", "method 'dpo' needs values of 'beta', .*"),
+    ],
+)
+def test_what_is_wrong_with_one_of_several_grids_is_told_with_its_place(errors, grids, place, saying):
+    (message,) = errors(edited((DPO, f"dpo: {grids}")))
+    assert re.search(re.escape(f": tasks.reviews.methods.dpo{place}: ") + saying + "$", message), message
 
 
 TAKEN = ["tables", "figures", "report", "plan.json"]
@@ -558,7 +593,7 @@ def test_a_key_with_double_underscores_spells_the_way_down(tmp_path):
     spelt = {"tasks__reviews__methods__dpo__beta": ["0.3"], "tasks__reviews": {"seeds": [0, 1]}}
     config = loaded(tmp_path, TEXT, spelt)
     assert config == loaded(tmp_path, TEXT, nested)
-    assert config.tasks["reviews"].methods["dpo"] == {"beta": ["0.3"]}
+    assert config.tasks["reviews"].methods["dpo"] == [{"beta": ["0.3"]}]
 
 
 def test_text_as_the_command_line_gives_it_becomes_numbers(tmp_path):

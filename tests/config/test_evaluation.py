@@ -201,7 +201,7 @@ def test_size_multiplies_prompts_tokens_and_steps_and_nothing_else():
     assert made.evaluation.frontier_prompts == 4 and made.evaluation.token_pairs == 32
     assert made.preferences.sampling.max_new_tokens == 20 and made.preferences.sampling.samples == 2
     assert made.training.num_train_epochs == 1.5 and made.sft.num_train_epochs == 6 and made.sft.max_steps == 27
-    assert made.methods == {"dpo": {"beta": ["10"]}} and made.training.batch_size == 10
+    assert made.methods == {"dpo": [{"beta": ["10"]}]} and made.training.batch_size == 10
 
 
 def test_a_task_of_size_one_is_as_it_was():

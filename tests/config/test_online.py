@@ -52,7 +52,7 @@ def errors(load):
 
 def test_a_task_may_have_fewer_prompts_than_responses_a_step_and_defaults_for_all_else(load):
     made = load()
-    assert made.training.on_policy.samples == 4 and made.methods["fdpg"]["divergence"] == ["kl", "tv"]
+    assert made.training.on_policy.samples == 4 and made.methods["fdpg"][0]["divergence"] == ["kl", "tv"]
 
 
 MISTAKES = {

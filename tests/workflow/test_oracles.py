@@ -38,6 +38,7 @@ MAIN, WEAK, RHO = "sepo/beta~1-oracle~main/seed~0", "sepo/beta~1-oracle~weak/see
 OF_MAIN = {("train_oracle", "main"), ("score_tokens", "main"), ("train_policy", MAIN), ("plot_selection", "")}
 REPORT = {
     ("make_grid_table", ""),
+    ("make_matched_kl_table", ""),
     ("make_auc_table", ""),
     ("compare_methods", ""),
     ("plot_frontier", ""),

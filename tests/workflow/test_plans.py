@@ -89,7 +89,7 @@ def test_a_value_of_the_command_line_replaces_one_of_the_default(from_root):
 
 CHAIN = {"prepare_data": 1, "train_sft": 1, "build_preferences": 1, "cache_reference": 1, "train_policy": 2}
 SCORES = {**CHAIN, "sample_responses": 3, "evaluate_run": 3}
-ALL = {**SCORES, "make_grid_table": 1, "make_auc_table": 1, "compare_methods": 1}
+ALL = {**SCORES, "make_grid_table": 1, "make_matched_kl_table": 1, "make_auc_table": 1, "compare_methods": 1}
 FIGURES = {"plot_frontier": 1, "plot_diversity": 1, "plot_dynamics": 1, "plot_tokens": 2, "plot_token_comparison": 1}
 TARGETS = {
     "data": {"prepare_data": 1},

@@ -10,6 +10,7 @@ import pytest
 DPO, SPARSE = "dpo/beta~0.1/seed~0", "sparsepo_common/beta~0.5/seed~0"
 REPORT = {
     ("make_grid_table", ""),
+    ("make_matched_kl_table", ""),
     ("make_auc_table", ""),
     ("compare_methods", ""),
     ("plot_frontier", ""),
@@ -241,7 +242,7 @@ def test_the_same_config_gives_the_same_bytes_in_tables_scores_samples_and_weigh
     assert done.returncode == 0, done.stdout
     files = [path for part in MADE for path in (original / "results" / part).rglob("*") if path.is_file()]
     files += (original / "results/small").rglob("*.safetensors")
-    assert len([path for path in files if path.parent.name == "tables"]) == 10
+    assert len([path for path in files if path.parent.name == "tables"]) == 13
     differ = [path.relative_to(original) for path in files if path.read_bytes() != again(original, unfinished, path)]
     assert not differ
 

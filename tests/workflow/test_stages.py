@@ -45,9 +45,9 @@ RUNS = [
 ]
 STAGES = (
     *("prepare_data", "train_sft", "build_preferences", "train_policy", "sample_responses", "evaluate_run"),
-    *("make_grid_table", "make_auc_table", "compare_methods"),
+    *("make_grid_table", "make_matched_kl_table", "make_auc_table", "compare_methods"),
 )
-TABLES = {"make_grid_table": [], "make_auc_table": [], "compare_methods": []}
+TABLES = {"make_grid_table": [], "make_matched_kl_table": [], "make_auc_table": [], "compare_methods": []}
 
 
 def stages(**changes):

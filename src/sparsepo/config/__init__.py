@@ -65,7 +65,8 @@ class TaskConfig(Section):
     oracles: dict[OracleName, OracleConfig] = {}
     """Models that score the tokens of the pairs, by a name that the parameter `oracle` of a method gives."""
     methods: Methods
-    """The methods that are compared: each runs once for every combination of its values and every seed."""
+    """The methods that are compared: each runs once for every combination of its values and every seed. A list of grids
+    runs the combinations of each."""
     seeds: Annotated[
         list[Seed],
         Field(min_length=1),
@@ -95,6 +96,11 @@ class TaskConfig(Section):
         yield from on_policy_errors(self)
         yield from rounds_errors(self)
         yield from self._number_errors()
+
+    @property
+    def grids(self) -> list[tuple[str, dict[str, list[str]]]]:
+        """Each grid with its method, in order."""
+        return [(method, grid) for method, grids in self.methods.items() for grid in grids]
 
     @property
     def fits(self) -> bool:
@@ -227,7 +233,7 @@ class TaskConfig(Section):
     def _number_errors(self) -> Iterator[LocatedError]:
         """Numbers of runs, prompts and pairs that are too large or too small for each other."""
         prompts, batch_size = self.data.prompts, self.training.batch_size
-        runs = len(self.seeds) * sum(prod(map(len, grid.values())) for grid in self.methods.values())
+        runs = len(self.seeds) * sum(prod(map(len, grid.values())) for _, grid in self.grids)
         if runs > MAX_RUNS:
             yield f"all grids and seeds together give {runs} runs, more than {MAX_RUNS}", ("methods",)
         with_pairs = len(methods_trained_by("on_policy", self.methods)) < len(self.methods)

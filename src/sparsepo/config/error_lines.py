@@ -117,8 +117,8 @@ def _location(detail: Mapping[str, Any], raw: Any) -> Location:
         is_tag_read = False
         if (isinstance(raw, Mapping) and part in raw) or (isinstance(raw, list) and part in range(len(raw))):
             raw = raw[part]
-        elif index < len(detail["loc"]) - 1 or part == "[key]":
-            continue
+        elif index < len(detail["loc"]) - 1 or part == "[key]" or isinstance(part, int):
+            continue  # an index that is not there is that of one value, which was taken for a list
         location.append(part)
     context = detail.get("ctx", {})
     if detail["type"] == "union_tag_invalid":

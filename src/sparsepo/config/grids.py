@@ -1,4 +1,4 @@
-"""The section `methods`: a grid of parameter values for each method, kept as the text that stands in paths."""
+"""The section `methods`: grids of parameter values for each method, kept as the text that stands in paths."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -116,7 +116,7 @@ def _definition(name: str, kind: Any) -> Any:
 
 
 def _grid_type(method: str) -> Any:
-    """The type of a method's grid: parameter -> values."""
+    """The type of a method's grids, which a config may give as one: parameter -> values."""
     row = METHODS[method]
     grid = TypedDict(method, {name: _values_type(method, name) for name in row.parameters}, total=False)
     needed = [name for name in NEEDED if name in row.hyper]
@@ -127,7 +127,31 @@ def _grid_type(method: str) -> Any:
         raise_errors((message, keys) for message, *keys in _grid_errors(method, values))
         return values
 
-    return Annotated[grid, AfterValidator(check), Field(description=description)]
+    one = Annotated[grid, AfterValidator(check)]
+    several = BeforeValidator(_as_list, json_schema_input_type=one | Annotated[list[one], Field(min_length=1)])
+    return Annotated[list[one], several, AfterValidator(_without_repeats), Field(description=description)]
+
+
+def _as_list(grids: Any) -> Any:
+    return grids if isinstance(grids, list) else [grids]
+
+
+def _without_repeats(grids: list[dict[str, list[str]]]) -> list[dict[str, list[str]]]:
+    """Raises an error for no grid, and for a point that stands in two."""
+    if not grids:
+        raise_error("is empty; give at least one grid")
+    if sum(prod(map(len, grid.values())) for grid in grids) > MAX_RUNS:
+        raise_error(f"the grids have more than {MAX_RUNS} points")
+    seen: set[frozenset[tuple[str, str]]] = set()
+    for grid in grids[: None if len(grids) > 1 else 0]:
+        for values in product(*grid.values()):
+            point = frozenset(zip(grid, values, strict=True))
+            if point in seen:
+                raise_error(
+                    f"two grids have the same point: {', '.join(f'{key}={value}' for key, value in sorted(point))}"
+                )
+            seen.add(point)
+    return grids
 
 
 def _grid_errors(method: str, grid: Mapping[str, list[str]]) -> Iterator[tuple[str, ...]]:
@@ -161,7 +185,12 @@ def _in_given_order(grids: Any, check: Callable[[Any], dict[str, Any]]) -> dict[
     checked = check(grids) if len(METHODS) + len(MASKS) == _BUILT_IN else _with_plugins().validate_python(grids)
     if not checked:
         raise_error("at least one method is needed")
-    return {method: {name: checked[method][name] for name in grid} for method, grid in grids.items()}
+    return {
+        method: [
+            {name: own[name] for name in given} for own, given in zip(checked[method], _as_list(grid), strict=True)
+        ]
+        for method, grid in grids.items()
+    }
 
 
 def methods_type() -> Any:
@@ -186,6 +215,7 @@ BuiltInMethods = methods_type()
 Methods = Annotated[
     BuiltInMethods,
     WrapValidator(_in_given_order),
-    PlainSerializer(lambda grids: grids),  # pydantic's own leaves out what plugins have registered
+    # Pydantic's own leaves out what plugins have registered.
+    PlainSerializer(lambda methods: {name: grids if len(grids) > 1 else grids[0] for name, grids in methods.items()}),
 ]
-"""Method -> parameter -> values as text, in the order of the config."""
+"""Method -> its grids: parameter -> values as text, in the order of the config."""

@@ -79,7 +79,7 @@ def oracle_errors(task: "TaskConfig") -> Iterator[LocatedError]:
     for name, oracle in task.oracles.items():
         yield from ((message, ("oracles", name, *keys)) for message, keys in _errors_of(task, name, oracle))
     used = set()
-    for method, grid in task.methods.items():
+    for method, grid in task.grids:
         for point in _points(grid):
             oracle = METHODS[method].oracle(point)
             used.add(oracle)

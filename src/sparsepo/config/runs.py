@@ -1,4 +1,4 @@
-"""The runs of a task: one for each method, point of its grid and seed; and the path that names each."""
+"""The runs of a task: one for each method, point of its grids and seed; and the path that names each."""
 
 import re
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ class Run:
 def runs_of(task: TaskConfig) -> list[Run]:
     return [
         Run(method, tuple(zip(grid, values, strict=True)), seed)
-        for method, grid in task.methods.items()
+        for method, grid in task.grids
         for values in product(*grid.values())
         for seed in task.seeds
     ]
@@ -59,19 +59,24 @@ def find_run(task: TaskConfig, path: str) -> Run:
     """
     method, point, seed = path.split("/")
     values = dict(re.findall(r"(\w+)~(.+?)(?=-\w+~|$)", point))
-    params = tuple((name, values[name]) for name in task.methods[method] if name in values)
+    rounds = METHODS[method].rounds
+    names = next(grid for grid in task.methods[method] if grid.keys() - rounds == values.keys() - rounds)
+    params = tuple((name, values[name]) for name in names if name in values)
     return Run(method, params, int(seed.removeprefix("seed~")))
 
 
 def run_pattern(task: TaskConfig, method: str, shared: bool = False) -> str:
     """A regular expression for the paths of a method's runs and no others, or of what its runs of rounds have `shared`.
 
-    It is as long as the grid is wide, where a list of all paths would be as long as the sweep.
+    It is as long as the grids are wide, where a list of all paths would be as long as the sweep.
     """
     any_of = lambda values: f"(?:{'|'.join(re.escape(str(value)) for value in values)})"  # noqa: E731
-    names = [name for name in sorted(task.methods[method]) if not shared or name not in METHODS[method].rounds]
-    point = "-".join(f"{name}~{any_of(task.methods[method][name])}" for name in names)
-    return f"{method}/{point}/seed~{any_of(task.seeds)}"
+    left_out = METHODS[method].rounds if shared else ()
+    points = [
+        "-".join(f"{name}~{any_of(grid[name])}" for name in sorted(grid) if name not in left_out)
+        for grid in task.methods[method]
+    ]
+    return f"{method}/(?:{'|'.join(points)})/seed~{any_of(task.seeds)}"
 
 
 _UNMEASURED = {"frontier_every": 0, "validate_every": 0, "checkpoint_selection": "last"}
@@ -89,7 +94,7 @@ def as_task(task: TaskConfig, name: str) -> TaskConfig:
     sections = {
         "model": oracle.model or task.model,
         "policy": None,
-        "methods": {method: {key: [value] for key, value in params.items()}},
+        "methods": {method: [{key: [value] for key, value in params.items()}]},
         "seeds": [oracle.seed],
         "training": task.training.model_copy(update=changes),
         "oracles": {name: oracle},

@@ -79,8 +79,8 @@ def power_sentence(task: TaskConfig) -> str:
     prompts, seeds = task.data.prompts.test, len(task.seeds)
     if prompts < MIN_PROMPTS:
         return f"{prompts} test prompts: no differences are tested, which takes {MIN_PROMPTS} (data.prompts.test)"
-    settings = [prod(map(len, grid.values())) for grid in task.methods.values()]
-    rows = 1 + (sum(settings) if task.evaluation.rows == "settings" else len(settings))
+    settings = sum(prod(map(len, grid.values())) for _, grid in task.grids)
+    rows = 1 + (settings if task.evaluation.rows == "settings" else len(task.methods))
     pairs = rows * (rows - 1) // 2
 
     def sizes(seed_deviation: float) -> str:

@@ -71,7 +71,7 @@ def frontier_scores(scores: Sequence[Mapping[str, Any]]) -> FrontierScores:
     scores: files of scores of all runs, SFT among them. Empty where there is no SFT, no reward, no KL to speak of or
     one prompt.
     """
-    settings = _runs_by_setting(scores)
+    settings = runs_by_setting(scores)
     sft = next((runs for (method, _), runs in settings.items() if method == "sft"), None)
     by_method: dict[str, list[Runs]] = {}
     for (method, _), runs in settings.items():
@@ -168,7 +168,7 @@ def _with_halves(estimate: Estimate) -> Estimate:
     return replace(estimate, prompt_variance=HALVES_FACTOR * estimate.prompt_variance)
 
 
-def _runs_by_setting(scores: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], Runs]:
+def runs_by_setting(scores: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], Runs]:
     """(method, setting) -> its runs, at the prompts that all runs have, in order."""
     means = {}
     for score in scores:

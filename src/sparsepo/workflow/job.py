@@ -68,7 +68,7 @@ class Job:
         """
         seed = self.section.seeds[0] if self.seed is None else self.seed
         runs = {"sft": "sft"}
-        for method, grid in self.section.methods.items():
+        for method, (grid, *_) in self.section.methods.items():
             runs[method] = Run(method, tuple((name, values[0]) for name, values in grid.items()), seed).path
         wanted = [name for name in self.section.evaluation.win_rate_against if name != "chosen"]
         return {name: runs[name] for name in sorted(wanted) if runs[name] != self.run_path}

@@ -80,6 +80,7 @@ STAGES: dict[str, Stage] = {
     "measure_benchmarks": Stage(settings.MeasureBenchmarksSettings),
     "measure_pass_at_k": Stage(settings.MeasurePassAtKSettings, threads=2, mem_mb=4000),
     "make_grid_table": Stage(settings.MakeGridTableSettings, **_TABLE_OR_FIGURE),
+    "make_matched_kl_table": Stage(settings.MakeMatchedKlTableSettings, **_TABLE_OR_FIGURE),
     "make_auc_table": Stage(settings.MakeAucTableSettings, **_TABLE_OR_FIGURE),
     "compare_methods": Stage(settings.CompareMethodsSettings, **_TABLE_OR_FIGURE),
     "plot_frontier": Stage(settings.StageSettings, **_TABLE_OR_FIGURE),

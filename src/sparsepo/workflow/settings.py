@@ -427,6 +427,10 @@ class MakeGridTableSettings(StageSettings):
     csv_bom: bool = False
 
 
+class MakeMatchedKlTableSettings(MakeGridTableSettings):
+    pass
+
+
 class MakeAucTableSettings(MakeGridTableSettings):
     pass
 

@@ -184,6 +184,11 @@ class Stages:
         return [*names, "sparsity", "token_kl", "tokens/{method}"]
 
     @property
+    def rewarded_tasks(self) -> list[str]:
+        """The tasks whose responses have a reward."""
+        return [task for task in self.tasks if self.config.tasks[task].evaluation.scorer]
+
+    @property
     def planted_tasks(self) -> list[str]:
         """The tasks on planted data."""
         return [task for task in self.tasks if self.config.tasks[task].data.source == "planted"]

@@ -27,6 +27,7 @@ from sparsepo.report.tables.cells import comparison_table
 from sparsepo.report.tables.comparison import compare
 from sparsepo.report.tables.controls import control_cautions
 from sparsepo.report.tables.grid import grid_frame
+from sparsepo.report.tables.matched_kl import matched_kl_frame, matched_kl_table
 from sparsepo.report.tables.planted_auc import auc_frame, auc_table
 from sparsepo.report.tables.published import load_published
 
@@ -90,7 +91,7 @@ def _methods(scores: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
 def _frontier(task: TaskResults, frame: pd.DataFrame, blobs: dict[str, str]) -> View:
     scores = list(task.scores.values())
     if not scores[0]["reward"]:
-        return {"frontier": None, "settings": [], "kls": {}}
+        return {"frontier": None, "matched_kl": None, "settings": [], "kls": {}}
     training_points = {run: task.logged("frontier", run) for run in task.runs}
     for x in KLS:
         blobs[f"frontier/{x}"] = pack(page_spec(frontier_plot(frame, scores, training_points, x).chart(scale=1.4), 420))
@@ -98,7 +99,12 @@ def _frontier(task: TaskResults, frame: pd.DataFrame, blobs: dict[str, str]) -> 
     if any(training_points.values()):
         axes["pareto"] = "exact KL of policies during training, lines: Pareto set"
         blobs["frontier/pareto"] = pack(page_spec(pareto_plot(scores, training_points).chart(scale=1.4), 420))
-    return {"frontier": frontier_scores(scores), "settings": frame.to_dict("records"), "kls": axes}
+    return {
+        "frontier": frontier_scores(scores),
+        "matched_kl": matched_kl_table(matched_kl_frame(scores), task.compare["provenance"]),
+        "settings": frame.to_dict("records"),
+        "kls": axes,
+    }
 
 
 def _dynamics(task: TaskResults, blobs: dict[str, str]) -> View:
