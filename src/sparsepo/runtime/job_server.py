@@ -91,9 +91,10 @@ def _accept_jobs(listener: socket.socket, snakemake: int) -> _Job | None:
                 pid = key.data
                 if key.fileobj is listener:
                     client, job = _receive(listener)
-                    if job is None:
+                    pid = None if job is None else _fork(job)
+                    if pid is None:
+                        client.close()
                         continue
-                    pid = _fork(job)
                     if not pid:
                         for connection in (client, *clients.values()):
                             connection.close()
@@ -124,21 +125,24 @@ def _receive(listener: socket.socket) -> tuple[socket.socket, _Job | None]:
         with client.makefile("rb") as file:
             return client, _Job(**json.loads(file.readline()), streams=streams)
     except (OSError, ValueError):  # it was killed while it asked
-        client.close()
         return client, None
 
 
-def _fork(job: _Job) -> int:
-    """Import the script of a job, if it is of this workflow, and fork. Returns 0 in the fork, else its process id."""
+def _fork(job: _Job) -> int | None:
+    """Import the script of a job, if it is of this workflow, and fork.
+
+    Returns 0 in the fork and its process id in the server; None where the system has no room for another process.
+    """
     script = Path(job.arguments[0])
     if script.parent.resolve() == SCRIPTS:
         with suppress(Exception):  # it comes again where the job runs the script, and is told in its log
             importlib.import_module(script.stem)
     gc.freeze()
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), suppress(OSError):
         # Python 3.12 warns of any thread: the one that there may be, of jemalloc, knows forks.
         warnings.simplefilter("ignore", DeprecationWarning)
         return os.fork()
+    return None
 
 
 def _run(job: _Job) -> None:

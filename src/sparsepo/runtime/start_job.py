@@ -28,7 +28,7 @@ def start_job(command: Sequence[str]) -> NoReturn:
     connection.sendall(json.dumps(request).encode() + b"\n")
     code = connection.recv(1)
     if not code:
-        sys.exit("error: the job server has ended, and this job with it")
+        sys.exit("error: the job server has ended, and this job with it, or could not start it")
     sys.exit(code[0])
 
 
