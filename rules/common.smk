@@ -20,6 +20,7 @@ from sparsepo.methods.plugins import VARIABLE as PLUGINS
 from sparsepo.monitor.plan_file import note_end, write_plan
 from sparsepo.monitor.tracking import start_follower
 from sparsepo.runtime.errors import UserError
+from sparsepo.runtime.job_server import start_server
 from sparsepo.workflow.registry import STAGES as REGISTRY
 from sparsepo.workflow.stages import Stages
 
@@ -71,14 +72,14 @@ wildcard_constraints:
 # one. Outside conda the jobs use the Python that runs Snakemake, so no environment has to be activated. An empty IFS and -f
 # keep $SCRIPTS one word, and the path that it is. What a launcher set for the shell that started Snakemake is not for its
 # jobs: they would wait for others.
-# SPARSEPO_SNAKEMAKE: see sparsepo.runtime.entry_point.run_main.
+# SPARSEPO_SNAKEMAKE: see sparsepo.runtime.entry_point.run_main. SPARSEPO_JOB_SERVER: set on start.
 # PYTHONPATH keeps what the user has in it, where functions of a config may be.
 PYTHON_PATH = os.pathsep.join(filter(None, [str(HERE / "src"), os.environ.get("PYTHONPATH")]))
 PATH_OF_PYTHON = f" PATH={quote(str(Path(sys.executable).parent))}:$PATH"
 IN_CONDA = any("conda" in str(method).lower() for method in workflow.deployment_settings.deployment_method)
 JOB = (
     "set -feuo pipefail; IFS=; unset RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT; export PYTHONUTF8=1 PYTHONUNBUFFERED=1 TRANSFORMERS_VERBOSITY=error TOKENIZERS_PARALLELISM=false TQDM_DISABLE=1"
-    f" SPARSEPO_SNAKEMAKE={os.getpid()} PYTHONPATH={quote(PYTHON_PATH)} SCRIPTS={quote(str(HERE / 'workflow_scripts'))}{'' if IN_CONDA else PATH_OF_PYTHON}"
+    f" SPARSEPO_JOB_SERVER= SPARSEPO_SNAKEMAKE={os.getpid()} PYTHONPATH={quote(PYTHON_PATH)} SCRIPTS={quote(str(HERE / 'workflow_scripts'))}{'' if IN_CONDA else PATH_OF_PYTHON}"
 )
 MODULE_PLUGINS = [*filter(None, os.environ.get(PLUGINS, "").split(os.pathsep)), *STAGES.config.plugins]
 os.environ.update({"SPARSEPO_JOB": JOB, PLUGINS: os.pathsep.join(dict.fromkeys(MODULE_PLUGINS))})
@@ -306,6 +307,8 @@ onstart:
     if is_main_run():
         start = {"process": os.getpid(), "host": socket.gethostname(), "local": workflow.local_exec}
         write_plan(Path("results"), STAGES.plan(planned_jobs(), started=time.time(), **start))
+        if workflow.local_exec and not IN_CONDA:
+            os.environ["SPARSEPO_JOB"] += start_server()
         if STAGES.config.tracking is not None:
             start_follower(CONFIG_FILES, workflow.config_settings.config, PYTHON_PATH)
 

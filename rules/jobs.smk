@@ -12,7 +12,7 @@ rule cpu_job:
         runtime=runtime,
     shell:
         'eval "$SPARSEPO_JOB"; '
-        "python $SCRIPTS/{params.script} --settings {params.settings:q} --code-version {params.code_version}"
+        "python -m sparsepo.runtime.start_job $SCRIPTS/{params.script} --settings {params.settings:q} --code-version {params.code_version}"
         " {params.options} > {log} 2>&1"
 
 

@@ -10,8 +10,6 @@ use rule gpu_measure as evaluate_run with:
         tokens=TOKENS,
     log:
         "logs/{task}/evaluate_run/{run}.log",
-    benchmark:
-        "logs/{task}/timings/evaluate_run/{run}.tsv"
     params:
         **stage_params("evaluate_run"),
 
@@ -25,8 +23,6 @@ use rule gpu_measure as measure_summaries with:
         "results/{task}/summaries/{run}.json",
     log:
         "logs/{task}/measure_summaries/{run}.log",
-    benchmark:
-        "logs/{task}/timings/measure_summaries/{run}.tsv"
     params:
         **stage_params("measure_summaries"),
 
@@ -42,8 +38,6 @@ use rule gpu_measure as measure_win_rate with:
         "results/{task}/win_rate/{run}.json",
     log:
         "logs/{task}/measure_win_rate/{run}.log",
-    benchmark:
-        "logs/{task}/timings/measure_win_rate/{run}.tsv"
     params:
         # Not an output: the answers of a judge cost money, and Snakemake deletes outputs before a retry.
         **stage_params("measure_win_rate", judge_cache="results/{task}/answers/{run}"),
@@ -57,8 +51,6 @@ use rule gpu_measure as measure_benchmarks with:
         "results/{task}/benchmarks/{run}.json",
     log:
         "logs/{task}/measure_benchmarks/{run}.log",
-    benchmark:
-        "logs/{task}/timings/measure_benchmarks/{run}.tsv"
     params:
         **stage_params(
             "measure_benchmarks",

@@ -9,8 +9,6 @@ use rule train_sft as train_oracle_sft with:
         training_outputs(f"{ORACLE}/sft"),
     log:
         "logs/{task}/train_oracle_sft/{oracle}.log",
-    benchmark:
-        "logs/{task}/timings/train_oracle_sft/{oracle}.tsv"
     params:
         **stage_params("train_oracle_sft", checkpoint=f"{ORACLE}/sft/checkpoint", config=resolved_config),
 
@@ -39,8 +37,6 @@ use rule train_policy as train_oracle with:
         training_outputs(f"{ORACLE}/policy"),
     log:
         "logs/{task}/train_oracle/{oracle}.log",
-    benchmark:
-        "logs/{task}/timings/train_oracle/{oracle}.tsv"
     wildcard_constraints:
         oracle=STAGES.oracle_pattern,
     params:
@@ -56,8 +52,6 @@ use rule train_policy as train_swapped_oracle with:
         training_outputs(f"{ORACLE}/swapped"),
     log:
         "logs/{task}/train_swapped_oracle/{oracle}.log",
-    benchmark:
-        "logs/{task}/timings/train_swapped_oracle/{oracle}.tsv"
     wildcard_constraints:
         oracle=STAGES.oracle_pattern,
     params:
@@ -76,7 +70,5 @@ use rule gpu_job as score_tokens with:
         f"{ORACLE}/summary.json",
     log:
         "logs/{task}/score_tokens/{oracle}.log",
-    benchmark:
-        "logs/{task}/timings/score_tokens/{oracle}.tsv"
     params:
         **stage_params("score_tokens"),

@@ -10,8 +10,6 @@ use rule gpu_job as build_preferences with:
         f"{PREFERENCES}/summary.json",
     log:
         "logs/{task}/build_preferences.log",
-    benchmark:
-        "logs/{task}/timings/build_preferences.tsv"
     params:
         # Not an output, here and below: see train_sft.
         **stage_params("build_preferences", result_cache=f"{PREFERENCES}/sampled.partial"),

@@ -8,7 +8,5 @@ use rule gpu_job as cache_reference with:
         f"{REFERENCE}/index.json",
     log:
         "logs/{task}/cache_reference/{kind}.log",
-    benchmark:
-        "logs/{task}/timings/cache_reference/{kind}.tsv"
     params:
         **stage_params("cache_reference", kind="{kind}"),

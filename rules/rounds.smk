@@ -12,8 +12,6 @@ use rule gpu_job as build_round_pairs with:
         f"{ROUND}/summary.json",
     log:
         "logs/{task}/build_round_pairs/{run}/iteration~{iteration}.log",
-    benchmark:
-        "logs/{task}/timings/build_round_pairs/{run}/iteration~{iteration}.tsv"
     wildcard_constraints:
         run=STAGES.round_pattern,
     params:
@@ -36,8 +34,6 @@ use rule train_policy as train_round with:
         training_outputs(f"{ROUND}/policy", "frontier.jsonl"),
     log:
         "logs/{task}/train_round/{run}/iteration~{iteration}.log",
-    benchmark:
-        "logs/{task}/timings/train_round/{run}/iteration~{iteration}.tsv"
     wildcard_constraints:
         run=STAGES.round_pattern,
     params:
@@ -54,8 +50,6 @@ use rule cpu_job as finish_rounds with:
         training_outputs(RUN, "frontier.jsonl"),
     log:
         "logs/{task}/finish_rounds/{run}.log",
-    benchmark:
-        "logs/{task}/timings/finish_rounds/{run}.tsv"
     wildcard_constraints:
         run=STAGES.run_pattern_of("rounds"),
     conda:

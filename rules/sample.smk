@@ -7,8 +7,6 @@ use rule gpu_job as sample_responses with:
         ensure(SAMPLES, non_empty=True),
     log:
         "logs/{task}/sample_responses/{run}.log",
-    benchmark:
-        "logs/{task}/timings/sample_responses/{run}.tsv"
     params:
         **stage_params("sample_responses", result_cache=f"{SAMPLES}.partial"),
 
@@ -19,8 +17,6 @@ use rule sample_responses as sample_generations with:
         ensure(GENERATIONS, non_empty=True),
     log:
         "logs/{task}/sample_generations/{run}.log",
-    benchmark:
-        "logs/{task}/timings/sample_generations/{run}.tsv"
     params:
         **stage_params("sample_generations", result_cache=f"{GENERATIONS}.partial"),
 
@@ -31,8 +27,6 @@ use rule sample_responses as sample_programs with:
         ensure(PROGRAMS, non_empty=True),
     log:
         "logs/{task}/sample_programs/{run}.log",
-    benchmark:
-        "logs/{task}/timings/sample_programs/{run}.tsv"
     conda:
         "../envs/eval.yaml"
     params:

@@ -6,8 +6,6 @@ use rule gpu_job as train_sft with:
         training_outputs(SFT),
     log:
         "logs/{task}/train_sft.log",
-    benchmark:
-        "logs/{task}/timings/train_sft.tsv"
     params:
         # Not an output: Snakemake deletes outputs before a retry, and a killed training needs its checkpoints.
         **stage_params("train_sft", checkpoint=f"{SFT}/checkpoint", config=resolved_config),

@@ -7,8 +7,6 @@ use rule train_sft as load_policy with:
         training_outputs(START),
     log:
         "logs/{task}/load_policy.log",
-    benchmark:
-        "logs/{task}/timings/load_policy.tsv"
     wildcard_constraints:
         task=STAGES.other_start_pattern,
     params:
@@ -28,8 +26,6 @@ use rule gpu_job as train_policy with:
         training_outputs(RUN, "frontier.jsonl"),
     log:
         "logs/{task}/train_policy/{run}.log",
-    benchmark:
-        "logs/{task}/timings/train_policy/{run}.tsv"
     wildcard_constraints:
         run=STAGES.run_pattern_of("pairs"),
     params:
@@ -47,8 +43,6 @@ use rule gpu_job as train_on_policy with:
         training_outputs(RUN, "frontier.jsonl"),
     log:
         "logs/{task}/train_on_policy/{run}.log",
-    benchmark:
-        "logs/{task}/timings/train_on_policy/{run}.tsv"
     wildcard_constraints:
         run=STAGES.run_pattern_of("on_policy"),
     params:

@@ -135,13 +135,13 @@ def test_a_value_that_does_not_fit_its_tag_or_any_memory_gets_a_sentence(fuzz, h
     assert not fuzz.check(lambda: load_config("own.yaml"), holds, told)
 
 
-GRID = "[" + ", ".join(f'"0.{n:03}"' for n in range(1, 200)) + "]"
+GRID = "[" + ", ".join(f'"0.{n:03}"' for n in range(1, 400)) + "]"
 MISTAKES = {
     "a number that is a truth": ("texts: 2500", "texts: true", "must be a number, not true or false"),
     "more than anything has": ("texts: 2500", "texts: 3000000000", "must be less than or equal to 2147483647"),
     "a seed that numpy does not take": ("seeds: [0]", "seeds: [4294967296]", "must be less than 4294967296"),
-    "a grid without end": ('penalty: "5"', f"penalty: {GRID}", "the grid has 39601 points, more than 10000"),
-    "seeds without end": ("seeds: [0]", f"seeds: {list(range(2000))}", "together give 44000 runs, more than 10000"),
+    "a grid without end": ('penalty: "5"', f"penalty: {GRID}", "the grid has 159201 points, more than 100000"),
+    "seeds without end": ("seeds: [0]", f"seeds: {list(range(5000))}", "together give 110000 runs, more than 100000"),
     "digits of another script": ('simpo: {beta: ["1", ', 'simpo: {beta: ["\u0661", ', "must be a plain number"),
     "an underscore in a number": ('simpo: {beta: ["1", ', 'simpo: {beta: ["1_0", ', "must be a plain number"),
     "a list in a list": ('simpo: {beta: ["1", ', 'simpo: {beta: [["1"], ', "must be a plain number"),

@@ -4,6 +4,7 @@ import argparse
 import importlib.util
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -37,7 +38,7 @@ pytestmark = pytest.mark.timeout(900)
 def test_a_stage_has_its_rule_script_settings_logs_and_resources_under_its_name(stage):
     row, rule = STAGES[stage], RULES[stage]
     logs = [path for path in re.findall(r'"(logs/[^"]*)"', rule)]
-    assert logs and all(re.match(rf"logs/(\{{task\}}|report)/(timings/)?{stage}[./]", path) for path in logs)
+    assert logs and all(re.match(rf"logs/(\{{task\}}|report)/{stage}[./]", path) for path in logs)
     assert f'stage_params("{stage}"' in re.sub(r"\(\n\s*", "(", rule)
     assert (row.like or stage) in SCRIPTS
     own = stage.replace("_", " ").title().replace(" ", "") + "Settings"
@@ -54,6 +55,13 @@ def test_every_rule_with_a_script_and_every_script_belong_to_a_stage():
     assert set(RULES) - {"gpu_measure"} == set(STAGES)
     assert {row.like or stage for stage, row in STAGES.items()} == SCRIPTS
     assert set(WATCHED) | set(RUN_STAGES) <= set(STAGES)
+
+
+def test_what_makes_tables_figures_and_the_page_imports_no_torch():
+    scripts = sorted(SCRIPTS & {stage for stage in STAGES if stage.startswith(("make_", "plot_", "compare_"))})
+    code = f"import sys, {', '.join([*scripts, 'build_report', 'fit_scorer'])}; sys.exit('torch' in sys.modules)"
+    assert len(scripts) > 10
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT / "workflow_scripts")
 
 
 @pytest.fixture(scope="module")

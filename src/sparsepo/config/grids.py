@@ -26,7 +26,7 @@ from sparsepo.methods.registry import METHODS, check_reading, check_used, parame
 from sparsepo.runtime.errors import UserError, format_value
 from sparsepo.runtime.validation import error_message
 
-MAX_RUNS = 10_000
+MAX_RUNS = 100_000
 MAX_DIGITS = 24  # of a number, so that the folder of seven of them has a name that a disk takes
 NUMBER = r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?"
 """A number as people write it; Python reads more as one."""

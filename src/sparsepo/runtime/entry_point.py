@@ -63,7 +63,7 @@ def run_main(main: Callable[[], None]) -> None:
         raise
     end_status("finished")
     if is_launched():
-        _exit_at_once(0)
+        exit_at_once(0)
 
 
 def _log_of_this_job() -> Path | None:
@@ -92,15 +92,15 @@ def _exit_with_error(message: str) -> NoReturn:
         with suppress(OSError), open(f"/proc/{os.environ.get(SNAKEMAKE)}/fd/2", "a", encoding="utf-8") as stderr:
             print(f"error: {message}", file=stderr)
     if is_launched():
-        _exit_at_once(1)
+        exit_at_once(1)
     sys.exit(1)
 
 
-def _exit_at_once(code: int) -> NoReturn:
-    """End one of several processes without the shutdown of the interpreter.
+def exit_at_once(code: int) -> NoReturn:
+    """End this process without the shutdown of the interpreter.
 
-    A thread of gloo may still hold tensors of the last exchange. It needs the interpreter to free them; while that
-    shuts down, the process would abort although all its work is done.
+    In one of several processes a thread of gloo may still hold tensors of the last exchange. It needs the interpreter
+    to free them; while that shuts down, the process would abort although all its work is done.
     """
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):

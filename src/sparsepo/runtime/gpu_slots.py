@@ -14,13 +14,16 @@ import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from sparsepo.runtime.start_job import start_job
+
 USAGE = "usage: python -m sparsepo.runtime.gpu_slots [--count N] -- COMMAND..."
 
 
 def main(arguments: list[str]) -> None:
     """Replace this process by the command, which sees N free GPUs (default: 1).
 
-    Under Slurm, which assigns devices itself, and on a machine without a GPU, the command runs unchanged. Exits with
+    Under Slurm, which assigns devices itself, and on a machine without a GPU, the command runs unchanged. Without any
+    GPU it may be started by the job server: whether CUDA works in a fork was not tried. Exits with
     code 2 if there is no command, and with an error message if there are fewer GPUs than N.
     """
     match arguments:
@@ -36,7 +39,9 @@ def main(arguments: list[str]) -> None:
         if count > len(gpus):
             sys.exit(f"error: {count} GPUs are asked for, and {len(gpus)} can be used here: {', '.join(gpus)}")
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(acquire_gpus(gpus, count))
-    os.execvp(command[0], command)
+    if gpus or "SLURM_JOB_ID" in os.environ:
+        os.execvp(command[0], command)
+    start_job(command)
 
 
 def visible_gpus() -> list[str]:

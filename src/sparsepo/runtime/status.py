@@ -6,7 +6,9 @@ outputs before a retry, and nothing is made again because of it.
 
 import json
 import os
+import resource
 import socket
+import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -17,6 +19,7 @@ from sparsepo.runtime.errors import one_line
 from sparsepo.runtime.launch import is_first
 
 WRITE_EVERY = 1.0  # seconds between two writes of a job that runs
+MAXRSS_IN_MB = 2**20 if sys.platform == "darwin" else 2**10
 
 
 @dataclass
@@ -38,6 +41,10 @@ class Status:
     metrics: dict[str, float] = field(default_factory=dict)
     """The last numbers of a training, as in its dynamics.jsonl and frontier.jsonl."""
     error: str = ""
+    cpu_seconds: float | None = None
+    """Of a job that has ended, with the processes that it started."""
+    memory_mb: float | None = None
+    """The most resident memory of a process of a job that has ended, with what it shares with the job server."""
 
 
 class _StatusFile:
@@ -92,7 +99,11 @@ def update_metrics(metrics: Mapping[str, float]) -> None:
 def end_status(state: str, error: str = "") -> None:
     """How this process ends. Of several, any may say that it has failed: the first may wait for it for ever."""
     if _file is not None and (is_first() or state == "failed"):
-        _file.status.state, _file.status.error = state, one_line(error, 300)
+        status = _file.status
+        status.state, status.error = state, one_line(error, 300)
+        status.cpu_seconds = round(sum(os.times()[:4]), 2)
+        used = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        status.memory_mb = round(max(each.ru_maxrss for each in used) / MAXRSS_IN_MB, 1)
         _file.write(now=True)
 
 
