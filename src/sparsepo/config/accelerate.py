@@ -14,7 +14,7 @@ FSDP = {"fsdp_version": 2, "fsdp_cpu_ram_efficient_loading": False}
 def read_accelerate(path: Path) -> dict[str, Any] | None:
     """The mapping in an accelerate config file; None if the file holds none or cannot be read."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
     except (OSError, ValueError, yaml.YAMLError, RecursionError):
         return None
     return content if isinstance(content, dict) else None

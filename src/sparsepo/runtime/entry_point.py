@@ -4,15 +4,15 @@ import fcntl
 import os
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from threading import Thread
+from threading import Thread, Timer
 from typing import NoReturn
 
 import psutil
 
-from sparsepo.runtime.errors import UserError, is_disk_full, is_out_of_memory
+from sparsepo.runtime.errors import UserError, is_disk_full, is_out_of_memory, one_line
 from sparsepo.runtime.launch import is_first, is_launched
 from sparsepo.runtime.status import end_status, start_status
 from sparsepo.runtime.user_code import user_error
@@ -61,6 +61,10 @@ def run_main(main: Callable[[], None]) -> None:
     except SystemExit as end:
         end_status("failed" if end.code else "finished", f"exit code {end.code}; see its log" if end.code else "")
         raise
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # of a library in Rust, whose name cannot be imported
+            raise
+        _exit_with_error(f"the tokenizer gave up on a text ({one_line(str(error), 200)}): see its regular expressions")
     end_status("finished")
     if is_launched():
         _exit_at_once(0)
@@ -106,6 +110,24 @@ def _exit_at_once(code: int) -> NoReturn:
         with suppress(OSError):
             stream.flush()
     os._exit(code)
+
+
+@contextmanager
+def time_limit(seconds: float, message: str) -> Iterator[None]:
+    """End this process with an error message where the block takes longer, also within a call of a library."""
+
+    def end() -> None:
+        with suppress(SystemExit):
+            _exit_with_error(message)
+        _exit_at_once(1)
+
+    timer = Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def exit_with_parent(pid: int, name: str) -> None:

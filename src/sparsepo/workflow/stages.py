@@ -33,6 +33,8 @@ from sparsepo.workflow.settings import PlotSelectionSettings
 
 REPORT = Path(__file__).parents[1] / "report" / "html"
 """Where the templates, styles and scripts of the page are."""
+ARGUMENT = 100_000
+"""Characters of settings in one argument of a command."""
 NOTHING = "(?!)"
 """A regular expression that matches nothing: the rule of a trainer that no method uses makes no file."""
 
@@ -218,6 +220,12 @@ class Stages:
         """JSON of what the script of a stage reads of the config, for one job."""
         return self._settings(stage, task or self.tasks[0], run, oracle)
 
+    def settings_arguments(self, stage: str, **job: Any) -> str | list[str]:
+        """The settings as an argument of a command, or as several: Linux allows 128 kB in one, and 2 MB in all."""
+        text = self.settings(stage, **job)
+        parts = [text[start : start + ARGUMENT] for start in range(0, len(text), ARGUMENT)]
+        return parts if len(parts) > 1 else text
+
     def _make_settings(self, stage: str, task: str, run: str, oracle: str) -> str:
         return STAGES[stage].settings.of(self._job(task, run, oracle)).as_json()
 
@@ -233,7 +241,10 @@ class Stages:
         return STAGES[stage].num_processes(self.config.tasks[task or self.tasks[0]])
 
     def threads(self, stage: str, task: str = "", **_: Any) -> int:
-        return max(STAGES[stage].threads, self.num_processes(stage, task))
+        """The CPU threads that all processes of a job compute with, however many cores Snakemake has."""
+        row = STAGES[stage]
+        given = self.config.tasks[task or self.tasks[0]].resources.threads if row.mem_mb is None else None
+        return max(given or row.threads, self.num_processes(stage, task))
 
     def launcher(self, stage: str, task: str = "", **_: Any) -> str:
         """What starts the script of this stage in a shell: Python, or a launcher of several processes."""
