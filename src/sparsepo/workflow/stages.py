@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
@@ -33,6 +34,8 @@ from sparsepo.workflow.settings import PlotSelectionSettings
 
 REPORT = Path(__file__).parents[1] / "report" / "html"
 """Where the templates, styles and scripts of the page are."""
+LEAST_SPACE = 1 << 20
+"""Bytes on the disk without which no start makes sense."""
 ARGUMENT = 100_000
 """Characters of settings in one argument of a command."""
 NOTHING = "(?!)"
@@ -54,7 +57,8 @@ class Stages:
         Raises UserError also for results that belong to a config of another name, or that cannot be written.
         """
         stages = cls(*load_with_owners(paths, overrides))
-        check_results(Path("results"))
+        for name in (".snakemake", "logs", "results", *(f"results/{task}" for task in stages.tasks)):
+            check_folder(Path(name))
         for task, owner in stages.owners.items():
             check_owner(Path("results") / task / "data.json", owner)
             for variable in missing_keys(stages.config.tasks[task]):
@@ -298,14 +302,17 @@ def _any_of(patterns: Iterable[str]) -> str:
     return "|".join(sorted(patterns)) or NOTHING
 
 
-def check_results(folder: Path) -> None:
-    """Raises UserError where results/ is a link that leads nowhere, no folder, or one that cannot be written."""
+def check_folder(folder: Path) -> None:
+    """Raises UserError where jobs cannot write to a folder, or make it: a file, a lost link, no right, a full disk."""
     if folder.is_symlink() and not folder.exists():
         raise UserError(f"{folder} is a link to {os.readlink(folder)}, which is not there: make it, or remove the link")
     if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file, and the results need a folder of that name: move it away")
-    if folder.exists() and not os.access(folder, os.W_OK | os.X_OK):
-        raise UserError(f"{folder} cannot be written: work in another folder (snakemake --directory)")
+        raise UserError(f"{folder} is a file, and the workflow needs a folder of that name: move it away")
+    place = next(path for path in (folder, *folder.parents) if path.exists())
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise UserError(f"{place.absolute()} cannot be written: work in another folder (snakemake --directory)")
+    if shutil.disk_usage(place).free < LEAST_SPACE:
+        raise UserError(f"no space left on the disk of {place.absolute()}: make room, or work in another folder")
 
 
 def check_owner(stamp: Path, name: str) -> None:
