@@ -1,6 +1,7 @@
 """Programs through the sandbox: how many a second on two cores, against a bare Python for each of them.
 
     python benchmarks/sandbox.py
+    python benchmarks/sandbox.py --mbpp mbpp.jsonl      how many of MBPP's own solutions pass
 
 Trivial programs, so what is measured is what the sandbox costs. A Python is started for each program of the peer, by
 two threads; it protects nothing.
@@ -15,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from harness import Finding, interleaved, median_ratio, table
 
+from sparsepo.data.mbpp_humaneval import build_program, read_mbpp
 from sparsepo.evaluation.sandbox import Sandbox, find_launch
 from sparsepo.runtime.entry_point import run_main
 
@@ -60,11 +62,29 @@ def findings(seconds: dict[str, list[float]], programs: int) -> list[Finding]:
     ]
 
 
+def report(count: int = 1000) -> list[Finding]:
+    return findings(measure([f"x = {number}" for number in range(count)]), count)
+
+
+def run_solutions(path: str, timeout: float) -> None:
+    problems = [problem for split in read_mbpp({"path": path}).values() for problem in split]
+    with Sandbox(WORKERS, timeout) as sandbox:
+        results = sandbox.run([build_program(problem, problem.solution) for problem in problems])
+    for problem, result in zip(problems, results, strict=True):
+        if not result.passed:
+            print(f"{problem.id}: {result.status} after {result.seconds:g} s ({result.detail})")
+    print(f"{sum(result.passed for result in results)} of {len(results)} solutions pass at {timeout:g} s")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--programs", type=int, default=1000)
-    count = parser.parse_args().programs
-    rows = findings(measure([f"x = {number}" for number in range(count)]), count)
+    parser.add_argument("--mbpp", metavar="FILE", help="run the solutions in mbpp.jsonl instead")
+    parser.add_argument("--timeout", type=float, default=3.0, help="seconds of a solution")
+    asked = parser.parse_args()
+    if asked.mbpp:
+        return run_solutions(asked.mbpp, asked.timeout)
+    rows = report(asked.programs)
     print(table(rows))
     if not all(row.met for row in rows):
         sys.exit("not every goal is met")

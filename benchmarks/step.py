@@ -4,6 +4,8 @@
                                                     those in bfloat16 only on a CPU that has instructions for it
     python benchmarks/step.py --only hh-float32     one
 
+The row `sandbox` is another: programs a second of the sandbox, see benchmarks/sandbox.py.
+
 One CPU thread, gradients included, optimiser not. Nothing is downloaded. Each row names how ours got its gradients:
 `forward` (fastest) or `recompute` (smallest).
 """
@@ -24,6 +26,7 @@ from typing import Any
 
 import head
 import psutil
+import sandbox
 import torch
 from harness import (
     LEAST,
@@ -102,6 +105,9 @@ EXPERIMENTS = {
     "head-bfloat16": Experiment("head", Workload("head", "bfloat16", "", batches=3), "forward", {"trl": 0.30}),
     "memory-hh-float32": _memory(Workload("smollm2", "float32", "hh", pairs=8, batches=1), 0.20, 0.36),
 }
+
+
+SANDBOX = "sandbox"
 
 
 # --- one measurement: contender -> a number for each batch
@@ -222,7 +228,7 @@ def report(names: Sequence[str]) -> dict[str, list[Finding]]:
     return {name: findings(name, measured, share) for name, measured in found.items()}
 
 
-def attempt(names: Sequence[str]) -> dict[str, list[Finding] | None]:
+def attempt(names: Sequence[str], report: Callable = report) -> dict[str, list[Finding] | None]:
     """None where the rows failed: the others are worth having, and the failure is told at once and at the end."""
     try:
         return report(names)
@@ -276,7 +282,7 @@ def measurable(names: Sequence[str]) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", nargs="+", choices=EXPERIMENTS, metavar="ROW")
+    parser.add_argument("--only", nargs="+", choices=[*EXPERIMENTS, SANDBOX], metavar="ROW")
     parser.add_argument("--jobs", type=int, help="processes at a time")
     parser.add_argument("--measure", nargs="+", choices=EXPERIMENTS, help=argparse.SUPPRESS)
     asked = parser.parse_args()
@@ -289,7 +295,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         smollm2("float32").save_pretrained(folder)
         os.environ[PLAIN] = folder
-        done = measured_rows(asked.only or measurable(list(EXPERIMENTS)), asked.jobs)
+        wanted = asked.only or [*measurable(list(EXPERIMENTS)), SANDBOX]
+        done = measured_rows([name for name in wanted if name != SANDBOX], asked.jobs)
+    if SANDBOX in wanted:  # alone, as it is timed by the clock on the wall
+        done |= attempt([SANDBOX], lambda names: {SANDBOX: sandbox.report()})
     rows = [row for found in done.values() for row in found or ()]
     print(table(rows))
     print(f"{sum(row.met for row in rows)} of {len(rows)} goals met; torch {torch.__version__}, one thread a row")

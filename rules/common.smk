@@ -71,14 +71,16 @@ wildcard_constraints:
 # All commands start with `eval "$SPARSEPO_JOB"`: a `shell.prefix` would also be that of a workflow around this
 # one. Outside conda the jobs use the Python that runs Snakemake, so no environment has to be activated. An empty IFS and -f
 # keep $SCRIPTS one word, and the path that it is. What a launcher set for the shell that started Snakemake is not for its
-# jobs: they would wait for others.
+# jobs: they would wait for others. Threads are those of the stage (OMP_NUM_THREADS, which libraries read where their own
+# variable is not set), as those that Snakemake sets follow its --cores, and results their number.
 # SPARSEPO_SNAKEMAKE: see sparsepo.runtime.entry_point.run_main. SPARSEPO_JOB_SERVER: set on start.
 # PYTHONPATH keeps what the user has in it, where functions of a config may be.
 PYTHON_PATH = os.pathsep.join(filter(None, [str(HERE / "src"), os.environ.get("PYTHONPATH")]))
 PATH_OF_PYTHON = f" PATH={quote(str(Path(sys.executable).parent))}:$PATH"
 IN_CONDA = any("conda" in str(method).lower() for method in workflow.deployment_settings.deployment_method)
 JOB = (
-    "set -feuo pipefail; IFS=; unset RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT; export PYTHONUTF8=1 PYTHONUNBUFFERED=1 TRANSFORMERS_VERBOSITY=error TOKENIZERS_PARALLELISM=false TQDM_DISABLE=1"
+    "set -feuo pipefail; IFS=; unset RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT"
+    " MKL_NUM_THREADS OPENBLAS_NUM_THREADS GOTO_NUM_THREADS NUMEXPR_NUM_THREADS VECLIB_MAXIMUM_THREADS; export PYTHONUTF8=1 PYTHONUNBUFFERED=1 TRANSFORMERS_VERBOSITY=error TOKENIZERS_PARALLELISM=false TQDM_DISABLE=1"
     f" SPARSEPO_JOB_SERVER= SPARSEPO_SNAKEMAKE={os.getpid()} PYTHONPATH={quote(PYTHON_PATH)} SCRIPTS={quote(str(HERE / 'workflow_scripts'))}{'' if IN_CONDA else PATH_OF_PYTHON}"
 )
 MODULE_PLUGINS = [*filter(None, os.environ.get(PLUGINS, "").split(os.pathsep)), *STAGES.config.plugins]
@@ -102,7 +104,7 @@ def of_job(function, *first):
 def stage_params(stage, **given):
     """The params of the rule of a stage.
 
-    script, settings, code_version, launcher: a job runs again when one of them has changed.
+    script, settings, code_version, launcher, threads: a job runs again when one of them has changed.
     options: those of its script, in this order
         --NAME FILE...  each named input and output; of a model (run.json) or a fitted scorer the folder
         --out PATH      the unnamed output, or the folder of several
@@ -124,9 +126,10 @@ def stage_params(stage, **given):
 
     return {
         "script": STAGES.script(stage),
-        "settings": of_job(STAGES.settings, stage),
+        "settings": of_job(STAGES.settings_arguments, stage),
         "code_version": of_job(STAGES.code_version, stage),
         "launcher": of_job(STAGES.launcher, stage),
+        "threads": of_job(STAGES.threads, stage),
         "options": with_signature(options),
     }
 

@@ -12,8 +12,8 @@ rule cpu_job:
         runtime=runtime,
     shell:
         'eval "$SPARSEPO_JOB"; '
-        "python -m sparsepo.runtime.start_job $SCRIPTS/{params.script} --settings {params.settings:q} --code-version {params.code_version}"
-        " {params.options} > {log} 2>&1"
+        "OMP_NUM_THREADS={params.threads} python -m sparsepo.runtime.start_job $SCRIPTS/{params.script}"
+        " --settings {params.settings:q} --code-version {params.code_version} {params.options} > {log} 2>&1"
 
 
 rule gpu_job:
@@ -28,7 +28,8 @@ rule gpu_job:
         runtime=runtime,
     shell:
         'eval "$SPARSEPO_JOB"; '
-        "python -m sparsepo.runtime.gpu_slots --count {resources.gpu} -- {params.launcher} $SCRIPTS/{params.script}"
+        "OMP_NUM_THREADS={params.threads} python -m sparsepo.runtime.gpu_slots --count {resources.gpu} --"
+        " {params.launcher} $SCRIPTS/{params.script}"
         " --settings {params.settings:q} --code-version {params.code_version} {params.options} > {log} 2>&1"
 
 

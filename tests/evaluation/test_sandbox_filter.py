@@ -74,6 +74,9 @@ def test_calls_that_depend_on_an_argument():
     assert permitted(16, 0, 0x5401) and not permitted(16, 0, 0x5412)  # ioctl, not TIOCSTI
     assert permitted(9, 0) and permitted(9, 0x7F01 << 32) and not permitted(9, 0x7F03 << 32)  # mmap
     assert not permitted(9, 0x7EFF << 32) and not permitted(9, 1 << 40)
+    assert (
+        permitted(2, 0, 0o101) and not permitted(2, 0, 0o20200002) and not permitted(257, 0, 0, 0o20200002)
+    )  # O_TMPFILE
     assert permitted(25, 0, 0, 0, 1) and not permitted(25, 0, 0, 0, 3)  # mremap
 
 

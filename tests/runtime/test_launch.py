@@ -1,5 +1,6 @@
 """A run on several processes: the command that starts it, and what a config may not say of it."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,8 @@ def test_an_accelerate_config_that_cannot_be_read_is_told(tmp_path):
     for text in ("{", "- a", "", "\0"):
         (tmp_path / "bad.yaml").write_text(text)
         assert "bad.yaml: not a mapping in YAML" in refused(num_processes=2, accelerate=str(tmp_path / "bad.yaml"))
+    os.mkfifo(tmp_path / "pipe")
+    assert "pipe: not a file but a pipe" in refused(num_processes=2, accelerate=str(tmp_path / "pipe"))
 
 
 @pytest.mark.parametrize(

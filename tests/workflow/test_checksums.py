@@ -9,7 +9,7 @@ import yaml
 
 from sparsepo.runtime.errors import UserError
 from sparsepo.workflow import stages
-from sparsepo.workflow.stages import check_results
+from sparsepo.workflow.stages import check_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 BIG = """
@@ -56,13 +56,13 @@ def test_a_checkout_below_a_folder_with_braces_is_refused_in_one_line(snakemake,
 
 
 def test_results_that_lead_nowhere_or_cannot_be_written_are_refused(tmp_path, monkeypatch):
-    check_results(tmp_path / "results")  # is not there yet
+    check_folder(tmp_path / "results")  # is not there yet
     (tmp_path / "link").symlink_to(tmp_path / "gone")
     with pytest.raises(UserError, match="link is a link to .*gone, which is not there"):
-        check_results(tmp_path / "link")
+        check_folder(tmp_path / "link")
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="is a file"):
-        check_results(tmp_path / "file")
+        check_folder(tmp_path / "file")
     monkeypatch.setattr(stages.os, "access", lambda path, mode: False)  # root may write everywhere
     with pytest.raises(UserError, match="cannot be written"):
-        check_results(tmp_path)
+        check_folder(tmp_path)

@@ -56,16 +56,10 @@ def test_the_parameters_of_a_folder_are_counted_without_reading_them(tmp_path, n
     assert model_size(folder) == model_size(folder, 7e9) == (model.num_parameters(), 3, 48, VOCABULARY, 32)
 
 
-@pytest.mark.parametrize("damage", ["cut", "text", "config", "pickled"])
-def test_the_size_of_a_folder_that_cannot_be_read_is_not_known(tmp_path, damage):
-    """The job that loads it says what is wrong."""
+def test_the_size_of_pickled_weights_is_not_known(tmp_path):
     model, _ = made("gpt2")
     model.save_pretrained(tmp_path)
-    target = tmp_path / ("config.json" if damage == "config" else "model.safetensors")
-    if damage == "pickled":
-        target.rename(tmp_path / "pytorch_model.bin")
-    else:
-        target.write_bytes({"cut": target.read_bytes()[:100], "text": b"no weights", "config": b"[1]"}[damage])
+    (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
     folder = FolderModel(source="folder", path=tmp_path, pickled_weights=True)
     assert model_size(folder) is None and model_size(folder, 7e9).parameters == 7e9
 

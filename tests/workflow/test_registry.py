@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from sparsepo.config.loading import load_config
 from sparsepo.monitor.plan_file import WATCHED, log_path, output_path
 from sparsepo.report.run_names import RUN_STAGES
 from sparsepo.runtime.errors import UserError
@@ -18,6 +19,7 @@ from sparsepo.workflow.registry import STAGES
 from sparsepo.workflow.resources import TaskNeeds
 from sparsepo.workflow.script_options import stage_parser
 from sparsepo.workflow.settings import StageSettings
+from sparsepo.workflow.stages import Stages
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = {path.stem for path in (ROOT / "workflow_scripts").glob("*.py")}
@@ -130,6 +132,26 @@ def test_every_script_takes_the_command_line_of_its_rule(planned, monkeypatch):
             module.main()
         options = caught.value.args[0]
         assert options.settings.as_json() == words[words.index("--settings") + 1] and options.code_version, stage
+
+
+def test_settings_that_are_too_long_for_one_argument_of_a_command_reach_the_script(tmp_path):
+    """Linux allows 128 kB in one; a grid of 8,000 points needs more."""
+    values = [str(number) for number in range(1, 8001)]
+    stages = Stages(load_config(ROOT / "config.yaml", {"tasks__planted__methods": {"dpo": {"beta": values}}}))
+    text, parts = stages.settings("build_report"), stages.settings_arguments("build_report")
+    assert len(text) > 131_072 > max(map(len, parts)) and stages.settings_arguments("train_sft") == stages.settings(
+        "train_sft"
+    )
+    (tmp_path / "script.py").write_text(READS_SETTINGS)
+    command = [sys.executable, tmp_path / "script.py", "--settings", *parts, "--out", "x"]
+    assert subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout == text + "\n"
+
+
+READS_SETTINGS = """
+from sparsepo.workflow.script_options import stage_parser
+from sparsepo.workflow.settings import BuildReportSettings
+print(stage_parser("", BuildReportSettings, "out").parse_args().settings.as_json())
+"""
 
 
 def test_an_option_of_an_earlier_version_is_answered_with_the_new_one():

@@ -3,9 +3,16 @@
 import json
 import os
 import re
+import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
+
+from sparsepo.training.checkpoints import COMPLETE_MARK
 
 DPO, SPARSE = "dpo/beta~0.1/seed~0", "sparsepo_common/beta~0.5/seed~0"
 REPORT = {
@@ -116,6 +123,7 @@ SETTINGS = {
     "other sampling": ("16}\n    evaluation", "15}\n    evaluation", SAMPLED | REPORT | TOKENS),
     "more data": ("texts: 60", "texts: 61", ALL),
     "other resources": ("    evaluation:", "    resources: {mem_mb: 3000, runtime: 7}\n    evaluation:", set()),
+    "other threads": ("    evaluation:", "    resources: {threads: 3}\n    evaluation:", ALL - {("prepare_data", "")}),
 }
 
 
@@ -245,6 +253,40 @@ def test_the_same_config_gives_the_same_bytes_in_tables_scores_samples_and_weigh
     assert len([path for path in files if path.parent.name == "tables"]) == 13
     differ = [path.relative_to(original) for path in files if path.read_bytes() != again(original, unfinished, path)]
     assert not differ
+
+
+@pytest.mark.slow
+def test_one_core_or_two_and_a_resumed_run_give_the_same_bytes(unfinished, snakemake):
+    """Threads are those of the stage, or of `resources.threads`, not as many as Snakemake has cores."""
+    targets = [f"results/small/runs/{DPO}/run.json", f"results/small/samples/{DPO}.jsonl"]
+    config = unfinished / "config.yaml"
+    replace(config, "num_train_epochs: 1,", "num_train_epochs: 1, checkpoint_every: 2,")
+    replace(config, "n_embd: 32", "n_embd: 256")  # so large that torch shares out the sums among threads
+    made = {}
+    for cores in ("1", "2"):
+        done = snakemake(unfinished, "--cores", cores, *targets)
+        assert done.returncode == 0, done.stdout
+        record = json.loads((unfinished / "results/small/sft/run.json").read_text())
+        assert record["hardware"]["threads"] == 2
+        files = [*unfinished.glob("results/small/**/*.safetensors"), unfinished / targets[1]]
+        made[cores] = {path: path.read_bytes() for path in files}
+        shutil.rmtree(unfinished / "results")
+    assert made["1"] == made["2"] and len(made["1"]) == 3
+    sft = unfinished / "results/small/sft"
+    command = [sys.executable, "-m", "snakemake", "--cores", "2", "results/small/sft/run.json"]
+    process = subprocess.Popen(command, cwd=unfinished, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not list(sft.glob(f"checkpoint/checkpoint-*/{COMPLETE_MARK}")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    for each in [*psutil.Process(process.pid).children(recursive=True), process]:
+        each.kill()
+    process.wait()
+    assert not (sft / "run.json").exists()
+    snakemake(unfinished, "--unlock")
+    done = snakemake(unfinished, "--cores", "1", "--rerun-incomplete", "results/small/sft/run.json")
+    assert done.returncode == 0, done.stdout
+    assert "resuming at step " in (unfinished / "logs/small/train_sft.log").read_text()
+    assert made["1"][sft / "model.safetensors"] == (sft / "model.safetensors").read_bytes()
 
 
 def again(original, other, path):

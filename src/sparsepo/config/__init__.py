@@ -46,6 +46,9 @@ class ResourceConfig(Section):
     """Number of weights of a model whose name does not say it, as in 1.4e9."""
     device: Literal["cpu", "gpu"] | None = None
     """What jobs run on; null takes a model of more than 500 million weights to run on a GPU."""
+    threads: Count | None = None
+    """CPU threads of each job that runs a model; null is 2 for SFT and for building preferences, and 1 for the others.
+    Another number changes results in their last digits, so it makes them again."""
 
 
 class TaskConfig(Section):

@@ -6,6 +6,8 @@ from typing import Any
 
 import yaml
 
+from sparsepo.runtime.errors import missing_reason
+
 KINDS = ("MULTI_GPU", "FSDP", "DEEPSPEED")
 FSDP = {"fsdp_version": 2, "fsdp_cpu_ram_efficient_loading": False}
 """Keys that FSDP needs: every process loads the whole reference."""
@@ -14,7 +16,7 @@ FSDP = {"fsdp_version": 2, "fsdp_cpu_ram_efficient_loading": False}
 def read_accelerate(path: Path) -> dict[str, Any] | None:
     """The mapping in an accelerate config file; None if the file holds none or cannot be read."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
     except (OSError, ValueError, yaml.YAMLError, RecursionError):
         return None
     return content if isinstance(content, dict) else None
@@ -24,8 +26,9 @@ def accelerate_errors(path: Path, num_processes: int) -> Iterator[str]:
     """Error messages about an accelerate config file for so many processes of one machine."""
     content = read_accelerate(path)
     if content is None:
-        missing = "no such file" if not path.is_file() else "not a mapping in YAML, as `accelerate config` writes it"
-        yield f"{path}: {missing} (paths are relative to the working directory)"
+        no_mapping = "not a mapping in YAML, as `accelerate config` writes it"
+        reason = no_mapping if path.is_file() else missing_reason(path, "file")
+        yield f"{path}: {reason} (paths are relative to the working directory)"
         return
     kind, given = content.get("distributed_type"), content.get("num_processes", num_processes)
     if kind not in KINDS:

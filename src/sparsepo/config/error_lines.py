@@ -53,11 +53,14 @@ ELSEWHERE = {
 """(section or source, key that it does not have) -> where that stands."""
 
 NO_NUMBERS = "the paper prints no numbers of this task: leave it out"
+UNSAFE = "write it in words: unsafe_execution: run programs with my rights"
 ABLATIONS = "write one of ablation_architecture, ablation_weight_decay and ablation_binary_and_random"
 REMOVED_VALUES = {
     ("published", "imdb"): NO_NUMBERS,
     ("published", "tldr"): NO_NUMBERS,
     ("published", "ablation"): ABLATIONS,
+    ("unsafe_execution", "True"): UNSAFE,
+    ("unsafe_execution", "true"): UNSAFE,
 }
 """(key, value that it had in earlier versions) -> what to write instead."""
 

@@ -8,7 +8,6 @@ from pydantic import Field
 from sparsepo.config.base import (
     MAX_INT,
     NUMBER,
-    Bool,
     Count,
     CountOrZero,
     LocatedError,
@@ -148,5 +147,5 @@ class ExecutionConfig(Section):
     """Programs that run at the same time."""
     packages: list[Literal["numpy"]] = []
     """Installed packages that programs may import beside the standard library: numpy, or none."""
-    unsafe_execution: Bool = False
-    """true runs programs with your rights where bubblewrap cannot be used; nothing else protects the machine then."""
+    unsafe_execution: Literal[False, "run programs with my rights"] = False
+    """The words `run programs with my rights` do so without bubblewrap: little protects the machine then."""

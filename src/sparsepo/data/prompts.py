@@ -18,15 +18,25 @@ PromptRecord = TypeVar("PromptRecord", Prompt, Preference)
 
 @dataclass(frozen=True)
 class PromptLimit:
-    """The longest prompt in tokens, and what becomes of a longer one: `drop`, `refuse` or `truncate_left`."""
+    """The longest prompt in tokens, and what becomes of a longer one: `drop`, `refuse` or `truncate_left`.
+
+    vocab_size: of the model, where it is known; a prompt with an id from there on is refused.
+    """
 
     encoder: Encoder
     max_tokens: int
     on_long_prompt: str = "drop"
+    vocab_size: int | None = None
 
     @classmethod
     def of(
-        cls, encoder: Encoder, context: int, max_prompt_tokens: int, max_new_tokens: int, on_long_prompt: str
+        cls,
+        encoder: Encoder,
+        context: int,
+        max_prompt_tokens: int,
+        max_new_tokens: int,
+        on_long_prompt: str,
+        vocab_size: int | None = None,
     ) -> "PromptLimit":
         """The limit that a config and the context of its model set. Raises UserError where no prompt has room."""
         if context <= max_new_tokens:
@@ -34,7 +44,7 @@ class PromptLimit:
                 f"the context of the model is {context} tokens, and a response may have {max_new_tokens} "
                 "(max_new_tokens): no prompt fits; reduce max_new_tokens"
             )
-        return cls(encoder, min(max_prompt_tokens, context - max_new_tokens), on_long_prompt)
+        return cls(encoder, min(max_prompt_tokens, context - max_new_tokens), on_long_prompt, vocab_size)
 
     @property
     def reason(self) -> str:
@@ -44,6 +54,12 @@ class PromptLimit:
     def apply(self, record: PromptRecord, place: str) -> PromptRecord | None:
         """The record, with the end of a prompt that is cut; None where it is dropped. Raises UserError to refuse."""
         ids = self.encoder.prompt_ids(record)
+        if self.vocab_size is not None and max(ids, default=0) >= self.vocab_size:
+            token = self.encoder.tokenizer.convert_ids_to_tokens(max(ids))
+            raise UserError(
+                f"{place}: the tokenizer makes id {max(ids)} ('{one_line(token, 50)}') of this prompt, and config.json "
+                f"says vocab_size {self.vocab_size}: use the tokenizer that belongs to the model"
+            )
         if len(ids) <= self.max_tokens:
             return record
         if self.on_long_prompt == "refuse":

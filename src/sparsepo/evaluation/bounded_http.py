@@ -8,7 +8,7 @@ from typing import Any
 
 from httpx2 import Limits, RemoteProtocolError, Request, Response, SyncByteStream
 
-MAX_BYTES = 4 << 20  # of a reply
+MAX_BYTES = 1 << 20  # of a reply
 HEADERS = {"Accept-Encoding": "identity"}  # a kilobyte of a compressed reply can be a gigabyte
 NO_REUSE = Limits(max_keepalive_connections=0)  # so that each request has a connection to end
 CONNECTED = ("connection.connect_tcp.complete", "connection.start_tls.complete")

@@ -38,7 +38,7 @@ GRACE_SECONDS = 5.0  # above the timeout, after which the worker itself hangs
 FOLDER_BYTES, FOLDER_FILES = 32 << 20, 1000
 SHOWN_DEVICES = ("null", "zero", "full", "random", "urandom")
 KILLED_FIRST = 'echo 1000 2>/dev/null >/proc/self/oom_score_adj; exec "$@"'  # where memory is short
-REMEDY = "or set execution.unsafe_execution: true, which runs programs with your own rights, without a sandbox"
+REMEDY = "or write execution.unsafe_execution: run programs with my rights, which needs no sandbox"
 
 
 @dataclass(frozen=True)
@@ -86,12 +86,12 @@ class Sandbox:
     def from_config(cls, execution: ExecutionConfig) -> "Sandbox":
         """The sandbox that the section `execution` of a config describes."""
         own = execution
-        return cls(own.workers, own.timeout, own.memory_mb, own.unsafe_execution, own.packages)
+        return cls(own.workers, own.timeout, own.memory_mb, bool(own.unsafe_execution), own.packages)
 
     def __enter__(self) -> "Sandbox":
         self._launch = find_launch(self.unsafe, self.packages)
         if not self._launch.wrapper:
-            print("warning: programs of the model run with your own rights, without a sandbox (unsafe_execution: true)")
+            print("warning: programs of the model run with your own rights, without a sandbox (unsafe_execution)")
         for _ in range(self.workers):
             self._idle.put(self._worker())
         self._pool = ThreadPoolExecutor(self.workers)

@@ -88,7 +88,8 @@ def why_no_verdict(answer: Answer) -> str:
 
 
 def _object_at_end(text: str) -> dict[str, Any]:
-    """The JSON object that a text ends with; {} where it ends with none."""
+    """The JSON object that a text ends with; {} where it ends with none, or with one of more than 10,000 characters."""
+    text = text[-10_000:]  # each brace is tried, which takes the square of the length
     for match in re.finditer(r"\{", text):
         try:
             return json.loads(text[match.start() :])

@@ -1,6 +1,5 @@
 """Causal LMs and tokenizers: from a hub, a folder, a GGUF file in an installed package, or created from scratch."""
 
-import json
 from pathlib import Path
 from pickle import UnpicklingError
 from types import SimpleNamespace
@@ -25,8 +24,8 @@ from sparsepo.data.readers import package_file
 from sparsepo.models.adapter_folder import AdapterBase, read_base, read_tensors
 from sparsepo.models.limits import NO_LIMIT, config_context_length
 from sparsepo.models.trust import TRUST_OPTIONS, code_hashes, log_custom_code, trust_error, trust_kwargs
-from sparsepo.runtime.atomic_folder import atomic_folder, check_model_folder, is_adapter_folder
-from sparsepo.runtime.errors import UserError, did_you_mean
+from sparsepo.runtime.atomic_folder import atomic_folder, check_model_folder, is_adapter_folder, read_mapping
+from sparsepo.runtime.errors import UserError, did_you_mean, one_line
 
 START_NAME = "start"
 """Name of a loaded adapter that another one may be trained on."""
@@ -84,6 +83,9 @@ def _from_pretrained(
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
         raise UserError(f"{name}: {len(missing)} tensors of the model of config.json are missing, {missing[0]} first")
+    if unused := sorted(info["unexpected_keys"]):
+        first = one_line(unused[0], 100)
+        print(f"warning: {name}: {len(unused)} tensors of its files are not in the model of config.json ({first})")
     return _keep_trainable(model)
 
 
@@ -211,10 +213,7 @@ def _set_pad_token(tokenizer: Any) -> Any:
 
 def _tokenizer_class(folder: Path) -> Any:
     """AutoTokenizer, except for a generic fast tokenizer, which AutoTokenizer would replace by the architecture's."""
-    try:
-        named = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("tokenizer_class")
-    except (OSError, ValueError, AttributeError):
-        named = None
+    named = (read_mapping(folder / "tokenizer_config.json") or {}).get("tokenizer_class")
     generic = named in ("PreTrainedTokenizerFast", "TokenizersBackend") and (folder / "tokenizer.json").is_file()
     return PreTrainedTokenizerFast if generic else AutoTokenizer
 
@@ -326,7 +325,7 @@ def folder_config(folder: str | Path) -> Any:
     if is_adapter_folder(Path(folder)):
         base = read_base(Path(folder))
         return folder_config(base.name) if base.is_folder else _hub_config(base.name, base.revision)
-    raw = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+    raw = read_mapping(Path(folder) / "config.json") or {}
     if raw.get("model_type") in CONFIG_MAPPING:
         return AutoConfig.for_model(**raw).get_text_config(decoder=True)
     return SimpleNamespace(**raw.get("text_config", raw))

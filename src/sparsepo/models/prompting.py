@@ -12,8 +12,15 @@ from sparsepo.data.encoding import Encoder
 from sparsepo.data.prompts import PromptBuilder, PromptLimit
 from sparsepo.data.sources import TaskData, first_words, make_data, token_cutter
 from sparsepo.models.adapter_folder import read_base
-from sparsepo.models.loading import LOADING_ERRORS, fetch_tokenizer, spec_context_length, train_tokenizer
+from sparsepo.models.loading import LOADING_ERRORS, fetch_tokenizer, spec_config, spec_context_length, train_tokenizer
 from sparsepo.runtime.atomic_folder import is_adapter_folder
+from sparsepo.runtime.entry_point import time_limit
+
+PROBES = [sign * 2000 + "!" for sign in ("a", "A", "1", ".", " ", "\n", "é", "a ")]
+PROBE_SECONDS = 60.0
+SLOW = (
+    f"the tokenizer needs more than {PROBE_SECONDS:g} s for some short texts: a regular expression in its files is slow"
+)
 
 
 def task_data(
@@ -45,7 +52,12 @@ def prompt_builder(
     spec = model.model_dump(mode="json")
     tokenizer = _new_tokenizer(model, data, preferences) if model.source == "scratch" else fetch_tokenizer(spec)
     encoder = Encoder(tokenizer, SimpleNamespace(generation_config=_generation_config(spec)))
-    limit = PromptLimit.of(encoder, spec_context_length(spec), *limits, data["on_long_prompt"])
+    vocab_size = None
+    if model.source != "scratch":
+        with time_limit(PROBE_SECONDS, SLOW):
+            tokenizer(PROBES)
+        vocab_size = getattr(spec_config(spec), "vocab_size", None)
+    limit = PromptLimit.of(encoder, spec_context_length(spec), *limits, data["on_long_prompt"], vocab_size)
     return PromptBuilder.of(tokenizer, model, limit, columns)
 
 

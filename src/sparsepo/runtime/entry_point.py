@@ -1,24 +1,26 @@
 """How every command of the package begins and ends: one line for a mistake of the user, and a status file for a job."""
 
+import errno
 import fcntl
 import os
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from threading import Thread
+from threading import Thread, Timer
 from typing import NoReturn
 
 import psutil
 
-from sparsepo.runtime.errors import UserError, is_disk_full, is_out_of_memory
+from sparsepo.runtime.errors import UserError, is_disk_full, is_out_of_memory, one_line
 from sparsepo.runtime.launch import is_first, is_launched
 from sparsepo.runtime.status import end_status, start_status
 from sparsepo.runtime.user_code import user_error
 
 SNAKEMAKE = "SPARSEPO_SNAKEMAKE"
 """The variable in which the workflow gives the process id of Snakemake to its jobs."""
+NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 POLL_SECONDS = 1.0
 OTHERS_WAIT = 20.0  # seconds that a process waits with its error message for the first of several to print one
 
@@ -50,6 +52,8 @@ def run_main(main: Callable[[], None]) -> None:
         if (users := user_error(error)) is not None:
             print(users[1], end="", file=sys.stderr)
             _exit_with_error(users[0])
+        if isinstance(error, OSError) and error.errno in NOT_ALLOWED and error.filename:
+            _exit_with_error(f"{error.filename}: {error.strerror}")
         if is_out_of_memory(error):
             first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
             _exit_with_error(f"out of memory ({first}); lower the batch_size of the section that this job reads")
@@ -61,6 +65,10 @@ def run_main(main: Callable[[], None]) -> None:
     except SystemExit as end:
         end_status("failed" if end.code else "finished", f"exit code {end.code}; see its log" if end.code else "")
         raise
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # of a library in Rust, whose name cannot be imported
+            raise
+        _exit_with_error(f"the tokenizer gave up on a text ({one_line(str(error), 200)}): see its regular expressions")
     end_status("finished")
     if is_launched():
         exit_at_once(0)
@@ -106,6 +114,24 @@ def exit_at_once(code: int) -> NoReturn:
         with suppress(OSError):
             stream.flush()
     os._exit(code)
+
+
+@contextmanager
+def time_limit(seconds: float, message: str) -> Iterator[None]:
+    """End this process with an error message where the block takes longer, also within a call of a library."""
+
+    def end() -> None:
+        with suppress(SystemExit):
+            _exit_with_error(message)
+        _exit_at_once(1)
+
+    timer = Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def exit_with_parent(pid: int, name: str) -> None:

@@ -4,6 +4,7 @@ import difflib
 import errno
 import json
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -40,14 +41,15 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def missing_reason(path: str | os.PathLike, kind: str) -> str:
-    """Why a path is no file or folder (`kind`): that it may not be read, or that there is none."""
+    """Why a path is no file or folder (`kind`): that it may not be read, that there is none, or that it is another."""
     try:
-        os.stat(path)
+        mode = os.stat(path).st_mode
     except PermissionError:
         return "permission denied"
     except (OSError, ValueError):
-        pass
-    return f"no such {kind}"
+        return f"no such {kind}"
+    is_other = stat.S_ISREG(mode) or stat.S_ISDIR(mode)
+    return f"not a {kind}" if is_other else f"not a {kind} but a pipe, socket or device"
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from threading import Lock
@@ -83,6 +84,7 @@ def file_hash(path: str | Path) -> str:
 
 
 def job_identity(settings: Any, code: str, inputs: Iterable[str | Path]) -> str:
-    """What the results of a job depend on, as a hash: its settings, the version of its code, and its input files."""
-    parts = [json.dumps(settings, sort_keys=True), code, *(file_hash(path) for path in inputs)]
+    """What the results of a job depend on, as a hash: settings, version of the code, number of threads, input files."""
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    parts = [json.dumps(settings, sort_keys=True), code, threads, *(file_hash(path) for path in inputs)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

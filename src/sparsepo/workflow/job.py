@@ -97,10 +97,11 @@ class Job:
     def provenance(self) -> str:
         """The line below a table that says what made it: the config with a hash of the task's section, the version.
 
-        `resources` are not in the hash, as they change no result.
+        Of `resources` only given threads are in the hash, as the others change no result.
         """
-        section = json.dumps(self.section.model_dump(mode="json", exclude={"resources"}), sort_keys=True)
-        digest = hashlib.sha256(section.encode()).hexdigest()[:12]
+        section = self.section.model_dump(mode="json", exclude={"resources"})
+        section |= {"threads": threads} if (threads := self.section.resources.threads) else {}
+        digest = hashlib.sha256(json.dumps(section, sort_keys=True).encode()).hexdigest()[:12]
         return f"config {self.config_name}, task {self.task} (settings {digest}); sparsepo {__version__}"
 
     def splits(self, *measures: str) -> Splits:

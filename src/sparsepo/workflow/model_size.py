@@ -1,6 +1,5 @@
 """How large a model is, before it is loaded or downloaded: from its config, the headers of its files or its name."""
 
-import json
 import re
 from collections.abc import Mapping
 from functools import cache
@@ -12,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 from sparsepo.config.models import FolderModel, GgufModel, HubModel, ModelConfig, ScratchModel
 from sparsepo.data.readers import package_file
-from sparsepo.runtime.atomic_folder import read_adapter_config
+from sparsepo.runtime.atomic_folder import read_adapter_config, read_mapping
 from sparsepo.runtime.errors import UserError
 
 WIDTH_PER_LAYER = 100  # of a model of which only the parameters are known: 36 for GPT-2 large, 128 for Llama 7B
@@ -81,12 +80,12 @@ def _in_folder(folder: Path) -> ModelSize | None:
     """With the parameters that its safetensors files hold; None where they cannot be read."""
     parameters = 0
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = read_mapping(folder / "config.json") or {}
         size = _of_config(config, _number(config, "vocab_size") or 1)
         for path in folder.glob("*.safetensors"):
             with safe_open(path, "numpy") as file:
                 parameters += sum(prod(file.get_slice(name).get_shape()) for name in file.keys())
-    except (OSError, ValueError, AttributeError, SafetensorError):
+    except (OSError, ValueError, SafetensorError):
         return None
     return (size or typical_size(parameters))._replace(parameters=parameters) if parameters else None
 

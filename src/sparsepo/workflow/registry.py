@@ -27,7 +27,7 @@ class Stage:
     settings: what its script reads of the config.
     like: the stage that it is another case of, whose script it runs.
     trains: the section of the config with the number of processes that share a job, each on a GPU; else it is one.
-    threads: at least so many.
+    threads: of the CPU, unless the config gives `resources.threads` for a stage that runs a model.
     mem_mb, runtime (minutes): of a job whose memory and run time do not depend on the model.
     """
 

@@ -32,6 +32,11 @@ class _Renamed(Action):
         raise UserError(f"{option_string} is called --{RENAMED[self.dest]} now")
 
 
+class _Settings(Action):
+    def __call__(self, parser, namespace, values, option_string=None):
+        namespace.settings = self.const.parse("".join(values))
+
+
 def stage_parser(description: str | None, settings: type[StageSettings], usage: str) -> ArgumentParser:
     """A parser of `--settings`, `--code-version`, and the options of a usage line, most of which take a path.
 
@@ -41,9 +46,8 @@ def stage_parser(description: str | None, settings: type[StageSettings], usage: 
     """
     load_plugins_of_job()
     parser = ArgumentParser(description=description, allow_abbrev=False)
-    parser.add_argument(
-        "--settings", type=settings.parse, default="{}", help="what this stage reads of the config, as JSON"
-    )
+    about = "what this stage reads of the config, as JSON; a long one in parts"
+    parser.add_argument("--settings", action=_Settings, nargs="+", const=settings, required=True, help=about)
     parser.add_argument("--code-version", default="", help="hash of the code; results of another one are not resumed")
     for word in usage.split():
         name, is_optional = word.strip("[]."), word.startswith("[")

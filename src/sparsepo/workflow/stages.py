@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
@@ -33,6 +34,10 @@ from sparsepo.workflow.settings import PlotSelectionSettings
 
 REPORT = Path(__file__).parents[1] / "report" / "html"
 """Where the templates, styles and scripts of the page are."""
+LEAST_SPACE = 1 << 20
+"""Bytes on the disk without which no start makes sense."""
+ARGUMENT = 100_000
+"""Characters of settings in one argument of a command."""
 NOTHING = "(?!)"
 """A regular expression that matches nothing: the rule of a trainer that no method uses makes no file."""
 
@@ -52,7 +57,8 @@ class Stages:
         Raises UserError also for results that belong to a config of another name, or that cannot be written.
         """
         stages = cls(*load_with_owners(paths, overrides))
-        check_results(Path("results"))
+        for name in (".snakemake", "logs", "results", *(f"results/{task}" for task in stages.tasks)):
+            check_folder(Path(name))
         for task, owner in stages.owners.items():
             check_owner(Path("results") / task / "data.json", owner)
             for variable in missing_keys(stages.config.tasks[task]):
@@ -223,6 +229,12 @@ class Stages:
         """JSON of what the script of a stage reads of the config, for one job."""
         return self._settings(stage, task or self.tasks[0], run, oracle)
 
+    def settings_arguments(self, stage: str, **job: Any) -> str | list[str]:
+        """The settings as an argument of a command, or as several: Linux allows 128 kB in one, and 2 MB in all."""
+        text = self.settings(stage, **job)
+        parts = [text[start : start + ARGUMENT] for start in range(0, len(text), ARGUMENT)]
+        return parts if len(parts) > 1 else text
+
     def _make_settings(self, stage: str, task: str, run: str, oracle: str) -> str:
         return STAGES[stage].settings.of(self._job(task, run, oracle)).as_json()
 
@@ -238,7 +250,10 @@ class Stages:
         return STAGES[stage].num_processes(self.config.tasks[task or self.tasks[0]])
 
     def threads(self, stage: str, task: str = "", **_: Any) -> int:
-        return max(STAGES[stage].threads, self.num_processes(stage, task))
+        """The CPU threads that all processes of a job compute with, however many cores Snakemake has."""
+        row = STAGES[stage]
+        given = self.config.tasks[task or self.tasks[0]].resources.threads if row.mem_mb is None else None
+        return max(given or row.threads, self.num_processes(stage, task))
 
     def launcher(self, stage: str, task: str = "", **_: Any) -> str:
         """What starts the script of this stage in a shell: Python, or a launcher of several processes."""
@@ -292,14 +307,17 @@ def _any_of(patterns: Iterable[str]) -> str:
     return "|".join(sorted(patterns)) or NOTHING
 
 
-def check_results(folder: Path) -> None:
-    """Raises UserError where results/ is a link that leads nowhere, no folder, or one that cannot be written."""
+def check_folder(folder: Path) -> None:
+    """Raises UserError where jobs cannot write to a folder, or make it: a file, a lost link, no right, a full disk."""
     if folder.is_symlink() and not folder.exists():
         raise UserError(f"{folder} is a link to {os.readlink(folder)}, which is not there: make it, or remove the link")
     if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file, and the results need a folder of that name: move it away")
-    if folder.exists() and not os.access(folder, os.W_OK | os.X_OK):
-        raise UserError(f"{folder} cannot be written: work in another folder (snakemake --directory)")
+        raise UserError(f"{folder} is a file, and the workflow needs a folder of that name: move it away")
+    place = next(path for path in (folder, *folder.parents) if path.exists())
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise UserError(f"{place.absolute()} cannot be written: work in another folder (snakemake --directory)")
+    if shutil.disk_usage(place).free < LEAST_SPACE:
+        raise UserError(f"no space left on the disk of {place.absolute()}: make room, or work in another folder")
 
 
 def check_owner(stamp: Path, name: str) -> None:
