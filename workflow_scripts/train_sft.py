@@ -5,7 +5,7 @@ import os
 import time
 from pathlib import Path
 
-from sparsepo.data.records import Text, read_records, write_json, write_text
+from sparsepo.data.records import Text, read_records, write_json, write_records
 from sparsepo.models.adapters import save_trained
 from sparsepo.models.loading import fetch_model, load_model, save_model
 from sparsepo.runtime.entry_point import run_main
@@ -52,7 +52,7 @@ def main() -> None:
     print(f"{type(model).__name__}: {model.num_parameters():,} parameters, {len(tokenizer)} tokens", flush=True)
     if config is None:
         save_trained(model, tokenizer, options.out, None)
-        write_text(dynamics, "")
+        write_records(dynamics, [])
         write_json(options.out / "run.json", record_of(options, start))
         return
     identity = job_identity(settings.as_dict(), options.code_version, [options.corpus])

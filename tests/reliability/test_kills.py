@@ -62,7 +62,7 @@ def test_training_killed_at_five_random_steps_ends_as_if_it_had_not_been(lab, pr
             harmed = cut_newest_checkpoint(out / "checkpoint", draw)
     said += lab.finish(command, prepared.folder)
     assert said.count("resuming at step ") == 5
-    assert f"{harmed}: half-written or from other settings, code or data; deleted" in said
+    assert f"{harmed}: half-written, damaged, or from other settings, code or data; deleted" in said
     assert lab.left_by(out) == whole(stage)
 
 

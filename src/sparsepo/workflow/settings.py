@@ -32,7 +32,7 @@ from sparsepo.config.scorers import JudgeConfig, ScorerConfig
 from sparsepo.config.training import OptimisationConfig, PreferenceConfig, SftConfig
 from sparsepo.methods.registry import DEFAULT_INSPECTION_METHOD, METHODS, inspection_method
 from sparsepo.runtime.errors import UserError
-from sparsepo.runtime.result_cache import file_hash
+from sparsepo.runtime.files import file_hash
 from sparsepo.runtime.validation import error_message
 from sparsepo.workflow.job import Job, Loading, Splits
 

@@ -23,8 +23,8 @@ from sparsepo.methods.registry import METHODS
 from sparsepo.monitor.plan_file import WATCHED, Plan
 from sparsepo.report.run_names import COMPARED_METHODS
 from sparsepo.runtime.errors import UserError
+from sparsepo.runtime.files import file_hash
 from sparsepo.runtime.launch import python_command
-from sparsepo.runtime.result_cache import file_hash
 from sparsepo.workflow.code_version import code_version
 from sparsepo.workflow.job import Job, quantized_loading
 from sparsepo.workflow.registry import STAGES
