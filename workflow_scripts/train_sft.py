@@ -38,13 +38,12 @@ def record_of(options: argparse.Namespace, start: float) -> dict:
     seeds = {
         name: getattr(settings, name).seed for name in ("model", "sft") if hasattr(getattr(settings, name), "seed")
     }
-    inputs = [options.corpus, *options.model]
-    return run_record(options.config, settings.as_dict(), seeds, options.code_version, inputs, start)
+    return run_record(options.config, settings.as_dict(), seeds, options.code_version, [options.corpus], start)
 
 
 def main() -> None:
     start = time.perf_counter()
-    options = stage_parser(__doc__, TrainSftSettings, "corpus config checkpoint out [model...]").parse_args()
+    options = stage_parser(__doc__, TrainSftSettings, "corpus config checkpoint out").parse_args()
     settings, config, dynamics = options.settings, options.settings.sft, options.out / "dynamics.jsonl"
     corpus = read_records(options.corpus, Text)
     folder = options.checkpoint / "start" / os.environ.get("RANK", "0")

@@ -27,7 +27,7 @@ def file_hash(path: str | Path) -> str:
     """`bytes_hash` of the content of a file."""
     with open(path, "rb") as file:
         stat = os.fstat(file.fileno())
-        key = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+        key = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
         if key not in _HASHES or stat.st_size < LARGE:
             _HASHES[key] = hashlib.file_digest(file, "sha256").hexdigest()[:16]
         return _HASHES[key]
