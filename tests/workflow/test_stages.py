@@ -432,7 +432,7 @@ def named_files(tmp_path):
     made = {name: model_folder(tmp_path / name) for name in ("model", "scorer", "judge", "encoder", "nli")}
     conv, accelerate = tmp_path / "conv.bin", tmp_path / "ddp.yaml"
     conv.write_bytes(bytes(2_500_000))
-    accelerate.write_text("distributed_type: MULTI_GPU  # \n")
+    accelerate.write_text("distributed_type: MULTI_GPU\nmixed_precision: bf16")
     own = {name: str(path) for name, path in made.items()}
     scorer = {"kind": "reward_model", "model": own["scorer"]}
     evaluation = {
@@ -489,7 +489,7 @@ def test_a_changed_model_scorer_judge_or_file_is_seen_by_the_stages_that_read_it
     assert now() == before
     for path, stages_of_path in readers.items():
         content = path.read_bytes()
-        path.write_bytes(content[:-1] + b"#")
+        path.write_bytes(content[:-4] + b"fp16")
         os.utime(path, (1, 1))
         after = now()
         assert {stage for stage in names if after[stage] != before[stage]} == stages_of_path, path

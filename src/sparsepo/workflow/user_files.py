@@ -54,9 +54,10 @@ def _named_paths(value: Any, key: str = "") -> Iterator[Path]:
 
 
 def path_hash(path: Path) -> str:
-    """16 hex digits of the content of a file, or of the names and contents of the files of a folder."""
+    """16 hex digits of the content of a file, of YAML without comments, or of the names and contents of a folder."""
     if path.is_file():
-        return _known_hash(path)
+        content = read_accelerate(path) if path.suffix in (".yaml", ".yml") else None
+        return bytes_hash(repr(content).encode()) if content else _known_hash(path)
     return bytes_hash("\n".join(f"{file.name} {_known_hash(file)}" for file in files_of(path)).encode())
 
 
