@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 
 import pytest
@@ -134,6 +135,7 @@ def test_a_pickled_classifier_is_refused_unless_it_is_allowed(folder, tmp_path):
 @pytest.fixture
 def own(folder, tmp_path):
     """The folder with an architecture of its own, whose module leaves a file as soon as it is imported."""
+    shutil.rmtree(folder / ".checksums")  # as another program wrote it
     settings = json.loads((folder / "config.json").read_text())
     modules = {"AutoConfig": "modeling_tiny.TinyConfig", "AutoModelForCausalLM": "modeling_tiny.TinyLM"}
     settings |= {"model_type": "tiny-of-its-own", "architectures": ["TinyLM"], "auto_map": modules}

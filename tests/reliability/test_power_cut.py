@@ -196,15 +196,16 @@ tasks:
       source: scratch
       config: {model_type: gpt2, n_layer: 2, n_head: 2, n_embd: 32, n_positions: 64, resid_pdrop: 0.0}
       tokenizer: {kind: word, vocab_size: 600}
-    data: {source: planted, texts: 60, labelled: 40, prompts: {train: 20, validation: 8, test: 8}}
+    data: {source: planted, texts: 60, prompts: {train: 20, validation: 8, test: 8}}
     sft: {num_train_epochs: 2, batch_size: 10, learning_rate: 1e-2, checkpoint_every: 3}
-    preferences: {source: generated, scorer: {kind: tfidf}, sampling: {samples: 4, max_new_tokens: 16}}
+    preferences: {source: generated, scorer: {kind: vader}, sampling: {samples: 4, max_new_tokens: 16}}
     methods: {dpo: {beta: ["0.1"]}}
     training: {max_steps: 40, batch_size: 5, learning_rate: 1e-3, reference: cached, checkpoint_every: 5, \\
 frontier_every: 20}
     sampling: {max_new_tokens: 16}
-    evaluation: {scorer: {kind: tfidf}, token_pairs: 4, frontier_prompts: 4}
+    evaluation: {scorer: {kind: vader}, token_pairs: 4, frontier_prompts: 4}
 """
+OUTPUTS = ("results/small", "results/tables")
 RUN = "results/small/runs/dpo/beta~0.1/seed~0"
 
 
@@ -250,7 +251,8 @@ def forget_what_snakemake_wrote(folder):
 def test_every_output_of_a_run_is_on_the_disk_with_its_name(made, lab, tmp_path):
     """And with zeros in what Snakemake wrote for itself, nothing is made again."""
     folder, expected = made
-    assert lost(folder / "flushes", folder / "results") == ([], [])
+    for part in OUTPUTS:
+        assert lost(folder / "flushes", folder / part) == ([], [])
     copy = Path(shutil.copytree(folder, tmp_path / "copy"))
     forget_what_snakemake_wrote(copy)
     said = lab.finish(lab.Place(copy).snakemake("tables"), copy)
@@ -272,15 +274,14 @@ def test_a_run_that_the_power_cut_ends_with_the_tables_of_one_that_it_did_not(ma
     with noted(folder):
         lab.kill_when(place.snakemake("tables"), folder, tmp_path / "log", reached.exists)
         lab.orphans_have_ended(folder)
-    contents, names = cut_power(folder / "flushes", folder / "results")
+    harmed = [cut_power(folder / "flushes", folder / part) for part in OUTPUTS]
     shutil.rmtree(folder / ".snakemake")
     lab.finish(place.snakemake("tables"), folder)
-    assert tables(folder) == expected, (contents, names)
+    assert tables(folder) == expected, harmed
 
 
 DAMAGED = {
     "results/small/prompts/test.jsonl": "sample_responses",
-    "results/small/scorer/weights.npz": "evaluate_run",
     "results/small/preferences/train.jsonl": "train_policy",
     "results/small/reference/states/values.bin": "train_policy",
     "results/small/sft/model.safetensors": "train_policy",

@@ -66,24 +66,27 @@ def as_plain(section: BaseModel | None) -> dict[str, Any] | None:
     return None if section is None else section.model_dump(mode="json")
 
 
-class StageSettings(Section):
+class JobSection(Section):
+    """Settings that are taken from a job."""
+
+    @classmethod
+    def of(cls, job: Job) -> Self:
+        """Of each field what is FromJob, or what the job has under its name; of `user_files` nothing."""
+        values = {}
+        for name, field in cls.model_fields.items():
+            taken = [each.of for each in field.metadata if isinstance(each, FromJob)]
+            if name != "user_files":
+                values[name] = taken[0](job) if taken else job.value(name)
+        return cls(**values)
+
+
+class StageSettings(JobSection):
     """The settings of a stage; this class itself where a stage reads nothing of the config.
 
     `user_files`: path -> hash of each file or folder that the other settings name, so that a change is seen.
     """
 
     user_files: dict[str, str] = Field({}, exclude_if=lambda files: not files)
-
-    @classmethod
-    def of(cls, job: Job) -> Self:
-        """The settings of a job: of each field what is FromJob, or what the job has under its name."""
-        values = {}
-        for name, field in cls.model_fields.items():
-            if name in StageSettings.model_fields:
-                continue
-            taken = [each.of for each in field.metadata if isinstance(each, FromJob)]
-            values[name] = taken[0](job) if taken else job.value(name)
-        return cls(**values)
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -246,7 +249,7 @@ class LoadPolicySettings(TrainSftSettings):
         return super().of(replace(job, section=job.section.model_copy(update=update)))
 
 
-class FrontierSettings(StageSettings):
+class FrontierSettings(JobSection):
     """How the policy is sampled and scored for a point of the frontier during training: one response a prompt."""
 
     sampling: Annotated[SamplingConfig, without_fields("samples")]
@@ -460,7 +463,7 @@ def _points(job: Job) -> list[str]:
     return list(dict.fromkeys(run.path.rsplit("/", 1)[0] for run in runs_of(job.section)))
 
 
-class ReportTask(StageSettings):
+class ReportTask(JobSection):
     """A task of the page: its config, the points of its grids, what is measured of the runs."""
 
     config: Annotated[dict[str, Any], FromJob(lambda job: job.resolved_config(without=("resources",)))]
