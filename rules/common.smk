@@ -161,15 +161,12 @@ mem_mb = with_signature(
 runtime = with_signature(
     lambda wildcards, attempt, rulename: STAGES.resources(stage_of(rulename), **wildcards)["runtime"] * attempt
 )
-user_file_hashes = of_job(STAGES.user_file_hashes)
 resolved_config = of_job(STAGES.resolved_config)  # for the record of a run
 
 
 # --- input of rules
 
 
-model_files = of_job(STAGES.model_files, "model")
-policy_files = of_job(STAGES.model_files, "policy")
 fitted_scorer = of_job(lambda **job: next(iter(STAGES.fitted_scorer(**job)), []))
 reference_caches = of_job(
     lambda **job: [

@@ -10,7 +10,6 @@ use rule cpu_job as prepare_data with:
         "../envs/train.yaml"
     params:
         **stage_params("prepare_data"),
-        user_files=user_file_hashes,
 
 
 use rule cpu_job as fit_scorer with:

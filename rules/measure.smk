@@ -57,7 +57,6 @@ use rule gpu_measure as measure_benchmarks with:
             questions="results/{task}/benchmarks/questions/{run}",
             result_cache="results/{task}/benchmarks/{run}.json.partial",
         ),
-        user_files=user_file_hashes,
 
 
 use rule cpu_job as measure_pass_at_k with:
@@ -69,4 +68,3 @@ use rule cpu_job as measure_pass_at_k with:
         "logs/{task}/measure_pass_at_k/{run}.log",
     params:
         **stage_params("measure_pass_at_k", result_cache="results/{task}/pass_at_k/{run}.json.partial"),
-        user_files=user_file_hashes,

@@ -13,4 +13,3 @@ use rule gpu_job as build_preferences with:
     params:
         # Not an output, here and below: see train_sft.
         **stage_params("build_preferences", result_cache=f"{PREFERENCES}/sampled.partial"),
-        user_files=user_file_hashes,

@@ -1,7 +1,6 @@
 use rule gpu_job as train_sft with:
     input:
         corpus="results/{task}/corpus.jsonl",
-        model=model_files,
     output:
         training_outputs(SFT),
     log:

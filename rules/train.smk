@@ -2,7 +2,6 @@
 use rule train_sft as load_policy with:
     input:
         corpus="results/{task}/corpus.jsonl",
-        model=policy_files,
     output:
         training_outputs(START),
     log:

@@ -155,7 +155,7 @@ def without_times(fields):
 
 def result_files(directory):
     """{path below results/, in new names: file}"""
-    files = [path for path in (directory / "results").rglob("*") if path.is_file()]
+    files = [path for path in (directory / "results").rglob("*") if path.is_file() and path.parent.name != ".checksums"]
     named = {new_names(str(path.relative_to(directory / "results"))): path for path in files}
     return {name: path for name, path in named.items() if not NOT_COMPARED.search(f"/{name}")}
 

@@ -5,6 +5,7 @@ import shutil
 from sparsepo.data.records import read_json, read_rows, write_json, write_records
 from sparsepo.runtime.atomic_folder import atomic_folder
 from sparsepo.runtime.entry_point import run_main
+from sparsepo.runtime.files import check_folder
 from sparsepo.training.iterations import join_logs, join_records
 from sparsepo.workflow.script_options import stage_parser
 from sparsepo.workflow.settings import StageSettings
@@ -15,6 +16,7 @@ LOGS = ("dynamics.jsonl", "frontier.jsonl")
 def main() -> None:
     options = stage_parser(__doc__, StageSettings, "rounds... out").parse_args()
     folders = [weights.parent for weights in options.rounds]
+    check_folder(folders[-1])
     with atomic_folder(options.out) as place:
         for path in folders[-1].iterdir():
             if path.is_file() and path.name not in (*LOGS, "run.json"):

@@ -1,7 +1,10 @@
 """Plot what is measured of generated responses over the temperature."""
 
+import io
+
 import pandas as pd
 
+from sparsepo.data.records import read_text
 from sparsepo.report.figures.style import save_figure
 from sparsepo.report.figures.temperatures import plot_temperatures
 from sparsepo.runtime.entry_point import run_main
@@ -11,9 +14,8 @@ from sparsepo.workflow.settings import StageSettings
 
 def main() -> None:
     options = stage_parser(__doc__, StageSettings, "table out...").parse_args()
-    save_figure(
-        plot_temperatures(pd.read_csv(options.table, keep_default_na=True, dtype={"variant": str})), options.out[0]
-    )
+    table = pd.read_csv(io.StringIO(read_text(options.table)), keep_default_na=True, dtype={"variant": str})
+    save_figure(plot_temperatures(table), options.out[0])
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import os
 import time
 from pathlib import Path
 
-from sparsepo.data.records import Text, read_records, write_json, write_text
+from sparsepo.data.records import Text, read_records, write_json, write_records
 from sparsepo.models.adapters import save_trained
 from sparsepo.models.loading import fetch_model, load_model, save_model
 from sparsepo.runtime.entry_point import run_main
@@ -38,13 +38,12 @@ def record_of(options: argparse.Namespace, start: float) -> dict:
     seeds = {
         name: getattr(settings, name).seed for name in ("model", "sft") if hasattr(getattr(settings, name), "seed")
     }
-    inputs = [options.corpus, *options.model]
-    return run_record(options.config, settings.as_dict(), seeds, options.code_version, inputs, start)
+    return run_record(options.config, settings.as_dict(), seeds, options.code_version, [options.corpus], start)
 
 
 def main() -> None:
     start = time.perf_counter()
-    options = stage_parser(__doc__, TrainSftSettings, "corpus config checkpoint out [model...]").parse_args()
+    options = stage_parser(__doc__, TrainSftSettings, "corpus config checkpoint out").parse_args()
     settings, config, dynamics = options.settings, options.settings.sft, options.out / "dynamics.jsonl"
     corpus = read_records(options.corpus, Text)
     folder = options.checkpoint / "start" / os.environ.get("RANK", "0")
@@ -52,7 +51,7 @@ def main() -> None:
     print(f"{type(model).__name__}: {model.num_parameters():,} parameters, {len(tokenizer)} tokens", flush=True)
     if config is None:
         save_trained(model, tokenizer, options.out, None)
-        write_text(dynamics, "")
+        write_records(dynamics, [])
         write_json(options.out / "run.json", record_of(options, start))
         return
     identity = job_identity(settings.as_dict(), options.code_version, [options.corpus])

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -143,12 +144,33 @@ def rows(path):
 def left_by(folder):
     """All that a stage left in its folder: bytes, logs without the clock; of run.json what is no time and no place."""
     found = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".sha256"):
         name = str(path.relative_to(folder))
         found[name] = rows(path) if path.suffix == ".jsonl" else path.read_bytes()
     if "run.json" in found:
         record = json.loads(found["run.json"])
         found["run.json"] = {key: record.get(key) for key in ("settings", "seeds", "pairs", "kept_step")}
+    return found
+
+
+def orphans_have_ended(folder):
+    """Return when no process works in the folder any more; they are given a minute."""
+    for _ in range(600):
+        if not workers(folder):
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"{workers(folder)} still run")
+
+
+def workers(folder):
+    """Processes that work in a folder."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.cwd() == str(folder) and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.Error:
+            continue
     return found
 
 
@@ -193,5 +215,16 @@ def environment():
 @pytest.fixture(scope="session")
 def lab():
     """The functions above, for tests."""
-    functions = (finish, start, wait_for, kill_when, lines, rows, left_by, kept_beside, copy_workflow)
+    functions = (
+        finish,
+        start,
+        wait_for,
+        kill_when,
+        lines,
+        rows,
+        left_by,
+        kept_beside,
+        copy_workflow,
+        orphans_have_ended,
+    )
     return SimpleNamespace(RUN=RUN, Place=Place, **{function.__name__: function for function in functions})

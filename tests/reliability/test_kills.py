@@ -6,9 +6,7 @@ Training logs how many tokens a second and how many seconds it took; these are t
 import json
 import random
 import re
-import time
 
-import psutil
 import pytest
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -32,7 +30,7 @@ def whole(lab, prepared, tmp_path_factory):
 def cut_newest_checkpoint(folder, draw):
     """Cut a random file of it at a random length, as a crash of the machine may do."""
     newest = max(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-    path = draw.choice(sorted(path for path in newest.iterdir() if path.stat().st_size))
+    path = draw.choice(sorted(path for path in newest.iterdir() if path.is_file() and path.stat().st_size))
     with open(path, "r+b") as file:
         file.truncate(draw.randrange(path.stat().st_size))
     return newest
@@ -62,7 +60,7 @@ def test_training_killed_at_five_random_steps_ends_as_if_it_had_not_been(lab, pr
             harmed = cut_newest_checkpoint(out / "checkpoint", draw)
     said += lab.finish(command, prepared.folder)
     assert said.count("resuming at step ") == 5
-    assert f"{harmed}: half-written or from other settings, code or data; deleted" in said
+    assert f"{harmed}: half-written, damaged, or from other settings, code or data; deleted" in said
     assert lab.left_by(out) == whole(stage)
 
 
@@ -96,7 +94,7 @@ def test_a_killed_evaluation_ends_as_if_it_had_not_been(lab, moved, tmp_path):
     scores, tokens = (moved.results / f"{name}/sft.{kind}" for name, kind in (("scores", "json"), ("tokens", "jsonl")))
     log, target = tmp_path / "log", str(scores.relative_to(moved.folder))
     lab.kill_when(moved.snakemake(target), moved.folder, log, scores.exists)
-    orphans_have_ended(moved.folder)
+    lab.orphans_have_ended(moved.folder)
     lab.finish(moved.snakemake("--unlock"), moved.folder)
     lab.finish(moved.snakemake(target), moved.folder)
     killed = scores.read_bytes(), tokens.read_bytes()
@@ -104,33 +102,12 @@ def test_a_killed_evaluation_ends_as_if_it_had_not_been(lab, moved, tmp_path):
     assert (scores.read_bytes(), tokens.read_bytes()) == killed
 
 
-def orphans_have_ended(folder):
-    """Return when no process works in the folder any more; they are given a minute."""
-    for _ in range(600):
-        if not workers(folder):
-            return
-        time.sleep(0.1)
-    raise AssertionError(f"{workers(folder)} still run")
-
-
-def workers(folder):
-    """Processes that work in a folder."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.cwd() == str(folder) and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-        except psutil.Error:
-            continue
-    return found
-
-
 def test_snakemake_killed_or_started_twice_spoils_nothing(lab, moved, tmp_path, whole):
     """SIGKILL of Snakemake ends its job too; its lock is told and taken off; a second Snakemake stops at once."""
     target = str((moved.run / "run.json").relative_to(moved.folder))
     dynamics, log = moved.run / "checkpoint/dynamics.jsonl", tmp_path / "log"
     lab.kill_when(moved.snakemake(target), moved.folder, log, lambda: lab.lines(dynamics) >= 30)
-    orphans_have_ended(moved.folder)
+    lab.orphans_have_ended(moved.folder)
     assert lab.lines(dynamics) < 160 and not (moved.run / "run.json").exists()
     told = lab.finish(moved.snakemake(target), moved.folder, ok=False)
     assert "LockException" in told and "It can be removed with the --unlock argument" in told

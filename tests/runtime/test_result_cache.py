@@ -15,7 +15,8 @@ def test_lines_that_are_not_whole_are_passed_over_and_the_next_answer_gets_its_o
     path = tmp_path / "deep" / "answers.jsonl"
     ResultCache(path)["one"] = "1 \u2028 \ud800"
     with path.open("ab") as file:
-        file.write(b'7\n{"key": "x"}\n\xff\n{"key": 3, "answer": "y"}\n{"key": "two", "ans')
+        file.write(b'7\n{"key": "x"}\n\xff\n{"key": 3, "answer": "y"}\n{"key": "z", "answer": "\0"}\n\0\0\n')
+        file.write(b'{"key": "two", "ans')
     ResultCache(path)["three"] = "3"
     found = ResultCache(path)
     assert (len(found), found["one"], found["three"]) == (2, "1 \u2028 \ud800", "3")

@@ -1,7 +1,8 @@
 """Checkpoints as folders: which is complete, which is the latest, and where a log is cut."""
 
-from sparsepo.training.checkpoints import is_complete, latest_checkpoint, mark_complete
-from sparsepo.training.logging import truncate_log
+import pytest
+
+from sparsepo.training.checkpoints import cut_logs, is_complete, latest_checkpoint, mark_complete
 
 
 def test_a_checkpoint_is_complete_only_with_its_mark_its_identity_and_every_byte(tmp_path):
@@ -9,8 +10,9 @@ def test_a_checkpoint_is_complete_only_with_its_mark_its_identity_and_every_byte
     assert not is_complete(tmp_path, "mine")
     mark_complete(tmp_path, "mine")
     assert is_complete(tmp_path, "mine") and not is_complete(tmp_path, "other")
-    (tmp_path / "weights").write_bytes(b"1234")
-    assert not is_complete(tmp_path, "mine")
+    for damaged in (b"1234", b"\0\0\0\0\0", b"12346"):
+        (tmp_path / "weights").write_bytes(damaged)
+        assert not is_complete(tmp_path, "mine")
     (tmp_path / "weights").unlink()
     assert not is_complete(tmp_path, "mine")
 
@@ -31,10 +33,42 @@ def test_the_latest_checkpoint_is_the_complete_one_of_the_highest_step(tmp_path,
     assert latest_checkpoint(tmp_path / "nowhere", "mine") is None
 
 
-def test_a_log_is_cut_after_a_step_and_at_a_half_written_line(tmp_path):
-    path = tmp_path / "log.jsonl"
-    path.write_text('{"step": 1}\n{"step": 3}\n{"step": 5}\n')
-    truncate_log(path, 3)
-    assert path.read_text() == '{"step": 1}\n{"step": 3}\n'
-    truncate_log(tmp_path / "none.jsonl", 3)
-    assert not (tmp_path / "none.jsonl").exists()
+def test_a_large_file_with_a_page_of_zeros_is_noticed(tmp_path):
+    """Also where this process has computed the hash of the file before: from 1 MB on it keeps hashes."""
+    path = tmp_path / "weights"
+    path.write_bytes(bytes(range(256)) * 8192)
+    mark_complete(tmp_path, "mine")
+    assert is_complete(tmp_path, "mine")
+    with open(path, "r+b") as file:
+        file.seek(1_000_000)
+        file.write(bytes(4096))
+    assert not is_complete(tmp_path, "mine")
+
+
+def checkpoint_with_log(folder, text):
+    (folder / "checkpoint-3").mkdir()
+    (folder / "dynamics.jsonl").write_text(text)
+    mark_complete(folder / "checkpoint-3", "mine")
+    return folder / "checkpoint-3"
+
+
+def test_logs_are_cut_to_what_they_were_at_a_checkpoint(tmp_path):
+    """Other files of the folder stay; without a checkpoint the logs go."""
+    checkpoint, log = checkpoint_with_log(tmp_path, '{"step": 1}\n{"step": 3}\n'), tmp_path / "dynamics.jsonl"
+    with log.open("a") as file:
+        file.write('{"step": 4}\n{"st')
+    for name in ("frontier.jsonl", "pairs.jsonl"):
+        (tmp_path / name).write_text('{"step": 4}\n')
+    assert is_complete(checkpoint, "mine")
+    cut_logs(tmp_path, checkpoint)
+    assert log.read_text() == '{"step": 1}\n{"step": 3}\n'
+    assert (tmp_path / "pairs.jsonl").exists() and not (tmp_path / "frontier.jsonl").exists()
+    cut_logs(tmp_path, None)
+    assert (tmp_path / "pairs.jsonl").exists() and not log.exists()
+
+
+@pytest.mark.parametrize("damaged", ['{"step": 1}\n', "\0" * 24, None])
+def test_a_checkpoint_whose_log_lost_rows_is_not_complete(tmp_path, damaged):
+    checkpoint, log = checkpoint_with_log(tmp_path, '{"step": 1}\n{"step": 3}\n'), tmp_path / "dynamics.jsonl"
+    log.unlink() if damaged is None else log.write_text(damaged)
+    assert not is_complete(checkpoint, "mine")

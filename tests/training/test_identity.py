@@ -122,7 +122,7 @@ def test_a_given_identity_replaces_an_earlier_run_of_the_same_job(toy, tmp_path,
     toy.trainer(tmp_path, identity="first", **RUN).train()
     capsys.readouterr()
     toy.trainer(tmp_path, identity="second", seed=1, **RUN).train()
-    assert "half-written or from other settings, code or data; deleted" in capsys.readouterr().out
+    assert "half-written, damaged, or from other settings, code or data; deleted" in capsys.readouterr().out
 
 
 # --- the hash of a model

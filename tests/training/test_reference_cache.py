@@ -197,12 +197,17 @@ def test_a_cache_that_is_not_finished_is_none(toy, tmp_path):
         ReferenceCache.open(tmp_path / "logps", "this")
 
 
-def test_a_cache_that_was_cut_is_refused_when_it_is_read(toy, tmp_path):
-    cache = written(toy, tmp_path, "logps", toy.model())
-    path = tmp_path / "logps" / "values.bin"
-    path.write_bytes(path.read_bytes()[:-4])
-    with pytest.raises(UserError, match=r"values.bin: \d+ bytes, \d+ are expected"):
-        cache.of_pairs([0])
+@pytest.mark.parametrize("name", ["values.bin", "index.json"])
+@pytest.mark.parametrize("damage", [lambda content: content[:-4], lambda content: bytes(len(content))])
+def test_a_damaged_cache_is_deleted_and_the_next_start_computes_it(toy, tmp_path, name, damage):
+    """As after a loss of power: cut, or zeros of the right size."""
+    before = written(toy, tmp_path, "logps", toy.model()).values.clone()
+    path = tmp_path / "logps" / name
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(UserError, match=rf"logps/{name} is not what was written there.*: it is deleted, run again"):
+        ReferenceCache.open(tmp_path / "logps", "this")
+    assert not (tmp_path / "logps/index.json").exists() and not (tmp_path / "logps/values.bin").exists()
+    assert torch.equal(written(toy, tmp_path, "logps", toy.model()).values, before)
 
 
 @pytest.mark.parametrize(

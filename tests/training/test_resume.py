@@ -113,7 +113,7 @@ def test_a_checkpoint_of_other_settings_is_dropped_and_said(toy, tmp_path, capsy
     assert_same(go_on(toy, tmp_path), whole())
     said = capsys.readouterr().out
     for step in (2, 4):
-        assert f"{tmp_path}/checkpoint-{step}: half-written or from other settings, code or data; deleted\n" in said
+        assert f"{tmp_path}/checkpoint-{step}: half-written, damaged, or from other settings, code" in said
     assert "resuming" not in said
 
 
@@ -146,7 +146,7 @@ def test_a_harmed_checkpoint_is_dropped_and_the_one_before_it_used(toy, tmp_path
     capsys.readouterr()
     assert_same(go_on(toy, tmp_path), whole())
     said = capsys.readouterr().out
-    assert f"{tmp_path}/checkpoint-4: half-written or from" in said
+    assert f"{tmp_path}/checkpoint-4: half-written, damaged, or from" in said
     assert f"resuming at step 2 from {tmp_path}/checkpoint-2\n" in said
 
 

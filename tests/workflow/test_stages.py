@@ -17,6 +17,8 @@ from sparsepo.methods.registry import METHODS
 from sparsepo.monitor.plan_file import note_end, read_plan, write_plan
 from sparsepo.report.run_names import RUN_STAGES
 from sparsepo.runtime.errors import UserError
+from sparsepo.runtime.files import file_hash
+from sparsepo.workflow import user_files
 from sparsepo.workflow.settings import TrainSftSettings
 from sparsepo.workflow.stages import Stages, check_owner
 
@@ -142,7 +144,7 @@ def test_a_plan_is_read_as_it_was_written_and_its_end_is_noted(tmp_path):
     assert read_plan(tmp_path) == replace(plan, ended=9.5)
     (tmp_path / "plan.json").unlink()
     note_end(tmp_path, 9.5)
-    assert not list(tmp_path.iterdir()), "a plan that somebody removed is no reason to fail"
+    assert not (tmp_path / "plan.json").exists(), "a plan that somebody removed is no reason to fail"
 
 
 # --- settings
@@ -151,8 +153,8 @@ def test_a_plan_is_read_as_it_was_written_and_its_end_is_noted(tmp_path):
 def test_each_stage_reads_what_it_needs():
     prepare = parsed("prepare_data")
     lengths = {"max_prompt_tokens", "max_new_tokens"}
-    assert set(prepare) == {"name", "data", "preferences", "model", "chat_template", "execution", "columns"} | lengths
-    assert prepare["preferences"] is None and prepare["chat_template"] is None and "seed" not in prepare["model"]
+    assert set(prepare) == {"name", "data", "preferences", "model", "execution", "columns"} | lengths
+    assert prepare["preferences"] is None and "seed" not in prepare["model"]
     assert (
         parsed("train_sft")["sft"]["num_train_epochs"] == 1 and parsed("train_sft")["model"]["config"]["n_layer"] == 2
     )
@@ -366,16 +368,22 @@ def from_files(tmp_path, **changes):
     return pairs, lambda: Stages(Config.model_validate({"name": "small", "tasks": {"reviews": task}}))
 
 
+def hashes_of(stages):
+    names = ("prepare_data", "build_preferences")
+    settings = {stage: json.loads(stages.settings(stage, "reviews")) for stage in names}
+    return {stage: files["user_files"] for stage, files in settings.items() if "user_files" in files}
+
+
 def test_hashes_of_user_files_follow_the_content_of_a_file_and_nothing_else(tmp_path):
     pairs, make = from_files(tmp_path)
     pairs.write_text("first\n")
-    before = make().user_file_hashes("reviews")
+    before = hashes_of(make())
     os.utime(pairs, (1, 1))
-    assert before and make().user_file_hashes("reviews") == before
+    assert before and hashes_of(make()) == before
     pairs.write_text("other\n")
-    assert make().user_file_hashes("reviews") != before
+    assert hashes_of(make()) != before
     pairs.write_text("first\n")
-    assert make().user_file_hashes("reviews") == before
+    assert hashes_of(make()) == before
 
 
 def test_both_text_and_preference_files_count(tmp_path):
@@ -383,9 +391,9 @@ def test_both_text_and_preference_files_count(tmp_path):
     texts.write_text("one\n")
     data = {"source": "texts", "path": str(texts), "prompts": {"validation": 8, "test": 8}}
     _, make = from_files(tmp_path, data=data, preferences=BASE["tasks"]["reviews"]["preferences"])
-    before = make().user_file_hashes("reviews")
+    before = hashes_of(make())
     texts.write_text("two\n")
-    assert make().user_file_hashes("reviews") != before
+    assert hashes_of(make()) != before
 
 
 def test_files_of_a_folder_and_of_validation_and_test_count(tmp_path):
@@ -400,15 +408,116 @@ def test_files_of_a_folder_and_of_validation_and_test_count(tmp_path):
         "test": {"path": str(test)},
     }
     _, make = from_files(tmp_path, data=data, preferences=BASE["tasks"]["reviews"]["preferences"])
-    hashes = [make().user_file_hashes("reviews")]
+    hashes = [hashes_of(make())]
     for path in (folder / "data-00000-of-00001.arrow", test):
         path.write_text("two\n")
-        hashes.append(make().user_file_hashes("reviews"))
-    assert len(set(hashes)) == 3
+        hashes.append(hashes_of(make()))
+        assert hashes[-1] not in hashes[:-1]
 
 
 def test_a_task_without_files_has_no_hashes_of_user_files():
-    assert stages().user_file_hashes("reviews") == ""
+    assert "user_files" not in parsed("prepare_data") and "user_files" not in parsed("build_report")
+
+
+def model_folder(folder, size=2_500_000):
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(bytes(size))
+    (folder / "README.md").write_text("a model")
+    return folder
+
+
+def named_files(tmp_path):
+    """A config that names a model, scorers, a judge, weights and an accelerate file, with the stages that read each."""
+    made = {name: model_folder(tmp_path / name) for name in ("model", "scorer", "judge", "encoder", "nli")}
+    conv, accelerate = tmp_path / "conv.bin", tmp_path / "ddp.yaml"
+    conv.write_bytes(bytes(2_500_000))
+    accelerate.write_text("distributed_type: MULTI_GPU\nmixed_precision: bf16")
+    own = {name: str(path) for name, path in made.items()}
+    scorer = {"kind": "reward_model", "model": own["scorer"]}
+    evaluation = {
+        **BASE["tasks"]["reviews"]["evaluation"],
+        "extra_scorers": {"other": scorer},
+        "win_rate": {"kind": "nli", "model": own["judge"]},
+        "win_rate_against": ["sft"],
+        "generation": {"samples": 2},
+        "summaries": {
+            "bertscore": {"model": own["encoder"], "layers": 1},
+            "entailment": {"model": own["nli"], "conv": str(conv)},
+        },
+    }
+    changes = {
+        "model": {"source": "folder", "path": own["model"]},
+        "preferences": {"source": "generated", "scorer": scorer},
+        "training": {"batch_size": 10, "num_processes": 2, "accelerate": str(accelerate)},
+        "evaluation": evaluation,
+    }
+    readers = {
+        made["model"] / "model.safetensors": {"prepare_data", "train_sft"},
+        made["scorer"] / "model.safetensors": {"build_preferences", "evaluate_run"},
+        made["judge"] / "model.safetensors": {"measure_win_rate"},
+        made["encoder"] / "model.safetensors": {"measure_summaries"},
+        made["nli"] / "config.json": {"measure_summaries"},
+        conv: {"measure_summaries"},
+        accelerate: {"train_policy"},
+    }
+    task = {**BASE["tasks"]["reviews"], **changes}
+    return readers, lambda: Stages(Config.model_validate({"name": "small", "tasks": {"reviews": task}}))
+
+
+def test_a_changed_model_scorer_judge_or_file_is_seen_by_the_stages_that_read_it(tmp_path, monkeypatch):
+    """By its content alone, above a megabyte too: with an older time and the same size it is another one; touched,
+    copied to the same place, or with another README it is the same."""
+    monkeypatch.chdir(tmp_path)
+    readers, make = named_files(tmp_path)
+    names = sorted(set().union(*readers.values()))
+
+    def now():
+        user_files._stored_hashes.cache_clear()  # as in another process
+        run = RUNS[0]
+        return {stage: json.loads(make().settings(stage, "reviews", run)).get("user_files") for stage in names}
+
+    before = now()
+    assert all(before.values())
+    for path in readers:
+        os.utime(path)
+        content = path.read_bytes()
+        path.unlink()
+        path.write_bytes(content)
+    for folder in tmp_path.glob("*/README.md"):
+        folder.write_text("another text")
+    assert now() == before
+    for path, stages_of_path in readers.items():
+        content = path.read_bytes()
+        path.write_bytes(content[:-4] + b"fp16")
+        os.utime(path, (1, 1))
+        after = now()
+        assert {stage for stage in names if after[stage] != before[stage]} == stages_of_path, path
+        path.write_bytes(content)
+    assert now() == before
+
+
+def test_an_unchanged_large_file_is_not_read_again_by_the_next_plan(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = model_folder(tmp_path / "model") / "model.safetensors"
+    monkeypatch.setattr(user_files.time, "time", lambda: path.stat().st_ctime + 3)
+    before = user_files.path_hash(path.parent)
+    user_files._stored_hashes.cache_clear()
+    monkeypatch.setattr(user_files, "file_hash", lambda file: {"config.json": file_hash(file)}[file.name])
+    assert user_files.path_hash(path.parent) == before
+    os.utime(path)
+    with pytest.raises(KeyError):
+        user_files.path_hash(path.parent)
+
+
+def test_the_base_of_an_adapter_counts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    base, adapter = model_folder(tmp_path / "base", 9), tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(base)}))
+    before = user_files.path_hash(adapter)
+    (base / "model.safetensors").write_bytes(b"another")
+    assert user_files.path_hash(adapter) != before
 
 
 # --- results of another config
@@ -540,9 +649,9 @@ def test_files_of_a_mixture_count(tmp_path):
     pairs.write_text("first\n")
     mixed = {"source": "pairs", "path": str(pairs), "mixture": [{"source": "scored", "path": str(more)}]}
     _, make = from_files(tmp_path, preferences=mixed)
-    before = make().user_file_hashes("reviews")
+    before = hashes_of(make())
     more.write_text("two\n")
-    assert make().user_file_hashes("reviews") != before
+    assert hashes_of(make()) != before
 
 
 def test_a_judge_whose_key_is_not_set_is_told_in_the_plan(tmp_path, monkeypatch, capsys):

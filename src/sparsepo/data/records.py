@@ -1,8 +1,8 @@
 """The JSONL files between stages: one typed record a line, validated on read, written atomically."""
 
 import gzip
+import io
 import json
-import os
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -23,7 +23,8 @@ from pydantic import (
     ValidationError,
 )
 
-from sparsepo.runtime.errors import UserError, add_path_to_disk_error, format_value, one_line
+from sparsepo.runtime.errors import UserError, format_value, one_line
+from sparsepo.runtime.files import atomic_file, check_file
 
 # with a constraint, pydantic also refuses half of a surrogate pair, which no file can hold
 String = Annotated[str, StringConstraints(strict=True, min_length=0)]
@@ -162,13 +163,16 @@ def json_lines(path: str | Path) -> Iterator[tuple[int, Any]]:
 
 
 def read_text(path: str | Path, newline: str | None = None) -> str:
-    """The text of a file of the user, unpacked if its name ends in .gz. Raises UserError naming it.
+    """The text of a file, unpacked if its name ends in .gz. Raises UserError naming it, also for a wrong checksum.
 
     newline: as of `open`; "" keeps the line ends of the file.
     """
-    open_text = gzip.open if str(path).endswith(".gz") else open
     try:
-        with open_text(path, "rt", encoding="utf-8-sig", newline=newline) as file:  # some editors write a BOM
+        content = Path(path).read_bytes()
+        check_file(Path(path), content)
+        if str(path).endswith(".gz"):
+            content = gzip.decompress(content)
+        with io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", newline=newline) as file:  # some have a BOM
             return file.read()
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
@@ -238,30 +242,21 @@ def write_records(path: str | Path, records: Iterable[Any]) -> None:
 
 
 def read_json(path: str | Path) -> Any:
-    """What a file of JSON holds."""
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    """What a file of JSON holds. Raises UserError naming it."""
+    return parse_json(read_text(path), str(path), "what a job wrote")
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write one JSON document, atomically."""
+    """Write one JSON document, see `atomic_file`."""
     write_text(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write UTF-8 text, atomically."""
+    """Write UTF-8 text, see `atomic_file`."""
     write_bytes(path, text.encode("utf-8"))
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:
-    """Write to a temporary file in the same folder, flush it to the disk, then rename it."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with add_path_to_disk_error(path), open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Write a file, see `atomic_file`."""
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(content)

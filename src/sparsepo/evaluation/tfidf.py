@@ -11,6 +11,7 @@ import numpy as np
 from sparsepo.data.chat import TextOrChat, plain_texts
 from sparsepo.data.records import Labelled, write_bytes, write_json, write_text
 from sparsepo.runtime.errors import UserError
+from sparsepo.runtime.files import check_folder
 
 FOLDS = 5  # one of them is held out
 FIRST_WORDS = 40  # a scored response is much shorter than the documents
@@ -91,6 +92,7 @@ def load_scorer(folder: str | Path) -> Callable[[Sequence[TextOrChat], Sequence[
     Raises UserError if it cannot be read.
     """
     folder = Path(folder)
+    check_folder(folder)
     try:
         words = json.loads((folder / "words.json").read_text(encoding="utf-8"))
         saved = dict(np.load(folder / "weights.npz", allow_pickle=False))

@@ -26,6 +26,7 @@ from sparsepo.models.limits import NO_LIMIT, config_context_length
 from sparsepo.models.trust import TRUST_OPTIONS, code_hashes, log_custom_code, trust_error, trust_kwargs
 from sparsepo.runtime.atomic_folder import atomic_folder, check_model_folder, is_adapter_folder, read_mapping
 from sparsepo.runtime.errors import UserError, did_you_mean, one_line
+from sparsepo.runtime.files import check_folder
 
 START_NAME = "start"
 """Name of a loaded adapter that another one may be trained on."""
@@ -219,10 +220,14 @@ def _tokenizer_class(folder: Path) -> Any:
 
 
 def require_model_folder(folder: Path, pickled_weights: bool = False) -> None:
-    """Raises UserError unless the folder has a config.json and safetensors weights, or pickled ones where allowed."""
+    """Raises UserError unless the folder has a config.json and safetensors weights, or pickled ones where allowed.
+
+    Files that have a checksum are compared with it.
+    """
     problem = check_model_folder(folder, pickled_weights)
     if problem:
         raise UserError(problem)
+    check_folder(folder)
 
 
 def fetch_model(

@@ -7,7 +7,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from sparsepo.runtime.errors import UserError, one_line
-from sparsepo.runtime.result_cache import file_hash
+from sparsepo.runtime.files import file_hash
 
 TRUST_OPTIONS = ("trust_remote_code", "pickled_weights")
 """What the `model` section of a config may allow."""

@@ -11,6 +11,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from sparsepo.runtime.errors import UserError, add_path_to_disk_error, missing_reason
+from sparsepo.runtime.files import CHECKSUMS, checksum_path, file_hash, sync
 
 TEMPORARY = ".saving"
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # peft's names
@@ -98,14 +99,6 @@ def count_tensors(path: Path) -> int:
         return len(file.keys())
 
 
-def sync_to_disk(folder: Path) -> None:
-    """Flush every file of a folder to the disk, so that it survives a loss of power."""
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())
-
-
 def share_files(folder: Path) -> None:
     """Give every file the mode that the umask gives new files; safetensors writes weights for their owner alone."""
     umask = os.umask(0)
@@ -121,24 +114,38 @@ def atomic_folder(folder: str | Path) -> Iterator[Path]:
 
     `config.json`, of an adapter `adapter_config.json`, is removed first and moved last. A folder without it is not
     taken for a model, so a reader finds the old model, none, or the new one. Of an old model all files go that the new
-    one, of the other kind, does not have; other files of `folder` stay. If writing fails, the old model stays.
+    one, of the other kind, does not have; other files of `folder` stay. If writing fails, the old model stays. All
+    files are on the disk before they are moved, and have a checksum, see `check_folder`.
     """
     folder = Path(folder)
     temporary = folder / TEMPORARY
     shutil.rmtree(temporary, ignore_errors=True)  # left by a process that was killed
-    temporary.mkdir(parents=True)
+    (temporary / CHECKSUMS).mkdir(parents=True)
     try:
         with add_path_to_disk_error(folder):
             yield temporary
-            sync_to_disk(temporary)
-        share_files(temporary)
+            share_files(temporary)
+            for path in filter(Path.is_file, temporary.iterdir()):
+                if not checksum_path(path).exists():
+                    checksum_path(path).write_text(file_hash(path), encoding="ascii")
+            for path in temporary.rglob("*"):
+                sync(path)
         new = {path.name for path in temporary.iterdir()}
         for name in (*MARKS, *(OF_ONE_KIND - new if new.intersection(MARKS) else ())):
             (folder / name).unlink(missing_ok=True)
+        sync(folder)
+        (folder / CHECKSUMS).mkdir(exist_ok=True)
+        for path in (temporary / CHECKSUMS).iterdir():
+            os.replace(path, folder / CHECKSUMS / path.name)
+        (temporary / CHECKSUMS).rmdir()
+        sync(folder / CHECKSUMS)
         for path in sorted(temporary.iterdir(), key=lambda path: path.name in MARKS):
             target = folder / path.name
             if target.is_dir():
                 shutil.rmtree(target)
+            if path.name in MARKS:
+                sync(folder)
             os.replace(path, target)
+        sync(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

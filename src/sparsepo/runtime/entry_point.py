@@ -123,7 +123,7 @@ def time_limit(seconds: float, message: str) -> Iterator[None]:
     def end() -> None:
         with suppress(SystemExit):
             _exit_with_error(message)
-        _exit_at_once(1)
+        exit_at_once(1)
 
     timer = Timer(seconds, end)
     timer.daemon = True

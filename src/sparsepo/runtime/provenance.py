@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 
-from sparsepo.runtime.result_cache import file_hash
+from sparsepo.runtime.files import file_hash
 
 ROOT = Path(__file__).resolve().parents[3]
 

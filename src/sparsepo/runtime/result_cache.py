@@ -9,6 +9,7 @@ from threading import Lock
 from typing import Any
 
 from sparsepo.runtime.errors import add_path_to_disk_error
+from sparsepo.runtime.files import file_hash
 
 
 class ResultCache(dict[str, Any]):
@@ -72,15 +73,6 @@ def _entry(line: str) -> tuple[str, Any] | None:
 def request_key(request: Any, identity: str = "") -> str:
     """`identity`, then the SHA-256 of the request as canonical JSON."""
     return identity + hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
-
-
-def file_hash(path: str | Path) -> str:
-    """The SHA-256 of a file's bytes, 16 hex digits."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()[:16]
 
 
 def job_identity(settings: Any, code: str, inputs: Iterable[str | Path]) -> str:

@@ -15,11 +15,13 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from sparsepo.config.training import OptimisationConfig
 from sparsepo.data.batches import Batch
-from sparsepo.data.records import read_json, write_json, write_text
+from sparsepo.data.records import read_json, write_bytes, write_json
 from sparsepo.runtime.errors import UserError, is_out_of_memory
 from sparsepo.runtime.status import update_metrics
 from sparsepo.training.checkpoints import (
+    LOGS,
     checkpoint_step,
+    cut_logs,
     deleted_on_error,
     latest_checkpoint,
     lock_folder,
@@ -28,7 +30,7 @@ from sparsepo.training.checkpoints import (
 from sparsepo.training.distributed import BatchMaker, DistributedTrainer, StepCollator
 from sparsepo.training.identity import claim_folder, text_hash
 from sparsepo.training.layout_choice import free_bytes
-from sparsepo.training.logging import EveryNSteps, ProgressLogger, append_line, truncate_log
+from sparsepo.training.logging import EveryNSteps, ProgressLogger, append_line
 from sparsepo.training.memory import USED, DecoderShape, largest_size, micro_batch_bytes, next_smaller, state_bytes
 
 MICRO_BATCH_FILE = "micro_batch_size.json"
@@ -196,11 +198,9 @@ class ResumableTrainer(DistributedTrainer):
         if self._identity_parts:
             claim_folder(self.folder, self._identity_parts)
         checkpoint = latest_checkpoint(self.folder, self.identity)
-        step = -1 if checkpoint is None else checkpoint_step(checkpoint)
         if checkpoint is not None:
-            print(f"resuming at step {step} from {checkpoint}", flush=True)
-        for name in ("dynamics.jsonl", "frontier.jsonl"):
-            truncate_log(self.folder / name, step)
+            print(f"resuming at step {checkpoint_step(checkpoint)} from {checkpoint}", flush=True)
+        cut_logs(self.folder, checkpoint)
         return checkpoint
 
     def finish(self, dynamics: Path, frontier: Path | None = None) -> None:
@@ -208,10 +208,10 @@ class ResumableTrainer(DistributedTrainer):
         self.accelerator.end_training()
         if not self.is_world_process_zero():
             return
-        for name, target in (("dynamics.jsonl", dynamics), ("frontier.jsonl", frontier)):
+        for name, target in zip(LOGS, (dynamics, frontier), strict=True):
             if target is not None:
                 source = self.folder / name
-                write_text(target, source.read_text(encoding="utf-8") if source.exists() else "")
+                write_bytes(target, source.read_bytes() if source.exists() else b"")
         shutil.rmtree(self.folder)
 
     def on_micro_batch(self, loss: Tensor, batch: Batch) -> None:

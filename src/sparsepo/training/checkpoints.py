@@ -1,7 +1,6 @@
-"""Checkpoints: marked when complete, tied to their run, found again after a kill."""
+"""Checkpoints: marked when complete, checked when read, tied to their run, found again after a kill."""
 
 import fcntl
-import json
 import os
 import shutil
 import socket
@@ -15,29 +14,57 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from sparsepo.data.records import write_json
-from sparsepo.runtime.atomic_folder import sync_to_disk
+from sparsepo.data.records import read_json, write_json
 from sparsepo.runtime.errors import UserError
+from sparsepo.runtime.files import bytes_hash, file_hash, sync
 
 COMPLETE_MARK = "complete.json"
+LOGS = ("dynamics.jsonl", "frontier.jsonl")
 
 
 def mark_complete(folder: Path, identity: str) -> None:
-    """Write the identity of the run and the sizes of all files, after these have reached the disk."""
-    sync_to_disk(folder)
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != COMPLETE_MARK]
-    sizes = {str(path.relative_to(folder)): path.stat().st_size for path in files}
-    write_json(folder / COMPLETE_MARK, {"identity": identity, "sizes": sizes})
+    """Write the identity of the run and hashes of all files, after these have reached the disk.
+
+    `logs` are those beside the folder: name -> bytes until now and their hash.
+    """
+    (folder / COMPLETE_MARK).unlink(missing_ok=True)
+    paths = sorted(folder.rglob("*"))
+    for path in [*paths, folder, folder.parent]:
+        sync(path)
+    files = {str(path.relative_to(folder)): file_hash(path) for path in paths if path.is_file()}
+    logs = {name: [len(content), bytes_hash(content)] for name, content in _logs_beside(folder).items()}
+    write_json(folder / COMPLETE_MARK, {"identity": identity, "files": files, "logs": logs})
+
+
+def _logs_beside(checkpoint: Path) -> dict[str, bytes]:
+    paths = [checkpoint.parent / name for name in LOGS]
+    return {path.name: path.read_bytes() for path in paths if path.exists()}
 
 
 def is_complete(folder: Path, identity: str) -> bool:
-    """Whether this run (same settings, code, seed and inputs) completed the folder, and all files have their size."""
+    """Whether this run (same settings, code, seed and inputs) completed the folder, and files and logs are unchanged.
+
+    Logs may have grown since.
+    """
     try:
-        mark = json.loads((folder / COMPLETE_MARK).read_text(encoding="utf-8"))
-        sizes = {name: (folder / name).stat().st_size for name in mark["sizes"]}
-    except (OSError, ValueError, KeyError, TypeError):
+        mark, logs = read_json(folder / COMPLETE_MARK), _logs_beside(folder)
+        if mark["identity"] != identity:
+            return False
+        files = {name: file_hash(folder / name) for name in mark["files"]}
+        found = {name: [size, bytes_hash(logs[name][:size])] for name, (size, _) in mark["logs"].items()}
+    except (UserError, OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
-    return mark["identity"] == identity and sizes == mark["sizes"]
+    return (mark["files"], mark["logs"]) == (files, found)
+
+
+def cut_logs(folder: Path, checkpoint: Path | None) -> None:
+    """Cut the logs in the folder of a run to what they were at a checkpoint; without one they are deleted."""
+    logs = {} if checkpoint is None else read_json(checkpoint / COMPLETE_MARK)["logs"]
+    for name in LOGS:
+        if name in logs:
+            os.truncate(folder / name, logs[name][0])
+        else:
+            (folder / name).unlink(missing_ok=True)
 
 
 def latest_checkpoint(root: Path, identity: str) -> Path | None:
@@ -46,7 +73,7 @@ def latest_checkpoint(root: Path, identity: str) -> Path | None:
     complete = [folder for folder in folders if is_complete(folder, identity)]
     for folder in folders:
         if folder not in complete:
-            print(f"{folder}: half-written or from other settings, code or data; deleted", flush=True)
+            print(f"{folder}: half-written, damaged, or from other settings, code or data; deleted", flush=True)
             shutil.rmtree(folder)
     return complete[-1] if complete else None
 

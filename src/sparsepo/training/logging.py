@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
-from sparsepo.data.records import write_text
 from sparsepo.objective.response_terms import Side, weighted_sum
 from sparsepo.runtime.errors import add_path_to_disk_error
 from sparsepo.runtime.progress import Loop
@@ -79,21 +78,6 @@ def append_line(path: Path, row: dict[str, Any]) -> None:
         file.write(json.dumps(row) + "\n")
         file.flush()
         os.fsync(file.fileno())
-
-
-def truncate_log(path: Path, step: int) -> None:
-    """Drop lines after `step`, which a resumed run writes again, and a half-written last line."""
-    if not path.exists():
-        return
-    lines = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            break
-        if row["step"] <= step:
-            lines.append(line + "\n")
-    write_text(path, "".join(lines))
 
 
 def pair_metrics(output: PairOutput, *, with_negative: bool = False) -> dict[str, Tensor]:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,8 +22,8 @@ from sparsepo.models.architecture import check_lm_head, hidden_states, lm_head
 from sparsepo.models.loading import disable_dropout
 from sparsepo.objective.mask_builder import build_masks
 from sparsepo.objective.token_terms import token_terms
-from sparsepo.runtime.errors import UserError, add_path_to_disk_error
-from sparsepo.runtime.result_cache import file_hash
+from sparsepo.runtime.errors import UserError
+from sparsepo.runtime.files import atomic_file, check_folder, file_hash
 from sparsepo.training.layout_choice import choose_layout
 from sparsepo.training.pair_objective import run_reference
 
@@ -59,18 +58,14 @@ def write_cache(
     `index.json`, with the kind and the `content_hash`, is written last: without it there is no cache.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     (folder / "index.json").unlink(missing_ok=True)
-    (folder / "values.bin").unlink(missing_ok=True)
     ends = list(accumulate(len(pair.chosen) + len(pair.rejected) for pair in pairs))
-    target, shape = None, ()
-    for number, values in reference_values(reference, pairs, kind, config):
-        if target is None:
-            shape = values.shape[1:]
-            target = _map_file(folder / "values.bin", ends[-1], shape, values.dtype, create=True)
-        target[ends[number] - len(values) : ends[number]] = values
-    index = {"kind": kind, "of": content, "dtype": str(target.dtype).removeprefix("torch."), "shape": list(shape)}
-    write_json(folder / "index.json", index | {"ends": ends})
+    with atomic_file(folder / "values.bin") as temporary, open(temporary, "wb") as file:
+        for number, values in reference_values(reference, pairs, kind, config):
+            file.seek((ends[number] - len(values)) * values[0].nbytes)
+            file.write(values.contiguous().view(torch.uint8).numpy())
+    index = {"kind": kind, "of": content, "dtype": str(values.dtype).removeprefix("torch.")}
+    write_json(folder / "index.json", index | {"shape": list(values.shape[1:]), "ends": ends})
 
 
 def reference_values(
@@ -127,12 +122,19 @@ class ReferenceCache:
 
     @classmethod
     def open(cls, folder: str | Path, content: str) -> "ReferenceCache":
-        """Raises UserError if there is no cache, or one of another `content_hash`."""
+        """Raises UserError if there is no cache, or one of another `content_hash`; one that is damaged is deleted."""
         folder = Path(folder)
+        try:
+            check_folder(folder)
+        except UserError as error:
+            for name in ("index.json", "values.bin"):
+                (folder / name).unlink(missing_ok=True)
+            reason = str(error).partition(":")[0]
+            raise UserError(f"{reason}: it is deleted, run again, which computes it again") from None
         try:
             index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            raise UserError(f"{folder}: no cache of a reference (index.json is missing or broken)") from None
+            raise UserError(f"{folder}: no cache of a reference (index.json is missing or broken); run again") from None
         if index["of"] != content:
             raise UserError(
                 f"{folder} was computed from other weights, pairs or limits (content {index['of']}, needed {content}): "
@@ -143,7 +145,8 @@ class ReferenceCache:
 
     @cached_property
     def values(self) -> Tensor:
-        return _map_file(self.folder / "values.bin", self.ends[-1], self.shape, self.dtype, create=False)
+        path, size = self.folder / "values.bin", self.ends[-1] * torch.Size(self.shape).numel()
+        return torch.from_file(str(path), size=size, dtype=self.dtype).view(-1, *self.shape)
 
     def of_pairs(self, indices: Sequence[int]) -> Tensor:
         """(n, ...) of the response tokens of these pairs, in the order of a PairBatch."""
@@ -165,18 +168,3 @@ def check_caches(
     for cache in caches:
         if len(cache.ends) != num_pairs:
             raise UserError(f"{cache.folder} holds {len(cache.ends)} pairs, not the {num_pairs} that can be trained on")
-
-
-def _map_file(path: Path, rows: int, shape: Sequence[int], dtype: torch.dtype, create: bool) -> Tensor:
-    """(rows, *shape) backed by a file. Raises UserError for a file of another size, or without room on the disk."""
-    size = rows * torch.Size(shape).numel()
-    num_bytes = size * torch.empty(0, dtype=dtype).element_size()
-    if not create and path.stat().st_size != num_bytes:
-        raise UserError(f"{path}: {path.stat().st_size} bytes, {num_bytes} are expected: remove it")
-    if create and hasattr(os, "posix_fallocate"):
-        with (
-            add_path_to_disk_error(path),
-            open(path, "wb") as file,
-        ):  # a mapped file that finds no room later kills its process
-            os.posix_fallocate(file.fileno(), 0, num_bytes)
-    return torch.from_file(str(path), shared=create, size=size, dtype=dtype).view(rows, *shape)

@@ -3,7 +3,6 @@
 import textwrap
 from pathlib import Path
 
-from sparsepo.data.records import write_text
 from sparsepo.methods.registry import METHODS
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -44,4 +43,4 @@ def with_table(page: str) -> str:
 
 if __name__ == "__main__":
     for page in TABLES:
-        write_text(ROOT / page, with_table(page))
+        (ROOT / page).write_text(with_table(page), encoding="utf-8")

@@ -15,7 +15,6 @@ HELP = {
     "iteration": "number of the round, from 1",
     "judge-cache": "folder that keeps the answers of a judge",
     "kind": "states, logps or weights~READING~ACTIVATION_SITES",
-    "model": "files of a model folder of the user",
     "out": "the file to write, or the folder of several",
     "policy": "model folder of the policy",
     "reference": "model folder of the reference",

@@ -14,11 +14,10 @@ from pydantic import BaseModel, Field, PlainSerializer, ValidationError
 
 from sparsepo import __version__
 from sparsepo.config import TaskConfig
-from sparsepo.config.accelerate import read_accelerate
 from sparsepo.config.base import MAX_INT, Section
 from sparsepo.config.data import DataConfig
 from sparsepo.config.evaluation import BenchmarkConfig, CodeConfig, SummaryConfig
-from sparsepo.config.models import BUILT_IN_TEMPLATES, ChatOptions, ModelConfig
+from sparsepo.config.models import ChatOptions, ModelConfig
 from sparsepo.config.online import OnPolicyConfig, judge_of_rounds, reward_of, sampling_of_rounds
 from sparsepo.config.preferences import (
     ExecutedPreferences,
@@ -29,10 +28,10 @@ from sparsepo.config.preferences import (
 )
 from sparsepo.config.runs import oracle_of, oracle_selected_runs, runs_of
 from sparsepo.config.scorers import JudgeConfig, ScorerConfig
-from sparsepo.config.training import OptimisationConfig, PreferenceConfig, SftConfig
+from sparsepo.config.training import PreferenceConfig, SftConfig
 from sparsepo.methods.registry import DEFAULT_INSPECTION_METHOD, METHODS, inspection_method
 from sparsepo.runtime.errors import UserError
-from sparsepo.runtime.result_cache import file_hash
+from sparsepo.runtime.files import file_hash
 from sparsepo.runtime.validation import error_message
 from sparsepo.workflow.job import Job, Loading, Splits
 
@@ -67,17 +66,27 @@ def as_plain(section: BaseModel | None) -> dict[str, Any] | None:
     return None if section is None else section.model_dump(mode="json")
 
 
-class StageSettings(Section):
-    """The settings of a stage; this class itself where a stage reads nothing of the config."""
+class JobSection(Section):
+    """Settings that are taken from a job."""
 
     @classmethod
     def of(cls, job: Job) -> Self:
-        """The settings of a job: of each field what is FromJob, or what the job has under its name."""
+        """Of each field what is FromJob, or what the job has under its name; of `user_files` nothing."""
         values = {}
         for name, field in cls.model_fields.items():
             taken = [each.of for each in field.metadata if isinstance(each, FromJob)]
-            values[name] = taken[0](job) if taken else job.value(name)
+            if name != "user_files":
+                values[name] = taken[0](job) if taken else job.value(name)
         return cls(**values)
+
+
+class StageSettings(JobSection):
+    """The settings of a stage; this class itself where a stage reads nothing of the config.
+
+    `user_files`: path -> hash of each file or folder that the other settings name, so that a change is seen.
+    """
+
+    user_files: dict[str, str] = Field({}, exclude_if=lambda files: not files)
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -137,12 +146,6 @@ def chat_options(model: ModelConfig) -> ChatOptions:
     return ChatOptions(**{name: getattr(model, name) for name in ChatOptions.model_fields})
 
 
-def template_of(model: ModelConfig) -> str | None:
-    """What the file of the chat template says, so that a change of the file is seen; None where there is no file."""
-    is_file = model.chat_template not in BUILT_IN_TEMPLATES
-    return Path(model.chat_template).read_text(encoding="utf-8") if is_file else None
-
-
 class PromptSettings(StageSettings):
     """How long prompts may be, beside responses of `max_new_tokens`."""
 
@@ -158,7 +161,6 @@ class PrepareDataSettings(PromptSettings):
     columns: dict[str, bool]
     preferences: Annotated[FilePreferences | None, where_source_is("preferences", "preferences")]
     model: Annotated[ModelConfig, PlainSerializer(lambda model: model.model_dump(mode="json", exclude=WEIGHTS))]
-    chat_template: Annotated[str | None, FromJob(lambda job: template_of(job.section.model))]
     execution: Annotated[ExecutionConfig | None, where_source_is("execution", "problems")]
 
 
@@ -232,17 +234,10 @@ class ScoreTokensSettings(StageSettings):
 # --- training
 
 
-def accelerate_of(section: OptimisationConfig | None) -> str | None:
-    """What the accelerate config of a section says, without its comments, so that a change of the file is seen."""
-    return repr(read_accelerate(section.accelerate)) if section is not None and section.accelerate else None
-
-
 class TrainSftSettings(StageSettings):
     model: ModelConfig
     sft: SftConfig | None
     loading: TrustedLoading
-    accelerate: Annotated[str | None, FromJob(lambda job: accelerate_of(job.section.sft))]
-    chat_template: Annotated[str | None, FromJob(lambda job: template_of(job.section.model))]
 
 
 class LoadPolicySettings(TrainSftSettings):
@@ -254,7 +249,7 @@ class LoadPolicySettings(TrainSftSettings):
         return super().of(replace(job, section=job.section.model_copy(update=update)))
 
 
-class FrontierSettings(StageSettings):
+class FrontierSettings(JobSection):
     """How the policy is sampled and scored for a point of the frontier during training: one response a prompt."""
 
     sampling: Annotated[SamplingConfig, without_fields("samples")]
@@ -283,7 +278,6 @@ class TrainingSettings(StageSettings):
 
 class TrainPolicySettings(TrainingSettings):
     training: Annotated[PreferenceConfig, without_fields("rounds", "on_policy")]
-    accelerate: Annotated[str | None, FromJob(lambda job: accelerate_of(job.section.training))]
 
 
 class TrainRoundSettings(TrainPolicySettings):
@@ -473,7 +467,7 @@ def _points(job: Job) -> list[str]:
     return list(dict.fromkeys(run.path.rsplit("/", 1)[0] for run in runs_of(job.section)))
 
 
-class ReportTask(StageSettings):
+class ReportTask(JobSection):
     """A task of the page: its config, the points of its grids, what is measured of the runs."""
 
     config: Annotated[dict[str, Any], FromJob(lambda job: job.resolved_config(without=("resources",)))]

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from sparsepo.config import Config, TaskConfig
 from sparsepo.config.loading import load_with_owners
@@ -24,13 +24,14 @@ from sparsepo.methods.registry import METHODS
 from sparsepo.monitor.plan_file import WATCHED, Plan
 from sparsepo.report.run_names import COMPARED_METHODS
 from sparsepo.runtime.errors import UserError
+from sparsepo.runtime.files import file_hash
 from sparsepo.runtime.launch import python_command
-from sparsepo.runtime.result_cache import file_hash
 from sparsepo.workflow.code_version import code_version
 from sparsepo.workflow.job import Job, quantized_loading
 from sparsepo.workflow.registry import STAGES
 from sparsepo.workflow.resources import UNKNOWN_SIZE_WARNING, job_resources, unknown_sizes
 from sparsepo.workflow.settings import PlotSelectionSettings
+from sparsepo.workflow.user_files import path_hash, user_file_hashes
 
 REPORT = Path(__file__).parents[1] / "report" / "html"
 """Where the templates, styles and scripts of the page are."""
@@ -48,6 +49,7 @@ class Stages:
     def __init__(self, config: Config, owners: Mapping[str, str] | None = None):
         self.config, self.owners = config, owners or {}
         self._settings, self._resources = cache(self._make_settings), cache(self._make_resources)
+        self._path_hash = cache(path_hash)
         self._resolved = cache(lambda task: json.dumps(self._job(task).resolved_config(), sort_keys=True))
 
     @classmethod
@@ -199,23 +201,6 @@ class Stages:
         """The tasks on planted data."""
         return [task for task in self.tasks if self.config.tasks[task].data.source == "planted"]
 
-    def model_files(self, key: Literal["model", "policy"], task: str, oracle: str = "", **_: Any) -> list[str]:
-        """The files of a model folder that the user names, which are inputs like any other."""
-        model = getattr(self._section(task, oracle), key)
-        return sorted(map(str, model.path.glob("*.*"))) if model.source == "folder" else []
-
-    def user_file_hashes(self, task: str, **_: Any) -> str:
-        """Hashes of the user's data files: Snakemake compares their content, not their time."""
-        section = self.config.tasks[task]
-        parts = [section.data, section.preferences]
-        parts += [getattr(part, split, None) for part in parts for split in ("validation", "test")]
-        parts += getattr(section.preferences, "mixture", [])
-        paths = [getattr(part, "path", None) for part in parts]
-        local = section.evaluation.benchmarks.local if section.evaluation.benchmarks else []
-        paths += [benchmark.path for benchmark in local]
-        paths += section.evaluation.code.plus.values() if section.evaluation.code else []
-        return " ".join(file_hash(file) for path in paths if path is not None for file in _files_of(path))
-
     def report_file_hashes(self) -> str:
         files = [path for folder in ("static", "templates") for path in sorted((REPORT / folder).iterdir())]
         return " ".join(map(file_hash, files))
@@ -236,7 +221,9 @@ class Stages:
         return parts if len(parts) > 1 else text
 
     def _make_settings(self, stage: str, task: str, run: str, oracle: str) -> str:
-        return STAGES[stage].settings.of(self._job(task, run, oracle)).as_json()
+        settings = STAGES[stage].settings.of(self._job(task, run, oracle))
+        files = user_file_hashes(settings.as_dict(), self._path_hash)
+        return settings.model_copy(update={"user_files": files}).as_json()
 
     def code_version(self, stage: str, task: str = "", run: str = "sft", kind: str = "", oracle: str = "", **_: Any):
         """Hash of the code that a job runs; of losses, masks, sources and scorers those that its settings choose."""
@@ -296,11 +283,6 @@ class Stages:
     def _job(self, task: str, run: str = "sft", oracle: str = "") -> Job:
         section = self._section(task, oracle)
         return Job(self.config, task, section, runs_of(section)[0].path if oracle else run, self.owners)
-
-
-def _files_of(path: Path) -> list[Path]:
-    """A file, or all files of a folder."""
-    return sorted(filter(Path.is_file, path.rglob("*"))) if path.is_dir() else [path]
 
 
 def _any_of(patterns: Iterable[str]) -> str:

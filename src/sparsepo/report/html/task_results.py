@@ -1,13 +1,12 @@
 """The files of a task, as the page reads them: nothing is computed here."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sparsepo.data.records import read_rows
+from sparsepo.data.records import read_json, read_rows
 from sparsepo.report.run_names import RUN_STAGES
 
 LOG_LINES = 30
@@ -80,7 +79,7 @@ class TaskResults:
     def record(self, run: str) -> dict[str, Any]:
         """The record of a training; empty for a model that was not trained here."""
         path = self.run_folder(run) / "run.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        return read_json(path) if path.exists() else {}
 
     def log_tail(self, run: str) -> str:
         """The last lines of the log of a training; empty where its log was removed."""
@@ -92,7 +91,7 @@ class TaskResults:
     def fitted(self) -> list[dict[str, Any]]:
         """The report of the scorer that the pipeline fitted, if it did."""
         path = self.folder / "scorer" / "report.json"
-        return [json.loads(path.read_text(encoding="utf-8"))] if path.exists() else []
+        return [read_json(path)] if path.exists() else []
 
     def _json(self, place: str) -> Any:
-        return json.loads((self.folder / place).read_text(encoding="utf-8"))
+        return read_json(self.folder / place)
