@@ -191,6 +191,16 @@ def other_start(wildcards):
     return f"{START}/run.json".format(**wildcards) if has_other else []
 
 
+def together_file(wildcards):
+    """What the job that trains a run together with others leaves."""
+    return f"{RUN}/together.json".format(task=wildcards.task, run=STAGES.together_with(**wildcards))
+
+
+def together_mark(wildcards):
+    """That a run has been trained together with others, if it is."""
+    return f"{RUN}/together.done".format(**wildcards) if STAGES.together_with(**wildcards) else []
+
+
 def preference_pairs(split):
     """A function of wildcards: the pairs of a run, with the scores of the oracle that it reads, if any."""
     return of_job(STAGES.preference_file, split)

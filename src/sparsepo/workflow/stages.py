@@ -26,7 +26,7 @@ from sparsepo.runtime.errors import UserError
 from sparsepo.runtime.launch import python_command
 from sparsepo.runtime.result_cache import file_hash
 from sparsepo.workflow.code_version import code_version
-from sparsepo.workflow.job import Job, quantized_loading
+from sparsepo.workflow.job import Job, reference_caches, runs_together
 from sparsepo.workflow.registry import STAGES
 from sparsepo.workflow.resources import UNKNOWN_SIZE_WARNING, job_resources, unknown_sizes
 from sparsepo.workflow.settings import PlotSelectionSettings
@@ -43,6 +43,7 @@ class Stages:
     def __init__(self, config: Config, owners: Mapping[str, str] | None = None):
         self.config, self.owners = config, owners or {}
         self._settings, self._resources = cache(self._make_settings), cache(self._make_resources)
+        self._together = cache(lambda task: runs_together(self.config.tasks[task]))
         self._resolved = cache(lambda task: json.dumps(self._job(task).resolved_config(), sort_keys=True))
 
     @classmethod
@@ -151,10 +152,11 @@ class Stages:
     def reference_caches(self, task: str, run: str, **_: Any) -> tuple[str, ...]:
         """The kinds of cached outputs of the reference that this run reads instead of running it."""
         section = self.config.tasks[task]
-        if section.training.reference != "cached" or quantized_loading(section):
-            return ()
-        found = find_run(section, run)
-        return METHODS[found.method].required_reference_outputs(found.hyper, section.training.log_kl) or ()
+        return reference_caches(section, find_run(section, run))
+
+    def together_with(self, task: str, run: str, **_: Any) -> str | None:
+        """The run whose job of `train_together` trains this run; None if it is trained alone."""
+        return next(iter(self._together(task).get(run, ())), None)
 
     def fitted_scorer(self, task: str, **_: Any) -> list[str]:
         """The report of the scorer that is fitted in the workflow, if this task has one."""
@@ -227,6 +229,11 @@ class Stages:
         if kind.startswith("weights~"):
             settings = f'[{settings}, {{"mask": "activations"}}]'
         return code_version(f"workflow_scripts/{self.script(stage)}", settings)
+
+    def code_versions(self, task: str, run: str, **_: Any) -> str:
+        """JSON: run that is trained together with this one -> the code version of its training."""
+        runs = self._together(task)[run]
+        return json.dumps({each: self.code_version("train_policy", task, each) for each in runs})
 
     def num_processes(self, stage: str, task: str = "", **_: Any) -> int:
         """How many processes share a job of this stage, each on a GPU of its own."""
