@@ -71,7 +71,8 @@ def planned(snakemake, tiny, tmp_path_factory):
     judged |= {"win_rate_against": ["sft"]}
     task["evaluation"] |= {"frontier_prompts": 8} | judged
     other = {"policy": {"source": "hub", "id": "owner/model-125m"}}
-    config["tasks"]["other_start"] = yaml.safe_load(tiny)["tasks"]["small"] | other
+    config["tasks"]["other_start"] = task = yaml.safe_load(tiny)["tasks"]["small"] | other
+    task["methods"]["sparsepo_common"], task["training"]["together"] = {"beta": ["0.1", "0.5"]}, 2
     (folder / "every.yaml").write_text(yaml.safe_dump(config))
     configs = [*(f"configs/{name}.yaml" for name in PLANS), "every.yaml"]
     done = snakemake(folder, "-s", ROOT / "Snakefile", "--directory", folder, "-n", "-p", "--configfile", *configs)
