@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 import time
 from argparse import Namespace
 from pathlib import Path
@@ -43,7 +44,7 @@ def is_trained(folder: Path, options: Namespace) -> bool:
 def take_trained(options: Namespace) -> None:
     """Move what was trained together with other runs to its place, and print its log."""
     trained = options.out / TRAINED
-    print((trained / LOG).read_text(encoding="utf-8"), end="")
+    sys.stdout.write((trained / LOG).read_text(encoding="utf-8"))
     (trained / LOG).unlink()
     with atomic_folder(options.out) as place:
         for path in trained.iterdir():
