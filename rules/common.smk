@@ -191,16 +191,6 @@ def other_start(wildcards):
     return f"{START}/run.json".format(**wildcards) if has_other else []
 
 
-def together_file(wildcards):
-    """What the job that trains a run together with others leaves."""
-    return f"{RUN}/together.json".format(task=wildcards.task, run=STAGES.together_with(**wildcards))
-
-
-def together_mark(wildcards):
-    """That a run has been trained together with others, if it is."""
-    return f"{RUN}/together.done".format(**wildcards) if STAGES.together_with(**wildcards) else []
-
-
 def preference_pairs(split):
     """A function of wildcards: the pairs of a run, with the scores of the oracle that it reads, if any."""
     return of_job(STAGES.preference_file, split)
@@ -258,6 +248,11 @@ def every_task(patterns, tasks=STAGES.tasks):
 def every_run(pattern, sft=True, tasks=STAGES.tasks):
     """Expand a pattern over the runs of each task, the SFT model first unless left out."""
     return [path for task in tasks for path in expand(pattern, task=task, run=STAGES.runs(task, sft))]
+
+
+def every_together():
+    """What the jobs leave that train several runs."""
+    return [f"{RUN}/together.json".format(task=task, run=run) for task in STAGES.tasks for run in STAGES.leaders(task)]
 
 
 def every_table():

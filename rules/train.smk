@@ -16,7 +16,8 @@ use rule train_sft as load_policy with:
 
 
 # Runs of one seed that share the passes of the reference (`training.together`), by the path of the first of them. The
-# output of each is then in its folder, under trained/, from where its own job takes it; one that failed is trained there.
+# output of each is then in its folder, under trained/, from where `train_policy` takes it. No rule asks for this one: which
+# runs are together changes with a further run, and would make those again that are there.
 use rule gpu_job as train_together with:
     input:
         reference=f"{SFT}/run.json",
@@ -42,18 +43,8 @@ use rule gpu_job as train_together with:
         ),
 
 
-# Which runs are trained together changes when one is added: the input of the job of a run is a file of that run alone.
-rule mark_together:
-    input:
-        together_file,
-    output:
-        touch(f"{RUN}/together.done"),
-    localrule: True
-
-
 use rule gpu_job as train_policy with:
     input:
-        ancient(together_mark),
         reference=f"{SFT}/run.json",
         policy=other_start,
         pairs=preference_pairs("train"),

@@ -41,12 +41,10 @@ def stages(methods=BASE["methods"], **changes):
 
 
 def groups(made):
-    """Leader -> its runs."""
-    found = {}
-    for run in made.runs("small", sft=False):
-        if leader := made.together_with("small", run):
-            found.setdefault(leader, set()).add(run)
-    return found
+    """First run -> the runs of its job."""
+    jobs = {run: json.loads(made.settings("train_together", "small", run))["runs"] for run in made.leaders("small")}
+    assert all(run == next(iter(runs)) for run, runs in jobs.items())
+    return {run: set(runs) for run, runs in jobs.items()}
 
 
 def test_runs_of_a_seed_that_run_the_reference_are_shared_out_evenly():
@@ -252,26 +250,29 @@ def test_a_further_run_is_trained_with_others_and_makes_nothing_of_them_again(ti
     config = yaml.safe_load(tiny)
     task = config["tasks"]["small"]
     task["methods"] = {"sparsepo_common": {"beta": ["0.1", "0.5"]}}
-    task["training"] |= {"together": 2, "max_steps": 2}
+    task["training"] |= {"together": 2, "max_steps": 2, "num_train_epochs": 1}
 
-    def jobs(*arguments):
+    def jobs(target, *arguments):
         (unfinished / "config.yaml").write_text(yaml.safe_dump(config))
-        done = snakemake(unfinished, "train", "--cores", "2", *arguments)
+        done = snakemake(unfinished, target, "--cores", "2", *arguments)
         assert done.returncode == 0, done.stdout
-        found = re.findall(
-            r"^(?:local)?rule (\w+):\n(?:    .*\n)*?    wildcards: .*run=(\S+)$", done.stdout, re.MULTILINE
-        )
-        return {(rule, run.split("/")[1]) for rule, run in found}
+        text = r"^(?:local)?rule (train_\w+):\n(?:    .*\n)*?    wildcards: .*run=(\S+)$"
+        return {(rule, run.split("/")[1]) for rule, run in re.findall(text, done.stdout, re.MULTILINE)}
 
     first, second, third = "beta~0.1", "beta~0.5", "beta~0.2"
-    made = {("train_together", first), ("mark_together", first), ("mark_together", second)}
-    assert jobs() == made | {("train_policy", first), ("train_policy", second)}
+    assert jobs("together") == {("train_together", first)}
+    assert jobs("together", "-n") == set()
     own = unfinished / "results/small/runs/sparsepo_common"
-    assert (own / f"{first}/seed~0/model.safetensors").is_file() and not (own / f"{first}/seed~0/trained").exists()
-    assert jobs("-n") == set()
-    task["methods"]["sparsepo_common"]["beta"] = ["0.1", "0.2", "0.5"]  # the groups are now 0.1, 0.5 and 0.2 alone
-    assert {job for job in jobs("-n") if job[0] == "train_policy"} == {("train_policy", third)}
-    task["training"]["together"] = 3
-    before = {path: path.stat().st_mtime_ns for path in own.rglob("run.json")}
-    assert {job for job in jobs() if job[0] == "train_policy"} == {("train_policy", third)}
+    trained = (own / f"{first}/seed~0/trained/model.safetensors").read_bytes()
+    assert jobs("train") == {("train_policy", first), ("train_policy", second)}
+    assert (own / f"{first}/seed~0/model.safetensors").read_bytes() == trained
+    assert not (own / f"{first}/seed~0/trained").exists()
+    assert jobs("train", "-n") == jobs("together", "-n") == set()
+    task["methods"]["sparsepo_common"]["beta"], task["training"]["together"] = ["0.1", "0.2", "0.5"], 3
+    before = {path: path.stat().st_mtime_ns for path in own.rglob("*.safetensors")}
+    assert jobs("together") == {("train_together", first)}
+    assert jobs("train") == {("train_policy", third)}
     assert {path: path.stat().st_mtime_ns for path in before} == before
+    task["training"]["learning_rate"] = 1e-4
+    assert jobs("together", "-n") == {("train_together", first)}
+    assert jobs("train", "-n") == {("train_policy", run) for run in (first, second, third)}

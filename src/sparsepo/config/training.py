@@ -163,8 +163,8 @@ class PreferenceConfig(OptimisationConfig):
     compile: Bool = False
     """torch.compile of the blocks of policy and reference: a minute or two at the start, faster steps on a GPU only."""
     together: Count = 1
-    """Runs of one seed that a job trains at once where they run the reference, as learned masks do: one pass of it for
-    all. Each takes memory for its policy and optimizer; with an adapter the frozen weights are in memory once."""
+    """Runs of one seed that a job of `snakemake together` trains at once where they run the reference, as learned masks
+    do: one pass of it for all. Each takes memory for its policy and optimizer; the frozen weights are there once."""
 
     mask_learning_rate: Positive = 1e-3
     """Learning rate of learned masks."""

@@ -19,8 +19,7 @@ def job_counts(stages: Stages, task: str) -> dict[str, int]:
     rounds = len({(path, number) for path, numbers in named for number in numbers})  # runs share those of one path
     counts = {"train_sft": 1, "load_policy": int(stages.config.tasks[task].policy is not None)}
     counts |= {"build_preferences": 1, "cache_reference": len(cached_kinds(stages, task))}
-    groups = [stages.together_with(task, run) for run in stages.runs_trained_by("pairs", task)]
-    counts |= {"train_together": len({*groups} - {None}), "train_policy": groups.count(None)}
+    counts |= {"train_policy": len(stages.runs_trained_by("pairs", task))}
     counts |= {"train_on_policy": len(stages.runs_trained_by("on_policy", task))}
     counts |= {"build_round_pairs": rounds, "train_round": rounds}
     sampling = {"samples": "responses"}

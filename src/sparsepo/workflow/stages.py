@@ -154,9 +154,9 @@ class Stages:
         section = self.config.tasks[task]
         return reference_caches(section, find_run(section, run))
 
-    def together_with(self, task: str, run: str, **_: Any) -> str | None:
-        """The run whose job of `train_together` trains this run; None if it is trained alone."""
-        return next(iter(self._together(task).get(run, ())), None)
+    def leaders(self, task: str) -> list[str]:
+        """Of the runs that a job of `train_together` trains, the first, which names the job."""
+        return list(dict.fromkeys(runs[0] for runs in self._together(task).values()))
 
     def fitted_scorer(self, task: str, **_: Any) -> list[str]:
         """The report of the scorer that is fitted in the workflow, if this task has one."""
