@@ -34,6 +34,7 @@ TARGETS = {
     "data": every_task([PROMPTS["train"]]),
     "sft": every_task([f"{SFT}/run.json"]),
     "preferences": every_task([f"{PREFERENCES}/train.jsonl"]),
+    "together": every_together(),
     "train": every_run(f"{RUN}/run.json", sft=False),
     "samples": every_run(SAMPLES),
     "scores": every_run(SCORES),

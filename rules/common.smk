@@ -252,6 +252,11 @@ def every_run(pattern, sft=True, tasks=STAGES.tasks):
     return [path for task in tasks for path in expand(pattern, task=task, run=STAGES.runs(task, sft))]
 
 
+def every_together():
+    """What the jobs leave that train several runs."""
+    return [f"{RUN}/together.json".format(task=task, run=run) for task in STAGES.tasks for run in STAGES.leaders(task)]
+
+
 def every_table():
     """The tables of each task; rewards at the same KL only with a reward, planted tokens only where the data have some."""
     some = every_task(MATCHED_KL_TABLES, STAGES.rewarded_tasks) + every_task(AUC_TABLES, STAGES.planted_tasks)

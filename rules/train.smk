@@ -12,6 +12,32 @@ use rule train_sft as load_policy with:
         **stage_params("load_policy", checkpoint=f"{START}/checkpoint", config=resolved_config),
 
 
+# Runs of one seed that share the passes of the reference (`training.together`), by the path of the first of them. The
+# output of each is then in its folder, under trained/, from where `train_policy` takes it. No rule asks for this one: which
+# runs are together changes with a further run, and would make those again that are there.
+use rule gpu_job as train_together with:
+    input:
+        reference=f"{SFT}/run.json",
+        policy=other_start,
+        pairs=preference_pairs("train"),
+        validation=preference_pairs("validation"),
+        prompts=PROMPTS["test"],
+        fitted_scorer=fitted_scorer,
+    output:
+        f"{RUN}/together.json",
+    log:
+        "logs/{task}/train_together/{run}.log",
+    wildcard_constraints:
+        run=STAGES.run_pattern_of("pairs"),
+    params:
+        **stage_params(
+            "train_together",
+            runs="results/{task}/runs",
+            code_versions=of_job(STAGES.code_versions),
+            config=resolved_config,
+        ),
+
+
 use rule gpu_job as train_policy with:
     input:
         reference=f"{SFT}/run.json",

@@ -81,16 +81,18 @@ def planned(snakemake, tiny, tmp_path_factory):
     judged |= {"win_rate_against": ["sft"]}
     task["evaluation"] |= {"frontier_prompts": 8} | judged
     other = {"policy": {"source": "hub", "id": "owner/model-125m"}}
-    config["tasks"]["other_start"] = yaml.safe_load(tiny)["tasks"]["small"] | other
+    config["tasks"]["other_start"] = task = yaml.safe_load(tiny)["tasks"]["small"] | other
+    task["methods"]["sparsepo_common"], task["training"]["together"] = {"beta": ["0.1", "0.5"]}, 2
     (folder / "every.yaml").write_text(yaml.safe_dump(config))
     configs = [*(f"configs/{name}.yaml" for name in PLANS), "every.yaml"]
-    done = snakemake(folder, "-s", ROOT / "Snakefile", "--directory", folder, "-n", "-p", "--configfile", *configs)
+    options = ("-s", ROOT / "Snakefile", "--directory", folder, "-n", "-p", "--configfile", *configs)
+    done = snakemake(folder, "all", "together", *options)
     assert done.returncode == 0, done.stdout
     blocks = re.findall(r"^rule (\w+):\n((?:    .*\n)*(?:Shell command: .*\n)?)", done.stdout, re.MULTILINE)
     jobs = [
         (rule, dict(line.strip().split(": ", 1) for line in block.splitlines() if ": " in line))
         for rule, block in blocks
-        if rule != "all"
+        if rule not in ("all", "together")
     ]
     assert {rule for rule, _ in jobs} == set(STAGES)
     return folder, jobs

@@ -162,6 +162,9 @@ class PreferenceConfig(OptimisationConfig):
     which takes no disk space."""
     compile: Bool = False
     """torch.compile of the blocks of policy and reference: a minute or two at the start, faster steps on a GPU only."""
+    together: Count = 1
+    """Runs of one seed that a job of `snakemake together` trains at once where they run the reference, as learned masks
+    do: one pass of it for all. Each takes memory for its policy and optimizer; the frozen weights are there once."""
 
     mask_learning_rate: Positive = 1e-3
     """Learning rate of learned masks."""
@@ -191,6 +194,9 @@ class PreferenceConfig(OptimisationConfig):
         yield from super()._errors()
         if self.micro_batch_size is not None and self.micro_batch_tokens is not None:
             yield "give either micro_batch_size (pairs) or micro_batch_tokens, not both", ("micro_batch_tokens",)
+        for key, instead in (("num_processes", 1), ("compile", False)):
+            if self.together > 1 and getattr(self, key) != instead:
+                yield f"cannot be used with {key}: write together: 1, or {key}: {str(instead).lower()}", ("together",)
         if self.checkpoint_selection == "best" and not self.validate_every:
             yield (
                 "'best' is by the loss of validation pairs: give validate_every (steps) too",

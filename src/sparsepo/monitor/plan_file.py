@@ -25,6 +25,7 @@ WATCHED = {
     "cache_reference": "{task}/reference/{item}/index.json",
     "build_round_pairs": "{task}/rounds/{item}/summary.json",
     "train_round": "{task}/rounds/{item}/policy/run.json",
+    "train_together": "{task}/runs/{item}/together.json",
     "train_policy": "{task}/runs/{item}/run.json",
     "finish_rounds": "{task}/runs/{item}/run.json",
     "train_on_policy": "{task}/runs/{item}/run.json",

@@ -31,7 +31,15 @@ from sparsepo.training.distributed import BatchMaker, DistributedTrainer, StepCo
 from sparsepo.training.identity import claim_folder, text_hash
 from sparsepo.training.layout_choice import free_bytes
 from sparsepo.training.logging import EveryNSteps, ProgressLogger, append_line
-from sparsepo.training.memory import USED, DecoderShape, largest_size, micro_batch_bytes, next_smaller, state_bytes
+from sparsepo.training.memory import (
+    FLOAT,
+    USED,
+    DecoderShape,
+    largest_size,
+    micro_batch_bytes,
+    next_smaller,
+    state_bytes,
+)
 
 MICRO_BATCH_FILE = "micro_batch_size.json"
 OPTIMIZERS = {  # transformers' names
@@ -79,7 +87,8 @@ class ResumableTrainer(DistributedTrainer):
         self.identity, self._identity_parts = identity or text_hash(identity_parts), identity_parts
         self.settings = self.config = config
         self.batch_share = max(1, config.batch_size // config.num_processes)
-        self._log_time, self._tokens = time.perf_counter(), 0
+        self.clock = time.perf_counter
+        self._log_time, self._tokens = self.clock(), 0
         self.measuring_seconds = 0.0
         self._recent_losses: list[tuple[int, Tensor, Any]] = []  # step, loss, content of the batch
         arguments = training_arguments(config, self.folder, seed)
@@ -121,7 +130,9 @@ class ResumableTrainer(DistributedTrainer):
         half, checkpointing = config.precision != "float32", config.gradient_checkpointing
         trained = sum(value.numel() for value in self.model.parameters() if value.requires_grad)
         copied = sum(value.numel() for value in model.parameters() if value.dtype == torch.float32)
-        room = USED * free_bytes(self.args.device) - state_bytes(trained, copied, half, config.optimizer)
+        runs = getattr(config, "together", 1)
+        room = USED * free_bytes(self.args.device) - runs * state_bytes(trained, copied, half, config.optimizer)
+        room -= (runs - 1) * FLOAT * trained
 
         def need(size: int) -> float:
             return micro_batch_bytes(decoder, size * length, head(size), half, checkpointing)
@@ -152,17 +163,17 @@ class ResumableTrainer(DistributedTrainer):
     @contextmanager
     def exclude_from_timing(self) -> Iterator[None]:
         """For work that is not training: its time is left out of the tokens per second."""
-        start = time.perf_counter()
+        start = self.clock()
         yield
-        seconds = time.perf_counter() - start
+        seconds = self.clock() - start
         self._log_time += seconds
         self.measuring_seconds += seconds
 
     def _measure(self, measure: Callable[[Any], dict[str, float]]) -> None:
-        start = time.perf_counter()
+        start = self.clock()
         with self.exclude_from_timing():
             numbers = measure(self.model)
-        seconds = round(time.perf_counter() - start, 3)
+        seconds = round(self.clock() - start, 3)
         update_metrics({name: value for name, value in numbers.items() if name == "reward"})
         self.write_log_row("frontier.jsonl", {"step": self.state.global_step} | numbers | {"seconds": seconds})
 
@@ -184,7 +195,7 @@ class ResumableTrainer(DistributedTrainer):
             self.state.global_step = step
             return  # transformers would train one more step
         set_seed(self.args.seed + self.args.process_index)  # independent of what was drawn since __init__
-        self._log_time = time.perf_counter()
+        self._log_time = self.clock()
         try:
             super().train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         except Exception as error:
@@ -247,7 +258,7 @@ class ResumableTrainer(DistributedTrainer):
             return
         self._check_losses()
         logs = {"step": self.state.global_step} | logs | self.extra_logs()
-        now, (tokens,) = time.perf_counter(), self.sum_over_processes([self._tokens])
+        now, (tokens,) = self.clock(), self.sum_over_processes([self._tokens])
         logs["tokens_per_second"] = tokens / max(now - self._log_time, 1e-9)
         self._log_time, self._tokens = now, 0
         self.write_log_row("dynamics.jsonl", logs)

@@ -1,6 +1,6 @@
 """One step of preference optimisation as a module: policy, reference, masks and a loss."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sparsepo.data.batches import PairBatch
 from sparsepo.methods.registry import METHODS
 from sparsepo.models.activations import record_activations
-from sparsepo.models.architecture import add_router_loss, hidden_states, lm_head, run_backbone
+from sparsepo.models.architecture import LayerCallback, add_router_loss, hidden_states, lm_head, run_backbone
 from sparsepo.objective import losses
 from sparsepo.objective.fused_head import rows_per_group
 from sparsepo.objective.lm_head import LMHead
@@ -82,6 +82,7 @@ class PairObjective(nn.Module):
         self._kl = tuple(name for name in KL_DIRECTIONS if name in {*kl, *METHODS[method].kl_directions(hyper)})
         mask_reads = set() if masks is None else masks.reads
         reads_reference = bool(mask_reads & {"hidden_states", "activations", "logratio", "entropy"})
+        self.response_states = response_states  # in place of it runs of one process share its results
         self._needs_reference = METHODS[method].needs_reference or reads_reference or bool(kl)
 
     @property
@@ -118,7 +119,7 @@ class PairObjective(nn.Module):
     def _reference_outputs(self, batch: PairBatch, masks: Masks | None) -> ReferenceOutputs:
         if batch.has_reference or self.reference is None or not self._needs_reference:
             return stored_outputs(batch)
-        return run_reference(self.reference, masks, batch)
+        return run_reference(self.reference, masks, batch, self.response_states)
 
     def _token_terms(
         self,
@@ -238,11 +239,25 @@ def stored_outputs(batch: PairBatch) -> ReferenceOutputs:
     return ReferenceOutputs(batch.ref_states, MaskInputs(batch.responses.valid, weights=weights, values=values))
 
 
-def run_reference(reference: Any, masks: Masks | None, batch: PairBatch) -> ReferenceOutputs:
+@torch.no_grad()
+def response_states(reference: Any, batch: PairBatch, on_layer: LayerCallback | None = None) -> Tensor:
+    """The last hidden states (n, d) of the response tokens; `on_layer` is called with theirs of each layer."""
+    index = batch.responses
+
+    def on_response_layer(layer: int, num_layers: int, states: Tensor) -> None:
+        on_layer(layer, num_layers, index.select_hidden(states))
+
+    return index.select_hidden(hidden_states(reference, batch.inputs, on_response_layer if on_layer else None))
+
+
+def run_reference(
+    reference: Any, masks: Masks | None, batch: PairBatch, states: Callable[..., Tensor] = response_states
+) -> ReferenceOutputs:
     """Run the reference without gradient; the projections of learned heads keep theirs.
 
-    Learned heads project the states of each layer as soon as they are computed, so no layer is stored for them. Raises
-    UserError for an architecture without the activations that a head reads.
+    Learned heads project the states of each layer as soon as they are computed, so no layer is stored for them.
+    states: gives what `response_states` does; heads that read activations need a pass of their own. Raises UserError
+    for an architecture without the activations that a head reads.
     """
     index = batch.responses
     heads = [] if masks is None else [head for head in masks.heads.values() if head.reads == "activations"]
@@ -251,13 +266,13 @@ def run_reference(reference: Any, masks: Masks | None, batch: PairBatch) -> Refe
 
     def project_layer(layer: int, num_layers: int, states: Tensor) -> None:
         with torch.set_grad_enabled(grad_enabled):
-            for name, projection in masks.project(layer, num_layers, index.select_hidden(states)).items():
+            for name, projection in masks.project(layer, num_layers, states).items():
                 projections.setdefault(name, []).append(projection)
 
     on_layer = project_layer if masks is not None and "hidden_states" in masks.reads else None
     with torch.no_grad(), ExitStack() as stack:
         records = [stack.enter_context(record_activations(reference, head.reading, head.sites)) for head in heads[:1]]
-        hidden = index.select_hidden(hidden_states(reference, batch.inputs, on_layer))
+        hidden = (response_states if heads else states)(reference, batch, on_layer)
     activations = records[0].by_site(batch.inputs.input_ids.shape) if records else {}
     mask_inputs = MaskInputs(
         index.valid,

@@ -117,7 +117,11 @@ class SourceTree:
         if f"{module}.".startswith(LEFT_OUT):
             return None
         stem = module.replace(".", "/")
-        files = [self.root / folder / f"{stem}{end}" for folder in ("src", ".") for end in (".py", "/__init__.py")]
+        files = [
+            self.root / folder / f"{stem}{end}"
+            for folder in ("src", ".", "workflow_scripts")
+            for end in (".py", "/__init__.py")
+        ]
         return next(filter(Path.is_file, files), None)
 
     def _read(self, module: str) -> Module:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,7 +10,7 @@ from typing import Any, Literal
 
 from sparsepo import __version__
 from sparsepo.config import Config, TaskConfig
-from sparsepo.config.runs import Run, find_run
+from sparsepo.config.runs import Run, find_run, oracle_of, runs_of
 from sparsepo.methods.registry import METHODS
 
 Loading = dict[str, bool | str]
@@ -117,3 +118,26 @@ def quantized_loading(task: TaskConfig) -> Loading:
     if adapter is None or adapter.quantization == "none":
         return {}
     return {"quantization": adapter.quantization, "compute": task.training.precision}
+
+
+def reference_caches(task: TaskConfig, run: Run) -> tuple[str, ...]:
+    """The kinds of cached outputs of the reference that a run reads instead of running it."""
+    if task.training.reference != "cached" or quantized_loading(task):
+        return ()
+    return METHODS[run.method].required_reference_outputs(run.hyper, task.training.log_kl) or ()
+
+
+def runs_together(task: TaskConfig) -> dict[str, list[str]]:
+    """Path of a run -> the paths of the runs that one job trains together with it, itself included.
+
+    They have the same seed and pairs, and run the reference; a run that is trained alone is left out.
+    """
+    groups, most = defaultdict(list), task.training.together
+    for run in runs_of(task) if most > 1 else ():
+        row = METHODS[run.method]
+        runs_reference = row.required_reference_outputs(run.hyper, task.training.log_kl) != ()
+        if row.trainer == "pairs" and runs_reference and not reference_caches(task, run):
+            groups[run.seed, oracle_of(task, run.path)].append(run.path)
+    numbers = {key: -(-len(paths) // most) for key, paths in groups.items()}
+    chunks = [groups[key][start::number] for key, number in numbers.items() for start in range(number)]
+    return {path: chunk for chunk in chunks if len(chunk) > 1 for path in chunk}

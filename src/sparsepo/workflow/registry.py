@@ -66,6 +66,7 @@ STAGES: dict[str, Stage] = {
     "train_oracle": Stage(settings.TrainPolicySettings, like="train_policy", trains="training"),
     "train_swapped_oracle": Stage(settings.TrainPolicySettings, like="train_policy", trains="training"),
     "score_tokens": Stage(settings.ScoreTokensSettings),
+    "train_together": Stage(settings.TrainTogetherSettings),
     "train_policy": Stage(settings.TrainPolicySettings, trains="training"),
     "build_round_pairs": Stage(settings.BuildRoundPairsSettings),
     "train_round": Stage(settings.TrainRoundSettings, like="train_policy", trains="training"),

@@ -220,6 +220,17 @@ class TaskNeeds:
 
     train_oracle = train_swapped_oracle = train_policy
 
+    def train_together(self) -> Need:
+        """The activations of one run and one reference; policy, gradients and optimizer of each; what is sampled.
+
+        A run alone reads its batches with three passes of the policy and one of the reference.
+        """
+        one, training = self.train_policy(), self.training
+        size, half = self.size.parameters, training.precision != "float32"
+        others = training.together - 1
+        state = state_bytes(self.trained(training), size, half, training.optimizer) + FLOAT * self.trained(training)
+        return one + Need(others * 0.75 * one.seconds, others * state)
+
     def train_round(self) -> Need:
         return self.train_policy() + self._sample(self.own.frontier_prompts, self.task.sampling, half=False)
 

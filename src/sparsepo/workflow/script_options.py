@@ -11,6 +11,7 @@ from sparsepo.workflow.settings import StageSettings
 HELP = {
     "cache": "cached outputs of the reference",
     "checkpoint": "folder of checkpoints, from which a killed job resumes",
+    "code-versions": "of each run, as JSON",
     "config": "of the task as JSON, for the record",
     "iteration": "number of the round, from 1",
     "judge-cache": "folder that keeps the answers of a judge",
@@ -19,9 +20,10 @@ HELP = {
     "policy": "model folder of the policy",
     "reference": "model folder of the reference",
     "result-cache": "file that keeps finished parts, from which a killed job resumes",
+    "runs": "folder of the runs of a task",
     "validation": "prompts or pairs to validate on",
 }
-TYPES = {"config": json.loads, "iteration": int, "kind": str}
+TYPES = {"code-versions": json.loads, "config": json.loads, "iteration": int, "kind": str}
 RENAMED = {"kept": "result-cache", "code": "code-version", "points": "frontier", "answers": "judge-cache"}
 """Options that had another name in earlier versions."""
 

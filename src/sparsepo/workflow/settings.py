@@ -33,7 +33,7 @@ from sparsepo.methods.registry import DEFAULT_INSPECTION_METHOD, METHODS, inspec
 from sparsepo.runtime.errors import UserError
 from sparsepo.runtime.files import file_hash
 from sparsepo.runtime.validation import error_message
-from sparsepo.workflow.job import Job, Loading, Splits
+from sparsepo.workflow.job import Job, Loading, Splits, runs_together
 
 PUBLISHED = Path(__file__).parents[1] / "report" / "tables" / "published.yaml"
 """Figures of the paper, which a table may show beside ours."""
@@ -277,7 +277,18 @@ class TrainingSettings(StageSettings):
 
 
 class TrainPolicySettings(TrainingSettings):
-    training: Annotated[PreferenceConfig, without_fields("rounds", "on_policy")]
+    training: Annotated[PreferenceConfig, without_fields("rounds", "on_policy", "together")]
+
+
+def _settings_together(job: Job) -> dict[str, TrainPolicySettings]:
+    runs = runs_together(job.section).get(job.run_path, ())
+    return {run: TrainPolicySettings.of(replace(job, run_path=run)) for run in runs}
+
+
+class TrainTogetherSettings(StageSettings):
+    """Run -> its settings; empty where a run is trained alone."""
+
+    runs: Annotated[dict[str, TrainPolicySettings], FromJob(_settings_together)]
 
 
 class TrainRoundSettings(TrainPolicySettings):
@@ -310,7 +321,7 @@ class TrainOnPolicySettings(TrainingSettings):
         without_fields(
             *("validate_every", "checkpoint_selection", "micro_batch_tokens", "layout", "gradients", "log_kl"),
             *("reference", "rounds", "on_policy", "mask_learning_rate", "mask_weight_decay", "max_response_tokens"),
-            *("num_processes", "accelerate", "compile"),
+            *("num_processes", "accelerate", "compile", "together"),
         ),
     ]
     on_policy: Annotated[OnPolicyConfig, FromJob(_on_policy)]

@@ -27,7 +27,7 @@ from sparsepo.runtime.errors import UserError
 from sparsepo.runtime.files import file_hash
 from sparsepo.runtime.launch import python_command
 from sparsepo.workflow.code_version import code_version
-from sparsepo.workflow.job import Job, quantized_loading
+from sparsepo.workflow.job import Job, reference_caches, runs_together
 from sparsepo.workflow.registry import STAGES
 from sparsepo.workflow.resources import UNKNOWN_SIZE_WARNING, job_resources, unknown_sizes
 from sparsepo.workflow.settings import PlotSelectionSettings
@@ -50,6 +50,7 @@ class Stages:
         self.config, self.owners = config, owners or {}
         self._settings, self._resources = cache(self._make_settings), cache(self._make_resources)
         self._path_hash = cache(path_hash)
+        self._together = cache(lambda task: runs_together(self.config.tasks[task]))
         self._resolved = cache(lambda task: json.dumps(self._job(task).resolved_config(), sort_keys=True))
 
     @classmethod
@@ -159,10 +160,11 @@ class Stages:
     def reference_caches(self, task: str, run: str, **_: Any) -> tuple[str, ...]:
         """The kinds of cached outputs of the reference that this run reads instead of running it."""
         section = self.config.tasks[task]
-        if section.training.reference != "cached" or quantized_loading(section):
-            return ()
-        found = find_run(section, run)
-        return METHODS[found.method].required_reference_outputs(found.hyper, section.training.log_kl) or ()
+        return reference_caches(section, find_run(section, run))
+
+    def leaders(self, task: str) -> list[str]:
+        """Of the runs that a job of `train_together` trains, the first, which names the job."""
+        return list(dict.fromkeys(runs[0] for runs in self._together(task).values()))
 
     def fitted_scorer(self, task: str, **_: Any) -> list[str]:
         """The report of the scorer that is fitted in the workflow, if this task has one."""
@@ -231,6 +233,11 @@ class Stages:
         if kind.startswith("weights~"):
             settings = f'[{settings}, {{"mask": "activations"}}]'
         return code_version(f"workflow_scripts/{self.script(stage)}", settings)
+
+    def code_versions(self, task: str, run: str, **_: Any) -> str:
+        """JSON: run that is trained together with this one -> the code version of its training."""
+        runs = self._together(task)[run]
+        return json.dumps({each: self.code_version("train_policy", task, each) for each in runs})
 
     def num_processes(self, stage: str, task: str = "", **_: Any) -> int:
         """How many processes share a job of this stage, each on a GPU of its own."""
