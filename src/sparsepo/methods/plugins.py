@@ -19,6 +19,7 @@ from sparsepo.runtime.user_code import (
     find_function,
     find_source,
     import_source,
+    load_object,
     names_of,
     relative_if_below,
     used_files,
@@ -136,7 +137,7 @@ def register_method(
     tokens of its sums (`reward_sum`), of its means (`reward_mean`), or of sums and of the KL (`kl_sum`); None: nothing.
     kl: the direction that it reads, `reverse` or `forward`. statistic: a class as those of `training.step_statistics`,
     with its parameters in `adaptive`. The other arguments are those of `Method`. Raises UserError for a name that is
-    taken, and for a row that does not fit the loss.
+    taken, for a row that does not fit the loss, and for a loss that does not do what `check_loss` says.
     """
     file = _calling_file()
     _check_name("method", name, file, taken=("sft", "chosen"))
@@ -150,17 +151,19 @@ def register_method(
         statistic, code = _reference(statistic, file, f"method '{name}'")
         files.append(code)
     own, adaptive = (_defaults("method", name, values or {}, file) for values in (hyper, adaptive))
-    _check_loss(name, loss_reference, own, bool(statistic))
+    _check_keywords(name, loss_reference, own, bool(statistic))
+    needs = {"needs_reference": needs_reference, "needs_scores": needs_scores, "needs_values": needs_values, "kl": kl}
+    if callable(loss) and not statistic:
+        load_object("sparsepo.objective.own_loss.check_loss")(
+            name, loss, own, has_weights=token_weights is not None, **needs
+        )
     row = Method(
         label=label or name,
         loss=loss_reference,
         hyper=own,
         equation=equation or "see the plugin",
         source=source or file.name,
-        needs_reference=needs_reference,
-        needs_scores=needs_scores,
-        needs_values=needs_values,
-        kl=kl,
+        **needs,
         statistic=statistic,
         adaptive=adaptive,
         **(TOKEN_WEIGHTS["without_values" if needs_values else token_weights] if token_weights else {}),
@@ -236,7 +239,7 @@ def _with_checked_type(parameter: Parameter, file: Path, name: str) -> Parameter
     return parameter._replace(type=kind)
 
 
-def _check_loss(name: str, reference: str, hyper: Mapping[str, Any], has_statistic: bool) -> None:
+def _check_keywords(name: str, reference: str, hyper: Mapping[str, Any], has_statistic: bool) -> None:
     """Raises UserError unless the keywords of a loss are those of its row; a statistic may give more of them."""
     node = find_function(reference)
     if not isinstance(node, ast.FunctionDef) or node.args.kwarg:
