@@ -36,7 +36,7 @@ def commands(section):
 def run(command, folder):
     """A command of the page, with the programs of this Python and the package of this checkout."""
     own = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT / "src")}
-    command = re.sub("^sparsepo ", f"{sys.executable} -m sparsepo.cli.main ", command)
+    command = re.sub("^sparsepo ", "python -c 'from sparsepo.cli.main import entry; entry()' ", command)
     done = subprocess.run(["bash", "-c", command], cwd=folder, env=os.environ | own, capture_output=True, text=True)
     assert done.returncode == 0, command + done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
