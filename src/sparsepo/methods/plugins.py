@@ -10,6 +10,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
+from pydantic import TypeAdapter, ValidationError
+
 from sparsepo.methods.method import LEARNED_PARAMETERS, MASKS, Mask, Method
 from sparsepo.methods.parameters import PARAMETERS, Parameter, number, whole_number
 from sparsepo.methods.registry import METHODS, TOKEN_WEIGHTS
@@ -24,6 +26,7 @@ from sparsepo.runtime.user_code import (
     relative_if_below,
     used_files,
 )
+from sparsepo.runtime.validation import error_message
 
 VARIABLE = "SPARSEPO_PLUGINS"
 """The environment variable in which the workflow names the plugins of its config to its jobs."""
@@ -79,7 +82,9 @@ def register_mask(
     file = _calling_file()
     _check_name("mask", name, file, taken=("none",))
     reference, code = _reference(head, file, f"mask '{name}'")
-    reads = reads or (None if isinstance(head, str) else getattr(head, "reads", None))
+    reads = reads or getattr(head, "reads", None)
+    if not isinstance(head, str) and reads is None:
+        raise UserError(f"mask '{name}': {reference} must be a subclass of sparsepo.MaskHead or LearnedHead")
     if reads not in READS:
         raise UserError(f"mask '{name}': reads is one of {', '.join(READS)}, not {reads!r}")
     own, options = _defaults("mask", name, parameters or {}, file), dict(options or {})
@@ -225,7 +230,14 @@ def _defaults(kind: Kind, row: str, given: Mapping[str, Any], file: Path) -> dic
             raise UserError(f"{file}: parameter '{name}' is built in with another meaning: give yours another name")
         PARAMETERS[name] = _with_checked_type(value, file, name)
         _sources["parameter", name] = (file,)
-    return {name: value.default if isinstance(value, Parameter) else value for name, value in given.items()}
+    defaults = {name: value.default if isinstance(value, Parameter) else value for name, value in given.items()}
+    for name, default in defaults.items():
+        try:
+            TypeAdapter(PARAMETERS[name].type).validate_python(default)
+        except ValidationError as error:
+            message = error_message(error.errors()[0])
+            raise UserError(f"{file}: the default of parameter '{name}' of {kind} '{row}' {message}") from None
+    return defaults
 
 
 def _with_checked_type(parameter: Parameter, file: Path, name: str) -> Parameter:
@@ -257,8 +269,13 @@ def _check_keywords(name: str, reference: str, hyper: Mapping[str, Any], has_sta
 
 def _check_head(name: str, reference: str, given: set[str], reads: str) -> None:
     """Raises UserError unless the class of a mask takes the keywords of its row and no other is needed."""
-    own = definitions(getattr(find_function(reference), "body", []))
+    node = find_function(reference)
+    own = definitions(getattr(node, "body", []))
     if "__init__" not in own:
+        if given and any(
+            getattr(base, "id", getattr(base, "attr", "")) == "MaskHead" for base in getattr(node, "bases", [])
+        ):
+            raise UserError(f"mask '{name}': {reference} needs an __init__ that takes '{min(given)}'")
         return
     arguments = own["__init__"].args
     (_, *places), keywords, optional = names_of(arguments)

@@ -1,6 +1,7 @@
 """What a loss of the user must do, tried on random numbers before it trains anything."""
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -10,6 +11,13 @@ from sparsepo.runtime.errors import UserError
 
 PAIRS, TOKENS = 8, 6
 SEEDS = {"chosen": 1, "rejected": 2}
+OPTIONAL = [
+    ("kl", "reverse"),
+    ("kl", "forward"),
+    ("needs_scores", True),
+    ("needs_values", True),
+    ("needs_reference", True),
+]
 
 
 def check_loss(
@@ -28,17 +36,30 @@ def check_loss(
     has a gradient, does not change with cells behind a response or with other pairs, and, where masks may weigh its
     tokens, changes with the weights. The arguments are those of the method's row.
     """
-    given = {"reference": needs_reference, "score": needs_scores, "values": needs_values, "kl": kl}
+    given = {"needs_reference": needs_reference, "needs_scores": needs_scores, "needs_values": needs_values, "kl": kl}
 
-    def run(pairs: int = PAIRS, tokens: int = TOKENS, weighted: bool = False) -> PairLoss:
-        sides = [_random_side(SEEDS[side], given, side, weighted, pairs, tokens) for side in SEEDS]
+    def run(pairs: int = PAIRS, tokens: int = TOKENS, weighted: bool = False, **more: Any) -> PairLoss:
+        sides = [_random_side(SEEDS[side], given | more, side, weighted, pairs, tokens) for side in SEEDS]
         return loss(*sides, **hyper)
+
+    def missing() -> str | None:
+        """The argument of `register_method` with which the loss would run."""
+        for key, value in OPTIONAL:
+            with suppress(Exception):
+                run(**{key: value})
+                return f"{key}={value!r}"
+        return None
 
     def same(one: PairLoss, other: PairLoss) -> bool:
         return torch.allclose(one.loss, other.loss, rtol=1e-4, atol=1e-6)
 
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
-        plain = run()
+        try:
+            plain = run()
+        except (TypeError, AttributeError):
+            if (argument := missing()) is None:
+                raise
+            raise UserError(f"method '{name}': the loss reads what is not given: register it with {argument}") from None
         if not isinstance(plain, PairLoss):
             problem = f"returns a {type(plain).__name__}: return PairLoss(loss, chosen_reward, rejected_reward)"
         elif plain.loss.shape != (PAIRS,) or plain.chosen_reward.shape != (PAIRS,):
@@ -78,12 +99,12 @@ def _random_side(seed: int, given: Mapping[str, Any], side: str, weighted: bool,
     logps, ref_logps, reverse, forward, values, m_u, m_d = (draw() for _ in range(7))
     return Side(
         -logps.requires_grad_(),
-        -ref_logps if given["reference"] else None,
+        -ref_logps if given["needs_reference"] else None,
         reverse if given["kl"] == "reverse" else None,
         forward if given["kl"] == "forward" else None,
         valid,
         m_u if weighted else None,
         m_d if weighted else None,
-        values if given["values"] else None,
-        torch.full((pairs,), 2.0 if side == "chosen" else 1.0) if given["score"] else None,
+        values if given["needs_values"] else None,
+        torch.full((pairs,), 2.0 if side == "chosen" else 1.0) if given["needs_scores"] else None,
     )
