@@ -69,7 +69,7 @@ docs: .venv/.docs
 
 .venv/.dev: .venv/.demo
 	@echo "installing the tools for tests and linting"
-	@$(PIP) -e '.[dev,eval]'
+	@$(PIP) -e '.[dev,eval,tracking]'
 	@touch $@
 
 .venv/.docs: .venv/.demo

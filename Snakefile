@@ -7,6 +7,12 @@ min_version("9.0")
 
 
 include: "rules/common.smk"
+
+
+# Of --sdm apptainer; of the rules that follow.
+container: str(IMAGE)
+
+
 include: "rules/jobs.smk"
 include: "rules/data.smk"
 include: "rules/sft.smk"

@@ -69,19 +69,23 @@ wildcard_constraints:
 
 
 # All commands start with `eval "$SPARSEPO_JOB"`: a `shell.prefix` would also be that of a workflow around this
-# one. Outside conda the jobs use the Python that runs Snakemake, so no environment has to be activated. An empty IFS and -f
-# keep $SCRIPTS one word, and the path that it is. What a launcher set for the shell that started Snakemake is not for its
+# one. Outside conda and Apptainer the jobs use the Python that runs Snakemake, so no environment has to be activated. An empty
+# IFS and -f keep $SCRIPTS one word, and the path that it is. What a launcher set for the shell that started Snakemake is not for its
 # jobs: they would wait for others. Threads are those of the stage (OMP_NUM_THREADS, which libraries read where their own
 # variable is not set), as those that Snakemake sets follow its --cores, and results their number.
 # SPARSEPO_SNAKEMAKE: see sparsepo.runtime.entry_point.run_main. SPARSEPO_JOB_SERVER: set on start.
 # PYTHONPATH keeps what the user has in it, where functions of a config may be.
 PYTHON_PATH = os.pathsep.join(filter(None, [str(HERE / "src"), os.environ.get("PYTHONPATH")]))
 PATH_OF_PYTHON = f" PATH={quote(str(Path(sys.executable).parent))}:$PATH"
-IN_CONDA = any("conda" in str(method).lower() for method in workflow.deployment_settings.deployment_method)
+DEPLOYMENT = {method.name for method in workflow.deployment_settings.deployment_method}
+HAS_OWN_PYTHON = bool(DEPLOYMENT & {"CONDA", "APPTAINER"})
+IMAGE = HERE / "envs" / "sparsepo.sif"
+if "APPTAINER" in DEPLOYMENT and not IMAGE.exists():
+    sys.exit(f"{IMAGE}: no such file; --sdm apptainer needs this image, and envs/Dockerfile says how to make it")
 JOB = (
     "set -feuo pipefail; IFS=; unset RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT"
     " MKL_NUM_THREADS OPENBLAS_NUM_THREADS GOTO_NUM_THREADS NUMEXPR_NUM_THREADS VECLIB_MAXIMUM_THREADS; export PYTHONUTF8=1 PYTHONUNBUFFERED=1 TRANSFORMERS_VERBOSITY=error TOKENIZERS_PARALLELISM=false TQDM_DISABLE=1"
-    f" SPARSEPO_JOB_SERVER= SPARSEPO_SNAKEMAKE={os.getpid()} PYTHONPATH={quote(PYTHON_PATH)} SCRIPTS={quote(str(HERE / 'workflow_scripts'))}{'' if IN_CONDA else PATH_OF_PYTHON}"
+    f" SPARSEPO_JOB_SERVER= SPARSEPO_SNAKEMAKE={os.getpid()} PYTHONPATH={quote(PYTHON_PATH)} SCRIPTS={quote(str(HERE / 'workflow_scripts'))}{'' if HAS_OWN_PYTHON else PATH_OF_PYTHON}"
 )
 MODULE_PLUGINS = [*filter(None, os.environ.get(PLUGINS, "").split(os.pathsep)), *STAGES.config.plugins]
 os.environ.update({"SPARSEPO_JOB": JOB, PLUGINS: os.pathsep.join(dict.fromkeys(MODULE_PLUGINS))})
@@ -312,7 +316,7 @@ onstart:
     if is_main_run():
         start = {"process": os.getpid(), "host": socket.gethostname(), "local": workflow.local_exec}
         write_plan(Path("results"), STAGES.plan(planned_jobs(), started=time.time(), **start))
-        if workflow.local_exec and not IN_CONDA:
+        if workflow.local_exec and not HAS_OWN_PYTHON:
             os.environ["SPARSEPO_JOB"] += start_server()
         if STAGES.config.tracking is not None:
             start_follower(CONFIG_FILES, workflow.config_settings.config, PYTHON_PATH)

@@ -1,9 +1,14 @@
 """The pages of docs/ are true to the repository: links lead somewhere, and every test and file that is named exists."""
 
 import re
+import runpy
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+
+import sparsepo
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
@@ -39,3 +44,14 @@ def test_every_test_that_is_named_exists(named_tests):
     files = re.findall(r"`(tests/[\w/]+\.py)`", text)
     assert len(names) > 30 and not names - named_tests
     assert files and all((ROOT / name).exists() for name in files)
+
+
+def test_the_generated_pages_of_the_site_have_every_public_name_and_every_key_of_a_config(monkeypatch):
+    for name in ("mkdocs", "mkdocs.structure", "mkdocs.structure.files"):  # in the extra `docs`; not needed here
+        module = ModuleType(name)
+        module.File = module.Files = object
+        monkeypatch.setitem(sys.modules, name, module)
+    pages = runpy.run_path(str(ROOT / "envs/docs/generated_pages.py"))
+    named = set(re.findall(r"^::: sparsepo\.[\w.]+\.(\w+)$", pages["api"](), flags=re.M))
+    assert named == set(sparsepo.__all__) and "register_mask" in named
+    assert "| `modules_to_save` |" in pages["configuration"]() and "](methods.md)" in pages["home"]()

@@ -42,7 +42,7 @@ def names(requirements):
 
 
 def test_extras_are_those_that_users_are_told_of():
-    assert set(EXTRAS) == {"qlora", "eval", "slurm", "bench", "docs", "dev"}
+    assert set(EXTRAS) == {"qlora", "eval", "tracking", "slurm", "bench", "docs", "dev"}
 
 
 def test_each_constraint_is_one_exact_public_version_and_stands_once():

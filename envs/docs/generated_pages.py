@@ -57,5 +57,5 @@ def kind(value: dict[str, Any]) -> str:
 
 
 def api() -> str:
-    places = sorted(sparsepo._modules().items())
+    places = sorted(sparsepo.public_modules().items())
     return "\n\n".join(["# Python interface", *(f"::: {module}.{name}" for name, module in places)])

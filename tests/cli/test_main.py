@@ -25,7 +25,9 @@ DATA = {
 def test_a_template_is_a_good_config_once_its_data_are_there(template, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     main(["init", template])
-    assert f"wrote {template}.yaml" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"wrote {template}.yaml" in said
+    assert f"snakemake -s {ROOT}/Snakefile --cores 2 --configfile {template}.yaml" in said
     if template in DATA:
         file, row = DATA[template]
         Path(file).write_text(json.dumps(row) + "\n")

@@ -5,7 +5,7 @@ import importlib
 import datasets
 import pytest
 
-from sparsepo.data.readers import file_rows, hub_rows, package_file, package_rows
+from sparsepo.data.readers import file_rows, function_rows, hub_rows, package_file, package_rows
 from sparsepo.runtime.errors import UserError
 
 
@@ -13,6 +13,45 @@ def test_a_line_of_a_file_has_its_number_and_empty_lines_count(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"a": 1}\n\n{"a": 2}\n')
     assert list(file_rows(str(path))) == [(f"{path}:1", {"a": 1}), (f"{path}:3", {"a": 2})]
+
+
+# --- a function of the user
+
+
+FUNCTIONS = """
+import pandas as pd
+ROWS = [{"a": 1, "b": "好"}, {"a": 2, "b": None}]
+def generator():
+    yield from ROWS
+def rows(): return ROWS
+def frame(): return pd.DataFrame(ROWS, dtype=object)
+def none(): pass
+def columns(): return {"a": [1, 2]}
+def texts(): return ["a"]
+"""
+
+
+@pytest.mark.parametrize("name", ["generator", "rows", "frame"])
+def test_a_function_may_yield_rows_or_return_them_or_a_data_frame(tmp_path, name):
+    path = tmp_path / "rows_of_test.py"
+    path.write_text(FUNCTIONS)
+    rows = list(function_rows(f"{path}:{name}"))
+    assert rows == [(f"{path}:{name} row 1", {"a": 1, "b": "好"}), (f"{path}:{name} row 2", {"a": 2, "b": None})]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("none", "returned None; it must yield rows"),
+        ("columns", "returned one dict"),
+        ("texts", "row 1: must be a map"),
+    ],
+)
+def test_a_function_that_gives_no_rows_is_refused(tmp_path, name, message):
+    path = tmp_path / "rows_of_test.py"
+    path.write_text(FUNCTIONS)
+    with pytest.raises(UserError, match=message):
+        list(function_rows(f"{path}:{name}"))
 
 
 # --- the hub

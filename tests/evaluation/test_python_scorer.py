@@ -52,7 +52,7 @@ REFUSED = {
     "None": ("None", "returned None; a list with a number for each response is expected"),
     "one number": ("0.5", "returned one float; a list with a number"),
     "a text": ("'ab'", "returned one str; a list"),
-    "texts": ("['1', '2']", 'returned "1" for text 0; a number is expected'),
+    "texts": ("['1', '2']", "returned '1' for text 0; a number is expected"),
     "a dict": ("{0: 1, 1: 2}", "returned one dict; a list"),
     "nested": ("[[1], [2]]", r"returned \[1\] for text 0; a number is expected"),
 }

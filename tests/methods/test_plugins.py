@@ -32,7 +32,18 @@ def loss(chosen, rejected, *, beta, tau):
 
 def one_side(chosen, *, beta):
     pass
+
+class Plain:
+    pass
+
+class Nothing(MaskHead):
+    pass
+
+def reads_kl(chosen, rejected, *, beta):
+    from sparsepo import PairLoss
+    return PairLoss(*[(chosen.reverse_kl - rejected.logps).sum(-1)] * 3)
 """
+IMPORT = "from heads_of_test import *\n"
 IMPORTS = "from sparsepo import Parameter, number, register_mask, register_method\nfrom typing import Literal\n"
 SLOPE = '{"slope": Parameter(float, "Slope.", 1.0)}'
 TAU = '{"beta": 0.1, "tau": Parameter(number(gt=0), "Temperature.", 1.0)}'
@@ -154,6 +165,26 @@ REFUSED = {
     "unknown weights": (
         METHOD.format(loss="loss", hyper=TAU, more=', token_weights="tokens"'),
         "token_weights is one of reward, mean, both",
+    ),
+    "a default below its limit": (
+        MASK.format(name="mine", head="Head", parameters=SLOPE.replace("float", "number(gt=2)")),
+        "the default of parameter 'slope' of mask 'mine' must be greater than 2, not 1.0",
+    ),
+    "a text for a number": (
+        METHOD.format(loss="loss", hyper=TAU.replace("0.1", "'small'"), more=""),
+        "the default of parameter 'beta' of method 'own' must be a valid number",
+    ),
+    "a class that is no mask": (
+        IMPORT + 'register_mask("mine", Plain)',
+        "mask 'mine': .*:Plain must be a subclass of sparsepo.MaskHead",
+    ),
+    "parameters that no method takes": (
+        MASK.format(name="mine", head="Nothing", parameters=SLOPE),
+        "mask 'mine': .*:Nothing needs an __init__ that takes 'slope'",
+    ),
+    "a KL that is not asked for": (
+        IMPORT + 'register_method("own", reads_kl, hyper={"beta": 0.1})',
+        "method 'own': the loss reads what is not given: register it with kl='reverse'",
     ),
     "a parameter of another meaning": (
         MASK.format(name="mine", head="Head", parameters=SLOPE)

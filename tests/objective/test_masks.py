@@ -375,6 +375,8 @@ def test_entropy_weights_are_the_entropy_and_what_lies_outside_the_responses_has
 class Constant(MaskHead):
     """A head for tests: the same weight everywhere."""
 
+    can_be_negative = True
+
     def __init__(self, value):
         super().__init__()
         self.value = value

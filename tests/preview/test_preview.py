@@ -4,11 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
-from chat_models import save_instruct_model
+from chat_models import make_tokenizer, save_instruct_model
 from scipy.stats import norm, t
 
 from sparsepo.cli.main import main
 from sparsepo.config.loading import load_config
+from sparsepo.data.encoding import Encoder
+from sparsepo.preview.cli import tokens_text
 from sparsepo.preview.preview import power_sentence
 from sparsepo.runtime.errors import UserError
 
@@ -136,3 +138,11 @@ def test_several_tasks_are_an_object_by_task(config, capsys):
     assert set(shown(capsys, path, "config.yaml")) == {"chat", "planted"}
     with pytest.raises(UserError, match="no task 'x'; the config has chat"):
         main(["show", path, "--task", "x"])
+
+
+def test_a_character_of_several_tokens_is_shown_whole():
+    encoder = Encoder(make_tokenizer("byte-level BPE"))
+    ids = encoder.tokenizer("I 坏 🙂 ok", add_special_tokens=False)["input_ids"]
+    assert len(ids) > 10 and tokens_text(encoder, ids, "dim").plain == "I 坏 🙂 ok"
+    cut = tokens_text(encoder, ids[:4], "dim").plain
+    assert cut.startswith("I ") and cut.endswith("\ufffd")

@@ -69,9 +69,10 @@ def test_columns_are_read_off_the_signature(folder, signature, columns, needed):
     assert parameters_of(reference, ("prompts", "responses")) == (columns, needed)
 
 
-def test_a_function_of_too_few_parameters_is_refused(folder):
-    reference = write(folder, "mine.py", "def f(responses): pass")
-    with pytest.raises(UserError, match=r"mine.py:1: 'f' must take \(prompts, responses\), and columns"):
+@pytest.mark.parametrize("signature", ["r", "responses, prompts", "prompts, keyword, responses", "p, *, responses"])
+def test_a_function_without_the_two_parameters_at_their_places_is_refused(folder, signature):
+    reference = write(folder, "mine.py", f"def f({signature}): pass")
+    with pytest.raises(UserError, match=r"mine.py:1: 'f' must take \(prompts, responses\) in this order, and columns"):
         parameters_of(reference, ("prompts", "responses"))
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import warnings
 from pathlib import Path
 
 import pytest
@@ -382,6 +383,77 @@ def test_an_adapter_of_peft_with_trained_embeddings_of_added_tokens_is_a_start(t
         assert "base_model.model.model.embed_tokens.weight" in file.keys()
 
 
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_embedding_and_output_head_are_trained_beside_an_adapter_and_saved_with_it(
+    toy, tmp_path, saved, architecture, tied
+):
+    from peft import AutoPeftModelForCausalLM
+
+    base = saved(architecture, tie_word_embeddings=tied)
+    ends = {"embed": base.get_input_embeddings().weight, "head": base.get_output_embeddings().weight}
+    before = {name: value.clone() for name, value in ends.items()}
+    names = ["wte" if architecture == "gpt2" else "embed_tokens", "lm_head"]
+    adapter = {"rank": 2, "modules_to_save": names[:1] if tied else names}
+    trainer = adapted_trainer(toy, tmp_path / "work", "tdpo1", model=base, adapter=adapter, max_steps=3)
+    trainer.train()
+    trainer.save(tmp_path / "out")
+    policy, reference = trainer.policy, trainer.model.reference
+    after = policy.get_input_embeddings().weight, policy.get_output_embeddings().weight
+    assert (after[0] is after[1]) == tied
+    assert not torch.equal(after[0], before["embed"]) and not torch.equal(after[1], before["head"])
+    assert torch.equal(reference.get_input_embeddings().weight, before["embed"])
+    assert torch.equal(reference.get_output_embeddings().weight, before["head"])
+    loaded = load_model(tmp_path / "out")
+    assert (loaded.get_input_embeddings().weight is loaded.get_output_embeddings().weight) == tied
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Model has `tie_word_embeddings=True`|Model with `tie_word", UserWarning)
+        others = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "out")
+    for model in (loaded, others, adapters.merge_adapter(policy)):
+        torch.testing.assert_close(logits(model), logits(policy), rtol=0, atol=1e-5)
+
+
+def test_a_killed_run_that_trains_the_embedding_ends_as_an_uninterrupted_one(toy, tmp_path):
+    given = KILLED | {"adapter": {"rank": 2, "modules_to_save": ["wte"]}, "learning_rate": 1e-2}
+    straight = adapted_trainer(toy, tmp_path / "straight", **given)
+    straight.train()
+    toy.run_killed(adapted_trainer(toy, tmp_path / "killed", killed_at=3, **given))
+    resumed = adapted_trainer(toy, tmp_path / "killed", **given)
+    resumed.train()
+    assert_equal(toy.weights(resumed.model), toy.weights(straight.model))
+    assert toy.rows(resumed.folder) == toy.rows(straight.folder)
+    with safe_open(tmp_path / "straight" / "checkpoint-6" / "model.safetensors", "pt") as file:
+        assert any(
+            file.get_tensor(name).shape == straight.policy.get_input_embeddings().weight.shape for name in file.keys()
+        )
+
+
+def test_an_adapter_on_an_adapter_has_the_embedding_that_was_trained_last(toy, tmp_path, saved):
+    whole = {"rank": 2, "modules_to_save": ["embed_tokens"]}
+    first = trained(toy, tmp_path, "sft", saved("llama", tie_word_embeddings=False), adapter=whole)
+    second = trained(toy, tmp_path, "out", load_model(tmp_path / "sft"), adapter=whole)
+    assert not torch.equal(first.get_input_embeddings().weight, second.get_input_embeddings().weight)
+    torch.testing.assert_close(logits(load_model(tmp_path / "out")), logits(second), rtol=0, atol=1e-5)
+    third = trained(toy, tmp_path, "last", load_model(tmp_path / "out"))
+    torch.testing.assert_close(logits(load_model(tmp_path / "last")), logits(third), rtol=0, atol=1e-5)
+
+
+def test_a_tied_embedding_that_another_library_trained_alone_is_untied(toy, tmp_path, saved):
+    """peft trains a copy of the embedding and leaves the output head as it was."""
+    from peft import LoraConfig, get_peft_model
+
+    saved("llama", tie_word_embeddings=True)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    with warnings.catch_warnings(action="ignore"):
+        adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["embed_tokens"]))
+    torch.nn.init.normal_(adapted.get_input_embeddings().weight, std=0.3)
+    adapted.save_pretrained(tmp_path / "start", save_embedding_layers=False)
+    loaded = load_model(tmp_path / "start")
+    torch.testing.assert_close(logits(loaded), logits(adapted), rtol=0, atol=1e-5)
+    save_model(loaded, toy.tokenizer, tmp_path / "plain")
+    torch.testing.assert_close(logits(load_model(tmp_path / "plain")), logits(adapted), rtol=0, atol=1e-5)
+
+
 def test_two_loras_joined_are_the_sum_of_both():
     first = {"q.lora_A.weight": torch.tensor([[1.0, 2.0]]), "q.lora_B.weight": torch.tensor([[1.0], [3.0]])}
     second = {"v.lora_A.weight": torch.tensor([[4.0, 5.0]]), "v.lora_B.weight": torch.tensor([[7.0], [0.0]])}
@@ -431,6 +503,7 @@ def test_a_run_that_was_merged_leaves_no_adapter_behind_and_the_other_way_round(
         ({"quantization": "int8"}, "'none' or 'nf4'"),
         ({"ranks": 4}, "not permitted"),
         ({"dropout": 1.0}, "less than 1"),
+        ({"modules_to_save": ["lm_head"], "quantization": "nf4"}, "write merge: true"),
     ],
 )
 def test_a_mistake_in_the_config_is_told(given, sentence):
@@ -451,9 +524,22 @@ def test_targets_that_are_no_maps_of_the_blocks_are_refused_by_name(toy, targets
     model = toy.model()
     with pytest.raises(UserError, match=sentence):
         adapters.add_adapter(
-            model, AdapterConfig.model_construct(target_modules=targets, rank=2, alpha=2.0, quantization="none")
+            model, AdapterConfig.model_construct(**AdapterConfig(rank=2).model_dump() | {"target_modules": targets})
         )
     assert not adapters.has_adapter(model)
+
+
+def test_modules_that_cannot_be_trained_whole_are_refused(toy):
+    for dtype, name, sentence in [
+        (
+            torch.float32,
+            "embed_tokens",
+            "'embed_tokens' is no embedding or .* of GPT2LMHeadModel, which has wte and lm_head",
+        ),
+        (torch.bfloat16, "wte", "half precision rounds .* write model: {dtype: float32}"),
+    ]:
+        with pytest.raises(UserError, match=sentence):
+            adapters.add_adapter(toy.model(dtype=dtype), AdapterConfig(modules_to_save=[name]))
 
 
 def test_what_cannot_be_adapted_is_refused(toy, tmp_path):

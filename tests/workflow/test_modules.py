@@ -60,6 +60,8 @@ def test_two_modules_write_where_they_are_told_and_leave_the_shell_of_other_rule
     for path in ("first/results/a/prompts/train.jsonl", "second/results/b/prompts/train.jsonl"):
         assert len((tmp_path / path).read_text().splitlines()) == 40
     assert (tmp_path / "words.txt").read_text() == "a\nb\n"
+    folders = [path for path in tmp_path.rglob("*") if path.is_dir() and ".snakemake" not in path.parts]
+    assert not (tmp_path / "results").exists() and all(any(folder.iterdir()) for folder in folders)
 
 
 def test_the_commands_of_a_module_have_its_prefix_in_every_path(tmp_path):

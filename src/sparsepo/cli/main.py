@@ -95,7 +95,9 @@ def run_init(options: argparse.Namespace) -> None:
         return
     written = write_template(options.template, Path.cwd())
     print(f"wrote {' and '.join(written)}")
-    print(f"next: edit it, then: sparsepo check {written[0]}; snakemake --cores 2 --configfile {written[0]}")
+    workflow = Path(__file__).parents[3] / "Snakefile"
+    where = f"-s {workflow} " * (workflow.is_file() and not Path("Snakefile").exists())
+    print(f"next: edit it, then: sparsepo check {written[0]}; snakemake {where}--cores 2 --configfile {written[0]}")
 
 
 def run_check(options: argparse.Namespace) -> None:

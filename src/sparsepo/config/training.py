@@ -19,6 +19,7 @@ from sparsepo.config.base import (
     Positive,
     Section,
     Seed,
+    Text,
     raise_error,
 )
 from sparsepo.config.online import OnPolicyConfig, RoundsConfig
@@ -39,7 +40,10 @@ class AdapterConfig(Section):
     """Dropout on the input of A, in training steps only (`lora_dropout` of peft)."""
     target_modules: Literal["all-linear"] | Annotated[list[str], Field(min_length=1)] = "all-linear"
     """Every linear map of every block, or those of these names, as in [q_proj, v_proj]; embeddings and output head
-    are never adapted."""
+    are never adapted, see `modules_to_save`."""
+    modules_to_save: list[Text] = []
+    """Embedding and output head, as in [embed_tokens, lm_head], to train all weights of beside the adapter, and to
+    save with it: for new tokens."""
     quantization: Literal["none", "nf4"] = "none"
     """`nf4` keeps the frozen weights of policy and reference in 4 bits (QLoRA); needs bitsandbytes."""
     merge: Bool = False
@@ -55,8 +59,14 @@ class AdapterConfig(Section):
             raise_error(f"write all-linear or a list of names, as in [q_proj, v_proj], not {format_value(names)}")
         for name in names:
             if name.rsplit(".", 1)[-1] in NOT_ADAPTED:
-                raise_error(f"'{name}' is an embedding or the output head, which are never adapted; leave it out")
+                raise_error(
+                    f"'{name}' is an embedding or the output head, which are never adapted; see modules_to_save"
+                )
         return names
+
+    def _errors(self) -> Iterator[LocatedError]:
+        if self.modules_to_save and self.quantization != "none" and not self.merge:
+            yield "trained embeddings on 4-bit weights cannot be loaded as an adapter: write merge: true", ("merge",)
 
 
 class OptimisationConfig(Section):

@@ -189,10 +189,12 @@ def saved_rows(folder: str, split: str | None) -> Iterator[Any]:
 
 
 def function_rows(function: str) -> PlacedRows:
-    """The rows that a function of the user yields or returns. Raises UserError unless they are mappings."""
+    """The rows that a function of the user yields or returns, or those of a DataFrame. Raises UserError for others."""
     rows = load_function(function)()
+    rows = rows.to_dict("records") if type(rows).__name__ == "DataFrame" else rows
     if isinstance(rows, str | Mapping) or not isinstance(rows, Iterable):
-        raise UserError(f"function '{function}' returned one {type(rows).__name__}; it must yield rows, each a mapping")
+        given = "None" if rows is None else f"one {type(rows).__name__}"
+        raise UserError(f"function '{function}' returned {given}; it must yield rows, each a mapping")
     for place, row in numbered(rows, function):
         if not isinstance(row, Mapping):
             raise UserError(f"{place}: must be a mapping of fields, not {format_value(row)}")

@@ -10,7 +10,7 @@ from typing import Any
 
 from sparsepo.config.scorers import ScorerConfig
 from sparsepo.data.chat import ChatRenderer, TextOrChat, columns_of, plain_text, plain_texts, with_response
-from sparsepo.runtime.errors import UserError, format_value
+from sparsepo.runtime.errors import UserError, one_line
 from sparsepo.runtime.user_code import ALL_COLUMNS, load_function, parameters_of
 
 
@@ -161,7 +161,7 @@ def as_numbers(values: Any, name: str) -> list[float]:
     numbers = [value.tolist() if hasattr(value, "tolist") else value for value in values]
     for index, value in enumerate(numbers):
         if not isinstance(value, Real):
-            raise UserError(f"{name} returned {format_value(value)} for text {index}; a number is expected")
+            raise UserError(f"{name} returned {one_line(repr(value), 100)} for text {index}; a number is expected")
     return list(map(float, numbers))
 
 

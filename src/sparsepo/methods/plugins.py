@@ -10,6 +10,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
+from pydantic import TypeAdapter, ValidationError
+
 from sparsepo.methods.method import LEARNED_PARAMETERS, MASKS, Mask, Method
 from sparsepo.methods.parameters import PARAMETERS, Parameter, number, whole_number
 from sparsepo.methods.registry import METHODS, TOKEN_WEIGHTS
@@ -19,10 +21,12 @@ from sparsepo.runtime.user_code import (
     find_function,
     find_source,
     import_source,
+    load_object,
     names_of,
     relative_if_below,
     used_files,
 )
+from sparsepo.runtime.validation import error_message
 
 VARIABLE = "SPARSEPO_PLUGINS"
 """The environment variable in which the workflow names the plugins of its config to its jobs."""
@@ -78,7 +82,9 @@ def register_mask(
     file = _calling_file()
     _check_name("mask", name, file, taken=("none",))
     reference, code = _reference(head, file, f"mask '{name}'")
-    reads = reads or (None if isinstance(head, str) else getattr(head, "reads", None))
+    reads = reads or getattr(head, "reads", None)
+    if not isinstance(head, str) and reads is None:
+        raise UserError(f"mask '{name}': {reference} must be a subclass of sparsepo.MaskHead or LearnedHead")
     if reads not in READS:
         raise UserError(f"mask '{name}': reads is one of {', '.join(READS)}, not {reads!r}")
     own, options = _defaults("mask", name, parameters or {}, file), dict(options or {})
@@ -136,7 +142,7 @@ def register_method(
     tokens of its sums (`reward_sum`), of its means (`reward_mean`), or of sums and of the KL (`kl_sum`); None: nothing.
     kl: the direction that it reads, `reverse` or `forward`. statistic: a class as those of `training.step_statistics`,
     with its parameters in `adaptive`. The other arguments are those of `Method`. Raises UserError for a name that is
-    taken, and for a row that does not fit the loss.
+    taken, for a row that does not fit the loss, and for a loss that does not do what `check_loss` says.
     """
     file = _calling_file()
     _check_name("method", name, file, taken=("sft", "chosen"))
@@ -150,17 +156,19 @@ def register_method(
         statistic, code = _reference(statistic, file, f"method '{name}'")
         files.append(code)
     own, adaptive = (_defaults("method", name, values or {}, file) for values in (hyper, adaptive))
-    _check_loss(name, loss_reference, own, bool(statistic))
+    _check_keywords(name, loss_reference, own, bool(statistic))
+    needs = {"needs_reference": needs_reference, "needs_scores": needs_scores, "needs_values": needs_values, "kl": kl}
+    if callable(loss) and not statistic:
+        load_object("sparsepo.objective.own_loss.check_loss")(
+            name, loss, own, has_weights=token_weights is not None, **needs
+        )
     row = Method(
         label=label or name,
         loss=loss_reference,
         hyper=own,
         equation=equation or "see the plugin",
         source=source or file.name,
-        needs_reference=needs_reference,
-        needs_scores=needs_scores,
-        needs_values=needs_values,
-        kl=kl,
+        **needs,
         statistic=statistic,
         adaptive=adaptive,
         **(TOKEN_WEIGHTS["without_values" if needs_values else token_weights] if token_weights else {}),
@@ -222,7 +230,14 @@ def _defaults(kind: Kind, row: str, given: Mapping[str, Any], file: Path) -> dic
             raise UserError(f"{file}: parameter '{name}' is built in with another meaning: give yours another name")
         PARAMETERS[name] = _with_checked_type(value, file, name)
         _sources["parameter", name] = (file,)
-    return {name: value.default if isinstance(value, Parameter) else value for name, value in given.items()}
+    defaults = {name: value.default if isinstance(value, Parameter) else value for name, value in given.items()}
+    for name, default in defaults.items():
+        try:
+            TypeAdapter(PARAMETERS[name].type).validate_python(default)
+        except ValidationError as error:
+            message = error_message(error.errors()[0])
+            raise UserError(f"{file}: the default of parameter '{name}' of {kind} '{row}' {message}") from None
+    return defaults
 
 
 def _with_checked_type(parameter: Parameter, file: Path, name: str) -> Parameter:
@@ -236,7 +251,7 @@ def _with_checked_type(parameter: Parameter, file: Path, name: str) -> Parameter
     return parameter._replace(type=kind)
 
 
-def _check_loss(name: str, reference: str, hyper: Mapping[str, Any], has_statistic: bool) -> None:
+def _check_keywords(name: str, reference: str, hyper: Mapping[str, Any], has_statistic: bool) -> None:
     """Raises UserError unless the keywords of a loss are those of its row; a statistic may give more of them."""
     node = find_function(reference)
     if not isinstance(node, ast.FunctionDef) or node.args.kwarg:
@@ -254,8 +269,13 @@ def _check_loss(name: str, reference: str, hyper: Mapping[str, Any], has_statist
 
 def _check_head(name: str, reference: str, given: set[str], reads: str) -> None:
     """Raises UserError unless the class of a mask takes the keywords of its row and no other is needed."""
-    own = definitions(getattr(find_function(reference), "body", []))
+    node = find_function(reference)
+    own = definitions(getattr(node, "body", []))
     if "__init__" not in own:
+        if given and any(
+            getattr(base, "id", getattr(base, "attr", "")) == "MaskHead" for base in getattr(node, "bases", [])
+        ):
+            raise UserError(f"mask '{name}': {reference} needs an __init__ that takes '{min(given)}'")
         return
     arguments = own["__init__"].args
     (_, *places), keywords, optional = names_of(arguments)

@@ -81,10 +81,10 @@ def join_loras(
     """One LoRA of scale 1 that adds what two add: A = [A1; A2], B = [s1 B1, s2 B2]; its rank is the sum of theirs.
 
     Tensors by name, as in `q.lora_A.weight` (rank, in) and `q.lora_B.weight` (out, rank). A map that one of the two
-    lacks is filled with zeros. Other tensors, of trained embeddings for example, are those of `first`.
+    lacks is filled with zeros. Other tensors, of trained embeddings, are those of `second`, else of `first`.
     """
     ranks = [next(value.shape[0] for name, value in each.items() if ".lora_A." in name) for each in (first, second)]
-    joined = {name: value for name, value in first.items() if ".lora_" not in name}
+    joined = {name: value for name, value in {**first, **second}.items() if ".lora_" not in name}
     for down in dict.fromkeys(name for each in (first, second) for name in each if ".lora_A." in name):
         up = down.replace(".lora_A.", ".lora_B.")
         (_, inputs), (outputs, _) = ({**first, **second}[name].shape for name in (down, up))

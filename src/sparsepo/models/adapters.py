@@ -127,6 +127,7 @@ def add_adapter(model: Any, config: AdapterConfig) -> None:
             f"load_model(folder, quantization='{config.quantization}')"
         )
     names = target_modules(model, config.target_modules)
+    saved = modules_to_save(model, config.modules_to_save)
     lora = LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,
@@ -145,9 +146,12 @@ def add_adapter(model: Any, config: AdapterConfig) -> None:
     if START_NAME in model.peft_config:  # on 4-bit weights: both are added to the output, the new one is trained
         model.set_adapter([START_NAME, ADAPTER_NAME])
         for name, value in model.named_parameters():
-            value.requires_grad_(_is_of_adapter(name))
+            value.requires_grad_(".lora_" in name and f".{ADAPTER_NAME}." in f"{name}.")
+    for name in saved:
+        _train_whole(model, name)
     model.train(model.training)  # peft leaves a new dropout in training mode
     model.peft_config[ADAPTER_NAME].target_modules = names  # peft has a set, and would save it in any order
+    model.peft_config[ADAPTER_NAME].modules_to_save = saved or None
     for value in adapter_parameters(model).values():
         value.data = value.data.to(torch.promote_types(model.dtype, torch.float32))
 
@@ -184,14 +188,43 @@ def _check_target(model: Any, target: str, linears: list[str]) -> None:
     )
 
 
+def modules_to_save(model: Any, wanted: list[str]) -> list[str]:
+    """Full names of the embedding and the output head that are named by their last parts; both where they are tied.
+
+    Raises UserError for another name, and for weights in half precision.
+    """
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    known = {name.rsplit(".", 1)[-1]: name for name, module in model.named_modules() if module in ends}
+    for name in wanted:
+        if name not in known:
+            raise UserError(
+                f"adapter.modules_to_save: '{name}' is no embedding or output head of {type(model).__name__}, "
+                f"which has {' and '.join(known)}"
+            )
+    if wanted and ends[0].weight.element_size() == 2:
+        raise UserError(
+            "adapter.modules_to_save: half precision rounds most updates of whole weights away: write model: "
+            "{dtype: float32}, and precision: bfloat16 to compute in half precision"
+        )
+    is_tied = ends[0].weight is ends[1].weight
+    return [full for name, full in known.items() if name in wanted or (wanted and is_tied)]
+
+
+def _train_whole(model: Any, name: str) -> None:
+    """Give a module weights of its own to train; the others may be those of the reference. Tied ones stay tied."""
+    for leaf, value in list(model.get_submodule(name).named_parameters()):
+        if not value.requires_grad:
+            own = nn.Parameter(value.detach().clone())
+            for module in model.modules():
+                if getattr(module, leaf, None) is value:
+                    setattr(module, leaf, own)
+
+
 def adapter_parameters(model: Any) -> nn.ParameterDict:
-    """The adapter's own parameters, not copies, by name (with / for the dot)."""
-    lora = {name: value for name, value in model.named_parameters() if _is_of_adapter(name)}
-    return nn.ParameterDict({name.replace(".", "/"): value for name, value in lora.items()})
-
-
-def _is_of_adapter(name: str) -> bool:
-    return ".lora_" in name and f".{ADAPTER_NAME}." in f"{name}."
+    """The parameters that are trained of an adapted model, not copies, by name (with / for the dot)."""
+    return nn.ParameterDict(
+        {n.replace(".", "/"): value for n, value in model.named_parameters() if value.requires_grad}
+    )
 
 
 @torch.no_grad()
@@ -245,13 +278,16 @@ def _save_adapter(model: Any, folder: Path) -> None:
     )
     lora = {name.replace("/", "."): value.detach() for name, value in adapter_parameters(model).items()}
     tensors = {name.replace(f".{ADAPTER_NAME}.", "."): value.cpu().contiguous() for name, value in lora.items()}
+    for module in config.modules_to_save or []:  # of tied weights each name has a copy
+        state = model.get_submodule(module).state_dict()
+        tensors |= {f"{module}.{leaf}": value.cpu().clone() for leaf, value in state.items()}
     if start is not None:
         earlier, first = read_adapter_config(start), read_base(start)
         base = base._replace(name=first.name, revision=first.revision, dtype=first.dtype or base.dtype)
         tensors = join_loras(read_tensors(start), lora_scale(earlier), tensors, config.lora_alpha / config.r)
         config.r = config.lora_alpha = next(value.shape[0] for name, value in tensors.items() if ".lora_A." in name)
         config.target_modules = [name.removesuffix(".lora_A.weight") for name in tensors if ".lora_A." in name]
-        config.modules_to_save = earlier.get("modules_to_save")
+        config.modules_to_save = sorted({*(earlier.get("modules_to_save") or ()), *(config.modules_to_save or ())})
     if not base.name:
         warnings.warn(
             f"the weights of {type(model).__name__} are in no folder, so the adapter cannot name its base: save the "

@@ -1,5 +1,6 @@
 """Causal LMs and tokenizers: from a hub, a folder, a GGUF file in an installed package, or created from scratch."""
 
+import warnings
 from pathlib import Path
 from pickle import UnpicklingError
 from types import SimpleNamespace
@@ -128,13 +129,22 @@ def _with_adapter(
     plain, wanted = bits[0] == "none", getattr(torch, dtype)
     if plain:
         model.to(torch.promote_types(torch.promote_types(model.dtype, wanted), torch.float32))
-    try:
-        adapted = PeftModel.from_pretrained(model, str(folder), adapter_name=START_NAME, autocast_adapter_dtype=False)
-    except LOADING_ERRORS as error:
-        raise UserError(f"{folder}: peft cannot load this adapter on {base.name} ({_first_line(error)})") from None
-    _check_all_loaded(adapted, tensors, folder, base)
+    tied = getattr(model.config, "tie_word_embeddings", False)
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", "Model has `tie_word_embeddings=True`|Input and output embeddings are no longer"
+        )
+        try:
+            settings = {"adapter_name": START_NAME, "autocast_adapter_dtype": False}
+            adapted = PeftModel.from_pretrained(model, str(folder), **settings)
+        except LOADING_ERRORS as error:
+            raise UserError(f"{folder}: peft cannot load this adapter on {base.name} ({_first_line(error)})") from None
+        _check_all_loaded(adapted, tensors, folder, base)
+        model = adapted.merge_and_unload().to(wanted) if plain else model
     if plain:
-        model = adapted.merge_and_unload().to(wanted)
+        if tied and torch.equal(model.get_input_embeddings().weight, model.get_output_embeddings().weight):
+            model.config.tie_word_embeddings = True  # peft makes two copies, and says that they are not tied
+            model.tie_weights()
         vars(model).pop("peft_config", None)
         model.requires_grad_(True)
     elif rows:

@@ -47,7 +47,9 @@ class Masks(nn.Module):
     def forward(self, inputs: MaskInputs) -> tuple[Tensor, Tensor]:
         """m_u and m_d, each (s, t)."""
         weights = {
-            name: head(inputs.projections[name] if name in inputs.projections else inputs)
+            name: checked_weights(
+                head, head(inputs.projections[name] if name in inputs.projections else inputs), inputs.valid
+            )
             for name, head in self.heads.items()
         }
         if "common" in weights:
@@ -95,6 +97,27 @@ class Masks(nn.Module):
         norms = {"u": m_u.abs().where(valid, 0.0).sum(-1), "d": m_d.abs().where(valid, 0.0).sum(-1)}
         with_head = [name for name in coefficients if name in self.heads or "common" in self.heads]
         return torch.stack([coefficients[name] * norms[name] for name in with_head]).sum(0)
+
+
+def checked_weights(head: MaskHead, weights: Any, valid: Tensor) -> Tensor:
+    """The weights of a head, in floating point. Raises UserError for what a head of the user must not return."""
+    if type(head).__module__.startswith("sparsepo."):
+        return weights
+    name = f"mask {type(head).__name__}"
+    if not isinstance(weights, Tensor) or weights.shape != valid.shape:
+        found = tuple(weights.shape) if isinstance(weights, Tensor) else type(weights).__name__
+        raise UserError(
+            f"{name}: forward returned {found}; a tensor of the shape of inputs.valid, {tuple(valid.shape)}"
+        )
+    weights = weights if weights.is_floating_point() else weights.float()
+    least = weights.detach().where(valid, 0.0).min()
+    if not (weights.detach().isfinite() | ~valid).all():
+        raise UserError(f"{name}: forward returned a weight that is not finite")
+    if least < 0 and not head.can_be_negative:
+        raise UserError(
+            f"{name}: forward returned a weight of {least:.3g}; write can_be_negative = True if that is meant"
+        )
+    return weights
 
 
 def build_masks(num_layers: int, width: int, *, mask: str, share: str, **parameters: Any) -> Masks:

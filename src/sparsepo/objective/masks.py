@@ -1,6 +1,7 @@
 """Mask heads: modules that give each response token a weight, from what the reference computes for the text before it.
 
-A head reads features at the position that predicts a token (position t - 1 weighs token t), never those of the token.
+The built-in heads read features at the position that predicts a token (position t - 1 weighs token t), never those of
+the token.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ class MaskInputs:
     """What mask heads read: (s, t) grids of s responses, the chosen ones first, t tokens in the longest one.
 
     valid: True on response tokens; other cells must have no effect.
+    token_ids: the response tokens themselves, 0 in other cells.
     projections: learned head by name -> (s, t, p), what it computed from the reference's hidden states, layer by layer.
     activations: site -> one grid for each activation, its mean over the features; see `models.activations`.
     weights: instead of `activations`, the weights that were computed from them before and stored.
@@ -24,6 +26,7 @@ class MaskInputs:
     """
 
     valid: Tensor
+    token_ids: Tensor | None = None
     projections: Mapping[str, Tensor] = field(default_factory=dict)
     activations: Mapping[str, Sequence[Tensor]] | None = None
     weights: Tensor | None = None

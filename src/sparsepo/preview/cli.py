@@ -16,6 +16,8 @@ from sparsepo.runtime.errors import UserError
 SHADES = ("on grey19", "on grey27")
 """Two tokens side by side differ in their background."""
 BARS = 8
+MAX_CHARACTER_BYTES = 4
+"""Of a character in UTF-8, which byte-level tokenizers may divide into as many tokens."""
 
 
 def check(configs: Sequence[Path]) -> None:
@@ -85,13 +87,17 @@ def pair_text(encoder: Encoder, ids: TokenPair, side: str) -> Text:
 
 
 def tokens_text(encoder: Encoder, ids: Sequence[int], style: str) -> Text:
-    """Each token as it decodes alone, on a background of its own."""
+    """Each token as it decodes alone, on a background of its own; tokens that share a character are one piece."""
     special = set(encoder.tokenizer.all_special_ids) | set(encoder.tokenizer.added_tokens_decoder)
-    pieces = []
-    for number, token in enumerate(ids):
-        text = encoder.tokenizer.decode([token]) or encoder.tokenizer.convert_ids_to_tokens(token)
+    pieces, group = [], []
+    for place, token in enumerate(ids, 1):
+        group.append(token)
+        text = encoder.tokenizer.decode(group) or encoder.tokenizer.convert_ids_to_tokens(token)
+        if text.endswith("\ufffd") and len(group) < MAX_CHARACTER_BYTES and place < len(ids):
+            continue
         shown = text.replace("\n", "⏎").replace("\t", "⇥")
-        pieces.append((shown, f"{'bold magenta' if token in special else style} {SHADES[number % 2]}"))
+        pieces.append((shown, f"{'bold magenta' if token in special else style} {SHADES[len(pieces) % 2]}"))
+        group = []
     return Text.assemble(*pieces)
 
 

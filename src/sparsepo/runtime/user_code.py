@@ -140,9 +140,11 @@ def parameters_of(reference: str, given: tuple[str, ...]) -> FunctionParameters:
     own, path = node.args, source_file(reference.rpartition(":")[0])
     places, extra, with_default = names_of(own)
     rest = places[len(given) :]
-    if len(places) < len(given) and own.vararg is None or any(each.arg in rest for each in own.posonlyargs):
-        wanted = f"({', '.join(given)})" if given else "no arguments"
-        raise UserError(f"{path}:{node.lineno}: '{node.name}' must take {wanted}, and columns of the data by name")
+    too_few = len(places) < len(given) and own.vararg is None
+    is_swapped = any(name in given and place != given.index(name) for place, name in enumerate([*places, *extra]))
+    if too_few or is_swapped or any(each.arg in rest for each in own.posonlyargs):
+        wanted = f"({', '.join(given)}) in this order, and columns of the data by name" if given else "no arguments"
+        raise UserError(f"{path}:{node.lineno}: '{node.name}' must take {wanted}")
     columns = (*rest, *extra)
     needed = tuple(name for name in columns if name not in with_default)
     return FunctionParameters((*columns, *[ALL_COLUMNS] * (own.kwarg is not None)), needed)

@@ -17,6 +17,7 @@ from sparsepo.objective.fused_head import rows_per_group
 from sparsepo.objective.lm_head import LMHead
 from sparsepo.objective.mask_builder import Masks
 from sparsepo.objective.masks import MaskInputs
+from sparsepo.objective.own_loss import check_loss
 from sparsepo.objective.response_terms import PairLoss, Side, weighted_sum
 from sparsepo.objective.token_terms import KL_DIRECTIONS, SummedLoss, TokenTerms, token_entropy, token_terms
 from sparsepo.runtime.user_code import load_object
@@ -76,9 +77,11 @@ class PairObjective(nn.Module):
         self._no_split_modules = policy._no_split_modules  # the blocks, which FSDP shards one by one
         self._reference = (reference,)  # in a tuple, so that it is not a submodule
         self._ref_head = lm_head(policy).frozen_copy() if reference is None else None
-        loss = METHODS[method].loss
-        self._loss = load_object(loss) if ":" in loss else getattr(losses, loss)
-        self._hyper = dict(hyper)
+        row, self._hyper = METHODS[method], dict(hyper)
+        self._loss = load_object(row.loss) if ":" in row.loss else getattr(losses, row.loss)
+        if ":" in row.loss and not row.statistic:
+            needs = {name: getattr(row, name) for name in ("needs_reference", "needs_scores", "needs_values", "kl")}
+            check_loss(method, self._loss, self._hyper, has_weights=masks is not None, **needs)
         self._kl = tuple(name for name in KL_DIRECTIONS if name in {*kl, *METHODS[method].kl_directions(hyper)})
         mask_reads = set() if masks is None else masks.reads
         reads_reference = bool(mask_reads & {"hidden_states", "activations", "logratio", "entropy"})
@@ -236,7 +239,8 @@ def group_pairs(pair_ends: Sequence[int], min_rows: int) -> list[tuple[slice, ra
 def stored_outputs(batch: PairBatch) -> ReferenceOutputs:
     """Those that were stored before and are in the batch."""
     weights, values = batch.to_grid(batch.ref_weights), batch.to_grid(batch.values)
-    return ReferenceOutputs(batch.ref_states, MaskInputs(batch.responses.valid, weights=weights, values=values))
+    inputs = MaskInputs(batch.responses.valid, batch.to_grid(batch.labels), weights=weights, values=values)
+    return ReferenceOutputs(batch.ref_states, inputs)
 
 
 @torch.no_grad()
@@ -276,6 +280,7 @@ def run_reference(
     activations = records[0].by_site(batch.inputs.input_ids.shape) if records else {}
     mask_inputs = MaskInputs(
         index.valid,
+        batch.to_grid(batch.labels),
         projections={name: index.to_grid(torch.cat(layers, -1)) for name, layers in projections.items()},
         activations={
             site: [index.to_grid(index.select_hidden(value)) for value in values]

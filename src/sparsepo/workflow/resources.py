@@ -10,7 +10,7 @@ from typing import NamedTuple
 from sparsepo.config import TaskConfig
 from sparsepo.config.online import judge_of_rounds, sampling_of_rounds
 from sparsepo.config.preferences import SamplingConfig
-from sparsepo.config.training import OptimisationConfig
+from sparsepo.config.training import AdapterConfig, OptimisationConfig
 from sparsepo.training.memory import (
     ACTIVATIONS,
     FLOAT,
@@ -132,7 +132,13 @@ class TaskNeeds:
 
     def trained(self, settings: OptimisationConfig) -> float:
         size, adapter = self.size, settings.adapter
-        return size.parameters if adapter is None else 18 * adapter.rank * size.width * size.layers
+        if adapter is None:
+            return size.parameters
+        return 18 * adapter.rank * size.width * size.layers + self.copied(adapter)
+
+    def copied(self, adapter: AdapterConfig | None) -> float:
+        """Weights of the embedding and output head that are trained beside an adapter, apart from those of the base."""
+        return len(adapter.modules_to_save) * self.size.vocab_size * self.size.width if adapter else 0
 
     def _train(self, settings: OptimisationConfig, rows: float, length: float, head: float, reads: int = 0) -> Need:
         """A training on rows of `length` tokens, read `reads` times by a reference; `head`: rows of logits at once."""
@@ -143,7 +149,7 @@ class TaskNeeds:
         unit = kept_a_token(self.size.layers, half, checkpointing)
         parameters, has_own_reference = self.size.parameters, settings.adapter is None or self.task.policy is not None
         state = state_bytes(self.trained(settings), parameters, half, settings.optimizer)
-        state += (reads > 0 and has_own_reference) * FLOAT * parameters
+        state += FLOAT * ((reads > 0 and has_own_reference) * parameters + self.copied(settings.adapter))
         return self.need(tokens, tokens / micro, half, micro, unit, min(head, 2 * micro), state)
 
     def _sample(self, responses: float, sampling: SamplingConfig, times: int = 1, half: bool = True) -> Need:
