@@ -70,13 +70,13 @@ wildcard_constraints:
 # one. Outside conda the jobs use the Python that runs Snakemake, so no environment has to be activated. An empty IFS and -f
 # keep $SCRIPTS one word, and the path that it is. What a launcher set for the shell that started Snakemake is not for its
 # jobs: they would wait for others.
-# SPARSEPO_SNAKEMAKE: see sparsepo.runtime.entry_point.run_main.
+# SPARSEPO_SNAKEMAKE, SPARSEPO_LOG: see sparsepo.runtime.launch.
 # PYTHONPATH keeps what the user has in it, where functions of a config may be.
 PYTHON_PATH = os.pathsep.join(filter(None, [str(HERE / "src"), os.environ.get("PYTHONPATH")]))
 PATH_OF_PYTHON = f" PATH={quote(str(Path(sys.executable).parent))}:$PATH"
 IN_CONDA = any("conda" in str(method).lower() for method in workflow.deployment_settings.deployment_method)
 JOB = (
-    "set -feuo pipefail; IFS=; unset RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT; export PYTHONUTF8=1 PYTHONUNBUFFERED=1 TRANSFORMERS_VERBOSITY=error TOKENIZERS_PARALLELISM=false TQDM_DISABLE=1"
+    "set -feuo pipefail; IFS=; unset RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT SPARSEPO_LOG; export PYTHONUTF8=1 PYTHONUNBUFFERED=1 TRANSFORMERS_VERBOSITY=error TOKENIZERS_PARALLELISM=false TQDM_DISABLE=1"
     f" SPARSEPO_SNAKEMAKE={os.getpid()} PYTHONPATH={quote(PYTHON_PATH)} SCRIPTS={quote(str(HERE / 'workflow_scripts'))}{'' if IN_CONDA else PATH_OF_PYTHON}"
 )
 MODULE_PLUGINS = [*filter(None, os.environ.get(PLUGINS, "").split(os.pathsep)), *STAGES.config.plugins]
@@ -148,6 +148,13 @@ def stage_of(rulename):
 
 threads_of = with_signature(lambda wildcards, rulename: STAGES.threads(stage_of(rulename), **wildcards))
 num_gpus = with_signature(lambda wildcards, rulename: STAGES.num_processes(stage_of(rulename), **wildcards))
+
+
+def slurm_resource(name):
+    """A resource of a job on several machines, read by the executor for Slurm; a job on one machine does not have it."""
+    return with_signature(lambda wildcards, rulename: STAGES.slurm_resources(stage_of(rulename), **wildcards).get(name))
+
+
 # Twice the memory with each attempt, as a job that was killed for memory needs more; and as many minutes more as at first.
 mem_mb = with_signature(
     lambda wildcards, attempt, rulename: STAGES.resources(stage_of(rulename), **wildcards)["mem_mb"]
@@ -302,6 +309,11 @@ def is_main_run():
 
 onstart:
     if is_main_run():
+        sections = STAGES.sections_on_several_machines()
+        if sections and workflow.local_exec and "SLURM_JOB_ID" not in os.environ:
+            sys.exit(
+                f"{sections[0]}.num_machines needs Slurm: start Snakemake with --workflow-profile profiles/slurm"
+            )
         start = {"process": os.getpid(), "host": socket.gethostname(), "local": workflow.local_exec}
         write_plan(Path("results"), STAGES.plan(planned_jobs(), started=time.time(), **start))
         if STAGES.config.tracking is not None:
