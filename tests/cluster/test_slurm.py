@@ -1,7 +1,7 @@
-"""profiles/slurm on a real Slurm of one node with two stand-in GPUs: whole runs, lost jobs, and what comes after.
+"""profiles/slurm on a real Slurm with two stand-in GPUs a node: whole runs, lost jobs, and what comes after.
 
-And of two nodes, which are one machine: a run on both. One run is made and harmed: both training jobs are held in their middle; one is cancelled, the other's time is up. The
-tests look at what was left.
+One run is made and harmed: both training jobs are held in their middle; one is cancelled, the other's time is up. The
+tests look at what was left. Another run is on two nodes, which are one machine.
 """
 
 import fcntl
