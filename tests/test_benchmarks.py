@@ -5,6 +5,7 @@ import os
 import random
 import sys
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,12 @@ import harness  # noqa: E402
 import head  # noqa: E402
 import peers  # noqa: E402
 import step  # noqa: E402
+import sweep  # noqa: E402
 import workloads  # noqa: E402
 
 from sparsepo.data.collation import LAYOUTS, collate_pairs
 from sparsepo.data.encoding import TokenPair  # noqa: E402
+from sparsepo.models.loading import load_model  # noqa: E402
 from sparsepo.training.method_masks import build_method_masks  # noqa: E402
 from sparsepo.training.pair_objective import PairObjective  # noqa: E402
 
@@ -248,6 +251,24 @@ def test_every_contender_takes_the_longest_batch_before_one_counts(monkeypatch):
         "time": {"ours": 3, "published": 3, "trl": 3},
         "total": {"ours": 3, "trl": 3},
     }
+
+
+@needs_trl
+@pytest.mark.slow
+def test_a_sweep_counts_all_processes_and_each_run_leaves_a_trained_policy(monkeypatch, tmp_path):
+    monkeypatch.setattr(sweep, "BETAS", ("0.1",))
+    monkeypatch.setattr(step.tempfile, "TemporaryDirectory", lambda: nullcontext(str(tmp_path)))
+    calls = []
+    run = step.in_process
+    monkeypatch.setattr(step, "in_process", lambda *command: calls.append(run(*command)) or calls[-1])
+    workload = workloads.Workload("tiny", "float32", "mixed", pairs=2, batches=2)
+    found = step.time_sweeps(step.Experiment("sweep", workload, "forward", {"trl": 1.0}))
+    assert found == {"ours": [calls[0] + calls[1]], "trl": [calls[2]]} and min(calls) > 0
+    start, one, other = (
+        load_model(tmp_path / place).get_input_embeddings().weight
+        for place in ("model", "ours-0.1/policy", "trl-0.1/policy")
+    )
+    assert not torch.equal(start, one) and not torch.equal(start, other)
 
 
 def test_rows_of_time_share_a_process_where_their_models_are_the_same():
