@@ -14,6 +14,7 @@ from unittest import mock
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from workloads import word_tokenizer
 
 from sparsepo.data.collation import collate_pairs
 from sparsepo.data.encoding import TokenPair
@@ -125,21 +126,18 @@ def dpo_trainer(
 ) -> Any:
     """A DPOTrainer of pairs that are token ids already, which it offers no other way to give."""
     from datasets import Dataset
-    from tokenizers import Tokenizer, models
-    from transformers import PreTrainedTokenizerFast
     from trl import DPOConfig, DPOTrainer
 
     class OfIds(DPOTrainer):
         def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
             return dataset
 
-    backend = Tokenizer(models.WordLevel({"<end>": 0}, unk_token="<end>"))
     with tempfile.TemporaryDirectory() as folder:
         return OfIds(
             policy,
             reference,
             DPOConfig(folder, **{"beta": BETA, "max_length": None, "report_to": "none"} | settings),
             train_dataset=Dataset.from_list([as_trl(pair) for pair in pairs]),
-            processing_class=PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<end>", pad_token="<end>"),
+            processing_class=word_tokenizer(1),
             peft_config=peft_config,
         )

@@ -14,7 +14,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from workloads import Workload
+from workloads import Workload, word_tokenizer
 
 from sparsepo.config.training import PreferenceConfig
 from sparsepo.data.records import Preference, read_records, write_records
@@ -27,17 +27,11 @@ LEARNING_RATE = 1e-5
 
 def prepare(folder: Path, workload: Workload) -> None:
     """Write the model, a tokenizer with a word for each of its tokens, and the pairs of all steps as texts."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
     _, reference = workload.models()
     size = reference.config.vocab_size
-    backend = Tokenizer(models.WordLevel({"<end>": 0} | {f"w{at}": at for at in range(1, size)}, unk_token="<end>"))
-    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     reference.config.eos_token_id = reference.generation_config.eos_token_id = 0
     reference.save_pretrained(folder / "model")
-    special = {"eos_token": "<end>", "pad_token": "<end>"}
-    PreTrainedTokenizerFast(tokenizer_object=backend, **special).save_pretrained(folder / "model")
+    word_tokenizer(size).save_pretrained(folder / "model")
 
     def text(ids: list[int]) -> str:
         return "".join(f" w{token or 1}" for token in ids)
