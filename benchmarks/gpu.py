@@ -361,6 +361,7 @@ TINY_PIPELINE = (
     "tasks__planted__methods={dpo: {beta: ['0.1']}}",
     "tasks__planted__data={source: planted, texts: 60, prompts: {train: 20, validation: 8, test: 8}}",
     "tasks__planted__training={max_steps: 2, batch_size: 8}",
+    "tasks__planted__evaluation={token_pairs: 4, frontier_prompts: 8}",
 )
 
 
