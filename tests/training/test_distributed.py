@@ -256,9 +256,9 @@ def namespaces():
             subprocess.run([ip, "netns", "delete", name])
 
 
-def on_two_machines(made, tmp_path, jobs, places=((), ()), address="127.0.0.1", interface="lo"):
-    """The jobs through a stand-in for srun that starts each task at its place, in a Slurm job of its imagination."""
-    launch, environment = command(made, "ddp", jobs, "--machines", "2")
+def on_two_machines(made, tmp_path, jobs, kind="ddp", places=((), ()), address="127.0.0.1", interface="lo"):
+    """The jobs through a stand-in for srun that starts each task at its place, as in a job of Slurm."""
+    launch, environment = command(made, kind, jobs, "--machines", "2")
     places = [list(place) for place in places]
     srun = SRUN.format(python=sys.executable, places=places, address=address, interface=interface)
     (tmp_path / "srun").write_text(srun)
@@ -272,13 +272,11 @@ def on_two_machines(made, tmp_path, jobs, places=((), ()), address="127.0.0.1", 
 
 
 @slow
-@pytest.mark.parametrize("network", ["loopback", "namespaces"])
-def test_two_machines_give_the_run_of_one_with_two_processes_to_the_last_bit(toy, made, network, tmp_path, request):
-    place = {}
-    if network == "namespaces":
-        place = {"places": request.getfixturevalue("namespaces"), "address": "10.77.0.1", "interface": "near"}
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_machines_give_the_run_of_one_with_two_processes_to_the_last_bit(toy, made, kind, tmp_path, namespaces):
+    place = {"kind": kind, "places": namespaces, "address": "10.77.0.1", "interface": "near"}
     jobs = [job_of(tmp_path / where, "sparsepo_common") for where in ("one", "two")]
-    assert launched(made, "ddp", jobs[:1]).returncode == 0
+    assert launched(made, kind, jobs[:1]).returncode == 0
     result, status = on_two_machines(made, tmp_path, jobs[1:], **place)
     assert result.returncode == 0, result.stderr[-3000:]
     one, two = (toy.rows(Path(job["folder"]) / "work") for job in jobs)
