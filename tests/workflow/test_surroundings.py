@@ -6,9 +6,8 @@ import subprocess
 from pathlib import Path
 
 PREFIX = Path(__file__).parents[2] / "rules" / "common.smk"
-LAUNCHER = {
-    name: "7" for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-}
+NAMES = "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "SPARSEPO_LOG"
+LAUNCHER = dict.fromkeys(NAMES, "7")
 
 
 def test_variables_of_a_launcher_and_brackets_in_the_path_do_not_reach_a_job(tmp_path):
