@@ -36,6 +36,9 @@ try:
 except UserError as error:
     sys.exit(str(error))
 
+if workflow.storage_settings.default_storage_provider:
+    sys.exit("--default-storage-provider would not send weights and checkpoints: leave it out, see docs/scale.md")
+
 # Of a module with a `prefix`; to inputs and outputs Snakemake applies it itself.
 PATHS = workflow.modifier.path_modifier
 PROMPTS = {split: f"results/{{task}}/prompts/{split}.jsonl" for split in ("train", "validation", "test")}
