@@ -49,12 +49,10 @@ class Stage:
         return getattr(task, self.trains) if self.trains else None
 
     def num_processes(self, task: TaskConfig) -> int:
-        section = self.trained_section(task)
-        return 1 if section is None else section.num_processes
+        return getattr(self.trained_section(task), "num_processes", 1)
 
     def num_machines(self, task: TaskConfig) -> int:
-        section = self.trained_section(task)
-        return 1 if section is None else section.num_machines
+        return getattr(self.trained_section(task), "num_machines", 1)
 
 
 _TABLE_OR_FIGURE = {"mem_mb": 2000, "runtime": 20}
