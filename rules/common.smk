@@ -153,9 +153,16 @@ threads_of = with_signature(lambda wildcards, rulename: STAGES.threads(stage_of(
 num_gpus = with_signature(lambda wildcards, rulename: STAGES.num_processes(stage_of(rulename), **wildcards))
 
 
-def slurm_resource(name):
-    """A resource of a job on several machines, read by the executor for Slurm; a job on one machine does not have it."""
-    return with_signature(lambda wildcards, rulename: STAGES.slurm_resources(stage_of(rulename), **wildcards).get(name))
+def slurm_resources():
+    """Resources of jobs on several machines, for Snakemake's executor for Slurm; a job on one machine has none of them."""
+
+    def resource(name):
+        return with_signature(
+            lambda wildcards, rulename: STAGES.slurm_resources(stage_of(rulename), **wildcards).get(name)
+        )
+
+    names = ("nodes", "tasks", "tasks_per_gpu", "gres", "mpi") if STAGES.sections_on_several_machines() else ()
+    return {name: resource(name) for name in names}
 
 
 # Twice the memory with each attempt, as a job that was killed for memory needs more; and as many minutes more as at first.

@@ -23,14 +23,10 @@ rule gpu_job:
         "../envs/train.yaml"
     threads: threads_of
     resources:
+        **slurm_resources(),
         gpu=num_gpus,
         mem_mb=mem_mb,
         runtime=runtime,
-        nodes=slurm_resource("nodes"),
-        tasks=slurm_resource("tasks"),
-        tasks_per_gpu=slurm_resource("tasks_per_gpu"),
-        gres=slurm_resource("gres"),
-        mpi=slurm_resource("mpi"),
     shell:
         'eval "$SPARSEPO_JOB"; '
         "python -m sparsepo.runtime.gpu_slots --count {resources.gpu} -- {params.launcher} $SCRIPTS/{params.script}"
