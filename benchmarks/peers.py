@@ -7,12 +7,14 @@ No optimiser: it costs everyone the same.
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 from unittest import mock
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from workloads import word_tokenizer
 
 from sparsepo.data.collation import collate_pairs
 from sparsepo.data.encoding import TokenPair
@@ -85,46 +87,57 @@ def published_loss(policy: Any, reference: Any, m_u: nn.Module, m_d: nn.Module, 
 def trl(policy: Any, reference: Any) -> Step:
     """TRL's own DPOTrainer: its collator, its loss and its chunked output head, the reference run in each step.
 
-    On a GPU the head looks at response positions only; elsewhere at all. The switch is `_use_triton`, which the module
-    of the head asks. It is told yes, the fair opponent, while the kernels below, which ask for themselves, still take
-    their plain torch form.
+    `padding_free` is switched off in TRL 1.16 for DPO, and Liger's kernels need a GPU.
     """
-    from trl.trainer import utils
-
     checkpointing = policy.is_activation_checkpointing
     trainer = dpo_trainer(policy, reference, use_cpu=True, bf16=False, activation_checkpointing=checkpointing)
 
     def step(pairs: Sequence[TokenPair]) -> Tensor:
         batch = trainer.data_collator([as_trl(pair) for pair in pairs])
-        with mock.patch.object(utils, "_use_triton", lambda device: True), warnings.catch_warnings():
+        with response_positions_only(), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # of its own use of transformers
             return trainer.compute_loss(trainer.model, batch)
 
     return step
 
 
+def response_positions_only() -> AbstractContextManager:
+    """On a GPU TRL's head looks at response positions only; elsewhere at all.
+
+    The switch is `_use_triton`, which the module of the head asks. It is told yes, the fair opponent, while the kernels
+    below, which ask for themselves, still take their plain torch form.
+    """
+    from trl.trainer import utils
+
+    return mock.patch.object(utils, "_use_triton", lambda device: True)
+
+
 def as_trl(pair: TokenPair) -> dict[str, list[int]]:
     return {f"{name}_ids": ids for name, ids in vars(pair).items()}
 
 
-def dpo_trainer(policy: Any, reference: Any, *, peft_config: Any = None, **settings: Any) -> Any:
+def dpo_trainer(
+    policy: Any,
+    reference: Any,
+    *,
+    pairs: Sequence[TokenPair] = (TokenPair([1], [2], [3]),),
+    peft_config: Any = None,
+    **settings: Any,
+) -> Any:
     """A DPOTrainer of pairs that are token ids already, which it offers no other way to give."""
     from datasets import Dataset
-    from tokenizers import Tokenizer, models
-    from transformers import PreTrainedTokenizerFast
     from trl import DPOConfig, DPOTrainer
 
     class OfIds(DPOTrainer):
         def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
             return dataset
 
-    backend = Tokenizer(models.WordLevel({"<end>": 0}, unk_token="<end>"))
     with tempfile.TemporaryDirectory() as folder:
         return OfIds(
             policy,
             reference,
-            DPOConfig(folder, beta=BETA, max_length=None, report_to="none", **settings),
-            train_dataset=Dataset.from_list([as_trl(TokenPair([1], [2], [3]))]),
-            processing_class=PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<end>", pad_token="<end>"),
+            DPOConfig(folder, **{"beta": BETA, "max_length": None, "report_to": "none"} | settings),
+            train_dataset=Dataset.from_list([as_trl(pair) for pair in pairs]),
+            processing_class=word_tokenizer(1),
             peft_config=peft_config,
         )

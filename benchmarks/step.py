@@ -22,11 +22,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import head
 import psutil
 import sandbox
+import sweep
 import torch
 from harness import (
     LEAST,
@@ -61,7 +63,8 @@ class Experiment:
     """What is compared, and for each peer the ratio ours / peer to reach.
 
     quantity: `time` of a step, median of batches; `total` time where the peer groups batches by length; `memory`, the
-    peak above the models and their gradients; `head`, time of the output head alone.
+    peak above the models and their gradients; `head`, time of the output head alone; `sweep`, time of five runs with
+    imports, loading and saving, and of what they share, of which a batch is a step.
     """
 
     quantity: str
@@ -73,6 +76,9 @@ class Experiment:
         at, checkpointed = self.workload, ", checkpointing" if self.workload.checkpointing else ""
         if self.quantity == "head":
             return f"head time / {peer}: {HEAD['rows']} rows, {at.dtype}"
+        if self.quantity == "sweep":
+            runs = f"{len(sweep.BETAS)} betas, {at.batches} steps of {at.pairs} pairs"
+            return f"sweep / {peer}: {at.model} {at.dtype}, {at.lengths}, {runs}"
         grouped = " grouped by length" if self.quantity == "total" else ""
         return f"{self.quantity} / {peer}{grouped}: {at.model} {at.dtype}, {at.lengths}, {at.pairs} pairs{checkpointed}"
 
@@ -103,6 +109,7 @@ EXPERIMENTS = {
     "memory-wide-float32": _memory(_small("wide", "float32"), 0.13, 0.55),
     "head-float32": Experiment("head", Workload("head", "float32", "", batches=3), "forward", {"trl": 0.30}),
     "head-bfloat16": Experiment("head", Workload("head", "bfloat16", "", batches=3), "forward", {"trl": 0.30}),
+    "sweep-float32": Experiment("sweep", Workload("smollm2", "float32", "hh", batches=3), "forward", {"trl": 0.60}),
     "memory-hh-float32": _memory(Workload("smollm2", "float32", "hh", pairs=8, batches=1), 0.20, 0.36),
 }
 
@@ -188,6 +195,18 @@ def peaks(experiment: Experiment) -> dict[str, list[int]]:
     return {name: in_child(lambda name=name: of(name)) for name in ("ours", *experiment.goals)}
 
 
+def time_sweeps(experiment: Experiment) -> dict[str, list[float]]:
+    """CPU seconds of all processes of each contender's sweep."""
+    at, seconds = experiment.workload, {}
+    with tempfile.TemporaryDirectory() as folder:
+        sweep.prepare(Path(folder), at)
+        for who in ("ours", *experiment.goals):
+            steps = [*(["cache"] if who == "ours" else []), *sweep.BETAS]
+            processes = (in_process(sweep.__file__, who, folder, what, str(at.pairs)) for what in steps)
+            seconds[who] = [sum(processes)]
+    return seconds
+
+
 # --- processes and the table
 
 
@@ -202,10 +221,12 @@ def processes(names: Sequence[str]) -> list[list[str]]:
 
 
 def measure(names: Sequence[str]) -> tuple[dict[str, dict[str, list[float]]], float]:
-    """What was measured, and the share of a core that the clock's thread got (1 for memory, which does not mind)."""
-    memory = EXPERIMENTS[names[0]].quantity == "memory"
+    """What was measured, and the share of a core that the clock's thread got (1 for memory, which does not mind,
+    and for a sweep, whose processes do the work)."""
+    quantity = EXPERIMENTS[names[0]].quantity
+    memory = quantity == "memory"
     said = in_process(__file__, "--measure", *names, **(LEAST if memory else {"OMP_NUM_THREADS": "1"}))
-    return said["measured"], 1.0 if memory else said["share"]
+    return said["measured"], 1.0 if quantity in ("memory", "sweep") else said["share"]
 
 
 def findings(name: str, measured: dict[str, list[float]], share: float = 1.0) -> list[Finding]:
@@ -241,7 +262,7 @@ def measured_here(names: Sequence[str]) -> dict[str, dict[str, list[float]]]:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     experiments = {name: EXPERIMENTS[name] for name in names}
-    alone = {"memory": peaks, "head": time_heads}.get(experiments[names[0]].quantity)
+    alone = {"memory": peaks, "head": time_heads, "sweep": time_sweeps}.get(experiments[names[0]].quantity)
     return {name: alone(at) for name, at in experiments.items()} if alone else time_steps(experiments)
 
 

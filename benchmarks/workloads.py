@@ -67,6 +67,17 @@ def token_pair(lengths: Lengths, vocabulary: int, rng: random.Random) -> TokenPa
     return TokenPair(*([rng.randrange(vocabulary) for _ in range(length)] for length in lengths))
 
 
+def word_tokenizer(vocabulary: int) -> Any:
+    """A tokenizer with a word for each token, w1 to the last one; token 0 ends a text and pads."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = {"<end>": 0} | {f"w{token}": token for token in range(1, vocabulary)}
+    backend = Tokenizer(models.WordLevel(words, unk_token="<end>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<end>", pad_token="<end>")
+
+
 @torch.no_grad()
 def moved(model: Any) -> Any:
     """A copy with noise of a hundredth of each tensor's spread; tied weights stay tied."""

@@ -37,6 +37,9 @@ try:
 except UserError as error:
     sys.exit(str(error))
 
+if workflow.storage_settings.default_storage_provider:
+    sys.exit("--default-storage-provider would not send weights and checkpoints: leave it out, see docs/scale.md")
+
 # Of a module with a `prefix`; to inputs and outputs Snakemake applies it itself.
 PATHS = workflow.modifier.path_modifier
 PROMPTS = {split: f"results/{{task}}/prompts/{split}.jsonl" for split in ("train", "validation", "test")}
@@ -70,10 +73,10 @@ wildcard_constraints:
 
 # All commands start with `eval "$SPARSEPO_JOB"`: a `shell.prefix` would also be that of a workflow around this
 # one. Outside conda and Apptainer the jobs use the Python that runs Snakemake, so no environment has to be activated. An empty
-# IFS and -f keep $SCRIPTS one word, and the path that it is. What a launcher set for the shell that started Snakemake is not for its
-# jobs: they would wait for others. Threads are those of the stage (OMP_NUM_THREADS, which libraries read where their own
+# IFS and -f keep $SCRIPTS one word, and the path that it is. What a launcher set for the shell that started Snakemake is not
+# for its jobs: they would wait for others. Threads are those of the stage (OMP_NUM_THREADS, which libraries read where their own
 # variable is not set), as those that Snakemake sets follow its --cores, and results their number.
-# SPARSEPO_SNAKEMAKE: see sparsepo.runtime.entry_point.run_main. SPARSEPO_JOB_SERVER: set on start.
+# SPARSEPO_SNAKEMAKE, SPARSEPO_LOG: see sparsepo.runtime.launch. SPARSEPO_JOB_SERVER: set on start.
 # PYTHONPATH keeps what the user has in it, where functions of a config may be.
 PYTHON_PATH = os.pathsep.join(filter(None, [str(HERE / "src"), os.environ.get("PYTHONPATH")]))
 PATH_OF_PYTHON = f" PATH={quote(str(Path(sys.executable).parent))}:$PATH"
@@ -83,7 +86,7 @@ IMAGE = HERE / "envs" / "sparsepo.sif"
 if "APPTAINER" in DEPLOYMENT and not IMAGE.exists():
     sys.exit(f"{IMAGE}: no such file; --sdm apptainer needs this image, and envs/Dockerfile says how to make it")
 JOB = (
-    "set -feuo pipefail; IFS=; unset RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT"
+    "set -feuo pipefail; IFS=; unset RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT SPARSEPO_LOG"
     " MKL_NUM_THREADS OPENBLAS_NUM_THREADS GOTO_NUM_THREADS NUMEXPR_NUM_THREADS VECLIB_MAXIMUM_THREADS; export PYTHONUTF8=1 PYTHONUNBUFFERED=1 TRANSFORMERS_VERBOSITY=error TOKENIZERS_PARALLELISM=false TQDM_DISABLE=1"
     f" SPARSEPO_JOB_SERVER= SPARSEPO_SNAKEMAKE={os.getpid()} PYTHONPATH={quote(PYTHON_PATH)} SCRIPTS={quote(str(HERE / 'workflow_scripts'))}{'' if HAS_OWN_PYTHON else PATH_OF_PYTHON}"
 )
@@ -157,6 +160,20 @@ def stage_of(rulename):
 
 threads_of = with_signature(lambda wildcards, rulename: STAGES.threads(stage_of(rulename), **wildcards))
 num_gpus = with_signature(lambda wildcards, rulename: STAGES.num_processes(stage_of(rulename), **wildcards))
+
+
+def slurm_resources():
+    """Resources of jobs on several machines, for Snakemake's executor for Slurm; a job on one machine has none of them."""
+
+    def resource(name):
+        return with_signature(
+            lambda wildcards, rulename: STAGES.slurm_resources(stage_of(rulename), **wildcards).get(name)
+        )
+
+    names = ("nodes", "tasks", "tasks_per_gpu", "gres", "mpi") if STAGES.sections_on_several_machines() else ()
+    return {name: resource(name) for name in names}
+
+
 # Twice the memory with each attempt, as a job that was killed for memory needs more; and as many minutes more as at first.
 mem_mb = with_signature(
     lambda wildcards, attempt, rulename: STAGES.resources(stage_of(rulename), **wildcards)["mem_mb"]
@@ -314,6 +331,11 @@ def is_main_run():
 
 onstart:
     if is_main_run():
+        sections = STAGES.sections_on_several_machines()
+        if sections and workflow.local_exec and "SLURM_JOB_ID" not in os.environ:
+            sys.exit(
+                f"{sections[0]}.num_machines needs Slurm: start Snakemake with --workflow-profile profiles/slurm"
+            )
         start = {"process": os.getpid(), "host": socket.gethostname(), "local": workflow.local_exec}
         write_plan(Path("results"), STAGES.plan(planned_jobs(), started=time.time(), **start))
         if workflow.local_exec and not HAS_OWN_PYTHON:

@@ -23,6 +23,7 @@ rule gpu_job:
         "../envs/train.yaml"
     threads: threads_of
     resources:
+        **slurm_resources(),
         gpu=num_gpus,
         mem_mb=mem_mb,
         runtime=runtime,

@@ -1,12 +1,16 @@
 """Claims about the benchmarks: the peers compute what ours computes, and what the table says follows from the clock."""
 
 import importlib.util
+import json
 import os
 import random
 import sys
+import time
 import warnings
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -17,10 +21,12 @@ import harness  # noqa: E402
 import head  # noqa: E402
 import peers  # noqa: E402
 import step  # noqa: E402
+import sweep  # noqa: E402
 import workloads  # noqa: E402
 
 from sparsepo.data.collation import LAYOUTS, collate_pairs
 from sparsepo.data.encoding import TokenPair  # noqa: E402
+from sparsepo.models.loading import load_model  # noqa: E402
 from sparsepo.training.method_masks import build_method_masks  # noqa: E402
 from sparsepo.training.pair_objective import PairObjective  # noqa: E402
 
@@ -250,6 +256,24 @@ def test_every_contender_takes_the_longest_batch_before_one_counts(monkeypatch):
     }
 
 
+@needs_trl
+@pytest.mark.slow
+def test_a_sweep_counts_all_processes_and_each_run_leaves_a_trained_policy(monkeypatch, tmp_path):
+    monkeypatch.setattr(sweep, "BETAS", ("0.1",))
+    monkeypatch.setattr(step.tempfile, "TemporaryDirectory", lambda: nullcontext(str(tmp_path)))
+    calls = []
+    run = step.in_process
+    monkeypatch.setattr(step, "in_process", lambda *command: calls.append(run(*command)) or calls[-1])
+    workload = workloads.Workload("tiny", "float32", "mixed", pairs=2, batches=2)
+    found = step.time_sweeps(step.Experiment("sweep", workload, "forward", {"trl": 1.0}))
+    assert found == {"ours": [calls[0] + calls[1]], "trl": [calls[2]]} and min(calls) > 0
+    start, one, other = (
+        load_model(tmp_path / place).get_input_embeddings().weight
+        for place in ("model", "ours-0.1/policy", "trl-0.1/policy")
+    )
+    assert not torch.equal(start, one) and not torch.equal(start, other)
+
+
 def test_rows_of_time_share_a_process_where_their_models_are_the_same():
     rows = ["mixed-float32", "memory-mixed-float32", "mixed-bfloat16", "hh-float32", "hh-grouped", "wide-float32"]
     assert step.processes(rows) == [
@@ -317,7 +341,7 @@ def test_the_cost_of_bfloat16_is_a_ratio_of_times():
 @pytest.mark.parametrize("lora", [False, True])
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # of trl's own use of transformers
 def test_a_step_of_the_gpu_benchmark_trains_what_it_says(contender, lora):
-    part = gpu.Part(gpu.tiny, torch.float32, lora, pairs=3, budget=40, padded=60, steps=1, span=(3, 7))
+    part = gpu.Steps(gpu.tiny, torch.float32, lora, **gpu.TINY)
     device = torch.device("cpu")
     found = gpu.measure(part, contender, device)
     assert found.seconds > 0 and found.tokens > 0 and found.rate > 0
@@ -335,7 +359,7 @@ def test_needed_arithmetic_is_that_of_a_pair_by_hand():
     prompt, rows = 2**2 / 2, 4
     once = 2 * 2 * block * 6 + 4 * 2 * 16 * (chosen + rejected + prompt) + 2 * 16 * 64 * rows
     twice = 2 * 2 * block * 8 + 4 * 2 * 16 * (chosen + rejected + 2 * prompt) + 2 * 16 * 64 * rows
-    full, lora = (gpu.Part(gpu.tiny, torch.float32, frozen) for frozen in (False, True))
+    full, lora = (gpu.Steps(gpu.tiny, torch.float32, frozen) for frozen in (False, True))
     assert gpu.needed(full, model, [pair], shared=True) == 4 * once
     assert gpu.needed(lora, model, [pair, pair], shared=False) == 3 * 2 * twice
 
@@ -345,3 +369,29 @@ def test_without_a_gpu_the_gpu_benchmark_says_so(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["gpu.py"])
     with pytest.raises(gpu.UserError, match="no GPU is here"):
         gpu.main()
+
+
+@needs_trl
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("part", ["head", "llama-3-8b", "sampling"])
+def test_each_part_of_the_gpu_benchmark_runs_and_tells_its_numbers_as_json(part, capsys):
+    gpu.run_part(part, torch.device("cpu"), is_tiny=True)
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert rows and all(row["part"] == part and "error" not in row for row in rows)
+    wanted = {"head": "milliseconds", "llama-3-8b": "tokens_per_second", "sampling": "tokens_per_second"}[part]
+    assert all(row[wanted] > 0 for row in rows)
+    assert "TRL" in {row["contender"] for row in rows} or part != "llama-3-8b"
+
+
+def test_the_parts_of_the_gpu_benchmark_take_less_than_ten_minutes_together():
+    assert sum(gpu.SECONDS.values()) < 600
+
+
+def test_a_part_that_takes_too_long_is_stopped_with_all_that_it_started(tmp_path):
+    script = f"import subprocess; subprocess.run(['sh', '-c', 'echo $$ > {tmp_path}/id; sleep 60'])"
+    assert gpu.run_with_limit([sys.executable, "-c", script], 3) == "stopped after 3 s"
+    with suppress(psutil.NoSuchProcess):  # nor has it ended and nobody asked how
+        process, end = psutil.Process(int((tmp_path / "id").read_text())), time.monotonic() + 20
+        while process.status() != psutil.STATUS_ZOMBIE:
+            assert time.monotonic() < end
+    assert gpu.run_with_limit([sys.executable, "-c", "raise SystemExit(3)"], 10) == "failed with code 3"

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# A Slurm cluster that is this one machine, with two stand-in GPUs and no accounting.
+# A Slurm cluster of nodes that all are this one machine, with two stand-in GPUs each and no accounting.
 #
-#   slurm_node.sh start FOLDER    needs root and the Debian packages slurm-wlm and munge; no systemd
-#   slurm_node.sh stop FOLDER     cancels the jobs that are left, and ends the daemons that `start` started
+#   slurm_node.sh start FOLDER [NODES]    needs root and the Debian packages slurm-wlm and munge; no systemd
+#   slurm_node.sh stop FOLDER             cancels the jobs that are left, and ends the daemons that `start` started
 #
 # State, keys and logs lie in FOLDER. Only /etc/slurm/slurm.conf and gres.conf point to it, as the executor's job steps
 # drop SLURM_CONF; a machine with a configuration of its own is left alone. All daemons listen on 127.0.0.1 only.
@@ -32,14 +32,17 @@ KillWait=2
 MinJobAge=300
 ReturnToService=2
 StateSaveLocation=$folder/state
-SlurmdSpoolDir=$folder/spool
+SlurmdSpoolDir=$folder/spool/%n
 SlurmctldPidFile=$folder/slurmctld.pid
-SlurmdPidFile=$folder/slurmd.pid
+SlurmdPidFile=$folder/%n.pid
 SlurmctldLogFile=$folder/slurmctld.log
-SlurmdLogFile=$folder/slurmd.log
+SlurmdLogFile=$folder/%n.log
 GresTypes=gpu
-NodeName=localhost NodeAddr=127.0.0.1 CPUs=$processors RealMemory=$memory Gres=gpu:2 State=UNKNOWN
-PartitionName=standin Nodes=localhost Default=YES MaxTime=INFINITE State=UP
+$(for ((node = 1; node <= nodes; node++)); do
+    echo "NodeName=node$node NodeHostname=localhost NodeAddr=127.0.0.1 Port=$((6820 + node)) CPUs=$processors" \
+        "RealMemory=$memory Gres=gpu:2 State=UNKNOWN"
+done)
+PartitionName=standin Nodes=node[1-$nodes] Default=YES MaxTime=INFINITE State=UP
 CONF
 }
 
@@ -48,10 +51,10 @@ start() {
         echo "$etc/slurm.conf is there: this machine has a Slurm of its own, or one that was not stopped" >&2
         exit 1
     fi
-    mkdir -p "$folder"/{state,spool,gpus} "$etc"
+    mkdir -p "$folder"/{state,gpus} "$etc"
     for gpu in 0 1; do mknod "$folder/gpus/gpu$gpu" c 1 3; done # what /dev/null is; Slurm counts no plain files
     configuration > "$folder/slurm.conf"
-    echo "NodeName=localhost Name=gpu File=$folder/gpus/gpu[0-1]" > "$folder/gres.conf"
+    echo "NodeName=node[1-$nodes] Name=gpu File=$folder/gpus/gpu[0-1]" > "$folder/gres.conf"
     head -c 1024 /dev/urandom > "$folder/munge.key"
     chmod 400 "$folder/munge.key"
     ln -s "$folder/slurm.conf" "$folder/gres.conf" "$etc"
@@ -59,7 +62,10 @@ start() {
     munged --force --key-file="$folder/munge.key" --socket="$folder/munge.socket" --pid-file="$folder/munged.pid" \
         --seed-file="$folder/munge.seed" --log-file="$folder/munged.log"
     slurmctld
-    slurmd
+    for ((node = 1; node <= nodes; node++)); do
+        mkdir -p "$folder/spool/node$node"
+        slurmd -N "node$node"
+    done
     wait_for 60 idle || { tail "$folder"/*.log >&2; exit 1; }
 }
 
@@ -80,9 +86,9 @@ stop() {
         scancel --user=root --quiet || true
         wait_for 30 empty || true
     fi
-    for daemon in slurmd slurmctld munged; do
-        if [ -e "$folder/$daemon.pid" ]; then
-            pid=$(cat "$folder/$daemon.pid")
+    for file in "$folder"/node*.pid "$folder"/{slurmctld,munged}.pid; do
+        if [ -e "$file" ]; then
+            pid=$(cat "$file")
             kill "$pid" || true
             wait_for 30 ended
         fi
@@ -92,9 +98,10 @@ stop() {
     done
 }
 
-if [ $# != 2 ] || { [ "$1" != start ] && [ "$1" != stop ]; }; then
-    echo "usage: $0 start|stop FOLDER" >&2
+if [ $# -lt 2 ] || { [ "$1" != start ] && [ "$1" != stop ]; }; then
+    echo "usage: $0 start FOLDER [NODES] | stop FOLDER" >&2
     exit 2
 fi
 folder=$(realpath -m "$2")
+nodes=${3:-1}
 "$1"

@@ -1,7 +1,7 @@
-"""profiles/slurm on a real Slurm of one node with two stand-in GPUs: whole runs, lost jobs, and what comes after.
+"""profiles/slurm on a real Slurm with two stand-in GPUs a node: whole runs, lost jobs, and what comes after.
 
 One run is made and harmed: both training jobs are held in their middle; one is cancelled, the other's time is up. The
-tests look at what was left.
+tests look at what was left. Another run is on two nodes, which are one machine.
 """
 
 import fcntl
@@ -22,6 +22,7 @@ import pytest
 from sparsepo.monitor.job_state import Machine
 from sparsepo.monitor.plan_file import read_plan
 from sparsepo.monitor.sweep import read_sweep
+from sparsepo.runtime.status import read_status
 
 ROOT = Path(__file__).resolve().parents[2]
 NODE = Path(__file__).with_name("slurm_node.sh")
@@ -67,10 +68,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 
 
 @contextmanager
-def one_node(folder):
+def slurm(folder, nodes=1):
     """A running Slurm, stopped whatever happens."""
     try:
-        subprocess.run([NODE, "start", folder], check=True)
+        subprocess.run([NODE, "start", folder, str(nodes)], check=True)
         yield
     finally:
         subprocess.run([NODE, "stop", folder], check=True)
@@ -82,10 +83,10 @@ def snakemake(folder, *arguments):
     return [sys.executable, "-m", "snakemake", *map(str, given)]
 
 
-def through_slurm(folder):
-    """Start the config through the shipped profile, up to its tables; only the looks at the queue are more frequent."""
-    brief = ["--slurm-init-seconds-before-status-checks", "5"]
-    command = snakemake(folder, "tables", "--workflow-profile", ROOT / "profiles/slurm", "--jobs", "4", *brief)
+def through_slurm(folder, target="tables", *arguments):
+    """Start the config through the shipped profile, up to a target; only the looks at the queue are more frequent."""
+    brief = ["--slurm-init-seconds-before-status-checks", "5", *arguments]
+    command = snakemake(folder, target, "--workflow-profile", ROOT / "profiles/slurm", "--jobs", "4", *brief)
     with open(folder / "out.txt", "w") as out:
         return subprocess.Popen(command, cwd=folder, stdout=out, stderr=subprocess.STDOUT)
 
@@ -155,7 +156,7 @@ def story(tmp_path_factory):
                 pytest.skip(why)
             folder.mkdir(parents=True)
             (folder / "own.yaml").write_text(CONFIG)
-            with one_node(folder.parent / "node"):
+            with slurm(folder.parent / "node"):
                 told = harmed_run(folder)
             (folder / "story.json").write_text(json.dumps(told))
     return folder
@@ -209,3 +210,29 @@ def test_lost_jobs_end_with_the_weights_of_an_uninterrupted_run(story, tmp_path)
         assert (ours / "model.safetensors").read_bytes() == (theirs / "model.safetensors").read_bytes()
         assert rows(ours / "dynamics.jsonl") == rows(theirs / "dynamics.jsonl")
         assert "resuming" not in (straight / f"logs/small/train_policy/{run}.log").read_text()
+
+
+# --- a run on two nodes
+
+ON_TWO = "tasks__small__training={num_processes: 2, num_machines: %s, max_steps: 20, batch_size: 10, frontier_every: 0}"
+
+
+def test_a_run_on_two_nodes_is_that_of_two_processes_on_one(story, tmp_path):
+    """Each node gives one GPU and has one process, whose log and state are those of the job."""
+    target = f"results/small/runs/{CANCELLED}/run.json"
+    folders = {machines: tmp_path / str(machines) for machines in (1, 2)}
+    for folder in folders.values():
+        shutil.copytree(story, folder)
+        shutil.rmtree(folder / "results/small/runs")
+    with slurm(tmp_path / "nodes", 2):
+        controller = through_slurm(folders[2], target, "--config", ON_TWO % 2)
+        assert controller.wait() == 0, (folders[2] / "out.txt").read_text()
+        jobs = subprocess.run(["scontrol", "show", "jobs"], capture_output=True, text=True, check=True).stdout
+    assert "NodeList=node[1-2]" in jobs and "TresPerNode=gres:gpu:1" in jobs
+    status = read_status(folders[2] / f"logs/small/train_policy/{CANCELLED}.status.json")
+    assert (status.state, status.step) == ("finished", 20)
+    one = subprocess.run([*snakemake(folders[1], target, "--cores", "2"), "--config", ON_TWO % 1], cwd=folders[1])
+    assert one.returncode == 0
+    alone, spread = (folder / f"results/small/runs/{CANCELLED}" for folder in folders.values())
+    assert (alone / "model.safetensors").read_bytes() == (spread / "model.safetensors").read_bytes()
+    assert rows(alone / "dynamics.jsonl") == rows(spread / "dynamics.jsonl")

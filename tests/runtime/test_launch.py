@@ -1,6 +1,9 @@
 """A run on several processes: the command that starts it, and what a config may not say of it."""
 
 import os
+import subprocess
+import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -41,6 +44,10 @@ def written(folder, **changed):
 # --- the command
 
 
+def command(**options):
+    return Namespace(**{"processes": 2, "machines": 1, "accelerate": None, "script": []} | options)
+
+
 def test_one_process_is_plain_python():
     stages = Stages(config("training"))
     assert stages.launcher("train_policy", "planted") == stages.launcher("train_sft", "planted") == "python"
@@ -56,7 +63,8 @@ def test_several_are_launched_for_the_section_that_asks_for_them(tmp_path):
     )
     assert (stages.num_processes("train_policy", "planted"), stages.num_processes("train_sft", "planted")) == (4, 1)
     assert stages.launcher("train_sft", "planted") == "python"
-    assert python_command(2, None) == "python -m sparsepo.runtime.launch --processes 2"
+    assert python_command(2, 1, None) == "python -m sparsepo.runtime.launch --processes 2"
+    assert python_command(8, 2, None) == "python -m sparsepo.runtime.launch --processes 8 --machines 2"
 
 
 def test_a_task_without_fine_tuning_makes_its_reference_on_one_process(tmp_path):
@@ -68,7 +76,7 @@ def test_a_task_without_fine_tuning_makes_its_reference_on_one_process(tmp_path)
 
 @pytest.mark.parametrize("threads, each", [(8, "4"), (2, "1"), (1, "1")])
 def test_accelerate_gets_a_free_port_of_this_machine_and_processes_share_the_threads(threads, each):
-    found = launch_arguments(2, None, threads, ["train.py", "--seed", "1"])
+    found = launch_arguments(command(script=["train.py", "--seed", "1"]), threads)
     asked = dict(zip(found[:-3:2], found[1:-3:2], strict=True))
     assert found[-3:] == ["train.py", "--seed", "1"]
     assert (asked["--main_process_ip"], asked["--main_process_port"]) == ("127.0.0.1", "0")
@@ -77,9 +85,34 @@ def test_accelerate_gets_a_free_port_of_this_machine_and_processes_share_the_thr
     assert asked["--mixed_precision"] == "no"  # precision is our own config's
 
 
+def test_each_machine_starts_its_share_and_all_meet_at_the_first():
+    found = launch_arguments(command(processes=8, machines=2), 16, 1, "10.0.0.5", 4711)
+    asked = dict(zip(found[::2], found[1::2], strict=True))
+    assert (asked["--num_processes"], asked["--num_machines"], asked["--machine_rank"]) == ("8", "2", "1")
+    assert (asked["--main_process_ip"], asked["--main_process_port"]) == ("10.0.0.5", "4711")
+    assert asked["--num_cpu_threads_per_process"] == "4"  # 16 threads of this machine for its 4 processes
+
+
+def test_a_job_on_several_machines_asks_slurm_for_one_task_and_as_many_gpus_on_each_node():
+    stages = Stages(config("training", num_processes=4, num_machines=2))
+    asked = {"nodes": 2, "tasks": 2, "tasks_per_gpu": 0, "gres": "gpu:2", "mpi": "srun"}
+    assert stages.slurm_resources("train_policy", "planted") == asked
+    assert stages.slurm_resources("train_sft", "planted") == {}
+    assert (stages.num_processes("train_policy", "planted"), stages.threads("train_policy", "planted")) == (4, 2)
+    assert stages.sections_on_several_machines() == ["tasks.planted.training"]
+
+
+def test_several_machines_without_slurm_are_an_error_of_the_launcher():
+    launcher = [sys.executable, "-m", "sparsepo.runtime.launch", "--processes", "2", "--machines", "2", "x.py"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
+    found = subprocess.run(launcher, capture_output=True, text=True, env=environment)
+    told = "error: num_machines: 2 needs a job of Slurm: snakemake --workflow-profile profiles/slurm\n"
+    assert (found.returncode, found.stderr) == (1, told)
+
+
 def test_no_setting_of_the_users_own_accelerate_config_takes_part():
     assert yaml.safe_load(DDP_CONFIG.read_text())["distributed_type"] == "MULTI_GPU"
-    assert launch_arguments(2, Path("mine.yaml"), 2, [])[:2] == ["--config_file", "mine.yaml"]
+    assert launch_arguments(command(accelerate=Path("mine.yaml")), 2)[:2] == ["--config_file", "mine.yaml"]
 
 
 # --- what is compared
@@ -114,6 +147,11 @@ def test_processes_must_divide_the_batch():
     assert "sft.num_processes: must divide batch_size (32), not 5" in refused("sft", num_processes=5)
 
 
+def test_machines_must_divide_the_processes():
+    told = "training.num_machines: must divide num_processes (4), not 3"
+    assert refused(num_processes=4, num_machines=3).endswith(told)
+
+
 def test_an_accelerate_config_that_cannot_be_read_is_told(tmp_path):
     assert f"{tmp_path}/none.yaml: no such file" in refused(num_processes=2, accelerate=str(tmp_path / "none.yaml"))
     for text in ("{", "- a", "", "\0"):
@@ -128,7 +166,7 @@ def test_an_accelerate_config_that_cannot_be_read_is_told(tmp_path):
     [
         (1, {}, "is for several processes: give num_processes (how many) too"),
         (2, {"num_processes": 8}, "says num_processes: 8, and num_processes is 2"),
-        (2, {"num_machines": 2}, "says num_machines: 2: a run takes the processes of one machine"),
+        (2, {"num_machines": 2}, "says num_machines: 2, and num_machines is 1: leave it out there"),
         (2, {"distributed_type": "MEGATRON_LM"}, "distributed_type must be one of MULTI_GPU, FSDP, DEEPSPEED"),
         (2, {"fsdp_config": FSDP["fsdp_config"] | {"fsdp_version": 1}}, "must say fsdp_version: 2"),
         (

@@ -6,6 +6,7 @@ On a CPU with gloo, two processes of one thread each; one process with twice the
 import json
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ import torch
 from safetensors.torch import load_file
 
 from sparsepo.data.batches import Batch
+from sparsepo.runtime.status import read_status
 from sparsepo.training.distributed import StepCollator
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -93,11 +95,12 @@ def job_of(folder, method, **more):
     return {"folder": str(folder / method), "method": method, "config": RUN | JOBS.get(method, {}), **more}
 
 
-def command(made, kind, jobs):
+def command(made, kind, jobs, *options):
     """What launches these jobs on two processes, and its environment."""
     path = made / f"{len(list(made.iterdir()))}.json"
     path.write_text(json.dumps(jobs))
-    launch = [sys.executable, "-m", "sparsepo.runtime.launch", "--processes", "2", *KINDS[kind], str(WORKER), str(path)]
+    launch = [sys.executable, "-m", "sparsepo.runtime.launch", "--processes", "2", *options, *KINDS[kind]]
+    launch += [str(WORKER), str(path)]
     kept = {name: value for name, value in os.environ.items() if name not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
     return launch, kept | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "2"}
 
@@ -210,6 +213,85 @@ def test_a_launcher_that_is_killed_leaves_no_process_behind_and_a_rerun_ends_as_
     gone, alive = psutil.wait_procs(processes, timeout=60)
     assert not alive
     assert_resumed(toy, made, finished, "fsdp", folder, method)
+
+
+# --- several machines
+
+SRUN = """\
+#!{python}
+import os, signal, subprocess, sys, time
+options = [word for word in sys.argv[1:] if word.startswith("--")][:5]
+assert options[:3] == ["--nodes=2", "--ntasks=2", "--ntasks-per-node=1"] and options[4] == "--kill-on-bad-exit=1"
+tasks = []
+for node, place in enumerate({places}):
+    step = {{"SLURM_NODEID": str(node), "SLURM_LAUNCH_NODE_IPADDR": "{address}", "GLOO_SOCKET_IFNAME": "{interface}"}}
+    tasks.append(subprocess.Popen([*place, *sys.argv[6:]], env=os.environ | step, stdout=subprocess.PIPE))
+while None in (codes := [task.poll() for task in tasks]) and not any(codes):
+    time.sleep(0.1)
+for task in tasks:
+    task.send_signal(signal.SIGTERM)
+for task in tasks:
+    sys.stdout.buffer.write(task.communicate()[0])
+sys.exit(max(map(abs, codes)) if None not in codes else 1)
+"""
+
+
+@pytest.fixture(scope="module")
+def namespaces():
+    """Two network namespaces that see each other and nothing else; the first has the address 10.77.0.1."""
+    names, ip = [f"sparsepo-{os.getpid()}-{node}" for node in (1, 2)], shutil.which("ip")
+    if ip is None or os.getuid() != 0 or subprocess.run([ip, "netns", "add", names[0]]).returncode:
+        pytest.skip("network namespaces need root and the command ip")
+    first, second = ([ip, "netns", "exec", name] for name in names)
+    steps = [[ip, "netns", "add", names[1]]]
+    steps += [[*first, ip, "link", "add", "near", "type", "veth", "peer", "name", "near", "netns", names[1]]]
+    for place, address in ((first, "10.77.0.1/24"), (second, "10.77.0.2/24")):
+        steps += [[*place, ip, "address", "add", address, "dev", "near"]]
+        steps += [[*place, ip, "link", "set", device, "up"] for device in ("lo", "near")]
+    try:
+        for step in steps:
+            subprocess.run(step, check=True)
+        yield first, second
+    finally:
+        for name in names:
+            subprocess.run([ip, "netns", "delete", name])
+
+
+def on_two_machines(made, tmp_path, jobs, kind="ddp", places=((), ()), address="127.0.0.1", interface="lo"):
+    """The jobs through a stand-in for srun that starts each task at its place, as in a job of Slurm."""
+    launch, environment = command(made, kind, jobs, "--machines", "2")
+    places = [list(place) for place in places]
+    srun = SRUN.format(python=sys.executable, places=places, address=address, interface=interface)
+    (tmp_path / "srun").write_text(srun)
+    (tmp_path / "srun").chmod(0o755)
+    environment |= {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "1", "SLURM_NODEID": "9"}
+    environment |= {"SPARSEPO_SNAKEMAKE": str(os.getpid()), "OMP_NUM_THREADS": "1"}  # of each machine
+    (tmp_path / "run.log").write_text("")
+    with open(tmp_path / "run.log", "a") as log:
+        result = subprocess.run(launch, env=environment, stdout=log, stderr=subprocess.PIPE, text=True)
+    return result, read_status(tmp_path / "run.status.json")
+
+
+@slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_machines_give_the_run_of_one_with_two_processes_to_the_last_bit(toy, made, kind, tmp_path, namespaces):
+    place = {"kind": kind, "places": namespaces, "address": "10.77.0.1", "interface": "near"}
+    jobs = [job_of(tmp_path / where, "sparsepo_common") for where in ("one", "two")]
+    assert launched(made, kind, jobs[:1]).returncode == 0
+    result, status = on_two_machines(made, tmp_path, jobs[1:], **place)
+    assert result.returncode == 0, result.stderr[-3000:]
+    one, two = (toy.rows(Path(job["folder"]) / "work") for job in jobs)
+    assert one == two
+    assert (status.state, status.step) == ("finished", 20)
+
+
+@slow
+def test_a_process_that_dies_on_another_machine_ends_the_run_and_its_log_says_why(made, tmp_path):
+    folder = made / "machines-poisoned"
+    result, status = on_two_machines(made, tmp_path, [job_of(folder, "dpo", harm=["poison", 2, 1])])
+    told = f"the loss is nan at step 3; the batch is in {folder / 'dpo/work/bad_batch.json'}"
+    assert (result.returncode, status.state, status.error) == (1, "failed", told)
+    assert [line for line in result.stderr.splitlines() if line.startswith("error:")] == [f"error: {told}"]
 
 
 # --- ended

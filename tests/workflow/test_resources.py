@@ -186,6 +186,11 @@ def test_a_run_on_several_processes_asks_for_the_memory_of_each_and_a_share_of_t
     assert job_resources(four, "sample_responses") == job_resources(one, "sample_responses")
 
 
+def test_memory_is_that_of_the_processes_of_one_machine():
+    two, four = (task(training__num_processes=n, training__num_machines=n // 2) for n in (2, 4))
+    assert job_resources(four, "train_policy")["mem_mb"] == job_resources(two, "train_policy")["mem_mb"]
+
+
 def test_a_large_model_is_taken_to_run_on_a_gpu():
     assert (
         TaskNeeds(with_model(source="hub", id="someone/model-1.4b")).device == GPU and TaskNeeds(task()).device == CPU

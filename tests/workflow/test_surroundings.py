@@ -13,7 +13,7 @@ from sparsepo.evaluation.sandbox import sandboxed_launches
 
 ROOT = Path(__file__).parents[2]
 PREFIX = ROOT / "rules/common.smk"
-NAMES = "RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT MKL_NUM_THREADS"
+NAMES = "RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT SPARSEPO_LOG MKL_NUM_THREADS"
 LAUNCHER = dict.fromkeys(NAMES.split(), "7")
 
 

@@ -22,23 +22,22 @@ def read_accelerate(path: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
-def accelerate_errors(path: Path, num_processes: int) -> Iterator[str]:
-    """Error messages about an accelerate config file for so many processes of one machine."""
+def accelerate_errors(path: Path, num_processes: int, num_machines: int) -> Iterator[str]:
+    """Error messages about an accelerate config file for so many processes on so many machines."""
     content = read_accelerate(path)
     if content is None:
         no_mapping = "not a mapping in YAML, as `accelerate config` writes it"
         reason = no_mapping if path.is_file() else missing_reason(path, "file")
         yield f"{path}: {reason} (paths are relative to the working directory)"
         return
-    kind, given = content.get("distributed_type"), content.get("num_processes", num_processes)
+    kind = content.get("distributed_type")
     if kind not in KINDS:
         yield f"{path}: distributed_type must be one of {', '.join(KINDS)}, not {kind}"
     if num_processes == 1:
         yield f"{path} is for several processes: give num_processes (how many) too, or leave accelerate out"
-    elif given != num_processes:
-        yield f"{path} says num_processes: {given}, and num_processes is {num_processes}: leave it out there"
-    if content.get("num_machines", 1) != 1:
-        yield f"{path} says num_machines: {content['num_machines']}: a run takes the processes of one machine"
+    for key, value in {"num_processes": num_processes, "num_machines": num_machines}.items():
+        if num_processes > 1 and content.get(key, value) != value:
+            yield f"{path} says {key}: {content[key]}, and {key} is {value}: leave it out there"
     if kind == "FSDP":
         yield from _fsdp_errors(path, content.get("fsdp_config"))
 

@@ -106,7 +106,9 @@ class OptimisationConfig(Section):
     adapter: AdapterConfig | None = None
     """Train a LoRA adapter only; null trains all weights."""
     num_processes: Count = 1
-    """Processes that share the batch of a step, one a GPU; must divide `batch_size`."""
+    """Processes that share the batch of a step, one a GPU, on all machines together; must divide `batch_size`."""
+    num_machines: Count = 1
+    """Machines that the processes of a run are spread over, equally many on each; several are nodes of a Slurm job."""
     accelerate: Path | None = None
     """A config file of accelerate for several processes, as in configs/accelerate/; null gives each process a copy of
     all weights (DDP)."""
@@ -115,8 +117,10 @@ class OptimisationConfig(Section):
         for key in ("micro_batch_size", "num_processes"):
             if self.batch_size % (getattr(self, key) or 1):
                 yield f"must divide batch_size ({self.batch_size}), not {getattr(self, key)}", (key,)
+        if self.num_processes % self.num_machines:
+            yield f"must divide num_processes ({self.num_processes}), not {self.num_machines}", ("num_machines",)
         if self.accelerate is not None:
-            messages = list(accelerate_errors(self.accelerate, self.num_processes))
+            messages = list(accelerate_errors(self.accelerate, self.num_processes, self.num_machines))
             yield from ((message, ("accelerate",)) for message in messages)
             if not messages:
                 yield from self._errors_with(read_accelerate(self.accelerate))

@@ -1,25 +1,21 @@
 """How every command of the package begins and ends: one line for a mistake of the user, and a status file for a job."""
 
 import errno
-import fcntl
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from threading import Thread, Timer
 from typing import NoReturn
 
 import psutil
 
 from sparsepo.runtime.errors import UserError, is_disk_full, is_out_of_memory, one_line
-from sparsepo.runtime.launch import is_first, is_launched
+from sparsepo.runtime.launch import SNAKEMAKE, is_first, is_launched, log_of_this_job
 from sparsepo.runtime.status import end_status, start_status
 from sparsepo.runtime.user_code import user_error
 
-SNAKEMAKE = "SPARSEPO_SNAKEMAKE"
-"""The variable in which the workflow gives the process id of Snakemake to its jobs."""
 NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 POLL_SECONDS = 1.0
 OTHERS_WAIT = 20.0  # seconds that a process waits with its error message for the first of several to print one
@@ -36,7 +32,7 @@ def run_main(main: Callable[[], None]) -> None:
         exit_with_parent(os.getppid(), "the launcher")
     if not is_first():
         sys.stdout = open(os.devnull, "w", encoding="utf-8")
-    snakemake, log = os.environ.get(SNAKEMAKE, ""), _log_of_this_job()
+    snakemake, log = os.environ.get(SNAKEMAKE, ""), log_of_this_job()
     if snakemake.isdecimal():
         exit_with_parent(int(snakemake), "snakemake")
         if log is not None:
@@ -72,18 +68,6 @@ def run_main(main: Callable[[], None]) -> None:
     end_status("finished")
     if is_launched():
         exit_at_once(0)
-
-
-def _log_of_this_job() -> Path | None:
-    """The log that stdout is redirected to, as in every rule of the workflow; None if stdout is something else."""
-    try:
-        if hasattr(fcntl, "F_GETPATH"):  # macOS
-            name = os.fsdecode(fcntl.fcntl(1, fcntl.F_GETPATH, bytes(1024)).rstrip(b"\0"))
-        else:
-            name = os.readlink("/proc/self/fd/1")
-    except OSError:
-        return None
-    return Path(name) if name.endswith(".log") else None
 
 
 def _exit_with_error(message: str) -> NoReturn:

@@ -16,7 +16,7 @@ IDENTITY_FILE = "run_identity.json"
 INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 HOW_COMPUTED = {
     *("micro_batch_size", "micro_batch_tokens", "gradient_checkpointing", "layout", "gradients", "compile"),
-    *("reference", "num_processes", "accelerate", "log_every", "checkpoint_every", "together"),
+    *("reference", "num_processes", "num_machines", "accelerate", "log_every", "checkpoint_every", "together"),
 }
 """Keys of a config that change time, memory and logs, and the result by rounding only."""
 NOT_COMPUTED_WITH = ("_name_or_path", "architectures", "dtype", "transformers_version", "use_cache")

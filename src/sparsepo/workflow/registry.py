@@ -26,7 +26,8 @@ class Stage:
 
     settings: what its script reads of the config.
     like: the stage that it is another case of, whose script it runs.
-    trains: the section of the config with the number of processes that share a job, each on a GPU; else it is one.
+    trains: the section of the config with the number of processes that share a job, each on a GPU, and of their
+        machines; else it is one of each.
     threads: of the CPU, unless the config gives `resources.threads` for a stage that runs a model.
     mem_mb, runtime (minutes): of a job whose memory and run time do not depend on the model.
     """
@@ -48,8 +49,10 @@ class Stage:
         return getattr(task, self.trains) if self.trains else None
 
     def num_processes(self, task: TaskConfig) -> int:
-        section = self.trained_section(task)
-        return 1 if section is None else section.num_processes
+        return getattr(self.trained_section(task), "num_processes", 1)
+
+    def num_machines(self, task: TaskConfig) -> int:
+        return getattr(self.trained_section(task), "num_machines", 1)
 
 
 _TABLE_OR_FIGURE = {"mem_mb": 2000, "runtime": 20}

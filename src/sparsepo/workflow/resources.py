@@ -303,7 +303,7 @@ def job_resources(task: TaskConfig, stage: str) -> dict[str, int]:
 
     On a CPU all memory is the host's. Beside a GPU the host holds the parameters once to load them, and of a training
     the trained ones once more to write checkpoints, and once more to keep the best. Each of several processes that
-    share a job needs as much as one.
+    share a job needs as much as one; memory is that of one machine.
     """
     needs, row = TaskNeeds(task), STAGES[stage]
     processes = row.num_processes(task)
@@ -311,7 +311,8 @@ def job_resources(task: TaskConfig, stage: str) -> dict[str, int]:
     if needs.device == GPU:
         memory = needs.saved(stage)
     memory += needs.device.base + needs.weights(stage)
-    mem_mb = task.resources.mem_mb or ceil(MARGIN * processes * memory / 1e8) * 100
+    per_machine = processes // row.num_machines(task)
+    mem_mb = task.resources.mem_mb or ceil(MARGIN * per_machine * memory / 1e8) * 100
     runtime = task.resources.runtime or min(DAY, START + ceil(MARGIN * seconds / processes / 60))
     return {"mem_mb": mem_mb, "runtime": runtime}
 

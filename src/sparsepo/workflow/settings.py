@@ -321,7 +321,7 @@ class TrainOnPolicySettings(TrainingSettings):
         without_fields(
             *("validate_every", "checkpoint_selection", "micro_batch_tokens", "layout", "gradients", "log_kl"),
             *("reference", "rounds", "on_policy", "mask_learning_rate", "mask_weight_decay", "max_response_tokens"),
-            *("num_processes", "accelerate", "compile", "together"),
+            *("num_processes", "num_machines", "accelerate", "compile", "together"),
         ),
     ]
     on_policy: Annotated[OnPolicyConfig, FromJob(_on_policy)]

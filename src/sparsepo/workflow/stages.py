@@ -243,16 +243,39 @@ class Stages:
         """How many processes share a job of this stage, each on a GPU of its own."""
         return STAGES[stage].num_processes(self.config.tasks[task or self.tasks[0]])
 
+    def num_machines(self, stage: str, task: str = "", **_: Any) -> int:
+        return STAGES[stage].num_machines(self.config.tasks[task or self.tasks[0]])
+
+    def slurm_resources(self, stage: str, task: str = "", **_: Any) -> dict[str, str | int]:
+        """What a job on several machines asks Slurm for: one task on each node, equally many GPUs of each.
+
+        With `mpi` the executor leaves `srun` to the job; with `tasks_per_gpu` 0 it does not multiply tasks by GPUs.
+        """
+        processes, machines = self.num_processes(stage, task), self.num_machines(stage, task)
+        if machines == 1:
+            return {}
+        gres = f"gpu:{processes // machines}"
+        return {"nodes": machines, "tasks": machines, "tasks_per_gpu": 0, "gres": gres, "mpi": "srun"}
+
+    def sections_on_several_machines(self) -> list[str]:
+        return [
+            f"tasks.{name}.{section}"
+            for name, task in self.config.tasks.items()
+            for section in ("sft", "training")
+            if getattr(getattr(task, section), "num_machines", 1) > 1
+        ]
+
     def threads(self, stage: str, task: str = "", **_: Any) -> int:
-        """The CPU threads that all processes of a job compute with, however many cores Snakemake has."""
+        """The CPU threads that all processes of a job on a machine compute with, however many cores Snakemake has."""
         row = STAGES[stage]
         given = self.config.tasks[task or self.tasks[0]].resources.threads if row.mem_mb is None else None
-        return max(given or row.threads, self.num_processes(stage, task))
+        return max(given or row.threads, self.num_processes(stage, task) // self.num_machines(stage, task))
 
     def launcher(self, stage: str, task: str = "", **_: Any) -> str:
         """What starts the script of this stage in a shell: Python, or a launcher of several processes."""
         section = STAGES[stage].trained_section(self.config.tasks[task or self.tasks[0]])
-        return python_command(self.num_processes(stage, task), section and section.accelerate)
+        processes, machines = self.num_processes(stage, task), self.num_machines(stage, task)
+        return python_command(processes, machines, section and section.accelerate)
 
     def resources(self, stage: str, task: str = "", oracle: str = "", **_: Any) -> dict[str, int]:
         """`mem_mb` and `runtime` (minutes) of a job's first attempt."""
