@@ -16,6 +16,7 @@ import pytest
 import vl_convert
 
 from sparsepo.report.html.build import task_view, write_page
+from sparsepo.runtime.errors import UserError
 
 ROOT = Path(__file__).parents[3]
 BLOB = re.compile(r'<script type="application/gzip" data-blob="([^"]*)">([^<]*)</script>')
@@ -220,7 +221,7 @@ def test_a_page_that_cannot_be_made_leaves_the_old_one(make_task, tmp_path):
     task, out = _small(make_task, tmp_path), tmp_path / "page.html"
     out.write_text("old")
     (task.folder / "scores/sft.json").unlink()
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(UserError, match="scores/sft.json: no such file"):
         _written(task, out)
     assert out.read_text() == "old"
 
