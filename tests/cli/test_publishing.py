@@ -8,7 +8,7 @@ import torch
 import yaml
 from chat_models import save_instruct_model
 from hub_server import Hub
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sparsepo.cli.main import main
@@ -60,8 +60,9 @@ def run(tmp_path):
 
 def add_record(folder):
     (folder / "run.json").write_text(json.dumps(RECORD))
-    for name in ("dynamics.jsonl", "frontier.jsonl", "masks.json", "masks.safetensors"):
+    for name in ("dynamics.jsonl", "frontier.jsonl", "masks.json"):
         (folder / name).write_text("{}")
+    save_file({}, folder / "masks.safetensors")
     (folder / "checkpoint-2").mkdir()
     (folder / "checkpoint-2/optimizer.pt").write_text("state")
 

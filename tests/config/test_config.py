@@ -13,6 +13,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import save
 
 from sparsepo.config.loading import load_config, read_yaml
 from sparsepo.config.runs import find_run, run_pattern, runs_of
@@ -523,7 +524,7 @@ def model_folder(tmp_path, *files):
     folder = tmp_path / "model"
     folder.mkdir(exist_ok=True)
     for name in files:
-        (folder / name).write_text("{}")
+        (folder / name).write_bytes(save({}) if name.endswith(".safetensors") else b"{}")
     return folder
 
 

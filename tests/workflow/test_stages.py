@@ -7,8 +7,10 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from safetensors.numpy import save
 
 from sparsepo.config import Config
 from sparsepo.config.loading import load_with_owners, merge, nested
@@ -422,7 +424,7 @@ def test_a_task_without_files_has_no_hashes_of_user_files():
 def model_folder(folder, size=2_500_000):
     folder.mkdir()
     (folder / "config.json").write_text("{}")
-    (folder / "model.safetensors").write_bytes(bytes(size))
+    (folder / "model.safetensors").write_bytes(save({"weight": np.zeros(size, np.uint8)}))
     (folder / "README.md").write_text("a model")
     return folder
 
