@@ -146,7 +146,7 @@ def add_adapter(model: Any, config: AdapterConfig) -> None:
     if START_NAME in model.peft_config:  # on 4-bit weights: both are added to the output, the new one is trained
         model.set_adapter([START_NAME, ADAPTER_NAME])
         for name, value in model.named_parameters():
-            value.requires_grad_(".lora_" in name and f".{ADAPTER_NAME}." in f"{name}.")
+            value.requires_grad_(_is_of_adapter(name))
     for name in saved:
         _train_whole(model, name)
     model.train(model.training)  # peft leaves a new dropout in training mode
@@ -221,10 +221,15 @@ def _train_whole(model: Any, name: str) -> None:
 
 
 def adapter_parameters(model: Any) -> nn.ParameterDict:
-    """The parameters that are trained of an adapted model, not copies, by name (with / for the dot)."""
+    """The adapter's own parameters, and what is trained beside it, not copies, by name (with / for the dot)."""
+    named = model.named_parameters()
     return nn.ParameterDict(
-        {n.replace(".", "/"): value for n, value in model.named_parameters() if value.requires_grad}
+        {name.replace(".", "/"): value for name, value in named if value.requires_grad or _is_of_adapter(name)}
     )
+
+
+def _is_of_adapter(name: str) -> bool:
+    return ".lora_" in name and f".{ADAPTER_NAME}." in f"{name}."
 
 
 @torch.no_grad()
