@@ -33,8 +33,10 @@ SCRATCH = {
 
 @pytest.fixture(scope="session")
 def saved(tmp_path_factory):
+    """A model folder of others, without checksums of this project."""
     folder = tmp_path_factory.mktemp("saved") / "model"
     save_model(*fetch_model(SCRATCH, CORPUS), folder)
+    shutil.rmtree(folder / ".checksums")
     return folder
 
 
