@@ -318,7 +318,7 @@ def main() -> None:
         os.environ[PLAIN] = folder
         wanted = asked.only or [*measurable(list(EXPERIMENTS)), SANDBOX]
         done = measured_rows([name for name in wanted if name != SANDBOX], asked.jobs)
-    if SANDBOX in wanted:  # alone, as it is timed by the clock on the wall
+    if SANDBOX in wanted:  # after the others, as it counts the CPU time of all processes started here
         done |= attempt([SANDBOX], lambda names: {SANDBOX: sandbox.report()})
     rows = [row for found in done.values() for row in found or ()]
     print(table(rows))

@@ -55,6 +55,6 @@ def test_a_folder_that_cannot_be_written_is_told_in_one_line_before_any_job(moun
 
 
 def test_a_full_disk_is_told_in_one_line_before_any_job(mounted, tmp_path):
-    done = mounted("--size", "65536", "--tmpfs", str(tmp_path / "results"))
+    done = mounted("--size", "16384", "--tmpfs", str(tmp_path / "results"))
     assert done.returncode == 1 and "Traceback" not in done.stdout, done.stdout
     assert done.stdout.splitlines()[-1].startswith(f"no space left on the disk of {tmp_path}/results: make room")

@@ -12,7 +12,14 @@ from sparsepo.data.encoding import Encoder
 from sparsepo.data.prompts import PromptBuilder, PromptLimit
 from sparsepo.data.sources import TaskData, first_words, make_data, token_cutter
 from sparsepo.models.adapter_folder import read_base
-from sparsepo.models.loading import LOADING_ERRORS, fetch_tokenizer, spec_config, spec_context_length, train_tokenizer
+from sparsepo.models.loading import (
+    LOADING_ERRORS,
+    fetch_tokenizer,
+    spec_config,
+    spec_context_length,
+    text_tokenizer,
+    train_tokenizer,
+)
 from sparsepo.runtime.atomic_folder import is_adapter_folder
 from sparsepo.runtime.entry_point import time_limit
 
@@ -55,8 +62,11 @@ def prompt_builder(
     vocab_size = None
     if model.source != "scratch":
         with time_limit(PROBE_SECONDS, SLOW):
-            tokenizer(PROBES)
-        vocab_size = getattr(spec_config(spec), "vocab_size", None)
+            text_tokenizer(tokenizer)(PROBES, add_special_tokens=False)
+        if model.source != "folder" or not is_adapter_folder(
+            model.path
+        ):  # whose embedding may be larger than its base's
+            vocab_size = getattr(spec_config(spec), "vocab_size", None)
     limit = PromptLimit.of(encoder, spec_context_length(spec), *limits, data["on_long_prompt"], vocab_size)
     return PromptBuilder.of(tokenizer, model, limit, columns)
 

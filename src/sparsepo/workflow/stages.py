@@ -35,7 +35,7 @@ from sparsepo.workflow.user_files import path_hash, user_file_hashes
 
 REPORT = Path(__file__).parents[1] / "report" / "html"
 """Where the templates, styles and scripts of the page are."""
-LEAST_SPACE = 1 << 20
+LEAST_SPACE = 1 << 16
 """Bytes on the disk without which no start makes sense."""
 ARGUMENT = 100_000
 """Characters of settings in one argument of a command."""
