@@ -339,7 +339,7 @@ onstart:
         start = {"process": os.getpid(), "host": socket.gethostname(), "local": workflow.local_exec}
         write_plan(Path("results"), STAGES.plan(planned_jobs(), started=time.time(), **start))
         if workflow.local_exec and not HAS_OWN_PYTHON:
-            os.environ["SPARSEPO_JOB"] += start_server()
+            os.environ.update({"SPARSEPO_JOB": JOB + start_server()})
         if STAGES.config.tracking is not None:
             start_follower(CONFIG_FILES, workflow.config_settings.config, PYTHON_PATH)
 

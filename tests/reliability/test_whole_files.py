@@ -1,11 +1,14 @@
 """A reader never meets a half-written file or model folder, at whatever moment its writer dies."""
 
 import errno
+import json
 import os
+import re
 import subprocess
 import sys
 
 import pytest
+from safetensors.numpy import save as tensors
 
 from sparsepo.data import records
 from sparsepo.runtime.atomic_folder import atomic_folder, check_model_folder
@@ -22,14 +25,15 @@ class Killed(BaseException):
 
 def save(folder, content):
     with atomic_folder(folder) as place:
-        for name in FILES:
-            (place / name).write_text(content)
         (place / "adapter").mkdir()
-        (place / "adapter/adapter.safetensors").write_text(content)
+        for name in (*FILES, "adapter/adapter.safetensors"):
+            said = {"content": content}
+            (place / name).write_bytes(tensors({}, said) if "safetensors" in name else json.dumps(said).encode())
 
 
 def contents(folder):
-    return {path.read_text() for path in folder.rglob("*") if path.is_file() and path.suffix != ".sha256"}
+    files = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".sha256"]
+    return {re.search(r'"content": ?"(\w+)"', path.read_bytes().decode(errors="replace"))[1] for path in files}
 
 
 @pytest.mark.parametrize("moment", range(2 * len(FILES) + 1))

@@ -180,6 +180,13 @@ def test_server_jobs_and_socket_end_with_snakemake(snakemake, start):
     assert "the job server has ended" in result(process)[1] and process.returncode == 1
 
 
+def test_a_job_ends_when_its_server_is_killed(snakemake, start):
+    process = start(snakemake.variables, "wait")
+    job = psutil.Process(int(process.stdout.readline()))
+    job.parent().kill()
+    assert ends(job.pid) and process.wait() == 1
+
+
 def test_without_its_server_a_job_runs_alone(snakemake, start):
     server = psutil.Process(snakemake.pid).children()[0]
     server.kill()
