@@ -85,6 +85,14 @@ def test_accelerate_gets_a_free_port_of_this_machine_and_processes_share_the_thr
     assert asked["--mixed_precision"] == "no"  # precision is our own config's
 
 
+def test_processes_share_the_threads_that_snakemake_gives_the_job(tmp_path):
+    (tmp_path / "show.py").write_text("import os, torch; print(os.environ['RANK'], torch.get_num_threads())")
+    threads = {"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2"}  # as Snakemake sets them
+    launcher = [sys.executable, "-m", "sparsepo.runtime.launch", "--processes", "2", str(tmp_path / "show.py")]
+    found = subprocess.run(launcher, capture_output=True, text=True, env=os.environ | threads, check=True)
+    assert sorted(found.stdout.split("\n")) == ["", "0 1", "1 1"]
+
+
 def test_each_machine_starts_its_share_and_all_meet_at_the_first():
     found = launch_arguments(command(processes=8, machines=2), 16, 1, "10.0.0.5", 4711)
     asked = dict(zip(found[::2], found[1::2], strict=True))

@@ -142,6 +142,11 @@ def main() -> None:
         sys.exit(f"error: {here} processes need a GPU each, and {devices} can be used on {socket.gethostname()}")
     if not devices:
         os.environ["ACCELERATE_USE_CPU"] = "true"
+    for name in (
+        "MKL_NUM_THREADS",
+        "OPENBLAS_NUM_THREADS",
+    ):  # Snakemake gives each of them the threads of all processes
+        os.environ.pop(name, None)
     launch(launch_arguments(options, threads, *place))
 
 
