@@ -3,9 +3,10 @@
 A run that needs the reference for another batch than the last one waits until all others need another batch too.
 Then the run that is furthest behind computes it, and the others read what it kept. Who runs when changes no result:
 each run has its own random state, and what it reads is what it would compute.
+
+glibc keeps what is freed for each thread: with MALLOC_ARENA_MAX=1 in the environment all runs use one heap.
 """
 
-import ctypes
 import random
 import sys
 import time
@@ -28,8 +29,6 @@ from sparsepo.models.architecture import LayerCallback
 from sparsepo.runtime.errors import UserError
 from sparsepo.training.pair_objective import response_states
 
-M_ARENA_MAX = -8  # glibc's name of the option
-
 
 class SharedReference:
     """The frozen weights and the last outputs that all `runs` read."""
@@ -46,7 +45,6 @@ class SharedReference:
 
         A job that fails ends alone; its log has the error.
         """
-        keep_one_heap()
         self.runs = [SharingRun(self, log, job) for log, job in jobs.items()]
         for run in self.runs:
             run.thread.start()
@@ -152,13 +150,6 @@ class SharingRun(TrainerCallback):
         chosen = self.shared.next_run()
         if chosen is not None:
             chosen.turn.release()
-
-
-def keep_one_heap() -> None:
-    """Let all threads that are started from now on share a heap: glibc would keep what is freed for each of them."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(M_ARENA_MAX, 1)
 
 
 def global_state() -> tuple:
