@@ -35,7 +35,8 @@ use rule gpu_job as train_together with:
             runs="results/{task}/runs",
             code_versions=of_job(STAGES.code_versions),
             config=resolved_config,
-        ),
+        )
+        | {"launcher": "env MALLOC_ARENA_MAX=1 python"},  # one heap for the threads of all runs, see training/together.py
 
 
 use rule gpu_job as train_policy with:

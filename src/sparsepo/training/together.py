@@ -3,6 +3,8 @@
 A run that needs the reference for another batch than the last one waits until all others need another batch too.
 Then the run that is furthest behind computes it, and the others read what it kept. Who runs when changes no result:
 each run has its own random state, and what it reads is what it would compute.
+
+glibc keeps what is freed for each thread: with MALLOC_ARENA_MAX=1 in the environment all runs use one heap.
 """
 
 import random
