@@ -9,6 +9,7 @@ import json
 import math
 import re
 import shutil
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from sparsepo.evaluation.statistics import Interval, interval_of_means
+from sparsepo.report.frontier_score import gain as frontier_gain
 from sparsepo.report.tables.matched_kl import matched_kl_frame
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -299,6 +301,28 @@ def claim_table(studies: Sequence[Study]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
+def rates(study: Study) -> str:
+    """A line for each method: the frontier score of each of its learning rates, the best one first (a rule that is set
+    before the runs: see configs/study/imdb_tuning.yaml)."""
+    sft = fmean(study.runs("sft")[0]["reward"])
+    points: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for run in study.scores:
+        if run["method"] != "sft":
+            points.setdefault((run["method"], run["params"]["learning_rate"]), []).append(
+                (kl(run), fmean(run["reward"]))
+            )
+    largest: dict[str, float] = {}
+    for (method, _), own in points.items():
+        largest[method] = max(largest.get(method, 0.0), *(x for x, _ in own))
+    budget = float(np.median([*largest.values()]))
+    found = {key: frontier_gain(np.array([(0.0, sft), *own]), budget) for key, own in points.items()}
+    lines = [f"frontier scores up to a KL of {budget:.2f} nats"]
+    for method in largest:
+        own = sorted(((score, rate) for (name, rate), score in found.items() if name == method), reverse=True)
+        lines.append(f"{method}: " + ", ".join(f"{rate} ({score:.3f})" for score, rate in own))
+    return "\n".join(lines)
+
+
 # --- pages
 
 CONFIGS = {PLANTED: "configs/study/planted.yaml", IMDB: "configs/study/imdb.yaml"}
@@ -365,7 +389,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--results", type=Path, default=ROOT / "results")
     parser.add_argument("--out", type=Path, default=ROOT / "docs/results")
+    parser.add_argument("--rates", metavar="TASK", help="print the learning rate of each method instead")
     options = parser.parse_args()
+    if options.rates:
+        study = load(options.results, options.rates)
+        sys.exit(f"error: {options.results / options.rates} has no scores" if study is None else print(rates(study)))
     studies = [study for task in (PLANTED, IMDB) if (study := load(options.results, task))]
     for study in studies:
         write_page(study, options.out)

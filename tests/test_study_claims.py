@@ -78,3 +78,14 @@ def test_every_claim_has_a_row_and_says_what_was_not_measured(study):
     assert row.endswith("| holds |")
     (row,) = [line for line in table if "TDPO v2" in line and "(common)" in line.split("|")[1]]
     assert "not measured | 0.02 reward | - |" in row
+
+
+def test_the_rate_of_a_method_is_the_one_of_the_largest_frontier_score(tmp_path):
+    folder = tmp_path / "imdb_tuning"
+    _write_run(folder, "sft", {}, None, 0.5, 0.0, {})
+    for rate, reward in (("1e-4", 0.6), ("3e-4", 0.7)):
+        _write_run(folder, "dpo", {"beta": "1", "learning_rate": rate}, 100, reward, 2.0, {})
+    _write_run(folder, "tdpo2", {"beta": "1", "learning_rate": "1e-4"}, 100, 0.6, 2.0, {})
+    _, dpo, _ = study_claims.rates(study_claims.load(tmp_path, "imdb_tuning")).splitlines()
+    # the hull is the line to (2, 0.7): half of the gain of 0.2 on the mean up to 2
+    assert dpo.startswith("dpo: 3e-4 (0.10") or dpo.startswith("dpo: 3e-4 (0.09")

@@ -234,10 +234,10 @@ def require_model_folder(folder: Path, pickled_weights: bool = False) -> None:
 
     Files that have a checksum are compared with it.
     """
+    check_folder(folder)
     problem = check_model_folder(folder, pickled_weights)
     if problem:
         raise UserError(problem)
-    check_folder(folder)
 
 
 def fetch_model(
