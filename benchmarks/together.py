@@ -55,7 +55,7 @@ def make_inputs(folder: Path, source: dict, pairs: int) -> None:
     lengths = {"prompt": PROMPT, "chosen": RESPONSE - 1, "rejected": RESPONSE - 1}
     texts = ({key: " ".join(draw.choices(words, k=length)) for key, length in lengths.items()} for _ in range(pairs))
     lines = [json.dumps(text | {"chosen_score": 1.0, "rejected_score": 0.0}) for text in texts]
-    (folder / "pairs.jsonl").write_text("\n".join(lines) + "\n")
+    (folder / "pairs.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def run_script(folder: Path, name: str, **options: str | Path) -> tuple[float, float]:
@@ -98,7 +98,8 @@ def main() -> None:
         together = [run_script(folder, "train_together", settings=settings, code_versions=versions, **paths)]
         together += [train("runs", run) for run in runs]
         records = {
-            where: json.loads((folder / where / runs[-1] / "run.json").read_text()) for where in ("apart", "runs")
+            where: json.loads((folder / where / runs[-1] / "run.json").read_text(encoding="utf-8"))
+            for where in ("apart", "runs")
         }
         equal = all(
             (folder / "apart" / run / name).read_bytes() == (folder / "runs" / run / name).read_bytes()
