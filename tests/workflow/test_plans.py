@@ -60,7 +60,9 @@ PARTS = {
 
 
 def points(grid):
-    """The number of points of a grid."""
+    """The number of points of a grid, or of several."""
+    if isinstance(grid, list):
+        return sum(map(points, grid))
     count = 1
     for values in grid.values():
         count *= len(values) if isinstance(values, list) else 1
