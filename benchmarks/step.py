@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import checksums
 import head
 import psutil
 import sandbox
@@ -114,7 +115,7 @@ EXPERIMENTS = {
 }
 
 
-SANDBOX = "sandbox"
+SANDBOX, CHECKSUMS = "sandbox", "checksums"
 
 
 # --- one measurement: contender -> a number for each batch
@@ -303,7 +304,7 @@ def measurable(names: Sequence[str]) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", nargs="+", choices=[*EXPERIMENTS, SANDBOX], metavar="ROW")
+    parser.add_argument("--only", nargs="+", choices=[*EXPERIMENTS, CHECKSUMS, SANDBOX], metavar="ROW")
     parser.add_argument("--jobs", type=int, help="processes at a time")
     parser.add_argument("--measure", nargs="+", choices=EXPERIMENTS, help=argparse.SUPPRESS)
     asked = parser.parse_args()
@@ -316,8 +317,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         smollm2("float32").save_pretrained(folder)
         os.environ[PLAIN] = folder
-        wanted = asked.only or [*measurable(list(EXPERIMENTS)), SANDBOX]
-        done = measured_rows([name for name in wanted if name != SANDBOX], asked.jobs)
+        wanted = asked.only or [*measurable(list(EXPERIMENTS)), CHECKSUMS, SANDBOX]
+        done = measured_rows([name for name in wanted if name in EXPERIMENTS], asked.jobs)
+    if CHECKSUMS in wanted:
+        done |= attempt([CHECKSUMS], lambda names: {CHECKSUMS: checksums.report()})
     if SANDBOX in wanted:  # after the others, as it counts the CPU time of all processes started here
         done |= attempt([SANDBOX], lambda names: {SANDBOX: sandbox.report()})
     rows = [row for found in done.values() for row in found or ()]
