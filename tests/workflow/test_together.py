@@ -162,9 +162,9 @@ def inputs(script):
 
 
 def without_rates(log):
-    """The lines of a log, without what the clock says."""
+    """The lines of a log, without what the clock and the free memory say."""
     lines = [line for line in log.splitlines() if line and "it/s" not in line]
-    return [re.sub(r'"tokens_per_second": [\d.]+', "", line) for line in lines]
+    return [re.sub(r'"tokens_per_second": [\d.]+|of \d+ GB\)', "", line) for line in lines]
 
 
 def without_clock(path):
