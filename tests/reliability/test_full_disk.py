@@ -106,7 +106,7 @@ def test_a_table_stays_what_it_was(tmp_path, disk, environment):
     assert refused == (
         f"error: no space left on the disk ({folder}/table.csv); make room and run again, what is complete is kept\n"
     )
-    assert after == "filler\ntable.csv\ntable.latex\ntable.markdown\n" + before and "SFT" in before
+    assert after == ".checksums\nfiller\ntable.csv\ntable.latex\ntable.markdown\n" + before and "SFT" in before
 
 
 def test_snakemake_shows_the_sentence(lab, prepared, tmp_path, disk, environment):
