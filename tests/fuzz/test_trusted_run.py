@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -52,6 +53,7 @@ def own_model(folder):
     modules = {"AutoConfig": "modeling_tiny.TinyConfig", "AutoModelForCausalLM": "modeling_tiny.TinyLM"}
     settings |= {"model_type": "tiny-of-its-own", "architectures": ["TinyLM"], "auto_map": modules}
     (folder / "config.json").write_text(json.dumps(settings))
+    shutil.rmtree(folder / ".checksums")  # a folder of others has none
     (folder / "modeling_tiny.py").write_text(CODE)
 
 

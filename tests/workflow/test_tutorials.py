@@ -90,7 +90,8 @@ def test_a_reward_in_python_becomes_pairs_and_a_frontier(tmp_path):
     smaller(tmp_path, config)
     *_, table = (run(command, tmp_path) for command in others)
     assert "DPO" in table and "SparsePO" in table
-    pairs = [json.loads(line) for line in (tmp_path / "results/prompts/preferences/train.jsonl").open()]
+    text = (tmp_path / "results/prompts/preferences/train.jsonl").read_text(encoding="utf-8")
+    pairs = [json.loads(line) for line in text.splitlines()]
     assert pairs and all(len(pair["chosen"].split()) < len(pair["rejected"].split()) for pair in pairs)
     (figure,) = re.findall(r"results/figures/prompts/\w+\.png", PAGE)
     assert (tmp_path / figure).exists()
