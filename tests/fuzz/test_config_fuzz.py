@@ -81,7 +81,7 @@ def holds(config):
 def says(raw, made, key=""):
     """Whether a loaded value is the one that stands in the file."""
     if key == "methods":
-        return all(grid_says(grid, made[name]) for name, grid in raw.items()) and len(raw) == len(made)
+        return all(grids_say(grids, made[name]) for name, grids in raw.items()) and len(raw) == len(made)
     if isinstance(raw, dict):
         return isinstance(made, dict) and all(name in made and says(raw[name], made[name], name) for name in raw)
     if isinstance(raw, list):
@@ -93,6 +93,12 @@ def says(raw, made, key=""):
     if isinstance(made, int | float):
         return made == float(raw) or (type(made) is type(raw) and made == raw)  # 10**30 is no float
     return made in (raw, str(Path(raw)))
+
+
+def grids_say(grids, made):
+    """One grid, or a list of them."""
+    given, read = (grid if isinstance(grid, list) else [grid] for grid in (grids, made))
+    return len(given) == len(read) and all(map(grid_says, given, read))
 
 
 def grid_says(grid, made):
