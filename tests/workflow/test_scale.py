@@ -78,6 +78,7 @@ def test_the_paper_with_three_seeds_plans_every_job_in_less_than_a_gigabyte(tmp_
         "sample_programs": of("code"),
         "measure_pass_at_k": of("code"),
         "build_report": 1,
+        "make_matched_kl_table": 1,
         "plot_frontier": 1,
         "plot_diversity": 1,
         "plot_temperatures": 1,
