@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -224,9 +225,13 @@ def test_a_run_on_two_nodes_is_that_of_two_processes_on_one(story, tmp_path):
     for folder in folders.values():
         shutil.copytree(story, folder)
         shutil.rmtree(folder / "results/small/runs")
-    with slurm(tmp_path / "nodes", 2):
+    # Not below tmp_path: the path of a socket of Slurm ends at 108 characters.
+    with tempfile.TemporaryDirectory() as nodes, slurm(nodes, 2):
         controller = through_slurm(folders[2], target, "--config", ON_TWO % 2)
-        assert controller.wait() == 0, (folders[2] / "out.txt").read_text()
+        try:
+            assert controller.wait(timeout=900) == 0, (folders[2] / "out.txt").read_text()
+        finally:
+            controller.kill()
         jobs = subprocess.run(["scontrol", "show", "jobs"], capture_output=True, text=True, check=True).stdout
     assert "NodeList=node[1-2]" in jobs and "TresPerNode=gres:gpu:1" in jobs
     status = read_status(folders[2] / f"logs/small/train_policy/{CANCELLED}.status.json")

@@ -200,8 +200,8 @@ tasks:
     sft: {num_train_epochs: 2, batch_size: 10, learning_rate: 1e-2, checkpoint_every: 3}
     preferences: {source: generated, scorer: {kind: vader}, sampling: {samples: 4, max_new_tokens: 16}}
     methods: {dpo: {beta: ["0.1"]}}
-    training: {max_steps: 40, batch_size: 5, learning_rate: 1e-3, reference: cached, checkpoint_every: 5, \\
-frontier_every: 20}
+    training: {max_steps: 40, batch_size: 5, learning_rate: 1e-3, reference: cached, checkpoint_every: 5,
+               frontier_every: 20}
     sampling: {max_new_tokens: 16}
     evaluation: {scorer: {kind: vader}, token_pairs: 4, frontier_prompts: 4}
 """
@@ -221,7 +221,7 @@ def made(lab, tmp_path_factory):
 
 
 def tables(folder):
-    return {path.name: path.read_bytes() for path in (folder / "results/tables").glob("*.*")}
+    return {path.name: path.read_bytes() for path in (folder / "results/tables").glob("*.*") if path.is_file()}
 
 
 class noted:
