@@ -14,7 +14,8 @@ use rule train_sft as load_policy with:
 
 # Runs of one seed that share the passes of the reference (`training.together`), by the path of the first of them. The
 # output of each is then in its folder, under trained/, from where `train_policy` takes it. No rule asks for this one: which
-# runs are together changes with a further run, and would make those again that are there.
+# runs are together changes with a further run, and would make those again that are there. MALLOC_ARENA_MAX: one heap for the
+# threads of all runs, see training/together.py.
 use rule gpu_job as train_together with:
     input:
         reference=f"{SFT}/run.json",
@@ -36,7 +37,7 @@ use rule gpu_job as train_together with:
             code_versions=of_job(STAGES.code_versions),
             config=resolved_config,
         )
-        | {"launcher": "env MALLOC_ARENA_MAX=1 python"},  # one heap for the threads of all runs, see training/together.py
+        | {"launcher": "env MALLOC_ARENA_MAX=1 python"},
 
 
 use rule gpu_job as train_policy with:
