@@ -17,6 +17,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.stats import ttest_ind
 from sklearn.metrics import roc_auc_score
 
 from sparsepo.evaluation.statistics import Interval, interval_of_means
@@ -205,9 +206,7 @@ def dead(study: Study) -> Interval | None:
     groups = [[gain(study)(run) for run in runs if (zeros(run, "m_u") > 0.99) == is_dead] for is_dead in (False, True)]
     if min(map(len, groups)) < 2:
         return None
-    mean = fmean(groups[0]) - fmean(groups[1])
-    half = 1.96 * math.sqrt(sum(np.var(group, ddof=1) / len(group) for group in groups))
-    return Interval(mean, mean - half, mean + half)
+    return Interval(fmean(groups[0]) - fmean(groups[1]), *ttest_ind(*groups, equal_var=False).confidence_interval())
 
 
 # --- the claims

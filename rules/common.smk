@@ -275,7 +275,8 @@ def every_run(pattern, sft=True, tasks=STAGES.tasks):
 
 def every_together():
     """What the jobs leave that train several runs."""
-    return [f"{RUN}/together.json".format(task=task, run=run) for task in STAGES.tasks for run in STAGES.leaders(task)]
+    runs = [(task, run) for task in STAGES.tasks for run in STAGES.first_runs_together(task)]
+    return [f"{RUN}/together.json".format(task=task, run=run) for task, run in runs]
 
 
 def every_table():

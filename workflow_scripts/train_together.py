@@ -50,8 +50,8 @@ def main() -> None:
         from sparsepo.training.together import SharedReference
 
         first = next(iter(jobs.values()))
-        found = SharedReference().train({log: partial(train_like, first, job) for log, job in jobs.items()})
-        errors = {str(log): error for log, error in zip(jobs, found, strict=True) if error}
+        error_of_each = SharedReference().train({log: partial(train_like, first, job) for log, job in jobs.items()})
+        errors = {str(log): error for log, error in zip(jobs, error_of_each, strict=True) if error}
     for log, error in errors.items():
         print(f"{log}: {error}; its own job trains it again", flush=True)
     write_json(options.out, {"trained": [str(log.parent) for log in jobs if str(log) not in errors], "errors": errors})

@@ -42,7 +42,8 @@ def stages(methods=BASE["methods"], **changes):
 
 def groups(made):
     """First run -> the runs of its job."""
-    jobs = {run: json.loads(made.settings("train_together", "small", run))["runs"] for run in made.leaders("small")}
+    first_runs = made.first_runs_together("small")
+    jobs = {run: json.loads(made.settings("train_together", "small", run))["runs"] for run in first_runs}
     assert all(run == next(iter(runs)) for run, runs in jobs.items())
     return {run: set(runs) for run, runs in jobs.items()}
 

@@ -105,10 +105,8 @@ def checked_weights(head: MaskHead, weights: Any, valid: Tensor) -> Tensor:
         return weights
     name = f"mask {type(head).__name__}"
     if not isinstance(weights, Tensor) or weights.shape != valid.shape:
-        found = tuple(weights.shape) if isinstance(weights, Tensor) else type(weights).__name__
-        raise UserError(
-            f"{name}: forward returned {found}; a tensor of the shape of inputs.valid, {tuple(valid.shape)}"
-        )
+        kind = tuple(weights.shape) if isinstance(weights, Tensor) else type(weights).__name__
+        raise UserError(f"{name}: forward returned {kind}; a tensor of the shape of inputs.valid, {tuple(valid.shape)}")
     weights = weights if weights.is_floating_point() else weights.float()
     least = weights.detach().where(valid, 0.0).min()
     if not (weights.detach().isfinite() | ~valid).all():

@@ -31,33 +31,34 @@ def check_loss(
     needs_values: bool = False,
     kl: str | None = None,
 ) -> None:
-    """Raises UserError unless the loss of `register_method` returns a `PairLoss` with one number for each pair that
+    """Raises UserError unless the loss of `register_method` is one that can be trained.
 
-    has a gradient, does not change with cells behind a response or with other pairs, and, where masks may weigh its
-    tokens, changes with the weights. The arguments are those of the method's row.
+    It has to return a `PairLoss` with one number for each pair that has a gradient, does not change with cells behind a
+    response or with other pairs, and, where masks may weigh its tokens, changes with the weights. The arguments are
+    those of the method's row.
     """
     given = {"needs_reference": needs_reference, "needs_scores": needs_scores, "needs_values": needs_values, "kl": kl}
 
-    def run(pairs: int = PAIRS, tokens: int = TOKENS, weighted: bool = False, **more: Any) -> PairLoss:
+    def run_loss(pairs: int = PAIRS, tokens: int = TOKENS, weighted: bool = False, **more: Any) -> PairLoss:
         sides = [_random_side(SEEDS[side], given | more, side, weighted, pairs, tokens) for side in SEEDS]
         return loss(*sides, **hyper)
 
-    def missing() -> str | None:
+    def needed_argument() -> str | None:
         """The argument of `register_method` with which the loss would run."""
         for key, value in OPTIONAL:
             with suppress(Exception):
-                run(**{key: value})
+                run_loss(**{key: value})
                 return f"{key}={value!r}"
         return None
 
-    def same(one: PairLoss, other: PairLoss) -> bool:
+    def equal_losses(one: PairLoss, other: PairLoss) -> bool:
         return torch.allclose(one.loss, other.loss, rtol=1e-4, atol=1e-6)
 
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         try:
-            plain = run()
+            plain = run_loss()
         except (TypeError, AttributeError):
-            if (argument := missing()) is None:
+            if (argument := needed_argument()) is None:
                 raise
             raise UserError(f"method '{name}': the loss reads what is not given: register it with {argument}") from None
         if not isinstance(plain, PairLoss):
@@ -71,11 +72,11 @@ def check_loss(
             problem = f"is {plain.loss[~plain.loss.isfinite()][0]} for log-probs between -1 and 0"
         elif not plain.loss.requires_grad:
             problem = "has no gradient with respect to the log-probs: leave detach() out"
-        elif not same(plain, run(tokens=TOKENS + 3)):
+        elif not equal_losses(plain, run_loss(tokens=TOKENS + 3)):
             problem = "changes with the length of other responses: sum by reward_sum, average by reward_mean"
-        elif not torch.allclose(plain.loss[:2], run(pairs=2).loss, rtol=1e-4, atol=1e-6):
+        elif not torch.allclose(plain.loss[:2], run_loss(pairs=2).loss, rtol=1e-4, atol=1e-6):
             problem = "changes with the other pairs of a micro-batch: name a `statistic` for what it needs of a step"
-        elif has_weights and same(plain, run(weighted=True)):
+        elif has_weights and equal_losses(plain, run_loss(weighted=True)):
             problem = (
                 "does not change with the weights of a mask: sum by reward_sum or kl_sum, average by reward_mean, or "
                 "register it with token_weights=None"
@@ -91,12 +92,12 @@ def _random_side(seed: int, given: Mapping[str, Any], side: str, weighted: bool,
     length = 2 + torch.arange(PAIRS) % (TOKENS - 1)
     valid = (torch.arange(tokens) < length[:, None])[:pairs]
 
-    def draw() -> torch.Tensor:
+    def random_terms() -> torch.Tensor:
         grid = torch.zeros(PAIRS, tokens)
         grid[:, :TOKENS] = torch.rand(PAIRS, TOKENS, generator=numbers)
         return grid[:pairs].where(valid, 0.0)
 
-    logps, ref_logps, reverse, forward, values, m_u, m_d = (draw() for _ in range(7))
+    logps, ref_logps, reverse, forward, values, m_u, m_d = (random_terms() for _ in range(7))
     return Side(
         -logps.requires_grad_(),
         -ref_logps if given["needs_reference"] else None,

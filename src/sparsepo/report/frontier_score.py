@@ -87,8 +87,7 @@ def frontier_scores(scores: Sequence[Mapping[str, Any]]) -> FrontierScores:
     result, gains = [], {}
     for method, own in by_method.items():
         values = cross_fitted_gains(_mean(sft), _by_seed(own), budget)
-        seeds, prompts = (places.ravel() for places in np.indices(values.shape))
-        sample = seed_sample(values.ravel(), prompts.tolist(), seeds.tolist())
+        sample = SeedSample(tuple(range(values.shape[1])), values, np.ones_like(values))
         gains[method] = replace(sample, seed_factor=choosing_factor(len(values)))
         interval = _with_halves(replace(mean_estimate(gains[method]), skewness=0.0)).interval()
         result.append(FrontierScore(method, labels[method], len(own), *vars(interval).values()))

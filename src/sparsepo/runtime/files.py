@@ -86,8 +86,8 @@ def check_file(path: Path, content: bytes | None = None) -> None:
         recorded = checksum.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return
-    found = file_hash(path) if content is None else bytes_hash(content)
-    if found.encode() != recorded:
+    own_hash = file_hash(path) if content is None else bytes_hash(content)
+    if own_hash.encode() != recorded:
         record = path.with_name("run.json")  # its job writes all files of a model folder
         output = record if record.exists() else path
         raise UserError(

@@ -51,10 +51,10 @@ def is_complete(folder: Path, identity: str) -> bool:
         if mark["identity"] != identity:
             return False
         files = {name: file_hash(folder / name) for name in mark["files"]}
-        found = {name: [size, bytes_hash(logs[name][:size])] for name, (size, _) in mark["logs"].items()}
+        log_hashes = {name: [size, bytes_hash(logs[name][:size])] for name, (size, _) in mark["logs"].items()}
     except (UserError, OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
-    return (mark["files"], mark["logs"]) == (files, found)
+    return (mark["files"], mark["logs"]) == (files, log_hashes)
 
 
 def cut_logs(folder: Path, checkpoint: Path | None) -> None:

@@ -134,9 +134,9 @@ class TaskNeeds:
         size, adapter = self.size, settings.adapter
         if adapter is None:
             return size.parameters
-        return 18 * adapter.rank * size.width * size.layers + self.copied(adapter)
+        return 18 * adapter.rank * size.width * size.layers + self.module_weights(adapter)
 
-    def copied(self, adapter: AdapterConfig | None) -> float:
+    def module_weights(self, adapter: AdapterConfig | None) -> float:
         """Weights of the embedding and output head that are trained beside an adapter, apart from those of the base."""
         return len(adapter.modules_to_save) * self.size.vocab_size * self.size.width if adapter else 0
 
@@ -149,7 +149,7 @@ class TaskNeeds:
         unit = kept_a_token(self.size.layers, half, checkpointing)
         parameters, has_own_reference = self.size.parameters, settings.adapter is None or self.task.policy is not None
         state = state_bytes(self.trained(settings), parameters, half, settings.optimizer)
-        state += FLOAT * ((reads > 0 and has_own_reference) * parameters + self.copied(settings.adapter))
+        state += FLOAT * ((reads > 0 and has_own_reference) * parameters + self.module_weights(settings.adapter))
         return self.need(tokens, tokens / micro, half, micro, unit, min(head, 2 * micro), state)
 
     def _sample(self, responses: float, sampling: SamplingConfig, times: int = 1, half: bool = True) -> Need:

@@ -162,7 +162,7 @@ class Stages:
         section = self.config.tasks[task]
         return reference_caches(section, find_run(section, run))
 
-    def leaders(self, task: str) -> list[str]:
+    def first_runs_together(self, task: str) -> list[str]:
         """Of the runs that a job of `train_together` trains, the first, which names the job."""
         return list(dict.fromkeys(runs[0] for runs in self._together(task).values()))
 

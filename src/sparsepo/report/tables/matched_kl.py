@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from sparsepo.evaluation.significance import LEVEL, holm
-from sparsepo.evaluation.statistics import MIN_PROMPTS, SeedSample, difference_estimate, sample_interval, seed_sample
+from sparsepo.evaluation.statistics import MIN_PROMPTS, SeedSample, difference_estimate, sample_interval
 from sparsepo.report.frontier_score import Runs, runs_by_setting
 from sparsepo.report.run_names import params_text
 from sparsepo.report.tables.render import STAR, Block, Cell, Table, format_number, mean_with_interval, write_table
@@ -80,8 +80,10 @@ def matched_kl_table(frame: pd.DataFrame, provenance: str, baseline: str = BASEL
     kls = sorted(kl for kl in frame["kl"].dropna().unique() if math.log2(kl).is_integer())
     rows = []
     for (label, params), own in frame.groupby(["label", "params"], sort=False):
-        by_kl = {"all" if math.isnan(row["kl"]) else row["kl"]: row for row in own.to_dict("records")}
-        cells = [_cell(by_kl.get(kl), with_reward=True) for kl in kls] + [_cell(by_kl.get("all"), with_reward=False)]
+        rows_by_kl = {"all" if math.isnan(row["kl"]) else row["kl"]: row for row in own.to_dict("records")}
+        cells = [_cell(rows_by_kl.get(kl), with_reward=True) for kl in kls] + [
+            _cell(rows_by_kl.get("all"), with_reward=False)
+        ]
         rows.append([Cell(label), Cell(params), Cell(str(own["seeds"].iloc[0])), *cells])
     heads = ["method", "setting", "seeds", *(f"KL {kl:g}" for kl in kls), "all"]
     names = dict(zip(frame["method"], frame["label"], strict=True))
@@ -171,5 +173,4 @@ def _cell(row: Mapping[str, Any] | None, with_reward: bool) -> Cell:
 
 
 def _sample(values: np.ndarray) -> SeedSample:
-    seeds, prompts = (places.ravel() for places in np.indices(values.shape))
-    return seed_sample(values.ravel(), prompts.tolist(), seeds.tolist())
+    return SeedSample(tuple(range(values.shape[1])), values, np.ones_like(values))
